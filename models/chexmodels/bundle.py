@@ -1,0 +1,154 @@
+"""A model on disk: ``model.json`` (schema-checked data), ``model.safetensors`` (fp16 weights), ``card.md`` (prose).
+
+Nothing in a bundle is executed: no pickle, no expressions; the architecture is a name that :mod:`chexmodels.registry`
+knows. This module reads and writes the files and needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SHIPPED = Path(__file__).parent / "bundles"
+MODEL_JSON = "model.json"
+WEIGHTS = "model.safetensors"
+CARD = "card.md"
+RESEARCH_USE_ONLY = "Research use only - not for diagnosis"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class BundleError(Exception):
+    """A bundle is absent, malformed, or not what its ``model.json`` says it is."""
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Calibration(_Data):
+    """How logits and raw scores become probabilities; fitted on the validation split."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    """Pixel logits are divided by it."""
+    slope: Annotated[float, Field(ge=0)]
+    """Of the image score's logit (Platt scaling)."""
+    intercept: float
+
+
+class OperatingPoint(_Data):
+    """Where the line is drawn, and what that did on the validation split."""
+
+    threshold: Share
+    """Calibrated pixel probability from which a pixel belongs to a finding."""
+    min_area: Annotated[int, Field(ge=0)]
+    """Components with fewer pixels of the model's S x S grid are dropped."""
+    image_threshold: Share
+    """An image whose calibrated score is lower has no finding."""
+    sensitivity: Share
+    """Share of the abnormal validation images in which something was marked."""
+    clean_normals: Share
+    """Share of the normal validation images in which nothing was marked."""
+
+
+class Manifest(_Data):
+    """``model.json``, key for key; unknown keys are refused."""
+
+    format: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
+    architecture: str
+    """A name in :mod:`chexmodels.registry`."""
+    parameters: Mapping[str, str | int | float]
+    """Arguments of the architecture."""
+    size: Annotated[int, Field(ge=32, le=4096)]
+    """Side S of the square input, pixels."""
+    geometry: Literal["letterbox", "squash"]
+    heat_kind: Literal["probability"]
+    classes: Annotated[tuple[str, ...], Field(strict=False)]
+    calibration: Calibration
+    operating_points: Annotated[Mapping[str, OperatingPoint], Field(min_length=1)]
+    weights_sha256: Sha256
+    """Of ``model.safetensors``, checked when the model is loaded."""
+    licence: str
+    intended_use: str
+    training_data: str
+
+
+class ModelCard(Manifest):
+    """A manifest and the digest by which the model is known in jobs and results."""
+
+    digest: Sha256
+    """SHA-256 of ``model.json`` followed by ``model.safetensors``; the prose of ``card.md`` may be mended."""
+
+    @property
+    def title(self) -> str:
+        """``name version``."""
+        return f"{self.name} {self.version}"
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The folder of a shipped bundle by name, or of any bundle by path (anything with a separator or a leading dot)."""
+    text = str(name_or_path)
+    folder = Path(text) if "/" in text or text.startswith(".") else SHIPPED / text
+    if not (folder / MODEL_JSON).is_file():
+        raise BundleError(f"no bundle {text!r}: {folder} holds no {MODEL_JSON}; shipped are {', '.join(shipped())}")
+    return folder
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the bundles that came with the package."""
+    return tuple(sorted(path.parent.name for path in SHIPPED.glob(f"*/{MODEL_JSON}")))
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read and check ``model.json``; raises ``BundleError``. The weights are hashed for the digest, not loaded."""
+    manifest = _read_manifest(folder)
+    return ModelCard(**{name: getattr(manifest, name) for name in Manifest.model_fields}, digest=digest(folder))
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of ``model.json`` and ``model.safetensors``, in this order, as hexadecimal."""
+    return hashlib.sha256(_read(folder / MODEL_JSON) + _read(folder / WEIGHTS)).hexdigest()
+
+
+def verified_weights(folder: Path) -> bytes:
+    """The bytes of ``model.safetensors``, if ``model.json`` names them; else ``BundleError`` with both digests."""
+    expected = _read_manifest(folder).weights_sha256
+    weights = _read(folder / WEIGHTS)
+    actual = hashlib.sha256(weights).hexdigest()
+    if actual != expected:
+        raise BundleError(f"{folder}: {WEIGHTS} has SHA-256 {actual}, {MODEL_JSON} says {expected}")
+    return weights
+
+
+def write_bundle(folder: Path, manifest: Manifest, weights: bytes, card: str) -> ModelCard:
+    """Write the three files (``folder`` is made if needed) and read them back; ``weights_sha256`` is filled in here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = manifest.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    (folder / WEIGHTS).write_bytes(weights)
+    (folder / MODEL_JSON).write_text(named.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    written = read_card(folder)
+    (folder / CARD).write_text(card.replace("{digest}", written.digest), encoding="utf-8")
+    return written
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    text = _read(folder / MODEL_JSON)
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise BundleError(f"{folder / MODEL_JSON}: {faults}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,63 @@
+"""The seam between networks and everything else. Imports without torch: only type checkers see its tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from chexmodels.bundle import ModelCard
+
+
+class RawItem(NamedTuple):
+    """What a network said about one image, in NumPy."""
+
+    heat: NDArray[np.float32] | None
+    """(S, S) float32 logits of "abnormal here"; None: the network localises nothing."""
+    score: float | None = None
+    """Raw image score in [0, 1]; None: it is derived from the heat."""
+    classes: NDArray[np.float32] | None = None
+    """(C,) float32 logits, in the order of the card's ``classes``."""
+
+
+class Raw(NamedTuple):
+    """What a network returns for a batch: tensors on its device."""
+
+    heat: Tensor | None
+    """(B, 1, S, S) logits."""
+    score: Tensor | None = None
+    """(B,) raw image scores in [0, 1]."""
+    classes: Tensor | None = None
+    """(B, C) logits."""
+
+    def items(self) -> list[RawItem]:
+        """One item per image, on the host in float32."""
+        heat = None if self.heat is None else self.heat[:, 0].float().cpu().numpy()
+        score = None if self.score is None else self.score.float().cpu().tolist()
+        classes = None if self.classes is None else self.classes.float().cpu().numpy()
+        batch = next(len(part) for part in (heat, score, classes) if part is not None)
+        return [
+            RawItem(
+                None if heat is None else heat[i],
+                None if score is None else score[i],
+                None if classes is None else classes[i],
+            )
+            for i in range(batch)
+        ]
+
+
+class FindingModel(Protocol):
+    """A model that the node can run."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Name, version, digest, input size, calibration and operating points."""
+        ...
+
+    def __call__(self, image: Tensor) -> Raw:
+        """Run on ``(B, 1, S, S)`` float in [0, 1], MONOCHROME2 sense, on the model's device."""
+        ...

@@ -1,0 +1,63 @@
+"""Networks by name: a bundle's ``architecture`` to a model ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from chexmodels.bundle import BundleError, ModelCard, read_card, verified_weights
+from chexmodels.chexnomaly import CheXNomaly
+from chexmodels.model import Raw
+from chexmodels.unet import UNet
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "chexnomaly": CheXNomaly,
+    "unet": UNet,
+}
+"""Architecture name in ``model.json`` -> what is called with its ``parameters``."""
+
+
+@dataclass(frozen=True)
+class Localiser:
+    """A network that returns logits ``(B,1,S,S)``, with the card of the bundle it came from."""
+
+    card: ModelCard
+    network: nn.Module
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> Raw:
+        """Run on ``(B,1,S,S)`` in [0,1] on the network's device."""
+        return Raw(heat=self.network(image))
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Localiser:
+    """Read, verify and build the bundle in ``folder``, float32 and in evaluation mode on ``device``.
+
+    Raises ``BundleError``: malformed ``model.json``, weights with another digest than it names (both are in the
+    message), unknown architecture, or weights that do not fit it.
+    """
+    card = read_card(folder)
+    weights = verified_weights(folder)
+    if card.architecture not in BUILDERS:
+        raise BundleError(
+            f"{folder}: unknown architecture {card.architecture!r}; known are {', '.join(sorted(BUILDERS))}"
+        )
+    try:
+        network = BUILDERS[card.architecture](**card.parameters)
+        network.load_state_dict(safetensors.torch.load(weights))
+    except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
+    network.requires_grad_(False).eval().to(device)
+    return Localiser(card, network)
+
+
+def serialise(network: nn.Module) -> bytes:
+    """The network's weights as fp16 safetensors; the same weights give the same bytes."""
+    state = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
+    return safetensors.torch.save(state)

@@ -1,0 +1,156 @@
+"""The Lightning modules and the one trainer that the recipes share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from chextrain.config import Config
+from chextrain.losses import component_boxes, focal, soft_dice
+from chextrain.metrics import pixel_ap, pointing_game
+from chextrain.runs import BEST
+
+SMALLEST = 100
+"""Pixels at 512 px of the smallest component that is boxed in the loss, as in post-processing."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class Fitted(pl.LightningModule):
+    """A network with AdamW on a one-cycle schedule; subclasses say what a step and a validation are."""
+
+    def __init__(self, network: nn.Module, config: Config) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+
+    @property
+    def progress(self) -> float:
+        """Share of the training steps that are done, in [0, 1]."""
+        return self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
+
+    def configure_optimizers(self) -> Any:
+        values = self.config.training
+        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=values.learning_rate, weight_decay=values.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=values.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=values.warmup,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Localisation(Fitted):
+    """Supermodel and CheX-Nomaly: focal and Dice on the map, before and after the component box transform.
+
+    Batches are ``image, target, weight``, each ``(B,1,S,S)``; ``prior`` is the mean mask fraction of the training set.
+    Validation logs ``val_ap`` (pixel average precision on images with a finding) and ``val_pointing``.
+    """
+
+    monitor = "val_ap"
+
+    def __init__(self, network: nn.Module, config: Config, prior: float) -> None:
+        super().__init__(network, config)
+        self.prior = prior
+        self.min_area = max(1, round(SMALLEST * (config.data.size / 2 / 512) ** 2))
+        self.seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        image, target, weight = self.config.augmentation(*batch)
+        # Half the resolution loses nothing that a box could tell, and costs a quarter.
+        logits, target, weight = (map_[:, :, ::2, ::2] for map_ in (self.network(image).float(), target, weight))
+        loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def loss(self, logits: Tensor, target: Tensor, weight: Tensor, boxed: bool) -> Tensor:
+        """The scalar loss of a batch; float32."""
+        values = self.config.loss
+        loss = self._map_loss(logits, target, weight)
+        if boxed and values.boxed > 0:
+            # Back to logits, so that one numerically safe formula serves both; the clamp bounds the round trip.
+            prob = component_boxes(torch.sigmoid(logits), min_area=self.min_area).clamp(1e-6, 1 - 1e-6)
+            loss = (1 - values.boxed) * loss + values.boxed * self._map_loss(torch.logit(prob), target, weight)
+        return loss
+
+    def _map_loss(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        values = self.config.loss
+        pixels = focal(logits, target, values.alpha, values.gamma) * weight
+        # A mean over pixels is tiny where few of them are positive; the prior brings it to the scale of the Dice.
+        return pixels.mean() / self.prior + values.dice * soft_dice(torch.sigmoid(logits), target, weight)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        image, target, _ = batch
+        prob = torch.sigmoid(self.network(image).float())
+        self.seen.append((prob[:, 0].cpu().numpy(), target[:, 0].cpu().numpy() > 0))
+
+    def on_validation_epoch_end(self) -> None:
+        prob, truth = (np.concatenate(part) for part in zip(*self.seen, strict=True))
+        self.seen.clear()
+        self.log("val_ap", pixel_ap(prob[:, ::2, ::2], truth[:, ::2, ::2]), prog_bar=True)
+        self.log("val_pointing", pointing_game(prob, truth), prog_bar=True)
+
+
+def fit(module: Fitted, train: DataLoader[Any], val: DataLoader[Any], folder: Path, *, resume: bool = False) -> Path:
+    """Train ``module``, leaving in ``folder``: ``last.ckpt`` (to resume), ``best.pt`` (averaged weights that
+    validated best; returned) and ``log/version_N/metrics.csv``, one for each start. With ``resume``, go on from
+    ``last.ckpt`` if it is there.
+    """
+    values = module.config.training
+    keep = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+    best = KeepBest(folder / BEST, cast(Any, module).monitor)
+    callbacks: list[Callback] = [EMAWeightAveraging(decay=values.ema), best, keep, TQDMProgressBar(refresh_rate=5)]
+    trainer = pl.Trainer(
+        max_epochs=values.epochs,
+        precision=cast(Any, values.precision),
+        gradient_clip_val=values.clip,
+        callbacks=callbacks,
+        logger=CSVLogger(folder, name="log"),
+        log_every_n_steps=10,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        deterministic="warn",
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(module, train, val, ckpt_path=last if resume and last.exists() else None, weights_only=False)
+    module.network.load_state_dict(torch.load(best.path, weights_only=True))
+    return best.path
+
+
+class KeepBest(Callback):
+    """Write the network's weights whenever the monitored value is the best so far.
+
+    It runs inside the validation hooks, where the averaging callback has put the averaged weights into the network.
+    """
+
+    def __init__(self, path: Path, monitor: str) -> None:
+        self.path = path
+        self.monitor = monitor
+        self.best = -np.inf
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        value = float(trainer.callback_metrics[self.monitor])
+        if value > self.best:
+            self.best = value
+            torch.save(cast(Fitted, pl_module).network.state_dict(), self.path)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.best = state_dict["best"]
+
+
+def loader(samples: Dataset[Any], config: Config, *, train: bool) -> DataLoader[Any]:
+    """Batches in the main process: the images are in memory already, workers would only copy them."""
+    return DataLoader(samples, batch_size=config.training.batch_size, shuffle=train, drop_last=train, num_workers=0)

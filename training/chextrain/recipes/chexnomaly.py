@@ -1,0 +1,53 @@
+"""CheX-Nomaly: the supermodel goes on learning with the maps of the frozen Siamese extractor as further input.
+
+The first step predicts exactly what the supermodel does. Learns from the same images as the supermodel.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from chexmodels.chexnomaly import CheXNomaly
+from chexmodels.siamese import Siamese
+from chexmodels.unet import UNet
+from chextrain.config import Config
+from chextrain.data.arrays import Arrays, Samples
+from chextrain.fitting import Localisation, fit, loader
+from chextrain.runs import Parameters
+
+ARCHITECTURE = "chexnomaly"
+
+
+def parameters(config: Config) -> Parameters:
+    """Arguments of the network."""
+    return {
+        "preset": config.network.preset,
+        "extractor_preset": config.siamese.preset,
+        "map_channels": config.siamese.map_channels,
+        "embedding": config.siamese.embedding,
+        "dropout": config.network.dropout,
+    }
+
+
+def train(
+    train_set: Arrays,
+    val_set: Arrays,
+    config: Config,
+    folder: Path,
+    *,
+    supermodel: UNet,
+    siamese: Siamese,
+    resume: bool = False,
+) -> CheXNomaly:
+    """Train from ``supermodel`` and ``siamese``, choose by ``val_set``; the best network is returned."""
+    pl.seed_everything(config.training.seed, verbose=False)
+    learnt = train_set.where([case.localised for case in train_set.cases])
+    boxed = val_set.where([bool(case.boxes) and case.localised for case in val_set.cases])
+    network = CheXNomaly(**parameters(config))
+    network.start_from(supermodel, siamese)
+    module = Localisation(network, config, prior=learnt.fraction)
+    samples = Samples(learnt, config.data.unboxed_weight)
+    fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)
+    return network

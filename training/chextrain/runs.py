@@ -1,0 +1,73 @@
+"""A training run on disk: ``run.json`` beside the weights and the log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from chexmodels.registry import BUILDERS
+from chexmodels.siamese import Siamese
+from chextrain.config import Config
+
+RUN_JSON = "run.json"
+BEST = "best.pt"
+Parameters = dict[str, Any]
+ARCHITECTURES = {**BUILDERS, "siamese": Siamese}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a network was made; with its weights, all that an export or a later stage needs."""
+
+    recipe: str
+    format: str
+    architecture: str
+    parameters: Parameters
+    """Arguments of the architecture."""
+    values: dict[str, dict[str, Any]]
+    """The whole configuration, by section."""
+    stages: dict[str, list[str]] = field(default_factory=dict)
+    """The runs it started from: option -> the commands that made that run, in order."""
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input."""
+        return int(self.values["data"]["size"])
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that repeat the run and those it started from, given ``--data`` and ``--out``."""
+        usual = dataclasses.asdict(Config())
+        changed = [
+            f"--set {section}.{key}={value}"
+            for section, pairs in self.values.items()
+            for key, value in pairs.items()
+            if value != usual[section][key]
+        ]
+        stages = [f"--{stage} RUN" for stage in self.stages]
+        own = " ".join(["chextrain train", self.recipe, "--format", self.format, *stages, *changed])
+        return [*(line for lines in self.stages.values() for line in lines), own]
+
+    def write(self, folder: Path) -> None:
+        """Write ``run.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RUN_JSON).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read ``run.json``; raises OSError where there is none."""
+        return cls(**json.loads((folder / RUN_JSON).read_text()))
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The network of a finished run with its best weights, float32, in evaluation mode."""
+    run = Run.read(folder)
+    network: nn.Module = ARCHITECTURES[run.architecture](**run.parameters)
+    network.load_state_dict(torch.load(folder / BEST, weights_only=True))
+    return network.eval()

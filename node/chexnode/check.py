@@ -1,0 +1,172 @@
+"""The doctor: everything the node needs, looked at one by one, each within a time limit."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+from chexmodels import bundle
+from chexnode import marker
+from chexnode.errors import BadEnvironment, NodeError
+from chexnode.settings import DestinationSettings, Settings, masked
+from chexnode.shapes import Check
+
+LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
+"""Leases are 30 s long and each host stamps them with its own clock."""
+
+_SEG, _SC = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.7"
+_EXPLICIT, _JPEG_BASELINE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
+
+
+def run(settings: Settings, path: Path | None) -> list[Check]:
+    """Make every check at once and return them in a fixed order; a failed one never keeps another from its answer."""
+    looks: list[tuple[str, float, Callable[[], str]]] = [
+        ("settings", 1, lambda: str(path or "defaults: there is no settings file")),
+        ("disk", 10, lambda: disk(settings)),
+        ("database", 30, lambda: database(settings)),
+        ("data_dir", 30, lambda: data_dir(settings)),
+        ("broker", 15, lambda: broker(settings)),
+        ("model", 30, lambda: model(settings)),
+        ("device", 120, lambda: device(settings)),
+    ]
+    for one in settings.destination:
+        looks.append((f"destination {one.name}", one.timeout_seconds + 10, lambda one=one: destination(settings, one)))  # type: ignore[misc]
+    pending = [_Look(name, seconds, look) for name, seconds, look in looks]
+    return [look.answer() for look in pending]
+
+
+def disk(settings: Settings) -> str:
+    """Whether the receiver would accept images."""
+    from chexnode.spool import Spool
+
+    place = settings.node.data_dir
+    place.mkdir(parents=True, exist_ok=True)
+    if not Spool(place).has_room(settings.disk):
+        raise BadEnvironment(
+            f"{place} is fuller than disk.watermark {settings.disk.watermark:g} or has less than disk.reserve_gb "
+            f"{settings.disk.reserve_gb:g} left: images are refused"
+        )
+    return f"{place} has room"
+
+
+def database(settings: Settings) -> str:
+    """Schema and clock."""
+    from chexnode.ledger.ledger import Ledger
+
+    ledger = Ledger(settings.database.url)
+    try:
+        ours = ledger.clock()
+        difference = abs(ledger.database.server_time() - ours)
+    finally:
+        ledger.close()
+    if difference > LARGEST_CLOCK_DIFFERENCE:
+        raise BadEnvironment(f"its clock and ours differ by {difference.total_seconds():.0f} s: leases need NTP")
+    return f"{masked(settings.database.url)}, schema is current, clocks agree"
+
+
+def data_dir(settings: Settings) -> str:
+    """Writable, and the folder that the database knows."""
+    from chexnode.ledger.ledger import Ledger
+
+    ledger = Ledger(settings.database.url)
+    try:
+        name = marker.prove(settings.node.data_dir, ledger.files)
+        with tempfile.TemporaryFile(dir=settings.node.data_dir) as file:
+            file.write(b"writable?")
+    finally:
+        ledger.close()
+    return f"{settings.node.data_dir} is writable and shared as {name}"
+
+
+def broker(settings: Settings) -> str:
+    """Whether it answers; work goes on without it, at the housekeeping pace."""
+    from chexnode.queue.broker import connect
+
+    with connect(settings.broker.url, settings.node.data_dir) as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=3)
+            connection.default_channel  # noqa: B018  (opening it is the question)
+        except Exception as error:  # whatever the transport raises
+            raise BadEnvironment(f"{masked(settings.broker.url)} does not answer: {type(error).__name__}") from error
+    return f"{masked(settings.broker.url)} answers"
+
+
+def model(settings: Settings) -> str:
+    """The bundle's card and weights."""
+    try:
+        folder = bundle.find(settings.model.bundle)
+        card = bundle.read_card(folder)
+        bundle.verified_weights(folder)
+    except bundle.BundleError as error:
+        raise BadEnvironment(str(error)) from error
+    if settings.model.operating_point not in card.operating_points:
+        raise BadEnvironment(f"{card.title} has no operating point {settings.model.operating_point!r}")
+    return f"{card.title}, digest {card.digest}, weights verified"
+
+
+def device(settings: Settings) -> str:
+    """Where the model would run on this machine."""
+    if find_spec("torch") is None:
+        return "worker extra not installed: no worker can run here"
+    import torch
+
+    from chexnode.work.engine import pick_device
+
+    name = pick_device(settings.model.device)
+    what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
+    return f"{name} ({what})"
+
+
+def destination(settings: Settings, one: DestinationSettings) -> str:
+    """Whether it answers and takes what we would send."""
+    if one.kind == "folder":
+        assert one.path is not None
+        if not one.path.is_dir():
+            raise BadEnvironment(f"the folder {one.path} does not exist")
+        with tempfile.TemporaryFile(dir=one.path):
+            return f"{one.path} is writable"
+    from chexnode.deliver.dicom import probe
+
+    contexts = []
+    if "seg" in one.results:
+        contexts.append((_SEG, _EXPLICIT))
+    if "sc" in one.results:
+        contexts.append((_SC, _JPEG_BASELINE if one.sc_encoding == "jpeg" else _EXPLICIT))
+    found = probe(one, settings.node.ae_title, contexts)
+    where = f"{one.ae_title} at {one.host}:{one.port}"
+    if found.refused:
+        names = {_SEG: "Segmentation", _SC: "Secondary Capture"}
+        raise BadEnvironment(f"{where} does not accept {', '.join(names[cx[0]] for cx in found.refused)}")
+    if not found.echo:
+        raise BadEnvironment(f"{where} accepts our objects but does not answer C-ECHO")
+    return f"{where} answers C-ECHO and accepts {', '.join(one.results)}"
+
+
+class _Look:
+    """One check under way in a thread of its own."""
+
+    def __init__(self, name: str, seconds: float, look: Callable[[], str]) -> None:
+        self._name, self._seconds, self._look = name, seconds, look
+        self._check: Check | None = None
+        # A daemon: one that hangs must not keep the command from ending.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._check = Check(self._name, True, self._look())
+        except NodeError as error:
+            self._check = Check(self._name, False, str(error))
+        except OSError as error:
+            self._check = Check(self._name, False, f"{error.strerror}: {error.filename}")
+        except Exception as error:
+            self._check = Check(self._name, False, f"{type(error).__name__}: {error}")
+
+    def answer(self) -> Check:
+        """The result, waited for within the limit."""
+        self._thread.join(self._seconds)
+        return self._check or Check(self._name, False, f"no answer within {self._seconds:g} s")

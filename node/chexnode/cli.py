@@ -1,0 +1,386 @@
+"""The command line: reads the settings once, hands them on, and turns errors into one line and an exit code.
+
+Nothing heavy is imported at the top: looking at jobs starts fast, and the receiver loads neither torch nor celery.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexnode.errors import BadEnvironment, NodeError, Transient, Usage
+from chexnode.logs import Level, configure, escaped
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from chexnode.ledger.ledger import Ledger
+    from chexnode.settings import Settings
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    """Done, and everything is well."""
+    SOME_FAILED = 1
+    """Done, but something failed: a file, a check, or the account's difference is not zero."""
+    USAGE = 2
+    """The command line or the settings are wrong."""
+    ENVIRONMENT = 3
+    """The machine is not fit: database, schema, disk, broker or an extra that is not installed."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JsonLogs = Annotated[bool, typer.Option("--json", help="Log JSON lines even on a terminal.")]
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="Set by `up` for its roles.")]
+States = Annotated[list[str] | None, typer.Option("--state", metavar="STATE", help="Only this state; repeatable.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most this many, newest first.")]
+
+
+def _group(text: str, **more: Any) -> typer.Typer:
+    return typer.Typer(help=text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **more)
+
+
+app = _group("ChexNode: finds abnormalities on chest radiographs and returns them to PACS.", no_args_is_help=True)
+jobs_app = _group("Show what was received and what became of it, or act on one job.")
+deliveries_app = _group("Show what was sent where, or send it again.")
+db_app = _group("The database schema.", no_args_is_help=True)
+app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
+app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
+app.add_typer(db_app, name="db")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands before the command."""
+
+    config: Path | None
+    log_level: Level
+
+
+def main() -> None:
+    """Entry point of ``chexnode``."""
+    try:
+        app(prog_name="chexnode")
+    except NodeError as error:
+        for line in str(error).splitlines():
+            print(f"chexnode: {escaped(line)}", file=sys.stderr)
+        raise SystemExit(exit_code(error)) from None
+
+
+def exit_code(error: NodeError) -> Exit:
+    """The exit code that tells of ``error``."""
+    if isinstance(error, Usage):
+        return Exit.USAGE
+    if isinstance(error, BadEnvironment | Transient):
+        return Exit.ENVIRONMENT
+    return Exit.SOME_FAILED
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"chexnode {version('chexnode')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings file; otherwise chexnode.toml here, if there is one.")
+    ] = None,
+    log_level: Annotated[Level, typer.Option(case_sensitive=False, help="How much to log.")] = Level.INFO,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    ctx.obj = Options(config, log_level)
+
+
+@app.command()
+def up(ctx: typer.Context, json: JsonLogs = False) -> None:
+    """Run everything on this machine: receiver, worker and web, with no outside service. Ctrl-C stops all."""
+    settings = _start(ctx, json)
+    from chexnode.up import run
+
+    run(settings, ctx.obj.config, ctx.obj.log_level, json)
+
+
+@app.command()
+def receive(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
+    """Run the receiver role: C-STORE and C-ECHO."""
+    settings = _start(ctx, json)
+    from chexnode.roles import run_receiver
+
+    run_receiver(settings, supervised)
+
+
+@app.command()
+def worker(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
+    """Run the worker role: analyse, encode, deliver, keep house."""
+    settings = _start(ctx, json)
+    _need("celery", "torch")
+    from chexnode.roles import run_worker
+
+    run_worker(settings, supervised)
+
+
+@app.command()
+def web(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
+    """Run the web role: health, metrics and the JSON interface."""
+    settings = _start(ctx, json)
+    from chexnode.roles import run_web
+
+    run_web(settings, supervised)
+
+
+@app.command()
+def analyze(
+    ctx: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
+    heat: Annotated[bool, typer.Option("--heat", help="Also write STEM.npz with the heat map and the score.")] = False,
+    json: Json = False,
+) -> None:
+    """Analyse files without any service; the results go to DIR. Exit code 1 if any file has no result."""
+    settings = _start(ctx, False)
+    _need("torch")
+    from chexnode import shapes, show
+    from chexnode.work.analyze import analyze as run
+
+    reports = list(show.with_progress(run(settings, files, out, heat), len(files)))
+    if json:
+        _print(shapes.REPORTS, reports)
+    else:
+        show.show(show.reports_table(reports))
+    raise typer.Exit(Exit.OK if all(report.state == "DONE" for report in reports) else Exit.SOME_FAILED)
+
+
+@app.command()
+def check(ctx: typer.Context, json: Json = False) -> None:
+    """Look at everything the node needs: settings, disk, database, broker, model, device, destinations."""
+    from chexnode import shapes, show
+    from chexnode.check import run
+    from chexnode.settings import load
+
+    settings, path = load(ctx.obj.config)
+    checks = run(settings, path)
+    if json:
+        _print(shapes.CHECKS, checks)
+    else:
+        show.show(show.checks_table(checks))
+    raise typer.Exit(Exit.OK if all(line.ok for line in checks) else Exit.SOME_FAILED)
+
+
+@jobs_app.callback()
+def jobs(
+    ctx: typer.Context,
+    state: States = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="Only images of this Study Instance UID.")] = None,
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """Show what was received and what became of it, newest first; or act on one job."""
+    if _is_for_subcommand(ctx):
+        return
+    from chexnode import shapes, show
+
+    states = shapes.job_states(state or ())
+    with _ledger(ctx) as ledger:
+        found = ledger.views.jobs(states, study, limit=limit)
+    if json:
+        _print(shapes.JOBS, found)
+    else:
+        show.show(show.jobs_table(found))
+
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `jobs` shows it.")]
+
+
+@jobs_app.command("show")
+def jobs_show(ctx: typer.Context, job: JobId, json: Json = False) -> None:
+    """Show one job: its facts, results, deliveries and history."""
+    with _ledger(ctx) as ledger:
+        _print_job(ctx, ledger, job, json)
+
+
+@jobs_app.command("retry")
+def jobs_retry(ctx: typer.Context, job: JobId, json: Json = False) -> None:
+    """Put a REFUSED, FAILED or CANCELLED job back into the queue."""
+    with _ledger(ctx) as ledger:
+        ledger.jobs.retry(job)
+        _print_job(ctx, ledger, job, json)
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(ctx: typer.Context, job: JobId, json: Json = False) -> None:
+    """Leave a QUEUED or RUNNING job undone."""
+    with _ledger(ctx) as ledger:
+        ledger.jobs.cancel(job)
+        _print_job(ctx, ledger, job, json)
+
+
+def _print_job(ctx: typer.Context, ledger: Ledger, job: str, json: bool) -> None:
+    from chexnode import shapes, show
+
+    found = ledger.views.job(job)
+    if json:
+        _print(shapes.JOB, found)
+    else:
+        show.show(show.job_page(found, str(_settings(ctx).node.data_dir)))
+
+
+@app.command()
+def account(ctx: typer.Context, json: Json = False) -> None:
+    """Say where every acknowledged image is. Exit code 1 if the sum does not come out."""
+    from chexnode import shapes, show
+
+    with _ledger(ctx) as ledger:
+        counted = ledger.accounts.account()
+    if json:
+        _print(shapes.ACCOUNT, counted)
+    else:
+        show.show(show.account_table(counted))
+    raise typer.Exit(Exit.SOME_FAILED if counted.difference else Exit.OK)
+
+
+@deliveries_app.callback()
+def deliveries(
+    ctx: typer.Context,
+    state: States = None,
+    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Only to this destination.")] = None,
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """Show what was sent where, newest first; or send it again."""
+    if _is_for_subcommand(ctx):
+        return
+    from chexnode import shapes, show
+
+    states = shapes.delivery_states(state or ())
+    with _ledger(ctx) as ledger:
+        found = ledger.views.deliveries(states, destination, limit=limit)
+    if json:
+        _print(shapes.DELIVERIES, found)
+    else:
+        show.show(show.deliveries_table(found))
+
+
+@deliveries_app.command("replay")
+def deliveries_replay(
+    ctx: typer.Context,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Delivery ids.")] = None,
+    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Everything to this destination.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything to every destination.")] = False,
+    dead_only: Annotated[bool, typer.Option("--dead-only", help="Of these, only the DEAD ones.")] = False,
+    json: Json = False,
+) -> None:
+    """Send results again, the very same bytes: of some ids, of one destination, or all."""
+    if sum((bool(ids), destination is not None, everything)) != 1:
+        raise Usage("give delivery ids, or --destination NAME, or --all")
+    known = [d.name for d in _settings(ctx).destination]
+    if destination is not None and destination not in known:
+        raise Usage(f"no destination {destination!r} in the settings; there are: {', '.join(known) or 'none'}")
+    with _ledger(ctx) as ledger:
+        count = ledger.deliveries.replay(ids=ids or (), destination=destination, dead_only=dead_only)
+    _tell(json, {"replayed": count}, f"{count} deliveries will be sent again")
+
+
+@app.command()
+def settings(ctx: typer.Context, json: Json = False) -> None:
+    """Show the effective settings and where each came from; secrets are masked."""
+    from chexnode import shapes, show
+    from chexnode.settings import flat, load, source_of
+
+    tree, path = load(ctx.obj.config)
+    lines = [shapes.Setting(key, value, source_of(key, path)) for key, value in flat(tree)]
+    if json:
+        _print(shapes.SETTINGS, lines)
+    else:
+        show.show(show.settings_table(lines))
+
+
+@db_app.command("upgrade")
+def db_upgrade(ctx: typer.Context, json: Json = False) -> None:
+    """Bring the database schema to this release's."""
+    from chexnode.ledger.database import Database
+    from chexnode.ledger.migrate import upgrade
+
+    database = Database(_settings(ctx).database.url)
+    try:
+        before, now = upgrade(database)
+    finally:
+        database.close()
+    text = f"the schema is at {now}" + ("" if before == now else f" (it was {before or 'empty'})")
+    _tell(json, {"before": before, "now": now}, text)
+
+
+def _start(ctx: typer.Context, json: bool) -> Settings:
+    """What every role does first."""
+    configure(ctx.obj.log_level, True if json else None)
+    return _settings(ctx)
+
+
+def _settings(ctx: typer.Context) -> Settings:
+    from chexnode.settings import load
+
+    return load(ctx.obj.config)[0]
+
+
+@contextmanager
+def _ledger(ctx: typer.Context) -> Iterator[Ledger]:
+    from chexnode.ledger.ledger import Ledger
+
+    ledger = Ledger(_settings(ctx).database.url)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _need(*packages: str) -> None:
+    """Raise BadEnvironment unless the worker extra is installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise BadEnvironment(f"{', '.join(missing)} not installed: pip install 'chexnode[worker]'")
+
+
+def _is_for_subcommand(ctx: typer.Context) -> bool:
+    """Whether a subcommand follows; options before it would have no effect and so are refused."""
+    if ctx.invoked_subcommand is None:
+        return False
+    given = [name for name in ctx.params if "COMMANDLINE" in str(ctx.get_parameter_source(name))]
+    if given:
+        raise Usage(f"give --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}")
+    return True
+
+
+def _print(adapter: TypeAdapter[Any], value: object) -> None:
+    from chexnode.shapes import to_json
+
+    print(to_json(adapter, value, indent=2))
+
+
+def _tell(json: bool, facts: dict[str, Any], text: str) -> None:
+    from chexnode.shapes import ANYTHING
+
+    if json:
+        _print(ANYTHING, facts)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

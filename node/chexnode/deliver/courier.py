@@ -1,0 +1,220 @@
+"""The courier: carries what is due to one destination, and keeps the ledger told.
+
+At most ``max_associations`` couriers serve a destination at once, over all workers: each holds one of its slots, a
+lease in the ledger. The breaker, also in the ledger, is *closed* after a success, *open* until a time drawn from the
+back-off after a failure of the destination as a whole (nothing is claimed meanwhile), then *half-open*: one delivery
+is tried, and its outcome closes the breaker or opens it for longer. A destination that is down so costs one attempt a
+minute, and holds up no other destination.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+from chexnode.deliver.backoff import Backoff
+from chexnode.deliver.destination import Answer, Destination, DestinationDown, Outgoing, Sent
+from chexnode.deliver.dicom import DicomDestination
+from chexnode.deliver.folder import FolderDestination
+from chexnode.errors import Transient, Usage
+from chexnode.ledger.deliveries import LEASE
+from chexnode.ledger.leases import Lease
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome
+from chexnode.ledger.states import DeliveryState
+from chexnode.settings import DestinationSettings, Settings
+from chexnode.spool import Spool
+
+log = logging.getLogger(__name__)
+
+BATCH = 16
+"""Deliveries claimed together."""
+
+SETTLE_SECONDS = 1.0
+"""Answers wait no longer than this for their transaction while a batch goes on."""
+
+STEP_BACK_SECONDS = 10.0
+"""How much longer than the breaker the delivery waits during which the destination failed: the next try is then made
+with another one, so that an object that takes a destination down does not hold up the rest."""
+
+_LEASE_SECONDS = LEASE.total_seconds()
+
+
+class Courier:
+    """Delivers for one worker; any number of threads may call it at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        spool: Spool,
+        owner: str,
+        stopping: threading.Event,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._destinations = {d.name: d for d in settings.destination}
+        self._ae_title = settings.node.ae_title
+        self._ledger, self._spool, self._owner, self._stopping = ledger, spool, owner, stopping
+        self._backoff = backoff or Backoff()
+
+    def deliver(self, name: str) -> int:
+        """Carry what is due to destination ``name`` until nothing is, or until we stop; return how many were answered.
+
+        Returns 0 at once where all slots are taken: whoever holds them carries it. Raises Usage for an unknown name,
+        and Transient when the database is away: claims then run out and are tried again.
+        """
+        settings = self._destinations.get(name)
+        if settings is None:
+            raise Usage(f"no destination is called {name!r}")
+        answered = 0
+        while not self._stopping.is_set() and (slot := self._take_slot(settings)) is not None:
+            destination = open_destination(settings, self._ae_title, self._stopping)
+            try:
+                answered += _Round(self._ledger, self._spool, settings, slot, self._stopping, self._backoff).carry(
+                    destination
+                )
+            finally:
+                destination.close()
+                self._ledger.leases.release(slot)
+            # Whoever was asked while this one held the last slot was turned away.
+            if not self._ledger.deliveries.due().get(name):
+                break
+        return answered
+
+    def _take_slot(self, settings: DestinationSettings) -> Lease | None:
+        owner = f"{self._owner}/{secrets.token_hex(4)}"  # one worker's threads must not share a slot
+        for number in range(settings.max_associations):
+            lease = self._ledger.leases.take(f"deliver/{settings.name}/{number}", owner, _LEASE_SECONDS)
+            if lease is not None:
+                return lease
+        return None
+
+
+def open_destination(settings: DestinationSettings, ae_title: str, stop: threading.Event) -> Destination:
+    """Build the destination that ``settings`` describe; nothing is contacted yet."""
+    if settings.kind == "folder":
+        assert settings.path is not None
+        return FolderDestination(settings.name, settings.path, stop)
+    return DicomDestination(settings, ae_title, stop)
+
+
+class _Round:
+    """One slot's worth of work: batch after batch through one destination object."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        spool: Spool,
+        settings: DestinationSettings,
+        slot: Lease,
+        stopping: threading.Event,
+        backoff: Backoff,
+    ) -> None:
+        self._ledger, self._spool, self._settings, self._slot = ledger, spool, settings, slot
+        self._stopping, self._backoff = stopping, backoff
+        self._open: list[DeliveryClaim] = []  # not yet settled; replaced, never changed: the heartbeat reads it
+        self._answers: list[DeliveryOutcome] = []  # not yet written down
+        self._answered = 0
+        self._reached = False
+
+    def carry(self, destination: Destination) -> int:
+        """Claim and send until nothing is due; return how many deliveries were answered."""
+        deliveries, name = self._ledger.deliveries, self._settings.name
+        failures = deliveries.breaker(name).failures
+        with self._heartbeat():
+            while not self._stopping.is_set() and (claims := deliveries.claim(name, 1 if failures else BATCH)):
+                self._open = self._without_expired(claims)
+                self._reached = False
+                try:
+                    self._send(destination)
+                except DestinationDown as down:
+                    if not self._stopping.is_set():
+                        self._fail(down, failures + 1)
+                        break
+                finally:
+                    deliveries.release(self._open)
+                    self._open = []
+                if self._reached:
+                    deliveries.destination_succeeded(name)
+                    failures = 0
+        return self._answered
+
+    def _send(self, destination: Destination) -> None:
+        """Send what is open, settling answers as they come, also where the destination fails."""
+        settled = time.monotonic()
+        try:
+            for sent in destination.send([Outgoing(c, self._spool.data_dir / c.path) for c in self._open]):
+                self._reached |= sent.status is not None or sent.answer is Answer.ACCEPTED
+                self._answers.append(self._outcome(sent))
+                if time.monotonic() - settled > SETTLE_SECONDS:
+                    self._settle()
+                    settled = time.monotonic()
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        answers, self._answers = self._answers, []
+        if answers:
+            self._ledger.deliveries.settle(answers)
+            self._answered += len(answers)
+            done = {answer.claim.id for answer in answers}
+            self._open = [claim for claim in self._open if claim.id not in done]
+
+    def _outcome(self, sent: Sent) -> DeliveryOutcome:
+        claim = sent.item.claim
+        if sent.answer is Answer.ACCEPTED:
+            return DeliveryOutcome(claim, DeliveryState.SENT, sent.detail)
+        if sent.answer is Answer.DEAD:
+            return DeliveryOutcome(claim, DeliveryState.DEAD, sent.detail)
+        wait = timedelta(seconds=self._backoff.delay(claim.attempts + 1))
+        return DeliveryOutcome(claim, DeliveryState.WAITING, sent.detail, self._ledger.clock() + wait)
+
+    def _fail(self, down: DestinationDown, failures: int) -> None:
+        """Open the breaker, and let what was under way wait for it."""
+        name = self._settings.name
+        log.warning("destination %s failed %d time(s) in a row: %s", name, failures, down)
+        open_until = self._ledger.clock() + timedelta(seconds=self._backoff.delay(failures))
+        self._ledger.deliveries.destination_failed(name, str(down), open_until)
+        if down.during is None:
+            tried, next_attempt = self._open, open_until
+        else:
+            tried, next_attempt = [down.during.claim], open_until + timedelta(seconds=STEP_BACK_SECONDS)
+        self._answers = [DeliveryOutcome(c, DeliveryState.WAITING, str(down), next_attempt) for c in tried]
+        self._settle()
+
+    def _without_expired(self, claims: Sequence[DeliveryClaim]) -> list[DeliveryClaim]:
+        """Give up what has been tried and is older than ``max_age_hours``; return the rest."""
+        hours = self._settings.max_age_hours
+        oldest = self._ledger.clock() - timedelta(hours=hours)
+        expired = [claim for claim in claims if claim.attempts and claim.created_at < oldest]
+        if expired:
+            self._ledger.deliveries.settle(
+                [DeliveryOutcome(c, DeliveryState.DEAD, f"gave up after {hours:g} h: {c.error}") for c in expired]
+            )
+        return [claim for claim in claims if claim not in expired]
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Renew the leases of the slot and of the open claims from a thread while the body runs."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(_LEASE_SECONDS / 4):
+                try:
+                    self._ledger.leases.renew(self._slot, _LEASE_SECONDS)
+                    self._ledger.deliveries.renew(self._open)
+                except Transient as error:  # the next beat may come through before the leases end
+                    log.warning("the leases of destination %s were not renewed: %s", self._settings.name, error)
+
+        thread = threading.Thread(target=beat, name=f"deliver-{self._settings.name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

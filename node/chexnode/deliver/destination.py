@@ -1,0 +1,89 @@
+"""What every destination is to the courier: it takes a batch of results and answers for each one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from chexnode.errors import Transient
+from chexnode.ledger.records import DeliveryClaim
+
+
+class DestinationDown(Transient):
+    """The destination as a whole cannot be used now; whatever it has not answered is tried again.
+
+    ``during`` is the item that was under way, None where it did not come that far.
+    """
+
+    def __init__(self, error: str, during: Outgoing | None = None) -> None:
+        super().__init__(error)
+        self.during = during
+
+
+class Answer(StrEnum):
+    """What became of one item."""
+
+    ACCEPTED = "accepted"
+    """The destination has it, perhaps with a warning, perhaps since an earlier time."""
+    RETRY = "retry"
+    """Not now."""
+    DEAD = "dead"
+    """Never, as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One claimed delivery and the absolute path of its Part 10 file."""
+
+    claim: DeliveryClaim
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The answer to one item."""
+
+    item: Outgoing
+    answer: Answer
+    detail: str = ""
+    """An error or warning as a sentence; empty for a plain success."""
+    status: int | None = None
+    """DIMSE status, where there is one."""
+
+
+class Destination(Protocol):
+    """Where results go. One object serves one thread."""
+
+    @property
+    def name(self) -> str:
+        """The name in the settings."""
+        ...
+
+    def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
+        """Send ``items`` in order, yielding one answer each as it comes; fewer when asked to stop.
+
+        Raises :class:`DestinationDown`; items not yet answered then stay unanswered. A destination may keep its
+        connection for the next batch until :meth:`close`.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what :meth:`send` left open."""
+        ...
+
+
+def load(item: Outgoing) -> bytes | Sent:
+    """Return the item's file, proven to be the bytes that were committed; else what to answer without sending it."""
+    try:
+        content = item.path.read_bytes()
+    except FileNotFoundError:
+        return Sent(item, Answer.DEAD, "the stored file is gone")
+    except OSError as error:
+        return Sent(item, Answer.RETRY, f"the stored file cannot be read: {error.strerror}")
+    if hashlib.sha256(content).hexdigest() != item.claim.sha256:
+        return Sent(item, Answer.DEAD, "the stored file is damaged: its SHA-256 is not the committed one")
+    return content

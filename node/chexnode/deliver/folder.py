@@ -1,0 +1,72 @@
+"""A folder as destination: one Part 10 file per result, visible only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+
+from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
+
+
+class FolderDestination:
+    """Write each result to ``<path>/<SOP Instance UID>.dcm``.
+
+    The UIDs are our own, so they are safe file names. The folder itself is never made: a share that is not mounted
+    must be an error, not a new folder on the wrong disk.
+    """
+
+    def __init__(self, name: str, path: Path, stop: Event) -> None:
+        self._name = name
+        self._path = path
+        self._stop = stop
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
+        """See :class:`~chexnode.deliver.destination.Destination`. A full or vanished disk is DestinationDown."""
+        if not self._path.is_dir():
+            raise DestinationDown(f"the folder {self._path} does not exist")
+        for item in items:
+            if self._stop.is_set():
+                return
+            content = load(item)
+            if isinstance(content, Sent):
+                yield content
+                continue
+            try:
+                written = self._write(f"{item.claim.sop_instance_uid}.dcm", content)
+            except OSError as error:
+                raise DestinationDown(f"cannot write to {self._path}: {error.strerror}", item) from error
+            yield Sent(item, Answer.ACCEPTED, "" if written else "the destination already had it")
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _write(self, name: str, content: bytes) -> bool:
+        """Write durably under ``name``; False if the very bytes were there already."""
+        target = self._path / name
+        with suppress(FileNotFoundError):
+            if target.stat().st_size == len(content) and target.read_bytes() == content:
+                return False
+        part = self._path / f".{name}.{secrets.token_hex(8)}.part"
+        try:
+            with part.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return True

@@ -1,0 +1,40 @@
+"""What a C-STORE status means for a delivery: codes of PS3.4 section B.2.3, PS3.7 section 9.1.1.1.9 and Annex C."""
+
+from __future__ import annotations
+
+from chexnode.deliver.destination import Answer
+
+#: First match wins: (first code, last code, answer, meaning).
+MEANINGS: tuple[tuple[int, int, Answer, str], ...] = (
+    (0x0000, 0x0000, Answer.ACCEPTED, ""),
+    (0x0111, 0x0111, Answer.ACCEPTED, "the destination already had it"),
+    (0x0001, 0x0001, Answer.ACCEPTED, "warning"),
+    (0x0107, 0x0107, Answer.ACCEPTED, "warning: attribute list error"),
+    (0x0116, 0x0116, Answer.ACCEPTED, "warning: attribute value out of range"),
+    (0xB000, 0xB000, Answer.ACCEPTED, "warning: data elements coerced"),
+    (0xB006, 0xB006, Answer.ACCEPTED, "warning: elements discarded"),
+    (0xB007, 0xB007, Answer.ACCEPTED, "warning: data set does not match SOP class"),
+    (0xB000, 0xBFFF, Answer.ACCEPTED, "warning"),
+    (0xA700, 0xA7FF, Answer.RETRY, "the destination is out of resources"),
+    (0x0110, 0x0110, Answer.RETRY, "processing failure at the destination"),
+    (0x0124, 0x0124, Answer.RETRY, "not authorised at the destination"),
+    (0xA900, 0xA9FF, Answer.DEAD, "data set does not match SOP class"),
+    (0xC000, 0xCFFF, Answer.DEAD, "the destination cannot understand the data set"),
+    (0x0122, 0x0122, Answer.DEAD, "SOP class not supported by destination"),
+    (0x0117, 0x0117, Answer.DEAD, "invalid SOP instance"),
+    (0x0100, 0x02FF, Answer.DEAD, "refused"),
+)
+
+
+def judge(status: int, comment: str = "") -> tuple[Answer, str]:
+    """Return the answer and a sentence with the code and the destination's own (0000,0902) Error Comment.
+
+    A code that the standard does not know is tried again: nobody has said that it can never work.
+    """
+    answer, meaning = next(
+        ((answer, meaning) for first, last, answer, meaning in MEANINGS if first <= status <= last),
+        (Answer.RETRY, "unknown status"),
+    )
+    if not meaning:
+        return answer, ""
+    return answer, f"0x{status:04X} {meaning}" + (f" ({comment})" if comment else "")

@@ -1,0 +1,222 @@
+"""The picture for human eyes: the radiograph, an outline around each region, and words above and below.
+
+Nothing of the radiograph is covered by words: they stand in strips added above and below it, on black. Inside the
+picture are only the outline, drawn just outside of the region so that the lesion itself stays free, and a small number
+at each region that the words below refer to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from chexmodels.finding import Findings
+from chexnode.encode.provenance import DISCLAIMER, Provenance
+
+#: Longest side of the whole picture, strips included.
+LONGEST = 2048
+#: Ask for a display picture of at most this size and it will, nearly always, fit without being resampled.
+DISPLAY_LONGEST = 1792
+#: The picture is at least this wide, so that the words have room beside a narrow or tiny radiograph.
+NARROWEST = 512
+
+#: Outline: the recommended display colour of the Segmentation.
+COLOUR = (255, 64, 64)
+_WHITE, _AMBER = (235, 235, 235), (255, 191, 0)
+_MARGIN = 8
+_MOST_LABELS = 20
+_MOST_LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of words; it is wrapped to the picture's width."""
+
+    text: str
+    colour: tuple[int, int, int] = _WHITE
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """The words above and below the radiograph."""
+
+    above: tuple[Line, ...]
+    below: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are on the whole picture, in its pixels; ``x, y, width, height`` is the radiograph."""
+
+    columns: int
+    rows: int
+    x: int
+    y: int
+    width: int
+    height: int
+    font_size: int
+    above: tuple[Line, ...]
+    below: tuple[Line, ...]
+
+    @property
+    def line_height(self) -> int:
+        """Distance from one line of words to the next."""
+        return round(self.font_size * 1.3)
+
+
+def has_finding(findings: Findings) -> bool:
+    """Whether there is something to outline and to segment: judged abnormal, and localised."""
+    return findings.abnormal is True and findings.mask is not None and bool(findings.mask.any())
+
+
+def caption(findings: Findings, provenance: Provenance) -> Caption:
+    """Say what was found, by whom, and what it is not for. "Not evaluated" never looks like "no finding"."""
+    above = (
+        Line(DISCLAIMER, _AMBER),
+        Line(
+            f"{provenance.model_name} {provenance.model_version}, weights {provenance.model_digest[:12]}, "
+            f"{provenance.operating_point} threshold {provenance.threshold:.3g}"
+        ),
+    )
+    score = f"Image score {_percent(findings.score)}."
+    notes = ", ".join(findings.notes)
+    if findings.abnormal is None:
+        return Caption(above, (Line(f"NOT EVALUATED: {notes or 'no reason given'}", _AMBER),))
+    if not findings.abnormal:
+        below = [Line(f"No finding above threshold. {score}")]
+    elif not has_finding(findings):
+        below = [Line(f"Score above threshold, nothing localised. {score}", COLOUR)]
+    else:
+        listed = [f"{n}: {_percent(region.peak)}" for n, region in enumerate(findings.regions[:_MOST_LISTED], 1)]
+        if len(findings.regions) > _MOST_LISTED:
+            listed.append(f"and {len(findings.regions) - _MOST_LISTED} more")
+        below = [Line(f"{_count(len(findings.regions))} {score}", COLOUR)]
+        if listed:
+            below.append(Line(f"Peak score by region - {', '.join(listed)}"))
+    if notes:
+        below.append(Line(f"Noted: {notes}"))
+    return Caption(above, tuple(below))
+
+
+def render(display: NDArray[np.uint8], findings: Findings, texts: Caption) -> NDArray[np.uint8]:
+    """Draw ``findings`` on ``display``, (h, w) uint8 of the source's aspect ratio and any size.
+
+    Returns (rows, columns, 3) uint8 RGB, at most 2048 on its longest side.
+    """
+    layout = lay_out(display.shape, texts)
+    size = (layout.width, layout.height)
+    grey = Image.fromarray(display)
+    if grey.size != size:
+        grey = grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    picture = Image.new("RGB", (layout.columns, layout.rows))
+    picture.paste(grey, (layout.x, layout.y))
+    if has_finding(findings):
+        assert findings.mask is not None
+        _draw_outline(picture, findings.mask, layout)
+        _draw_labels(picture, findings, layout)
+    _write(picture, layout.above, 0, layout)
+    _write(picture, layout.below, layout.y + layout.height, layout)
+    return np.asarray(picture)
+
+
+def lay_out(shape: tuple[int, ...], texts: Caption) -> Layout:
+    """Fit a radiograph of ``shape`` (h, w) and the strips of words into the longest side; only ever shrinks it."""
+    h, w = shape[:2]
+    room = LONGEST
+    while True:
+        scale = min(1.0, room / h, LONGEST / w)
+        height, width = max(1, round(h * scale)), max(1, round(w * scale))
+        columns = max(NARROWEST, width)
+        font_size = max(14, columns // 56)
+        above, below = (_wrap(lines, columns - 2 * _MARGIN, font_size) for lines in (texts.above, texts.below))
+        strip_above, strip_below = (round(font_size * 1.3) * len(lines) + 2 * _MARGIN for lines in (above, below))
+        rows = strip_above + height + strip_below
+        if rows <= LONGEST:
+            return Layout(columns, rows, (columns - width) // 2, strip_above, width, height, font_size, above, below)
+        room = min(room - 1, LONGEST - strip_above - strip_below)
+
+
+def _draw_outline(picture: Image.Image, mask: NDArray[np.bool_], layout: Layout) -> None:
+    """Colour a band just outside of the mask. A region of a single source pixel still gets its ring."""
+    band = max(3, max(layout.rows, layout.columns) // 512)  # two pixels would lose their colour in a 4:2:2 JPEG
+    scale_y, scale_x = layout.height / mask.shape[0], layout.width / mask.shape[1]
+    y0, y1 = _span(np.logical_or.reduce(mask, axis=1), scale_y, band, layout.height)
+    x0, x1 = _span(np.logical_or.reduce(mask, axis=0), scale_x, band, layout.width)
+    small = Image.fromarray(mask.view(np.uint8) * np.uint8(255)).resize(
+        (x1 - x0, y1 - y0),
+        Image.Resampling.BOX,
+        box=(x0 / scale_x, y0 / scale_y, min(x1 / scale_x, mask.shape[1]), min(y1 / scale_y, mask.shape[0])),
+    )
+    inside = np.asarray(small) > 0
+    ring = _grow(_grow(inside, band).T, band).T & ~inside
+    picture.paste(COLOUR, (layout.x + x0, layout.y + y0), Image.fromarray(ring.view(np.uint8) * np.uint8(255)))
+
+
+def _span(occupied: NDArray[np.bool_], scale: float, band: int, end: int) -> tuple[int, int]:
+    """Return the half-open range of picture pixels that hold the mask and a band around it."""
+    at = np.flatnonzero(occupied)
+    return max(0, int(at[0] * scale) - band), min(end, int(np.ceil((at[-1] + 1) * scale)) + band)
+
+
+def _grow(inside: NDArray[np.bool_], band: int) -> NDArray[np.bool_]:
+    """Widen by ``band`` pixels up and down."""
+    grown = inside.copy()
+    for step in range(1, band + 1):
+        grown[step:] |= inside[:-step]
+        grown[:-step] |= inside[step:]
+    return grown
+
+
+def _draw_labels(picture: Image.Image, findings: Findings, layout: Layout) -> None:
+    """Number the regions above their top left corner, or below where there is no room, on no ground but a thin rim."""
+    assert findings.mask is not None
+    scale_y, scale_x = layout.height / findings.mask.shape[0], layout.width / findings.mask.shape[1]
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(layout.font_size)
+    gap = 4 + layout.font_size
+    for number, region in enumerate(findings.regions[:_MOST_LABELS], 1):
+        text = f"{number}: {_percent(region.peak)}"
+        x = min(region.box.x0 * scale_x, layout.width - font.getlength(text) - 2)
+        y = region.box.y0 * scale_y - gap - 4
+        if y < 0:
+            y = min(region.box.y1 * scale_y + 4, layout.height - gap)
+        draw.text(
+            (layout.x + max(0, x), layout.y + max(0, y)),
+            text,
+            fill=_AMBER,
+            font=font,
+            stroke_width=2,
+            stroke_fill=(0, 0, 0),
+        )
+
+
+def _write(picture: Image.Image, lines: tuple[Line, ...], top: int, layout: Layout) -> None:
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(layout.font_size)
+    for number, line in enumerate(lines):
+        draw.text((_MARGIN, top + _MARGIN + number * layout.line_height), line.text, fill=line.colour, font=font)
+
+
+def _wrap(lines: tuple[Line, ...], width: int, font_size: int) -> tuple[Line, ...]:
+    """Break lines between words so that each is at most ``width`` pixels long."""
+    font = ImageFont.load_default(font_size)
+    wrapped = []
+    for line in lines:
+        row = ""
+        for word in line.text.split():
+            longer = f"{row} {word}" if row else word
+            if row and font.getlength(longer) > width:
+                wrapped.append(Line(row, line.colour))
+                longer = word
+            row = longer
+        wrapped.append(Line(row, line.colour))
+    return tuple(wrapped)
+
+
+def _count(regions: int) -> str:
+    return "1 region marked." if regions == 1 else f"{regions} regions marked."
+
+
+def _percent(score: float) -> str:
+    return f"{score:.0%}"

@@ -1,0 +1,134 @@
+"""The findings as a Secondary Capture (PS3.3 A.8.1): the one result that every PACS and viewer shows.
+
+8-bit RGB, a series of its own under the source's modality, always sent: it says "no finding" and "not evaluated" too.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Literal, get_args
+
+import numpy as np
+from highdicom import ContributingEquipment
+from highdicom.sc import SCImage
+from highdicom.sr import CodedConcept
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.valuerep import format_number_as_ds
+
+from chexmodels.finding import Findings
+from chexnode.encode.preview import caption, render
+from chexnode.encode.provenance import (
+    COMPRESSED,
+    DISCLAIMER,
+    MANUFACTURER,
+    RESAMPLED,
+    SEGMENTED,
+    SERIES_NUMBER,
+    SOURCE_IMAGE,
+    Provenance,
+    equipment,
+    long_string,
+    result_uid,
+    software_versions,
+    stamp,
+)
+from chexnode.encode.source import Source, attach
+from chexnode.encode.values import texts
+from chexnode.ledger.states import ResultKind
+
+Encoding = Literal["rgb", "jpeg"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+
+_JPEG_QUALITY = 92
+
+
+def encode_sc(
+    source: Source, display: NDArray[np.uint8], findings: Findings, provenance: Provenance, encoding: Encoding
+) -> Dataset:
+    """Return the Secondary Capture of ``findings`` drawn on ``display``, (h, w) uint8, MONOCHROME2 sense.
+
+    ``rgb`` is native Explicit VR Little Endian; ``jpeg`` is JPEG Baseline, a tenth of the size and lossy.
+    """
+    picture = render(display, findings, caption(findings, provenance))
+    uid = result_uid(provenance.job_key, ResultKind.SC, encoding)
+    ds: Dataset = SCImage(
+        # highdicom copies its pixels three times; it gets one, and the ten megabytes are put in below.
+        pixel_array=np.zeros((1, 1, 3), np.uint8),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),
+        study_instance_uid=source.ds.StudyInstanceUID,
+        series_instance_uid=result_uid(provenance.job_key, ResultKind.SC, encoding, "series"),
+        series_number=SERIES_NUMBER[ResultKind.SC],
+        sop_instance_uid=uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=long_string(provenance.model_name),
+        software_versions=software_versions(provenance),
+        device_serial_number=long_string(provenance.model_digest),
+        series_description="AI Overlay - NOT FOR DIAGNOSTIC USE",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set="ISO_IR 192",
+        contributing_equipment=[*_acquisition(source), equipment(provenance)],
+    )
+    ds.Modality = source.ds.Modality
+    ds.ConversionType = "WSD"
+    ds.ImageComments = f"{DISCLAIMER}. {provenance.model_name} {provenance.model_version}"
+    _refer(ds, source, resampled=picture.shape[:2] != (source.rows, source.columns))
+    if "BurnedInAnnotation" in source.ds:  # ours holds no identity; the source's may (PS3.3 C.7.6.1)
+        ds.BurnedInAnnotation = source.ds.BurnedInAnnotation
+    attach(ds, source)
+    stamp(ds, provenance)
+    ds.Rows, ds.Columns = picture.shape[:2]
+    if encoding == "jpeg":
+        _compress(ds, picture)
+    else:
+        ds.PixelData = picture.tobytes() + b"\0" * (picture.size % 2)
+    return ds
+
+
+def _acquisition(source: Source) -> list[ContributingEquipment]:
+    """The equipment that took the radiograph, where the source names it."""
+    return [ContributingEquipment.for_image_acquisition(source.ds)] if "Manufacturer" in source.ds else []
+
+
+def _refer(ds: Dataset, source: Source, *, resampled: bool) -> None:
+    """Say which image this was made from and how (PS3.3 C.7.6.1, C.12.4)."""
+    instance = Dataset()
+    instance.ReferencedSOPClassUID = source.sop_class_uid
+    instance.ReferencedSOPInstanceUID = source.ds.SOPInstanceUID
+    image = Dataset()
+    image.update(instance)
+    image.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(SOURCE_IMAGE)]
+    image.SpatialLocationsPreserved = "NO" if resampled else "YES"
+    series = Dataset()
+    series.SeriesInstanceUID = source.ds.SeriesInstanceUID
+    series.ReferencedInstanceSequence = [instance]
+    ds.SourceImageSequence = [image]
+    ds.ReferencedSeriesSequence = [series]
+    ds.DerivationDescription = "Radiograph with outlines and labels drawn by an algorithm"
+    ds.DerivationCodeSequence = [
+        CodedConcept.from_code(c) for c in ((SEGMENTED, RESAMPLED) if resampled else (SEGMENTED,))
+    ]
+
+
+def _compress(ds: Dataset, picture: NDArray[np.uint8]) -> None:
+    """Compress by JPEG Baseline and say so (PS3.5 8.2.1, PS3.3 C.7.6.1.1.5), after what the source went through."""
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:2")
+    ratio = format_number_as_ds(round(picture.size / buffer.tell(), 2))
+    ds.PixelData = encapsulate([buffer.getvalue()])
+    ds["PixelData"].VR = "OB"
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    ds.PhotometricInterpretation = "YBR_FULL_422"
+    before = zip(texts(ds, "LossyImageCompressionRatio"), texts(ds, "LossyImageCompressionMethod"), strict=True)
+    steps = [*before, (ratio, "ISO_10918_1")]
+    ds.DerivationCodeSequence.append(CodedConcept.from_code(COMPRESSED))
+    ds.LossyImageCompression = "01"
+    ds.LossyImageCompressionRatio = [step[0] for step in steps]
+    ds.LossyImageCompressionMethod = [step[1] for step in steps]

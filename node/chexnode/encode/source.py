@@ -1,0 +1,215 @@
+"""The source image's header, made safe to copy from: identity and study as they are, everything else legal or gone.
+
+Real headers are dirty. Identity and study attributes are copied in meaning and never cut, because a shortened Patient
+ID is another patient; what no legal data set can hold is changed as little as possible:
+
+* text is decoded by the source's own Specific Character Set (PS3.5 section 6.1) and written again as UTF-8. A missing
+  or misspelt character set, or bytes that contradict it, fall back to UTF-8 and then Latin-1; ISO 2022 escape sequences
+  are followed whether declared or not;
+* each run of control characters inside a one-line value becomes one space, at its ends it is padding and goes;
+* ``2026-01-02``, ``2026.01.02`` and ``10:15:00`` lose their separators; other impossible dates and times are emptied;
+* several values where one is allowed stay several, except in a person's name, where the backslash is read as ``^``;
+* a value of more than 10240 characters, the longest of any of these (LT), is no value;
+* an absent Type 2 attribute is empty, an invalid Type 3 one is dropped, private elements are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from pydicom import config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    SecondaryCaptureImageStorage,
+)
+
+from chexnode.encode import values
+from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
+from chexnode.encode.provenance import derived_uid
+from chexnode.ledger.states import Note
+
+#: Stricter than their VR is.
+_ALLOWED = {
+    "PatientSex": re.compile(r"[MFO]"),
+    "BurnedInAnnotation": re.compile(r"YES|NO"),
+    "TimezoneOffsetFromUTC": re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII),
+}
+
+#: The SOP classes that highdicom is told of; any other one is described to it as a Secondary Capture.
+_KNOWN_CLASSES = frozenset(
+    {
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        DigitalXRayImageStorageForProcessing,
+        SecondaryCaptureImageStorage,
+    }
+)
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+_LOSSY_SYNTAXES = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the results copy from and refer to. Never changed once made."""
+
+    ds: Dataset
+    """Sanitised header without pixels, private elements or group lengths; ISO_IR 192. Holds Image Position, Image
+    Orientation and Pixel Spacing only where the whole patient geometry is there."""
+    sop_class_uid: str
+    """As the source says it; ``ds.SOPClassUID`` is one that highdicom knows."""
+    rows: int
+    columns: int
+    spacing: tuple[float, float] | None
+    """Distance in mm between rows, and between columns, at the detector where known. None: unknown."""
+    spacing_kind: Literal["imager", "pixel"] | None
+    """Which attribute gave the spacing: Imager Pixel Spacing or Pixel Spacing."""
+    notes: tuple[Note, ...]
+
+    @property
+    def identity(self) -> Iterable[DataElement]:
+        """Patient and study elements that every result carries unchanged."""
+        return (self.ds[keyword] for keyword in ("StudyInstanceUID", *TYPE_2, *OPTIONAL) if keyword in self.ds)
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether the image is placed in the patient (PS3.3 C.7.6.2), which hardly any radiograph is."""
+        return "ImagePositionPatient" in self.ds
+
+    def template(self) -> Dataset:
+        """Return the header with its identity blank, for highdicom, which warns about and refuses real-life names."""
+        ds = Dataset()
+        ds.update({element.tag: element for element in self.ds if element.keyword not in OPTIONAL})
+        for keyword in TYPE_2:
+            ds.add(_empty(keyword))
+        return ds
+
+
+def sanitise(header: Dataset) -> Source:
+    """Make a safe copy of ``header``, a parsed data set with or without pixels. Never raises on a parseable one.
+
+    A Study, Series or SOP Instance UID that is none is replaced by one derived from the others, so that a result of
+    such a file can at least be written.
+    """
+    encodings = values.encodings(header)
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    sop_class_uid = values.uid(header, "SOPClassUID") or SecondaryCaptureImageStorage
+    ds.SOPClassUID = sop_class_uid if sop_class_uid in _KNOWN_CLASSES else SecondaryCaptureImageStorage
+    uids = [values.uid(header, k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+    for keyword, value in zip(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), uids, strict=True):
+        setattr(ds, keyword, value or derived_uid(sha256(repr((keyword, uids)).encode()).digest()))
+    for keyword in (*TYPE_2, *OPTIONAL, *EQUIPMENT, *IMAGE):
+        element = values.clean(header, keyword, encodings)
+        allowed = _ALLOWED.get(keyword)
+        if element is not None and (allowed is None or allowed.fullmatch(str(element.value))):
+            ds.add(element)
+        elif keyword in TYPE_2:
+            ds.add(_empty(keyword))
+    for keyword, length in EQUIPMENT.items():
+        if keyword in ds:
+            value = ds[keyword].value
+            text = value if isinstance(value, str) else value[0]
+            setattr(ds, keyword, text.replace("\\", " ")[:length])  # highdicom refuses a backslash even in ST
+    if "Modality" not in ds:
+        ds.Modality = "OT"
+    _copy_orientation(header, ds)
+    _copy_lossy(header, ds)
+    rows, columns = values.count(header, "Rows"), values.count(header, "Columns")
+    ds.Rows, ds.Columns = rows, columns
+    imager = values.spacing(header, "ImagerPixelSpacing")
+    pixel = values.spacing(header, "PixelSpacing")
+    _copy_geometry(header, ds, pixel)
+    spacing = imager or pixel
+    return Source(
+        ds=ds,
+        sop_class_uid=str(sop_class_uid),
+        rows=rows,
+        columns=columns,
+        spacing=spacing,
+        spacing_kind=None if spacing is None else "imager" if imager else "pixel",
+        notes=() if spacing else (Note.SPACING_UNKNOWN,),
+    )
+
+
+def attach(ds: Dataset, source: Source) -> None:
+    """Make ``ds``, as highdicom built it from the blank template, a result of ``source``; in place."""
+    for element in source.identity:
+        ds.add(element)
+    # What was analysed. The source's own word is often none of the standard's (PS3.16 annex L), or absent.
+    ds.BodyPartExamined = "CHEST"
+    # Type 2C: required for an image that no position places, possibly empty.
+    ds.PatientOrientation = source.ds.get("PatientOrientation", "")
+    for keyword in _LOSSY:
+        if keyword in source.ds:
+            setattr(ds, keyword, source.ds[keyword].value)  # not the element: a compressed result adds to it
+    if source.sop_class_uid != source.ds.SOPClassUID:
+        _name_class(ds, source.ds.SOPInstanceUID, source.sop_class_uid)
+
+
+def _name_class(ds: Dataset, sop_instance_uid: str, sop_class_uid: str) -> None:
+    """Say the real SOP class wherever the source image is referred to."""
+    for element in ds:
+        if element.VR == "SQ":
+            for item in element.value:
+                if item.get("ReferencedSOPInstanceUID") == sop_instance_uid:
+                    item.ReferencedSOPClassUID = sop_class_uid
+                _name_class(item, sop_instance_uid, sop_class_uid)
+
+
+def _empty(keyword: str) -> DataElement:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    return DataElement(tag, dictionary_VR(tag), "", validation_mode=config.IGNORE)
+
+
+def _copy_orientation(header: Dataset, ds: Dataset) -> None:
+    """Patient Orientation (PS3.3 C.7.6.1.1.1): two directions, each of letters that do not contradict each other."""
+    row_column = values.texts(header, "PatientOrientation")
+    if len(row_column) == 2 and all(
+        0 < len(direction) <= 3 and all(len(set(direction) & set(axis)) <= 1 for axis in ("LR", "AP", "HF"))
+        and len(set(direction)) == len(direction) and set(direction) <= set("LRAPHF")
+        for direction in row_column
+    ):  # fmt: skip
+        ds.PatientOrientation = row_column
+
+
+def _copy_lossy(header: Dataset, ds: Dataset) -> None:
+    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5); the codestream itself may say so where the header forgets to."""
+    meta = getattr(header, "file_meta", None)
+    lossy = values.texts(header, "LossyImageCompression") == ["01"] or (
+        meta is not None and values.uid(meta, "TransferSyntaxUID") in _LOSSY_SYNTAXES
+    )
+    ds.LossyImageCompression = "01" if lossy else "00"
+    ratios, methods = (values.texts(ds, keyword) for keyword in _LOSSY[1:])
+    if not lossy or len(ratios) != len(methods):
+        for keyword in _LOSSY[1:]:
+            ds.pop(keyword, None)
+
+
+def _copy_geometry(header: Dataset, ds: Dataset, pixel_spacing: tuple[float, float] | None) -> None:
+    """Frame of Reference where valid; position, orientation and spacing only all together."""
+    frame_of_reference = values.uid(header, "FrameOfReferenceUID")
+    if not frame_of_reference:
+        return
+    ds.FrameOfReferenceUID = frame_of_reference
+    ds.PositionReferenceIndicator = ""
+    position = values.numbers(header, "ImagePositionPatient", 3)
+    orientation = values.numbers(header, "ImageOrientationPatient", 6)
+    if position is None or orientation is None or pixel_spacing is None or not values.is_orthonormal(orientation):
+        return
+    ds.ImagePositionPatient = values.decimals(position)
+    ds.ImageOrientationPatient = values.decimals(orientation)
+    ds.PixelSpacing = values.decimals(pixel_spacing)
+    ds.SliceThickness = 1  # of no meaning in a projection, but Pixel Measures cannot be without (PS3.3 C.7.6.16.2.1)

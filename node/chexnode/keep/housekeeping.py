@@ -1,0 +1,79 @@
+"""What has to happen from time to time. Every worker ticks; the ledger's lease lets one of them do it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import islice
+
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import JobSpec
+from chexnode.settings import Settings
+from chexnode.spool import Spool
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 5.0
+LEASE_SECONDS = 60.0
+ADOPT_AFTER = timedelta(seconds=60)
+"""A job queued for an analysis that nobody offers is replaced after this long: a rolling upgrade needs a while."""
+ORPHAN_SECONDS = 24 * 3600.0
+"""A file without a row is younger than this if a receiver or worker may still be about to commit it."""
+SWEEP_SECONDS = 3600.0
+_CHUNK = 200
+
+
+class Housekeeper:
+    """One worker's turn at keeping house."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool, spec: JobSpec, owner: str) -> None:
+        self._settings, self._ledger, self._spool = settings, ledger, spool
+        self._spec, self._owner = spec, owner
+        self._swept = -SWEEP_SECONDS
+
+    def tick(self) -> None:
+        """Do what is due, if it is our turn. Raises Transient when the database is away."""
+        lease = self._ledger.leases.take("housekeeping", self._owner, LEASE_SECONDS)
+        if lease is None:
+            return
+        expired = self._ledger.jobs.expire(self._settings.worker.max_crashes)
+        if expired:
+            log.warning("%d job(s) taken back from workers that stopped", expired)
+        adopted = self._ledger.jobs.adopt(self._spec, ADOPT_AFTER)
+        if adopted:
+            log.info("%d queued job(s) now go to %s", adopted, self._spec.model)
+        self._ledger.studies.close_quiet(self._settings.study.quiet_seconds)
+        gone = self._ledger.deliveries.give_up([d.name for d in self._settings.destination])
+        if gone:
+            log.warning("%d deliveries were waiting for a destination that the settings no longer have", gone)
+        if time.monotonic() - self._swept >= SWEEP_SECONDS:
+            self.retain()
+            self.sweep()
+            self._swept = time.monotonic()
+
+    def retain(self) -> int:
+        """Delete the files of old, finished, delivered work; return how many."""
+        before = self._ledger.clock() - timedelta(days=self._settings.retention.days)
+        deleted = 0
+        while paths := self._ledger.files.expire(before):
+            deleted += sum(self._spool.unlink(path) for path in paths)
+        if deleted:
+            log.info("%d file(s) past retention deleted", deleted)
+        return deleted
+
+    def sweep(self) -> int:
+        """Delete files that no row names and that are too old to be waiting for one; return how many."""
+        deleted = 0
+        for paths in _chunks(self._spool.older_than(ORPHAN_SECONDS)):
+            known = self._ledger.files.known(paths)
+            deleted += sum(self._spool.unlink(path) for path in paths if path not in known)
+        if deleted:
+            log.info("%d orphaned file(s) deleted", deleted)
+        return deleted
+
+
+def _chunks(paths: Iterator[str]) -> Iterator[list[str]]:
+    while chunk := list(islice(paths, _CHUNK)):
+        yield chunk

@@ -1,0 +1,191 @@
+"""One database connection pool, its transactions, and the moves that every table shares."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, insert, text
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as lite_insert
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from chexnode.errors import BadEnvironment, Transient
+from chexnode.ledger.schema import events
+from chexnode.ledger.states import TRANSITIONS, State
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def utc_now() -> datetime:
+    """The host's clock; leases need hosts that agree to within seconds (NTP), which ``chexnode check`` looks at."""
+    return datetime.now(UTC)
+
+
+class Database:
+    """Engine and transactions. ``url``: ``sqlite:///FILE`` or ``postgresql+psycopg://...``."""
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
+        self.clock = clock
+        try:
+            self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
+        except (ArgumentError, ValueError) as error:
+            raise BadEnvironment("database.url must be sqlite:///FILE or postgresql+psycopg://...") from error
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One read-write transaction. Raises Transient when the database is busy or away: nothing was written."""
+        with _translated(), self.engine.connect().execution_options(write=True) as conn, conn.begin():
+            yield conn
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One read-only snapshot. Raises Transient when the database is busy or away."""
+        options = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        with _translated(), self.engine.connect().execution_options(**options) as conn, conn.begin():
+            yield conn
+
+    def server_time(self) -> datetime:
+        """The database server's clock (the host's own with SQLite)."""
+        if self.engine.dialect.name == "sqlite":
+            return utc_now()
+        with self.read() as conn:
+            now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+            return now.astimezone(UTC)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise Transient(f"database: {_first_line(error)}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Transient(f"database: {_first_line(error)}") from error
+        if type(error.orig) is sqlite3.DatabaseError:  # what SQLite says of a file that is damaged or none of its own
+            raise BadEnvironment(f"database: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    # The rest of SQLAlchemy's message holds the statement and its parameters, which may name a patient.
+    return str(getattr(error, "orig", error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _sqlite(url: str) -> Engine:
+    path = make_url(url).database
+    if not path or path == ":memory:":
+        raise BadEnvironment("the ledger needs a database file: an in-memory one would lose what was acknowledged")
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadEnvironment(f"cannot make the folder of {path}: {error.strerror}") from error
+    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we send BEGIN ourselves, below
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(conn: Connection) -> None:
+        # A deferred transaction that reads first and writes later fails at once with SQLITE_BUSY, time-out or not.
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("write") else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: str) -> Engine:
+    if not url.startswith("postgresql+psycopg://"):
+        raise ValueError("not a URL of ours")
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=5,
+        max_overflow=20,
+        pool_timeout=30,
+        hide_parameters=True,
+        connect_args={"connect_timeout": 10},
+    )
+
+
+def allowed(from_state: State, to_state: State) -> None:
+    """Raise ValueError unless TRANSITIONS has the move: a move outside the table is a bug."""
+    if to_state not in TRANSITIONS[from_state]:
+        raise ValueError(f"{type(from_state).__name__} {from_state} may not become {to_state}")
+
+
+def note_event(
+    subject: str,
+    subject_id: str | int,
+    what: str,
+    at: datetime,
+    from_state: State | None = None,
+    to_state: State | None = None,
+    detail: str | None = None,
+) -> dict[str, Any]:
+    """Make one row for the events table, checking the move it tells of."""
+    if from_state is not None and to_state is not None:
+        allowed(from_state, to_state)
+    return {
+        "at": at,
+        "subject": subject,
+        "subject_id": str(subject_id),
+        "event": what,
+        "from_state": from_state,
+        "to_state": to_state,
+        "detail": detail,
+    }
+
+
+def in_chunks(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+    """Yield ``values`` in parts that fit one IN list: databases bound the number of parameters."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def record_events(conn: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append event rows."""
+    add_rows(conn, events, list(rows))
+
+
+def add_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert ``rows``, which may be none."""
+    if rows:
+        conn.execute(_insert(table), rows)
+
+
+def add_missing(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert those of ``rows`` whose key is not there yet."""
+    if rows:
+        conn.execute(_insert_missing(table, conn.dialect.name), rows)
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
+
+
+@cache
+def _insert_missing(table: Table, dialect: str) -> Insert:
+    if dialect == "postgresql":
+        return pg_insert(table).on_conflict_do_nothing()
+    return lite_insert(table).on_conflict_do_nothing()

@@ -1,0 +1,71 @@
+"""Which files the rows need, and which may go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, select, tuple_, update
+
+from chexnode.ledger.database import Database, add_missing
+from chexnode.ledger.schema import deliveries, instances, jobs, markers, results
+from chexnode.ledger.states import FINAL_JOB_STATES, DeliveryState, JobState
+
+_UNFINISHED = tuple(s for s in JobState if s not in FINAL_JOB_STATES)
+# A dead delivery was never accepted: its files stay until somebody replays it.
+_UNDELIVERED = (DeliveryState.PENDING, DeliveryState.WAITING, DeliveryState.DEAD)
+
+_KEY = (instances.c.sop_instance_uid, instances.c.digest)
+
+
+def _is_over(before: datetime) -> ColumnElement[bool]:
+    """Received before ``before``, with a file, no unfinished job and no delivery that was never accepted."""
+    version = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
+    busy = select(jobs.c.id).where(version, jobs.c.state.in_(_UNFINISHED)).exists()
+    owed = (
+        select(deliveries.c.id)
+        .join(jobs, jobs.c.id == deliveries.c.job_id)
+        .where(version, deliveries.c.state.in_(_UNDELIVERED))
+        .exists()
+    )
+    return and_(instances.c.received_at < before, instances.c.path.is_not(None), ~busy, ~owed)
+
+
+class Files:
+    """Retention and the sweep for orphans ask here; the spool deletes."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def expire(self, before: datetime, limit: int = 200) -> list[str]:
+        """Take the files of images received before ``before``, finished and delivered, out of their rows.
+
+        Returns the paths, sources and results, of at most ``limit`` images: nobody needs them any more, and the caller
+        deletes them. The rows come first: a file that no row names is an orphan, a row that names no file a lie.
+        """
+        with self._db.write() as conn:
+            found = conn.execute(select(*_KEY, instances.c.path).where(_is_over(before)).limit(limit)).all()
+            # A re-send that makes a job, or a replay, may come in between: lock what those lock, then look again.
+            keys = [(row.sop_instance_uid, row.digest) for row in found]
+            conn.execute(select(*_KEY).where(tuple_(*_KEY).in_(keys)).order_by(*_KEY).with_for_update()).all()
+            theirs = tuple_(jobs.c.sop_instance_uid, jobs.c.digest)
+            conn.execute(select(jobs.c.id).where(theirs.in_(keys)).order_by(jobs.c.id).with_for_update()).all()
+            still = conn.execute(select(*_KEY, instances.c.path).where(tuple_(*_KEY).in_(keys), _is_over(before))).all()
+            keys = [(row.sop_instance_uid, row.digest) for row in still]
+            of_theirs = results.c.job_id.in_(select(jobs.c.id).where(theirs.in_(keys)))
+            made = conn.execute(select(results.c.path).where(of_theirs, results.c.path.is_not(None))).scalars().all()
+            conn.execute(update(instances).where(tuple_(*_KEY).in_(keys)).values(path=None))
+            conn.execute(update(results).where(of_theirs).values(path=None))
+        return [row.path for row in still] + list(made)
+
+    def known(self, paths: Sequence[str]) -> set[str]:
+        """Those of ``paths`` that a row names."""
+        with self._db.read() as conn:
+            found = set(conn.execute(select(instances.c.path).where(instances.c.path.in_(paths))).scalars())
+            return found | set(conn.execute(select(results.c.path).where(results.c.path.in_(paths))).scalars())
+
+    def marker(self, name: str, value: str) -> str:
+        """Record ``value`` under ``name`` unless there is one; return what is recorded."""
+        with self._db.write() as conn:
+            add_missing(conn, markers, [{"name": name, "value": value}])
+            return str(conn.execute(select(markers.c.value).where(markers.c.name == name)).scalar_one())

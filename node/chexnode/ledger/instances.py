@@ -1,0 +1,277 @@
+"""What arrived: instance versions, their studies and series, and the job each eligible one gets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
+from sqlalchemy.exc import IntegrityError
+
+from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
+from chexnode.ledger.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
+from chexnode.ledger.schema import instances, jobs, results, series, studies
+from chexnode.ledger.states import InstanceState, JobState, StudyState
+
+
+def instance_id(sop_instance_uid: str, digest: str) -> str:
+    """A short name for one instance version, for events and tables."""
+    return "i" + hashlib.sha256(f"{sop_instance_uid}\n{digest}".encode()).hexdigest()[:15]
+
+
+class Instances:
+    """The receiving side of the ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def record(
+        self, arrivals: Sequence[Arrival], spec: JobSpec, before_commit: Callable[[], None] | None = None
+    ) -> list[Receipt]:
+        """Commit ``arrivals`` in one transaction and say what became of each, in their order.
+
+        ``before_commit`` is called when all rows are written: the receiver's files become durable meanwhile, and must
+        be before the rows are. What it raises undoes the transaction. It may be called twice.
+
+        Raises Transient when the database is busy or away; then nothing was recorded and nothing may be acknowledged.
+        """
+        try:
+            return self._record(arrivals, spec, before_commit)
+        except IntegrityError:
+            # Another receiver committed the same instance between our look and our insert; now we see its row.
+            return self._record(arrivals, spec, before_commit)
+
+    def _record(
+        self, arrivals: Sequence[Arrival], spec: JobSpec, before_commit: Callable[[], None] | None
+    ) -> list[Receipt]:
+        now = self._db.clock()
+        with self._db.write() as conn:
+            batch = _Batch(conn, arrivals, spec, now)
+            receipts = [batch.take(arrival) for arrival in arrivals]
+            batch.flush()
+            if before_commit is not None:
+                before_commit()
+        return receipts
+
+    def path_of(self, sop_instance_uid: str, digest: str) -> str | None:
+        """Where the bytes of a version are, relative to ``data_dir``."""
+        with self._db.read() as conn:
+            where = and_(instances.c.sop_instance_uid == sop_instance_uid, instances.c.digest == digest)
+            path: str | None = conn.execute(select(instances.c.path).where(where)).scalar_one_or_none()
+            return path
+
+
+# Built once: with every arrival's transaction, building them again would be a third of its work.
+_UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
+_FIND_VERSIONS = (
+    select(instances.c.sop_instance_uid, instances.c.digest, instances.c.state, instances.c.path)
+    .where(instances.c.sop_instance_uid.in_(_UIDS))
+    .order_by(instances.c.sop_instance_uid, instances.c.digest)
+    .with_for_update()
+)
+_FIND_STUDIES = (
+    select(studies.c.study_instance_uid, studies.c.state)
+    .where(studies.c.study_instance_uid.in_(_UIDS))
+    .order_by(studies.c.study_instance_uid)
+    .with_for_update()
+)
+_TOUCH_STUDIES = (
+    update(studies)
+    .where(studies.c.study_instance_uid.in_(_UIDS))
+    .values(last_received_at=bindparam("now"), state=StudyState.OPEN, closed_at=None)
+)
+
+
+class _Batch:
+    """The rows of one transaction, gathered first and then written table by table."""
+
+    def __init__(self, conn: Connection, arrivals: Sequence[Arrival], spec: JobSpec, now: datetime) -> None:
+        self.conn, self.spec, self.now = conn, spec, now
+        self.own = _own_results(conn, arrivals)
+        self.known = _known_versions(conn, arrivals)
+        self.studies: dict[str, dict[str, Any]] = {}
+        self.series: dict[tuple[str, str], dict[str, Any]] = {}
+        self.instances: list[dict[str, Any]] = []
+        self.jobs: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self.duplicates: dict[tuple[str, str], int] = defaultdict(int)
+
+    def take(self, arrival: Arrival) -> Receipt:
+        """Decide on one arrival and gather its rows."""
+        uid, digest = arrival.sop_instance_uid, arrival.digest
+        name = instance_id(uid, digest)
+        if uid in self.own:
+            self.events.append(note_event("instance", uid, Outcome.OWN_RESULT, self.now))
+            return Receipt(Outcome.OWN_RESULT, None)
+        versions = self.known.setdefault(uid, {})
+        if digest in versions:
+            return self._again(arrival, name, versions)
+        conflict = bool(versions)
+        verdict = arrival.verdict
+        versions[digest] = (verdict.state, arrival.path)
+        self._add_study(arrival)
+        self.instances.append(
+            {
+                "sop_instance_uid": uid,
+                "digest": digest,
+                "study_instance_uid": arrival.study_instance_uid or None,
+                "series_instance_uid": arrival.series_instance_uid or None,
+                "conflict": conflict,
+                "state": verdict.state,
+                "reason": verdict.reason,
+                "detail": verdict.detail or None,
+                "notes": list(verdict.notes),
+                "priority": verdict.priority,
+                "sop_class_uid": arrival.sop_class_uid,
+                "transfer_syntax_uid": arrival.transfer_syntax_uid,
+                "path": arrival.path,
+                "size": arrival.size,
+                "calling_ae_title": arrival.calling_ae_title,
+                "address": arrival.address,
+                "duplicates": 0,
+                "received_at": self.now,
+                **_columns(instances, arrival.instance),
+            }
+        )
+        outcome = Outcome.CONFLICT if conflict else Outcome.NEW
+        self.events.append(
+            note_event("instance", name, outcome, self.now, to_state=verdict.state, detail=verdict.reason)
+        )
+        # No job can exist yet: jobs refer to instances.
+        job = self._add_job(arrival) if verdict.state is InstanceState.ANALYSABLE else None
+        return Receipt(outcome, arrival.path, job)
+
+    def _again(self, arrival: Arrival, name: str, versions: dict[str, tuple[str, str | None]]) -> Receipt:
+        """The very bytes are known: count it, and give it the job that today's gate or model allows it."""
+        uid, digest = arrival.sop_instance_uid, arrival.digest
+        state, path = versions[digest]
+        self.duplicates[uid, digest] += 1
+        self.events.append(note_event("instance", name, Outcome.DUPLICATE, self.now))
+        where = and_(instances.c.sop_instance_uid == uid, instances.c.digest == digest)
+        job = None
+        if path is None:  # retention had deleted the file; this one takes its place
+            path = arrival.path
+            self.conn.execute(update(instances).where(where).values(path=path))
+        if arrival.verdict.state is InstanceState.ANALYSABLE:
+            if state == InstanceState.NOT_ANALYSED:
+                moved = self.conn.execute(
+                    update(instances)
+                    .where(where, instances.c.state == InstanceState.NOT_ANALYSED)
+                    .values(state=InstanceState.ANALYSABLE, reason=None, detail=None, notes=list(arrival.verdict.notes))
+                )
+                if moved.rowcount:
+                    self.events.append(
+                        note_event(
+                            "instance", name, "triaged", self.now, InstanceState(state), InstanceState.ANALYSABLE
+                        )
+                    )
+                state = InstanceState.ANALYSABLE
+            if state == InstanceState.ANALYSABLE and not self._has_job(arrival):
+                job = self._add_job(arrival)
+        versions[digest] = (state, path)
+        return Receipt(Outcome.DUPLICATE, path, job)
+
+    def _add_study(self, arrival: Arrival) -> None:
+        study, one_series = arrival.study_instance_uid, arrival.series_instance_uid
+        if not (study and one_series):
+            return
+        self.studies.setdefault(study, dict(_columns(studies, arrival.study), study_instance_uid=study))
+        self.series.setdefault(
+            (study, one_series),
+            dict(_columns(series, arrival.series), study_instance_uid=study, series_instance_uid=one_series),
+        )
+
+    def _has_job(self, arrival: Arrival) -> bool:
+        key = self.spec.key(arrival.sop_instance_uid, arrival.digest)
+        gathered = any(row["key"] == key for row in self.jobs)
+        return gathered or self.conn.execute(select(jobs.c.id).where(jobs.c.key == key)).first() is not None
+
+    def _add_job(self, arrival: Arrival) -> str:
+        row = new_job(arrival.sop_instance_uid, arrival.digest, self.spec, arrival.verdict.priority, self.now)
+        self.jobs.append(row)
+        self.events.append(note_event("job", row["id"], "created", self.now, to_state=JobState.QUEUED))
+        return str(row["id"])
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        self._flush_studies()
+        # Everything in key order: receivers that write the same rows then wait for each other and never deadlock.
+        add_missing(self.conn, series, _uniform([self.series[key] for key in sorted(self.series)]))
+        self.instances.sort(key=lambda row: (row["sop_instance_uid"], row["digest"]))
+        add_rows(self.conn, instances, _uniform(self.instances))
+        for (uid, digest), count in sorted(self.duplicates.items()):
+            where = and_(instances.c.sop_instance_uid == uid, instances.c.digest == digest)
+            self.conn.execute(update(instances).where(where).values(duplicates=instances.c.duplicates + count))
+        add_rows(self.conn, jobs, self.jobs)
+        record_events(self.conn, self.events)
+
+    def _flush_studies(self) -> None:
+        """Add new studies; an image for a known one moves its clock, and reopens it if it had closed."""
+        if not self.studies:
+            return
+        # Sorted, so that two receivers lock the same rows in the same order.
+        uids = sorted(self.studies)
+        known: dict[str, str] = {uid: state for uid, state in self.conn.execute(_FIND_STUDIES, {"uids": uids})}
+        fresh = [
+            dict(self.studies[uid], state=StudyState.OPEN, first_received_at=self.now, last_received_at=self.now)
+            for uid in uids
+            if uid not in known
+        ]
+        add_missing(self.conn, studies, _uniform(fresh))
+        if known:
+            self.conn.execute(_TOUCH_STUDIES, {"uids": sorted(known), "now": self.now})
+        for uid, state in known.items():
+            if state == StudyState.CLOSED:
+                self.events.append(note_event("study", uid, "reopened", self.now, StudyState.CLOSED, StudyState.OPEN))
+
+
+def new_job(sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, now: datetime) -> dict[str, Any]:
+    """The row of a fresh job."""
+    key = spec.key(sop_instance_uid, digest)
+    return {
+        "id": key[:16],
+        "key": key,
+        "sop_instance_uid": sop_instance_uid,
+        "digest": digest,
+        "model": spec.model,
+        "model_digest": spec.model_digest,
+        "settings_digest": spec.settings_digest,
+        "state": JobState.QUEUED,
+        "urgency": 0 if priority == Priority.URGENT else 1,
+        "due_at": now,
+        "attempts": 0,
+        "crashes": 0,
+        "fence": 0,
+        "notes": [],
+        "created_at": now,
+    }
+
+
+def _own_results(conn: Connection, arrivals: Sequence[Arrival]) -> set[str]:
+    ours = [a.sop_instance_uid for a in arrivals if a.manufacturer == MANUFACTURER]
+    if not ours:
+        return set()
+    return set(conn.execute(select(results.c.uid).where(results.c.uid.in_(ours))).scalars())
+
+
+def _known_versions(conn: Connection, arrivals: Sequence[Arrival]) -> dict[str, dict[str, tuple[str, str | None]]]:
+    """SOP Instance UID -> digest -> (state, path), for the UIDs at hand. Locked: retention may not take their files."""
+    known: dict[str, dict[str, tuple[str, str | None]]] = {}
+    uids = list({a.sop_instance_uid for a in arrivals})
+    for uid, digest, state, path in conn.execute(_FIND_VERSIONS, {"uids": uids}):
+        known.setdefault(uid, {})[digest] = (state, path)
+    return known
+
+
+def _columns(table: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that the table has a column for."""
+    return {name: value for name, value in values.items() if name in table.c}
+
+
+def _uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same keys in every row, as one multi-row INSERT needs."""
+    keys = {key for row in rows for key in row}
+    return [{key: row.get(key) for key in keys} for row in rows]

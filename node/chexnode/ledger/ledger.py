@@ -1,0 +1,46 @@
+"""The ledger: the only writer of state, one object with a room for each noun.
+
+Truth is the database. Everything else (broker messages, files without a row, what a worker remembers) may be lost at
+any moment and costs only time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from chexnode.ledger.account import Accounts
+from chexnode.ledger.database import Database, utc_now
+from chexnode.ledger.deliveries import Deliveries
+from chexnode.ledger.files import Files
+from chexnode.ledger.instances import Instances
+from chexnode.ledger.jobs import Jobs
+from chexnode.ledger.leases import Leases
+from chexnode.ledger.migrate import check_schema
+from chexnode.ledger.studies import Studies
+from chexnode.ledger.views import Views
+
+
+class Ledger:
+    """Open the ledger at ``url``; raise BadEnvironment if its schema is not this release's."""
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
+        self.database = Database(url, clock)
+        check_schema(self.database)
+        self.instances = Instances(self.database)
+        self.jobs = Jobs(self.database)
+        self.deliveries = Deliveries(self.database)
+        self.leases = Leases(self.database)
+        self.studies = Studies(self.database)
+        self.files = Files(self.database)
+        self.views = Views(self.database)
+        self.accounts = Accounts(self.database)
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """The clock all moves are stamped with."""
+        return self.database.clock
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()

@@ -1,0 +1,260 @@
+"""The first schema
+
+Revision ID: 0001
+Revises:
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "destinations",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("open_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("last_success_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_failure_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_destinations")),
+    )
+    op.create_table(
+        "events",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("subject", sa.String(length=12), nullable=False),
+        sa.Column("subject_id", sa.String(length=128), nullable=False),
+        sa.Column("event", sa.String(length=24), nullable=False),
+        sa.Column("from_state", sa.String(length=16), nullable=True),
+        sa.Column("to_state", sa.String(length=16), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
+    )
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_events_event"), ["event"], unique=False)
+        batch_op.create_index(batch_op.f("ix_events_subject_subject_id"), ["subject", "subject_id"], unique=False)
+
+    op.create_table(
+        "leases",
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
+    )
+    op.create_table(
+        "markers",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_markers")),
+    )
+    op.create_table(
+        "studies",
+        sa.Column("study_instance_uid", sa.String(length=128), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("patient_id", sa.Text(), nullable=True),
+        sa.Column("patient_name", sa.Text(), nullable=True),
+        sa.Column("patient_birth_date", sa.Text(), nullable=True),
+        sa.Column("patient_sex", sa.Text(), nullable=True),
+        sa.Column("accession_number", sa.Text(), nullable=True),
+        sa.Column("study_id", sa.Text(), nullable=True),
+        sa.Column("study_date", sa.Text(), nullable=True),
+        sa.Column("study_time", sa.Text(), nullable=True),
+        sa.Column("study_description", sa.Text(), nullable=True),
+        sa.Column("referring_physician_name", sa.Text(), nullable=True),
+        sa.Column("first_received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("last_received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("study_instance_uid", name=op.f("pk_studies")),
+    )
+    with op.batch_alter_table("studies", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_studies_accession_number"), ["accession_number"], unique=False)
+        batch_op.create_index(batch_op.f("ix_studies_patient_id"), ["patient_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_studies_state_last_received_at"), ["state", "last_received_at"], unique=False
+        )
+        batch_op.create_index(batch_op.f("ix_studies_study_date"), ["study_date"], unique=False)
+
+    op.create_table(
+        "series",
+        sa.Column("study_instance_uid", sa.String(length=128), nullable=False),
+        sa.Column("series_instance_uid", sa.String(length=128), nullable=False),
+        sa.Column("modality", sa.Text(), nullable=True),
+        sa.Column("series_number", sa.Integer(), nullable=True),
+        sa.Column("series_description", sa.Text(), nullable=True),
+        sa.Column("body_part_examined", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["study_instance_uid"], ["studies.study_instance_uid"], name=op.f("fk_series_study_instance_uid")
+        ),
+        sa.PrimaryKeyConstraint("study_instance_uid", "series_instance_uid", name=op.f("pk_series")),
+    )
+    op.create_table(
+        "instances",
+        sa.Column("sop_instance_uid", sa.String(length=128), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=128), nullable=True),
+        sa.Column("series_instance_uid", sa.String(length=128), nullable=True),
+        sa.Column("conflict", sa.Boolean(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=32), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("notes", sa.JSON(), nullable=False),
+        sa.Column("priority", sa.String(length=8), nullable=False),
+        sa.Column("sop_class_uid", sa.String(length=128), nullable=False),
+        sa.Column("transfer_syntax_uid", sa.String(length=128), nullable=False),
+        sa.Column("instance_number", sa.Integer(), nullable=True),
+        sa.Column("rows", sa.Integer(), nullable=True),
+        sa.Column("columns", sa.Integer(), nullable=True),
+        sa.Column("view_position", sa.Text(), nullable=True),
+        sa.Column("photometric_interpretation", sa.Text(), nullable=True),
+        sa.Column("path", sa.Text(), nullable=True),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("calling_ae_title", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("duplicates", sa.Integer(), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["study_instance_uid", "series_instance_uid"],
+            ["series.study_instance_uid", "series.series_instance_uid"],
+            name=op.f("fk_instances_study_instance_uid_series_instance_uid"),
+        ),
+        sa.PrimaryKeyConstraint("sop_instance_uid", "digest", name=op.f("pk_instances")),
+    )
+    with op.batch_alter_table("instances", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_instances_received_at"), ["received_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_instances_state_reason"), ["state", "reason"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_instances_study_instance_uid_series_instance_uid"),
+            ["study_instance_uid", "series_instance_uid"],
+            unique=False,
+        )
+
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=128), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("model_digest", sa.String(length=64), nullable=False),
+        sa.Column("settings_digest", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.String(length=32), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("urgency", sa.Integer(), nullable=False),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("crashes", sa.Integer(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("score", sa.Float(), nullable=True),
+        sa.Column("abnormal", sa.Boolean(), nullable=True),
+        sa.Column("regions", sa.Integer(), nullable=True),
+        sa.Column("notes", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["sop_instance_uid", "digest"],
+            ["instances.sop_instance_uid", "instances.digest"],
+            name=op.f("fk_jobs_sop_instance_uid_digest"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("key", name=op.f("uq_jobs_key")),
+    )
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_jobs_sop_instance_uid_digest"), ["sop_instance_uid", "digest"], unique=False
+        )
+        batch_op.create_index(batch_op.f("ix_jobs_state_urgency_due_at"), ["state", "urgency", "due_at"], unique=False)
+
+    op.create_table(
+        "results",
+        sa.Column("uid", sa.String(length=128), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("kind", sa.String(length=8), nullable=False),
+        sa.Column("variant", sa.String(length=16), nullable=False),
+        sa.Column("sop_class_uid", sa.String(length=128), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("path", sa.Text(), nullable=True),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_results_job_id")),
+        sa.PrimaryKeyConstraint("uid", name=op.f("pk_results")),
+    )
+    with op.batch_alter_table("results", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_results_job_id"), ["job_id"], unique=False)
+
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("result_uid", sa.String(length=128), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("destination", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("next_attempt", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_deliveries_job_id")),
+        sa.ForeignKeyConstraint(["result_uid"], ["results.uid"], name=op.f("fk_deliveries_result_uid")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sa.UniqueConstraint("result_uid", "destination", name=op.f("uq_deliveries_result_uid_destination")),
+    )
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_deliveries_destination_state_next_attempt"),
+            ["destination", "state", "next_attempt"],
+            unique=False,
+        )
+        batch_op.create_index(batch_op.f("ix_deliveries_job_id"), ["job_id"], unique=False)
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_deliveries_job_id"))
+        batch_op.drop_index(batch_op.f("ix_deliveries_destination_state_next_attempt"))
+
+    op.drop_table("deliveries")
+    with op.batch_alter_table("results", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_results_job_id"))
+
+    op.drop_table("results")
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_jobs_state_urgency_due_at"))
+        batch_op.drop_index(batch_op.f("ix_jobs_sop_instance_uid_digest"))
+
+    op.drop_table("jobs")
+    with op.batch_alter_table("instances", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_instances_study_instance_uid_series_instance_uid"))
+        batch_op.drop_index(batch_op.f("ix_instances_state_reason"))
+        batch_op.drop_index(batch_op.f("ix_instances_received_at"))
+
+    op.drop_table("instances")
+    op.drop_table("series")
+    with op.batch_alter_table("studies", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_studies_study_date"))
+        batch_op.drop_index(batch_op.f("ix_studies_state_last_received_at"))
+        batch_op.drop_index(batch_op.f("ix_studies_patient_id"))
+        batch_op.drop_index(batch_op.f("ix_studies_accession_number"))
+
+    op.drop_table("studies")
+    op.drop_table("markers")
+    op.drop_table("leases")
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_events_subject_subject_id"))
+        batch_op.drop_index(batch_op.f("ix_events_event"))
+
+    op.drop_table("events")
+    op.drop_table("destinations")

@@ -1,0 +1,256 @@
+"""The ledger's tables. Natural keys throughout: what DICOM already identifies needs no number of ours.
+
+File columns hold paths relative to ``data_dir``. Times are UTC. A change here needs a migration: a test compares.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime on every database; SQLite itself would drop the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive values, store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("the ledger takes aware datetimes only")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back an aware UTC value."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class SafeText(TypeDecorator[str]):
+    """Text of any origin. PostgreSQL takes neither NUL nor lone surrogates: they become U+FFFD on every database."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Replace what cannot be stored."""
+        if value is None:
+            return None
+        return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+# SQLite numbers rows by itself only for INTEGER PRIMARY KEY.
+_RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _uid(name: str, *args: Any, **kwargs: Any) -> Column[str]:
+    # 64 characters by PS3.5 section 9.1; quarantined data sets may bring longer ones.
+    return Column(name, String(128), *args, **kwargs)
+
+
+studies = Table(
+    "studies",
+    metadata,
+    _uid("study_instance_uid", primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("patient_id", SafeText),
+    Column("patient_name", SafeText),
+    Column("patient_birth_date", SafeText),
+    Column("patient_sex", SafeText),
+    Column("accession_number", SafeText, index=True),
+    Column("study_id", SafeText),
+    Column("study_date", SafeText),
+    Column("study_time", SafeText),
+    Column("study_description", SafeText),
+    Column("referring_physician_name", SafeText),
+    Column("first_received_at", UtcDateTime, nullable=False),
+    Column("last_received_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Index(None, "state", "last_received_at"),
+    Index(None, "patient_id"),
+    Index(None, "study_date"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    _uid("study_instance_uid", ForeignKey("studies.study_instance_uid"), primary_key=True),
+    _uid("series_instance_uid", primary_key=True),
+    Column("modality", SafeText),
+    Column("series_number", Integer),
+    Column("series_description", SafeText),
+    Column("body_part_examined", SafeText),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    _uid("sop_instance_uid", primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    # NULL where a quarantined data set brings no usable UIDs.
+    _uid("study_instance_uid"),
+    _uid("series_instance_uid"),
+    Column("conflict", Boolean, nullable=False, default=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(32)),
+    Column("detail", SafeText),
+    Column("notes", JSON, nullable=False),
+    Column("priority", String(8), nullable=False),
+    _uid("sop_class_uid", nullable=False),
+    _uid("transfer_syntax_uid", nullable=False),
+    Column("instance_number", Integer),
+    Column("rows", Integer),
+    Column("columns", Integer),
+    Column("view_position", SafeText),
+    Column("photometric_interpretation", SafeText),
+    Column("path", SafeText),  # NULL once retention has deleted the file
+    Column("size", BigInteger, nullable=False),
+    Column("calling_ae_title", SafeText, nullable=False),
+    Column("address", SafeText, nullable=False),
+    Column("duplicates", Integer, nullable=False, default=0),
+    Column("received_at", UtcDateTime, nullable=False, index=True),
+    ForeignKeyConstraint(
+        ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
+    ),
+    Index(None, "study_instance_uid", "series_instance_uid"),
+    Index(None, "state", "reason"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("key", String(64), nullable=False, unique=True),
+    _uid("sop_instance_uid", nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("model", SafeText, nullable=False),
+    Column("model_digest", String(64), nullable=False),
+    Column("settings_digest", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(32)),
+    Column("error", SafeText),
+    Column("urgency", Integer, nullable=False),  # 0 urgent, 1 routine: claimed in this order
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("crashes", Integer, nullable=False, default=0),
+    Column("fence", Integer, nullable=False, default=0),
+    Column("owner", SafeText),
+    Column("lease_until", UtcDateTime),
+    Column("score", Float),
+    Column("abnormal", Boolean),
+    Column("regions", Integer),
+    Column("notes", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    ForeignKeyConstraint(["sop_instance_uid", "digest"], ["instances.sop_instance_uid", "instances.digest"]),
+    Index(None, "state", "urgency", "due_at"),
+    Index(None, "sop_instance_uid", "digest"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    _uid("uid", primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("kind", String(8), nullable=False),
+    Column("variant", String(16), nullable=False),
+    _uid("sop_class_uid", nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("path", SafeText),  # NULL once retention has deleted the file
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    _uid("result_uid", ForeignKey("results.uid"), nullable=False),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("destination", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("fence", Integer, nullable=False, default=0),
+    Column("lease_until", UtcDateTime),
+    Column("next_attempt", UtcDateTime),
+    Column("error", SafeText),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    UniqueConstraint("result_uid", "destination"),
+    Index(None, "destination", "state", "next_attempt"),
+)
+
+destinations = Table(
+    "destinations",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("open_until", UtcDateTime),
+    Column("last_error", SafeText),
+    Column("last_success_at", UtcDateTime),
+    Column("last_failure_at", UtcDateTime),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("subject", String(12), nullable=False),  # instance, job, delivery, study
+    Column("subject_id", String(128), nullable=False),
+    Column("event", String(24), nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16)),
+    Column("detail", SafeText),
+    Index(None, "subject", "subject_id"),
+    Index(None, "event"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("owner", SafeText, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)
+
+markers = Table(
+    "markers",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", SafeText, nullable=False),
+)

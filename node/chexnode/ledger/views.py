@@ -1,0 +1,302 @@
+"""Read-only views for commands, the web and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Text, and_, cast, func, select
+
+from chexnode.errors import Usage
+from chexnode.ledger.database import Database
+from chexnode.ledger.instances import instance_id
+from chexnode.ledger.records import DeliveryView, JobView
+from chexnode.ledger.schema import deliveries, destinations, events, instances, jobs, results, studies
+from chexnode.ledger.states import DeliveryState, InstanceState, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """One line of a history."""
+
+    at: datetime
+    event: str
+    """What happened."""
+    from_state: str | None
+    to_state: str | None
+    """None where the state did not change."""
+    detail: str | None
+    """A reason, an error, or who did it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultView:
+    """One encoded object of a job."""
+
+    uid: str
+    """SOP Instance UID."""
+    kind: str
+    """``seg`` or ``sc``."""
+    variant: str
+    """As a destination's settings want it, such as ``planar`` or ``rgb``."""
+    sha256: str
+    """Of the file."""
+    path: str | None
+    """Under ``data_dir``; None once retention has deleted it."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetail(JobView):
+    """Everything about one job, or about one instance that got none."""
+
+    digest: str
+    """SHA-256 of the encoded data set as received."""
+    sop_class_uid: str
+    calling_ae_title: str
+    """Who sent it."""
+    address: str
+    """From where."""
+    source_path: str | None
+    """The file as received, under ``data_dir``; None once retention has deleted it."""
+    instance_detail: str | None
+    """More on the gate's reason."""
+    notes: tuple[str, ...]
+    """Codes of what was noticed."""
+    model_digest: str | None
+    """SHA-256 of the model's description and weights."""
+    events: tuple[EventView, ...]
+    """The history, oldest first."""
+    results: tuple[ResultView, ...]
+    """The encoded objects."""
+    deliveries: tuple[DeliveryView, ...]
+    """Newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What metrics need beyond the account."""
+
+    instances: dict[tuple[str, str | None], int]
+    """(state, reason) -> instance versions."""
+    jobs: dict[tuple[str, str | None], int]
+    """(state, reason) -> jobs."""
+    notes: dict[str, int]
+    """Note -> instance versions and jobs that carry it."""
+    deliveries: dict[tuple[str, str], int]
+    """(destination, state) -> deliveries."""
+    oldest_queued_at: datetime | None
+    open_breakers: tuple[str, ...]
+
+
+class Views:
+    """Queries."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def jobs(
+        self,
+        states: Sequence[str] = (),
+        study_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+        limit: int | None = 100,
+    ) -> list[JobView]:
+        """Every received instance version with its jobs, newest first; one without a job shows its verdict."""
+        query = _jobs_query().order_by(
+            instances.c.received_at.desc(), jobs.c.created_at.desc(), instances.c.sop_instance_uid, instances.c.digest
+        )
+        if states:
+            query = query.where(func.coalesce(jobs.c.state, instances.c.state).in_([s.upper() for s in states]))
+        if study_instance_uid:
+            query = query.where(instances.c.study_instance_uid == study_instance_uid)
+        if sop_instance_uid:
+            query = query.where(instances.c.sop_instance_uid == sop_instance_uid)
+        if limit is not None:
+            query = query.limit(limit)
+        with self._db.read() as conn:
+            return [_job_view(row) for row in conn.execute(query)]
+
+    def job(self, name: str) -> JobDetail:
+        """One job by id, or one instance without a job by its ``i...`` name. Raises Usage if there is none."""
+        query = _jobs_query()
+        with self._db.read() as conn:
+            if name.startswith("i"):
+                rows = conn.execute(query.where(jobs.c.id.is_(None))).all()
+                row = next((r for r in rows if instance_id(r.sop_instance_uid, r.digest) == name), None)
+            else:
+                row = conn.execute(query.where(jobs.c.id == name)).one_or_none()
+            if row is None:
+                raise Usage(f"no job {name}")
+            subjects = [("instance", instance_id(row.sop_instance_uid, row.digest))]
+            if row.job_id is not None:
+                subjects.append(("job", row.job_id))
+            history = [
+                EventView(e.at, e.event, e.from_state, e.to_state, e.detail)
+                for subject, subject_id in subjects
+                for e in conn.execute(
+                    select(events)
+                    .where(events.c.subject == subject, events.c.subject_id == subject_id)
+                    .order_by(events.c.id)
+                )
+            ]
+            made = conn.execute(select(results).where(results.c.job_id == row.job_id).order_by(results.c.kind)).all()
+        view = _job_view(row)
+        return JobDetail(
+            **{f.name: getattr(view, f.name) for f in fields(view)},
+            digest=row.digest,
+            sop_class_uid=row.sop_class_uid,
+            calling_ae_title=row.calling_ae_title,
+            address=row.address,
+            source_path=row.path,
+            instance_detail=row.detail,
+            notes=tuple(dict.fromkeys((*row.instance_notes, *(row.job_notes or ())))),
+            model_digest=row.model_digest,
+            events=tuple(sorted(history, key=lambda e: e.at)),
+            results=tuple(ResultView(r.uid, r.kind, r.variant, r.sha256, r.path, r.size) for r in made),
+            deliveries=tuple(self.deliveries(job=row.job_id, limit=None)) if row.job_id else (),
+        )
+
+    def deliveries(
+        self,
+        states: Sequence[str] = (),
+        destination: str | None = None,
+        job: str | None = None,
+        limit: int | None = 100,
+    ) -> list[DeliveryView]:
+        """Deliveries, newest first."""
+        query = (
+            select(
+                deliveries.c.id,
+                deliveries.c.job_id,
+                deliveries.c.destination,
+                results.c.kind,
+                results.c.uid,
+                deliveries.c.state,
+                deliveries.c.attempts,
+                deliveries.c.next_attempt,
+                deliveries.c.error,
+            )
+            .join(results, results.c.uid == deliveries.c.result_uid)
+            .order_by(deliveries.c.id.desc())
+        )
+        if states:
+            query = query.where(deliveries.c.state.in_([s.upper() for s in states]))
+        if destination:
+            query = query.where(deliveries.c.destination == destination)
+        if job:
+            query = query.where(deliveries.c.job_id == job)
+        if limit is not None:
+            query = query.limit(limit)
+        with self._db.read() as conn:
+            return [
+                DeliveryView(
+                    r.id,
+                    r.job_id,
+                    r.destination,
+                    r.kind,
+                    r.uid,
+                    DeliveryState(r.state),
+                    r.attempts,
+                    r.next_attempt,
+                    r.error,
+                )
+                for r in conn.execute(query)
+            ]
+
+    def backlog(self) -> Backlog:
+        """Counts by state, for metrics and health."""
+        now = self._db.clock()
+        with self._db.read() as conn:
+            received, worked = (
+                conn.execute(
+                    select(table.c.state, table.c.reason, func.count()).group_by(table.c.state, table.c.reason)
+                ).all()
+                for table in (instances, jobs)
+            )
+            notes: Counter[str] = Counter()
+            for table in (instances, jobs):
+                # As text: PostgreSQL's json type cannot be compared, and few distinct lists exist.
+                lists = cast(table.c.notes, Text)
+                for noted, count in conn.execute(select(lists, func.count()).group_by(lists)):
+                    notes.update(dict.fromkeys(json.loads(noted), int(count)))
+            sent = conn.execute(
+                select(deliveries.c.destination, deliveries.c.state, func.count()).group_by(
+                    deliveries.c.destination, deliveries.c.state
+                )
+            ).all()
+            oldest = conn.execute(
+                select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
+            ).scalar_one_or_none()
+            broken = conn.execute(select(destinations.c.name).where(destinations.c.open_until > now)).scalars()
+            return Backlog(
+                instances={(state, reason): int(n) for state, reason, n in received},
+                jobs={(state, reason): int(n) for state, reason, n in worked},
+                notes=dict(notes),
+                deliveries={(destination, state): int(n) for destination, state, n in sent},
+                oldest_queued_at=oldest,
+                open_breakers=tuple(broken),
+            )
+
+
+def _jobs_query() -> Any:
+    return (
+        select(
+            instances.c.sop_instance_uid,
+            instances.c.digest,
+            instances.c.study_instance_uid,
+            instances.c.state.label("instance_state"),
+            instances.c.reason.label("instance_reason"),
+            instances.c.detail,
+            instances.c.notes.label("instance_notes"),
+            instances.c.sop_class_uid,
+            instances.c.calling_ae_title,
+            instances.c.address,
+            instances.c.path,
+            instances.c.received_at,
+            studies.c.accession_number,
+            jobs.c.id.label("job_id"),
+            jobs.c.state.label("job_state"),
+            jobs.c.reason.label("job_reason"),
+            jobs.c.model,
+            jobs.c.model_digest,
+            jobs.c.score,
+            jobs.c.abnormal,
+            jobs.c.regions,
+            jobs.c.attempts,
+            jobs.c.crashes,
+            jobs.c.notes.label("job_notes"),
+            jobs.c.finished_at,
+            jobs.c.error,
+        )
+        .select_from(instances)
+        .outerjoin(
+            jobs, and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
+        )
+        .outerjoin(studies, studies.c.study_instance_uid == instances.c.study_instance_uid)
+    )
+
+
+def _job_view(row: Row[Any]) -> JobView:
+    has_job = row.job_id is not None
+    return JobView(
+        id=row.job_id if has_job else instance_id(row.sop_instance_uid, row.digest),
+        state=JobState(row.job_state) if has_job else InstanceState(row.instance_state),
+        reason=row.job_reason if has_job else row.instance_reason,
+        sop_instance_uid=row.sop_instance_uid,
+        study_instance_uid=row.study_instance_uid or "",
+        accession_number=row.accession_number,
+        model=row.model,
+        score=row.score,
+        abnormal=row.abnormal,
+        regions=row.regions,
+        attempts=(row.attempts + row.crashes) if has_job else 0,
+        received_at=row.received_at,
+        finished_at=row.finished_at if has_job else row.received_at,
+        error=row.error if has_job else row.detail,
+    )

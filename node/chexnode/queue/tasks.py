@@ -1,0 +1,50 @@
+"""The two tasks. Each says only "look": what there is to do stands in the ledger."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import Celery, signals
+
+from chexnode.queue.broker import DELIVER, INFER, TASKS
+
+log = logging.getLogger(__name__)
+
+
+def register(app: Celery, infer: Callable[[], None], deliver: Callable[[str], None]) -> None:
+    """Give ``app`` its tasks."""
+
+    def look_for_jobs() -> None:
+        infer()
+
+    def look_for_deliveries(destination: str) -> None:
+        deliver(destination)
+
+    app.task(name=TASKS[INFER], shared=False)(look_for_jobs)
+    app.task(name=TASKS[DELIVER], shared=False)(look_for_deliveries)
+
+
+def consume(app: Celery, queues: Sequence[str], threads: int, stopping: threading.Event) -> None:
+    """Consume ``queues`` until SIGTERM or SIGINT; ``stopping`` is set when that comes, so that tasks can end."""
+
+    def stop(**_: Any) -> None:
+        stopping.set()
+
+    signals.worker_shutting_down.connect(stop, weak=False)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=threads,
+        queues=[f"chexnode.{name}" for name in queues],
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    try:
+        worker.start()
+    finally:
+        stopping.set()

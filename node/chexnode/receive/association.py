@@ -1,0 +1,209 @@
+"""One association as acceptor: negotiate within a time limit, then answer messages until release, abort or silence.
+
+A straight line of blocking calls in the connection's own thread stands for the state machine of PS3.8 section 9.2:
+an acceptor without asynchronous operations never waits for two things at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from chexnode.receive import dimse
+from chexnode.receive.contexts import (
+    PROTOCOL_VERSION,
+    VERIFICATION,
+    Context,
+    Rejection,
+    Request,
+    RequestError,
+    accept,
+    read_request,
+    reject,
+)
+from chexnode.receive.dimse import Command, CommandError, Status, read_command, write_response
+from chexnode.receive.faults import fault
+from chexnode.receive.scp import Answer, Caller, Reception, StorageService
+from chexnode.receive.upper import (
+    COMMAND,
+    LAST,
+    REASON_INVALID_PARAMETER,
+    REASON_NOT_SPECIFIED,
+    Closed,
+    ProtocolError,
+    Released,
+    Upper,
+)
+from chexnode.settings import LimitSettings
+
+log = logging.getLogger(__name__)
+
+_MAX_COMMAND = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the server decides for an association."""
+
+    admit: Callable[[Association, Request], Rejection | None]
+    """Count the association in, or say why not."""
+    limits: LimitSettings
+    service: StorageService
+
+
+class Association:
+    """One accepted connection. :meth:`run` in its own thread; :meth:`stop` and :meth:`cut` from any."""
+
+    def __init__(self, sock: socket.socket, address: str, policy: Policy) -> None:
+        self.address = address
+        self._sock = sock
+        self._upper = Upper(sock)
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._busy = False
+        self._stopping = False
+        self._max_length = 0
+
+    def run(self) -> None:
+        """Serve the connection to its end. Raises nothing."""
+        try:
+            self._serve()
+        except Closed as end:
+            log.debug("connection ended", extra={"address": self.address, "why": str(end)})
+        except ProtocolError as error:
+            log.warning("aborted", extra={"address": self.address, "why": str(error)})
+            self._upper.send_abort(error.reason)
+        except Exception as error:
+            log.error("association failed", extra={"address": self.address, "error": fault(error)})
+            self._upper.send_abort(REASON_NOT_SPECIFIED)
+        finally:
+            self._sock.close()
+
+    def stop(self) -> None:
+        """End as soon as no message is being received or answered."""
+        with self._lock:
+            self._stopping = True
+            if not self._busy:
+                self._upper.wake()
+
+    def cut(self) -> None:
+        """End now."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        limits = self._policy.limits
+        self._upper.negotiate_until(time.monotonic() + limits.negotiation_seconds)
+        try:
+            request = read_request(self._upper.read_associate_rq())
+        except RequestError as error:
+            raise ProtocolError(REASON_INVALID_PARAMETER, str(error)) from error
+        rejection = PROTOCOL_VERSION if request.protocol_version & 1 == 0 else self._policy.admit(self, request)
+        if rejection is not None:
+            log.warning(
+                "association rejected",
+                extra={
+                    "address": self.address,
+                    "calling_ae_title": request.calling_ae_title,
+                    "called_ae_title": request.called_ae_title,
+                    "why": rejection.text,
+                },
+            )
+            self._upper.send(reject(rejection))
+            self._upper.await_close(limits.negotiation_seconds)
+            return
+        contexts, answer = accept(request)
+        self._max_length = request.max_length
+        self._upper.established(limits.idle_seconds)
+        self._upper.send(answer)
+        caller = Caller(request.calling_ae_title, self.address)
+        log.info("association", extra={"address": caller.address, "calling_ae_title": caller.ae_title})
+        try:
+            while self._next_message():
+                self._answer(contexts, caller)
+        except Released:
+            self._upper.send_release()
+            self._upper.await_close(limits.negotiation_seconds)
+
+    def _next_message(self) -> bool:
+        """Wait between messages; False after an abort because the server stops."""
+        with self._lock:
+            self._busy = False
+            stopping = self._stopping
+        if not stopping:
+            try:
+                self._upper.await_data()
+            except Closed:
+                if not self._stopping:
+                    raise
+        with self._lock:
+            self._busy = not self._stopping
+        if not self._busy:
+            self._upper.send_abort(REASON_NOT_SPECIFIED)
+        return self._busy
+
+    def _answer(self, contexts: Mapping[int, Context], caller: Caller) -> None:
+        context_id, command = self._command()
+        context = contexts.get(context_id)
+        if context is None:
+            raise ProtocolError(REASON_INVALID_PARAMETER, "a presentation context that was not accepted")
+        if command.field & dimse.RESPONSE:
+            raise ProtocolError(REASON_NOT_SPECIFIED, "a response to nothing")
+        if command.field == dimse.C_STORE_RQ:
+            answer = self._store(context_id, command, context, caller)
+        else:
+            if command.has_data_set:
+                self._data_set(context_id, None)
+            if command.field == dimse.C_CANCEL_RQ:
+                return  # nothing is ever pending
+            is_echo = command.field == dimse.C_ECHO_RQ and context.abstract_syntax == VERIFICATION
+            answer = Answer(Status.SUCCESS if is_echo else Status.UNRECOGNISED_OPERATION)
+        self._upper.send_message(context_id, write_response(command, answer.status, answer.comment), self._max_length)
+
+    def _store(self, context_id: int, command: Command, context: Context, caller: Caller) -> Answer:
+        if not command.has_data_set:
+            return Answer(Status.CANNOT_UNDERSTAND, "no data set")
+        reception = self._policy.service.begin(command, context, caller)
+        try:
+            self._data_set(context_id, reception)
+            return reception.finish()
+        finally:
+            reception.abandon()
+
+    def _command(self) -> tuple[int, Command]:
+        """Read a whole command set; return the context it came on and what it says."""
+        data = bytearray()
+        context_id: int | None = None
+        control = 0
+        while not control & LAST:
+            identity, control, length = self._upper.next_fragment(within_message=bool(data))
+            if not control & COMMAND or (context_id is not None and identity != context_id):
+                raise ProtocolError(REASON_INVALID_PARAMETER, "fragments of messages are mixed")
+            if len(data) + length > _MAX_COMMAND:
+                raise ProtocolError(REASON_INVALID_PARAMETER, "the command set is too long")
+            context_id = identity
+            for piece in self._upper.data(length):
+                data += piece
+        assert context_id is not None
+        try:
+            return context_id, read_command(bytes(data))
+        except CommandError as error:
+            raise ProtocolError(REASON_INVALID_PARAMETER, str(error)) from error
+
+    def _data_set(self, context_id: int, reception: Reception | None) -> None:
+        """Pass a data set on to ``reception``, or drop it."""
+        control = 0
+        while not control & LAST:
+            identity, control, length = self._upper.next_fragment(within_message=True)
+            if control & COMMAND or identity != context_id:
+                raise ProtocolError(REASON_INVALID_PARAMETER, "fragments of messages are mixed")
+            for piece in self._upper.data(length):
+                if reception is not None:
+                    reception.write(piece)
+                    if reception.endless:
+                        raise ProtocolError(REASON_NOT_SPECIFIED, "far more data than the limit")

@@ -1,0 +1,48 @@
+"""The receiver: spool, committer, storage service and association server put together."""
+
+from __future__ import annotations
+
+import pydicom.config
+
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import JobSpec
+from chexnode.receive.committer import Bell, Committer
+from chexnode.receive.scp import StorageService
+from chexnode.receive.server import AssociationServer
+from chexnode.settings import Settings
+from chexnode.spool import Spool
+
+#: Messages under way when the node stops may take this long to be answered.
+GRACE_SECONDS = 30.0
+
+
+class Receiver:
+    """Verification and Storage SCP. The port is bound at once (raises BadEnvironment), served from :meth:`start` on."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool, bell: Bell, spec: JobSpec) -> None:
+        spool.prepare()
+        self._committer = Committer(
+            spool,
+            lambda arrivals, before_commit: ledger.instances.record(arrivals, spec, before_commit),
+            ledger.files.known,
+            bell,
+        )
+        service = StorageService(settings, spool, self._committer)
+        self._server = AssociationServer(settings, service)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._server.port
+
+    def start(self) -> None:
+        """Begin to accept associations."""
+        # pydicom's warnings about values quote them, and a log may hold no patient data.
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        self._committer.start()
+        self._server.start()
+
+    def stop(self) -> None:
+        """Let running stores be answered, then end all associations."""
+        self._server.stop(GRACE_SECONDS)
+        self._committer.stop()

@@ -1,0 +1,284 @@
+"""The storage service: what happens between a C-STORE request and its response.
+
+    room on disk -> size limit -> header, with limits -> UIDs and announced class -> gate -> spool (fsync, rename)
+    -> one ledger transaction (grouped with others') -> 0x0000
+
+Pixels are never decoded; the data set passes through to the disk as it comes. Log lines name no data element values.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass
+
+from chexnode.ledger.records import Arrival, Outcome, Receipt, Verdict
+from chexnode.ledger.states import InstanceState, Reason
+from chexnode.receive.committer import Committer, NotRecorded
+from chexnode.receive.contexts import Context
+from chexnode.receive.dimse import Command, Status
+from chexnode.receive.faults import fault
+from chexnode.receive.filemeta import file_prefix
+from chexnode.receive.header import DEFLATED, Header, NotUnderstood, is_safe_uid, read_header
+from chexnode.receive.scan import Buffer
+from chexnode.settings import Settings
+from chexnode.spool import DiskRefused, Incoming, Spool, StoredFile
+from chexnode.triage.gate import judge_header
+
+log = logging.getLogger(__name__)
+
+_INFLATE_STEP = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends on an association."""
+
+    ae_title: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and Error Comment of a response."""
+
+    status: Status
+    comment: str = ""
+
+
+class Refusal(Exception):
+    """The object is not stored; the answer says why."""
+
+    def __init__(self, status: Status, comment: str) -> None:
+        super().__init__(comment)
+        self.answer = Answer(status, comment)
+
+
+class StorageService:
+    """Begins a :class:`Reception` for each C-STORE request. Thread safe."""
+
+    def __init__(self, settings: Settings, spool: Spool, committer: Committer) -> None:
+        self.settings = settings
+        self.spool = spool
+        self.committer = committer
+
+    def has_room(self) -> bool:
+        """Whether an image may be taken now."""
+        return self.spool.has_room(self.settings.disk)
+
+    def begin(self, command: Command, context: Context, caller: Caller) -> Reception:
+        """Start to receive the data set of ``command``."""
+        return Reception(self, command, context, caller)
+
+
+class Reception:
+    """One data set on its way in. A refused one is still read to its end, and dropped, so that it can be answered."""
+
+    def __init__(self, service: StorageService, command: Command, context: Context, caller: Caller) -> None:
+        self._service = service
+        self._command = command
+        self._context = context
+        self._caller = caller
+        self._limit = service.settings.limits.max_object_mb * 1_000_000
+        self._received = 0
+        self._refusal: Refusal | None = None
+        self._incoming: Incoming | None = None
+        try:
+            self._check_command()
+            self._incoming = service.spool.incoming(file_prefix(command, context, caller.ae_title))
+        except Refusal as refusal:
+            self._refusal = refusal
+        except DiskRefused as error:
+            self._refusal = _disk_refusal(error)
+
+    def _check_command(self) -> None:
+        if self._command.affected_sop_class_uid != self._context.abstract_syntax:
+            raise Refusal(Status.DATA_SET_MISMATCH, "Affected SOP Class UID is not the context's abstract syntax")
+        if not is_safe_uid(self._command.affected_sop_instance_uid):
+            raise Refusal(Status.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID")
+        if not self._service.has_room():
+            raise Refusal(Status.OUT_OF_RESOURCES, "disk low")
+
+    def write(self, data: memoryview) -> None:
+        """Take the next piece of the data set."""
+        self._received += len(data)
+        if self._incoming is None:
+            return
+        if self._received > self._limit:
+            self.abandon()
+            self._refusal = Refusal(Status.OUT_OF_RESOURCES, "object larger than the limit")
+            return
+        try:
+            self._incoming.write(data)
+        except DiskRefused as error:
+            self._incoming = None
+            self._refusal = _disk_refusal(error)
+
+    @property
+    def endless(self) -> bool:
+        """Whether so much came after a refusal that reading on to answer it is not worth it."""
+        return self._received > 16 * self._limit
+
+    def abandon(self) -> None:
+        """The data set will not be complete, or is dealt with: leave nothing behind."""
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def finish(self) -> Answer:
+        """The data set is complete: judge it, make it durable, record it; return what to answer."""
+        try:
+            if self._incoming is None:
+                assert self._refusal is not None
+                raise self._refusal
+            answer = self._store(self._incoming)
+        except Refusal as refusal:
+            answer = refusal.answer
+            self._log(logging.WARNING, "refused", status=f"{answer.status:#06x}", why=answer.comment)
+        finally:
+            self.abandon()
+        return answer
+
+    def _store(self, incoming: Incoming) -> Answer:
+        header = self._read(incoming)
+        verdict = self._judge(header)
+        try:
+            stored = incoming.complete()
+            receipt = self._service.committer.submit(self._arrival(header, stored, verdict), incoming.keep)
+        except DiskRefused as error:
+            raise _disk_refusal(error) from error
+        except NotRecorded as error:
+            if error.removable:
+                self._service.spool.unlink(stored.path)
+            if error.transient:
+                raise Refusal(Status.OUT_OF_RESOURCES, "not recorded, try again later") from error
+            raise Refusal(Status.PROCESSING_FAILURE, "not recorded") from error
+        self._settle(receipt, stored)
+        self._log(
+            logging.INFO,
+            "stored",
+            outcome=receipt.outcome.value,
+            state=verdict.state.value,
+            reason=verdict.reason.value if verdict.reason else None,
+            job=receipt.job,
+            digest=stored.digest,
+            size=stored.size,
+        )
+        return Answer(Status.SUCCESS)
+
+    def _read(self, incoming: Incoming) -> Header:
+        """Parse and compare with what was announced. Raises :class:`Refusal`."""
+        syntax = self._context.transfer_syntax
+        limits = self._service.settings.limits
+        try:
+            if syntax in DEFLATED:
+                with _inflated(incoming.view(), self._service.spool, limits.inflate_mb * 1_000_000) as plain:
+                    header = read_header(plain.view(), syntax, limits)
+            else:
+                header = read_header(incoming.view(), syntax, limits)
+        except NotUnderstood as error:
+            raise Refusal(Status.CANNOT_UNDERSTAND, str(error)) from error
+        except DiskRefused as error:
+            raise _disk_refusal(error) from error
+        if not header.sop_class_uid or not header.sop_instance_uid:
+            raise Refusal(Status.CANNOT_UNDERSTAND, "no SOP Class or Instance UID in the data set")
+        if header.sop_class_uid != self._command.affected_sop_class_uid:
+            raise Refusal(Status.DATA_SET_MISMATCH, "SOP Class UID differs from the one announced")
+        if header.sop_instance_uid != self._command.affected_sop_instance_uid:
+            raise Refusal(Status.DATA_SET_MISMATCH, "SOP Instance UID differs from the one announced")
+        for uid in (header.study_instance_uid, header.series_instance_uid):
+            if uid and not is_safe_uid(uid):
+                raise Refusal(Status.CANNOT_UNDERSTAND, "Study or Series Instance UID is not a UID")
+        return header
+
+    def _judge(self, header: Header) -> Verdict:
+        if header.scan.over_limit:
+            return Verdict(InstanceState.QUARANTINED, Reason.TOO_DEEP, header.scan.broken)
+        if header.scan.broken:
+            return Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, header.scan.broken)
+        settings = self._service.settings
+        try:
+            return judge_header(
+                header.ds,
+                settings.gate,
+                has_pixel_data=header.scan.pixels is not None,
+                max_pixels=settings.limits.max_pixels,
+                sop_class_uid=header.sop_class_uid,
+                transfer_syntax_uid=self._context.transfer_syntax,
+            )
+        except Exception as error:  # a bug in the gate must not lose an image
+            self._log(logging.ERROR, "gate failed", error=fault(error))
+            return Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, "the header cannot be judged")
+
+    def _arrival(self, header: Header, stored: StoredFile, verdict: Verdict) -> Arrival:
+        return Arrival(
+            sop_instance_uid=header.sop_instance_uid,
+            digest=stored.digest,
+            sop_class_uid=header.sop_class_uid,
+            transfer_syntax_uid=self._context.transfer_syntax,
+            study_instance_uid=header.study_instance_uid,
+            series_instance_uid=header.series_instance_uid,
+            path=stored.path,
+            size=stored.size,
+            calling_ae_title=self._caller.ae_title,
+            address=self._caller.address,
+            verdict=verdict,
+            manufacturer=header.manufacturer,
+            study=header.study,
+            series=header.series,
+            instance=header.instance,
+        )
+
+    def _settle(self, receipt: Receipt, stored: StoredFile) -> None:
+        """Remove the file if the ledger does not name it; put it where a lost one is missing."""
+        spool = self._service.spool
+        if receipt.path == stored.path:
+            return
+        if receipt.outcome is Outcome.DUPLICATE and receipt.path is not None and not spool.exists(receipt.path):
+            try:
+                spool.restore(stored.path, receipt.path)
+            except DiskRefused as error:
+                raise _disk_refusal(error) from error
+            self._log(logging.WARNING, "restored a lost source", digest=stored.digest)
+            return
+        spool.unlink(stored.path)
+
+    def _log(self, level: int, message: str, **fields: object) -> None:
+        who = {"calling_ae_title": self._caller.ae_title, "address": self._caller.address}
+        log.log(level, message, extra=who | fields)
+
+
+class _inflated:  # noqa: N801  (used as a statement)
+    """The inflated form of a deflated data set, in a file that is gone afterwards, so that memory stays bounded."""
+
+    def __init__(self, data: Buffer, spool: Spool, limit: int) -> None:
+        self._data = data
+        self._limit = limit
+        self._plain = spool.incoming()
+
+    def __enter__(self) -> Incoming:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # a raw stream, PS3.5 A.5
+        try:
+            for start in range(0, len(self._data), _INFLATE_STEP):
+                pending = bytes(self._data[start : start + _INFLATE_STEP])
+                while pending and not inflater.eof:
+                    self._plain.write(inflater.decompress(pending, _INFLATE_STEP))
+                    pending = inflater.unconsumed_tail
+                    if self._plain.size > self._limit:
+                        raise NotUnderstood("inflates beyond the limit")
+            self._plain.write(inflater.flush())
+        except zlib.error as error:
+            self._plain.discard()
+            raise NotUnderstood("not a deflated data set") from error
+        except NotUnderstood:
+            self._plain.discard()
+            raise
+        return self._plain
+
+    def __exit__(self, *exc: object) -> None:
+        self._plain.discard()
+
+
+def _disk_refusal(error: DiskRefused) -> Refusal:
+    log.error("disk refused", extra={"error": str(error)})
+    return Refusal(Status.OUT_OF_RESOURCES, "the disk is full or failing")

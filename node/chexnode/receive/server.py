@@ -1,0 +1,162 @@
+"""The association server: accepts connections and counts associations.
+
+pynetdicom's own server has three traps, all measured: its TLS handshake and its accept share one loop, so that one
+silent connection blocks everybody; connections that never negotiate use up the associations; and its reactor polls.
+Here the accept loop does nothing but accept, every connection has a thread and a time limit, and only negotiated
+associations count. Silent connections cannot lock anybody out: beyond the limit the oldest of them is cut for a new
+one.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+
+from chexnode.errors import BadEnvironment
+from chexnode.receive.association import Association, Policy
+from chexnode.receive.callers import Callers, read_address
+from chexnode.receive.contexts import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, Rejection, Request
+from chexnode.receive.scp import StorageService
+from chexnode.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+_RECEIVE_BUFFER = 4 << 20
+
+
+class AssociationServer:
+    """Listens on ``[node] host`` and ``port``. Raises BadEnvironment where that is impossible."""
+
+    def __init__(self, settings: Settings, service: StorageService) -> None:
+        self._settings = settings
+        self._service = service
+        self._callers = Callers(settings.peer)
+        self._policy = Policy(self._admit, settings.limits, service)
+        self._lock = threading.Lock()
+        self._waiting: dict[Association, threading.Thread] = {}
+        """Connections that have not negotiated, oldest first."""
+        self._negotiated: dict[Association, threading.Thread] = {}
+        self._socket = _listen(settings.node.host, settings.node.port)
+        self._thread = threading.Thread(target=self._accept, name="accept", daemon=True)
+        self._stopping = threading.Event()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._thread.start()
+
+    def stop(self, grace: float) -> None:
+        """Accept no more, let running messages be answered for up to ``grace`` seconds, end everything."""
+        self._stopping.set()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the accept loop
+        self._thread.join()
+        self._socket.close()
+        with self._lock:
+            waiting, negotiated = dict(self._waiting), dict(self._negotiated)
+        for association in waiting:
+            association.cut()
+        for association in negotiated:
+            association.stop()
+        deadline = time.monotonic() + grace
+        for association, thread in (waiting | negotiated).items():
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                association.cut()
+                thread.join()
+
+    def _accept(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                sock, address = self._socket.accept()
+            except OSError as error:
+                if self._stopping.is_set():
+                    return
+                # Out of file descriptors, or the peer was gone already: go on when some are free again.
+                log.error("accept failed", extra={"error": error.strerror})
+                time.sleep(0.1)
+                continue
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._begin(Association(sock, str(read_address(address[0])), self._policy))
+            except (OSError, RuntimeError) as error:
+                log.error("connection dropped", extra={"error": type(error).__name__})
+                sock.close()
+
+    def _begin(self, association: Association) -> None:
+        thread = threading.Thread(target=self._run, args=(association,), name="association", daemon=True)
+        with self._lock:
+            for surplus in self._surplus(association.address):
+                del self._waiting[surplus]
+                surplus.cut()
+            self._waiting[association] = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._waiting.pop(association, None)
+            raise
+
+    def _surplus(self, address: str) -> list[Association]:
+        """The silent connections to cut before one more from ``address`` is taken."""
+        limits = self._settings.limits
+        same = [a for a in self._waiting if a.address == address]
+        surplus = same[: max(0, len(same) + 1 - limits.max_associations_per_address)]
+        if not surplus and len(self._waiting) >= 4 * limits.max_associations:
+            surplus = [next(iter(self._waiting))]
+        return surplus
+
+    def _run(self, association: Association) -> None:
+        try:
+            association.run()
+        finally:
+            with self._lock:
+                self._waiting.pop(association, None)
+                self._negotiated.pop(association, None)
+
+    def _admit(self, association: Association, request: Request) -> Rejection | None:
+        """Count a negotiated association in, or say why not (PS3.8 table 9-21)."""
+        node, limits = self._settings.node, self._settings.limits
+        if not self._callers.allows(request.calling_ae_title, association.address):
+            return CALLING_AE_UNKNOWN
+        if request.called_ae_title != node.ae_title and not node.any_called_ae:
+            return CALLED_AE_UNKNOWN
+        if not self._service.has_room():
+            return LOCAL_LIMIT
+        with self._lock:
+            thread = self._waiting.pop(association, None)
+            if thread is None or self._stopping.is_set():
+                return LOCAL_LIMIT
+            counts = Counter(a.address for a in self._negotiated)
+            if (
+                len(self._negotiated) >= limits.max_associations
+                or counts[association.address] >= limits.max_associations_per_address
+            ):
+                return LOCAL_LIMIT
+            self._negotiated[association] = thread
+        return None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it; it must be set before, for the window is scaled during the handshake.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise BadEnvironment(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener

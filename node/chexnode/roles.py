@@ -1,0 +1,140 @@
+"""The three roles, each one process: open what it needs, run until told to stop, close in order."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from chexnode import marker
+from chexnode.analysis import job_spec
+from chexnode.errors import BadEnvironment
+from chexnode.ledger.ledger import Ledger
+from chexnode.queue.bell import Bell
+from chexnode.settings import Settings
+from chexnode.spool import Spool
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_receiver(settings: Settings, supervised: bool = False) -> None:
+    """Accept images until SIGTERM or SIGINT."""
+    from chexnode.receive.receiver import Receiver
+
+    with _place(settings, supervised), _ledger(settings) as ledger:
+        spool = Spool(settings.node.data_dir)
+        spool.prepare()
+        bell = Bell(settings.broker.url, settings.node.data_dir)
+        receiver = Receiver(settings, ledger, spool, bell, job_spec(settings))
+        receiver.start()
+        log.info("receiving as %s on %s:%d", settings.node.ae_title, settings.node.host, receiver.port)
+        _wait_for_signal()
+        receiver.stop()
+        bell.close()
+
+
+def run_web(settings: Settings, supervised: bool = False) -> None:
+    """Serve HTTP until SIGTERM or SIGINT."""
+    import uvicorn
+
+    from chexnode.web.app import create_app
+
+    with _place(settings, supervised), _ledger(settings) as ledger:
+        app = create_app(settings, ledger)
+        config = uvicorn.Config(app, host=settings.web.host, port=settings.web.port, log_config=None, access_log=False)
+        uvicorn.Server(config).run()
+
+
+def run_worker(settings: Settings, supervised: bool = False) -> None:
+    """Analyse and deliver until SIGTERM or SIGINT."""
+    from chexnode.keep.housekeeping import Housekeeper
+    from chexnode.queue.app import make_app
+    from chexnode.queue.tasks import consume, register
+    from chexnode.work.shift import Shift
+
+    with _place(settings, supervised), _ledger(settings) as ledger:
+        spool = Spool(settings.node.data_dir)
+        spool.prepare()
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        stopping = threading.Event()
+        bell = Bell(settings.broker.url, settings.node.data_dir)
+        spec = job_spec(settings)
+        with Shift(settings, ledger, spool, bell, spec, owner, stopping) as shift:
+            housekeeper = Housekeeper(settings, ledger, spool, spec, owner)
+            shift.tick_with(housekeeper.tick)
+            app = make_app(settings.broker.url, settings.node.data_dir)
+            register(app, shift.infer, shift.deliver)
+            log.info("working on %s as %s", ", ".join(settings.worker.queues), owner)
+            consume(app, settings.worker.queues, shift.threads, stopping)
+        bell.close()
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger(settings.database.url)
+    try:
+        marker.prove(settings.node.data_dir, ledger.files)
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def _place(settings: Settings, supervised: bool) -> Iterator[None]:
+    """Hold the place on ``data_dir``: under ``up`` its lock covers us, otherwise share one that keeps ``up`` away."""
+    if supervised:
+        die_with_parent()
+        yield
+        return
+    with lock(settings.node.data_dir, exclusive=False):
+        yield
+
+
+@contextmanager
+def lock(data_dir: Path, exclusive: bool) -> Iterator[None]:
+    """Lock ``data_dir``: ``up`` alone, or any number of single roles. Raises BadEnvironment if another is there."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise BadEnvironment(f"cannot use data_dir {data_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        other = "another ChexNode process works" if exclusive else "`chexnode up` runs"
+        raise BadEnvironment(f"{other} on {data_dir}") from None
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the supervisor dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() == 1:
+        raise BadEnvironment("the supervisor is gone")
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    while not stop.wait(3600):
+        pass

@@ -1,0 +1,405 @@
+"""The node's settings: one frozen tree, read once by the command that starts and then passed as an argument.
+
+Sources, later ones win: defaults, ``chexnode.toml``, ``CHEXNODE_*`` variables with ``__`` between levels. This is the
+only module that reads the environment. Unknown keys are refused with the nearest known name; keys that the design
+reserves for a later release are refused as not built yet. Relative paths resolve against the settings file's folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from chexnode.errors import Usage
+
+FILE_NAME = "chexnode.toml"
+
+#: Values the design names and this release does not act on. Refused, never silently ignored.
+NOT_BUILT: Mapping[str, str] = {
+    "destination.results=sr": "Structured Report results are not built yet",
+    "destination.results=gsps": "presentation state results are not built yet",
+    "destination.kind=stow": "STOW-RS destinations are not built yet",
+    "destination.storage_commitment=true": "storage commitment is not built yet",
+    "destination.sr_class": "Structured Report results are not built yet",
+    "destination.url": "STOW-RS destinations are not built yet",
+}
+
+
+def _ae_title(value: str) -> str:
+    """Check an AE title: 1 to 16 characters of the default repertoire, no backslash, not only spaces (PS3.5 6.2)."""
+    value = value.strip()
+    if not 1 <= len(value) <= 16 or "\\" in value or any(not 0x20 <= ord(c) < 0x7F for c in value):
+        raise ValueError("an AE title is 1 to 16 printable ASCII characters without a backslash")
+    return value
+
+
+def _network(value: str) -> str:
+    """Check an address, a CIDR block or a host name (a name is resolved when it is used)."""
+    if "/" in value:
+        ipaddress.ip_network(value, strict=False)
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class NodeSettings(_Section):
+    """Who we are and where we listen."""
+
+    ae_title: AETitle = Field("CHEXNODE", description="Our AE title.")
+    host: str = Field("127.0.0.1", description="Address the DICOM listener binds to; opened to the network on purpose.")
+    port: Port = Field(11112, description="DICOM port; 0 takes a free one.")
+    data_dir: Path = Field(Path("var"), description="The one POSIX folder all roles share.")
+    any_called_ae: bool = Field(False, description="Accept associations addressed to another AE title than ours.")
+
+
+class WebSettings(_Section):
+    """The web role."""
+
+    host: str = Field("127.0.0.1", description="Address the web server binds to; only loopback until users exist.")
+    port: Port = Field(8080, description="HTTP port; 0 takes a free one.")
+
+    @model_validator(mode="after")
+    def _loopback(self) -> WebSettings:
+        if self.host != "localhost" and not _is_loopback(self.host):
+            raise ValueError("the web role has no users yet and so binds to loopback addresses only")
+        return self
+
+
+class DatabaseSettings(_Section):
+    """Where the truth is."""
+
+    url: str = Field(
+        "sqlite:///var/chexnode.db", description="SQLite file or postgresql+psycopg://user:password@host/name."
+    )
+
+
+class BrokerSettings(_Section):
+    """The doorbell."""
+
+    url: str = Field("embedded", description="embedded (files under data_dir), redis://... or amqp://...")
+
+
+class ModelSettings(_Section):
+    """What analyses the images."""
+
+    bundle: str = Field("chexnomaly", description="Name of a shipped bundle, or the path of a bundle folder.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    operating_point: Literal["second_reader", "triage"] = Field(
+        "second_reader", description="Which of the bundle's operating points decides abnormal."
+    )
+
+
+class WorkerSettings(_Section):
+    """One worker process."""
+
+    batch_size: int = Field(8, ge=1, le=256, description="Images claimed and inferred together.")
+    decoders: int = Field(2, ge=1, le=64, description="Sandboxed decoding processes per worker.")
+    queues: tuple[Literal["infer", "deliver"], ...] = Field(
+        ("infer", "deliver"), min_length=1, description="What this worker does."
+    )
+    max_attempts: int = Field(5, ge=1, description="Transient failures of one job before it becomes FAILED.")
+    max_crashes: int = Field(3, ge=1, description="Times a job may take its worker down before it becomes FAILED.")
+
+
+class GateSettings(_Section):
+    """What is analysed."""
+
+    min_age_years: int = Field(0, ge=0, le=150, description="Patients known to be younger are not analysed.")
+    modalities: tuple[str, ...] = Field(("CR", "DX", "RG"), min_length=1, description="Modalities that are analysed.")
+    secondary_capture: bool = Field(True, description="Analyse single-frame monochrome Secondary Captures.")
+    require_view: bool = Field(False, description="Refuse, instead of note, an image without View Position.")
+    require_body_part: bool = Field(False, description="Refuse, instead of note, an image without Body Part Examined.")
+
+
+class StudySettings(_Section):
+    """The study as an aggregate."""
+
+    quiet_seconds: float = Field(30, gt=0, description="A study closes this long after its last image.")
+
+
+class RetentionSettings(_Section):
+    """How long files are kept."""
+
+    days: float = Field(30, gt=0, description="Files of finished, delivered work are deleted after this many days.")
+
+
+class DiskSettings(_Section):
+    """When to refuse new images for lack of space."""
+
+    watermark: float = Field(0.9, gt=0, le=1, description="Refuse while the disk is fuller than this fraction.")
+    reserve_gb: float = Field(5, ge=0, description="Refuse while less than this many GB are free.")
+
+
+class LimitSettings(_Section):
+    """Bounds on whatever a stranger sends."""
+
+    max_object_mb: int = Field(256, ge=1, description="Largest data set accepted by C-STORE, in MB.")
+    max_associations: int = Field(32, ge=1, description="Negotiated associations at once.")
+    max_associations_per_address: int = Field(16, ge=1, description="Connections at once from one address.")
+    max_elements: int = Field(20_000, ge=100, description="Data elements in one header, items of sequences included.")
+    max_nesting: int = Field(64, ge=1, le=400, description="Depth of nested sequences in one header.")
+    negotiation_seconds: float = Field(10, gt=0, description="A new connection must have negotiated by then (ARTIM).")
+    idle_seconds: float = Field(60, gt=0, description="An association silent for this long is aborted.")
+    inflate_mb: int = Field(512, ge=1, description="Largest inflated size of a deflated data set, in MB.")
+    decode_seconds: float = Field(20, gt=0, description="CPU and wall time for decoding one image.")
+    decode_memory_mb: int = Field(1536, ge=256, description="Address space one decode may take, in MB.")
+    max_pixels: int = Field(64_000_000, ge=4096, description="Rows times Columns of an image that is analysed.")
+
+
+class PeerSettings(_Section):
+    """Who may call."""
+
+    ae_title: AETitle = Field(description="Calling AE title.")
+    host: Annotated[str, AfterValidator(_network)] = Field(description="Address, CIDR block or host it calls from.")
+    port: Port | None = Field(None, description="Where it listens, for commitment answers.")
+
+
+class DestinationSettings(_Section):
+    """Where results go."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name in tables, commands and metrics.")
+    kind: Literal["dicom", "folder"] = Field("dicom", description="dicom (C-STORE) or folder.")
+    ae_title: AETitle | None = Field(None, description="Called AE title (dicom).")
+    host: str | None = Field(None, description="Host (dicom).")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="Port (dicom).")
+    path: Path | None = Field(None, description="Folder that takes the files (folder).")
+    results: tuple[Literal["seg", "sc"], ...] = Field(("seg", "sc"), min_length=1, description="Objects sent here.")
+    seg_profile: Literal["planar", "full", "none"] = Field("planar", description="SEG plane groups, by viewer.")
+    sc_encoding: Literal["rgb", "jpeg"] = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")
+    peers: tuple[AETitle, ...] = Field((), description="Only images from these callers; empty: all.")
+    send: Literal["always", "abnormal"] = Field("always", description="Everything, or only images with a finding.")
+    storage_commitment: Literal[False] = Field(False, description="Ask for storage commitment (not built yet).")
+    max_associations: int = Field(2, ge=1, le=64, description="Associations at once to this destination.")
+    max_age_hours: float = Field(72, gt=0, description="A delivery older than this is given up and becomes DEAD.")
+    timeout_seconds: float = Field(30, gt=0, description="Longest wait for the destination's answer to one message.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> DestinationSettings:
+        needed = ("ae_title", "host", "port") if self.kind == "dicom" else ("path",)
+        missing = [key for key in needed if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"destination {self.name!r} of kind {self.kind!r} needs {', '.join(missing)}")
+        return self
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with :func:`load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="CHEXNODE_", env_nested_delimiter="__", validate_default=True
+    )
+
+    node: NodeSettings = NodeSettings()
+    web: WebSettings = WebSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    broker: BrokerSettings = BrokerSettings()
+    model: ModelSettings = ModelSettings()
+    worker: WorkerSettings = WorkerSettings()
+    gate: GateSettings = GateSettings()
+    study: StudySettings = StudySettings()
+    retention: RetentionSettings = RetentionSettings()
+    disk: DiskSettings = DiskSettings()
+    limits: LimitSettings = LimitSettings()
+    peer: tuple[PeerSettings, ...] = ()
+    destination: tuple[DestinationSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _names(self) -> Settings:
+        names = [d.name for d in self.destination]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"destination names must differ: {', '.join(sorted(twice))}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file (the file's content comes as init arguments)."""
+        return env_settings, init_settings
+
+
+def load(path: Path | None = None) -> tuple[Settings, Path | None]:
+    """Read the settings; return them with the file they came from.
+
+    ``path``: the settings file; None looks at ``CHEXNODE_CONFIG`` and then for ``chexnode.toml`` in the working folder.
+    Raises :class:`~chexnode.errors.Usage` with one line per fault.
+    """
+    if path is None and os.environ.get("CHEXNODE_CONFIG"):
+        path = Path(os.environ["CHEXNODE_CONFIG"])
+    if path is None and Path(FILE_NAME).is_file():
+        path = Path(FILE_NAME)
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Usage(f"{path}: {error}") from error
+    faults = list(_unknown_variables(os.environ)) + list(_not_built(content))
+    if faults:
+        raise Usage("\n".join(faults))
+    try:
+        settings = Settings(**content)
+    except ValidationError as error:
+        raise Usage("\n".join(_sentences(error, path))) from error
+    except ValueError as error:  # pydantic-settings: a variable that should hold JSON does not
+        raise Usage(str(error)) from error
+    base = path.parent if path is not None else Path(".")
+    return _resolved(settings, base.absolute()), path
+
+
+def _resolved(settings: Settings, base: Path) -> Settings:
+    """Make every path absolute against ``base``."""
+    url = settings.database.url
+    if url.startswith("sqlite:///") and not url.startswith("sqlite:////") and url != "sqlite:///:memory:":
+        url = "sqlite:///" + str(base / url.removeprefix("sqlite:///"))
+    bundle = settings.model.bundle
+    if "/" in bundle or bundle.startswith("."):
+        bundle = str((base / Path(bundle).expanduser()).resolve())
+    data_dir = base / settings.node.data_dir.expanduser()
+    return settings.model_copy(
+        update={
+            "node": settings.node.model_copy(update={"data_dir": data_dir}),
+            "database": settings.database.model_copy(update={"url": url}),
+            "model": settings.model.model_copy(update={"bundle": bundle}),
+            "destination": tuple(
+                d.model_copy(update={"path": base / d.path.expanduser()}) if d.path else d for d in settings.destination
+            ),
+        }
+    )
+
+
+def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key, ``destination.name`` for the fields of a table array."""
+    for name, field in model.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is None:
+            yield prefix + name
+        else:
+            yield from known_keys(inner, f"{prefix}{name}.")
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is tuple:
+        first = get_args(annotation)[0]
+        if isinstance(first, type) and issubclass(first, BaseModel):
+            return first
+    return None
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """pydantic-settings passes over variables it does not know; we do not."""
+    known = {"CHEXNODE_CONFIG", "CHEXNODE_SHARED"}
+    known |= {"CHEXNODE_" + key.replace(".", "__").upper() for key in known_keys()}
+    known |= {"CHEXNODE_" + name.upper() for name in Settings.model_fields}
+    for name in sorted(environ):
+        if name.upper().startswith("CHEXNODE_") and name.upper() not in known:
+            yield f"unknown variable {name}{_nearest(name.upper(), known)}"
+
+
+def _not_built(content: Mapping[str, Any]) -> Iterator[str]:
+    for table in content.get("destination", ()):
+        if not isinstance(table, Mapping):
+            continue
+        for key, value in table.items():
+            for candidate in [key, *(f"{key}={v}".lower() for v in (value if isinstance(value, list) else [value]))]:
+                why = NOT_BUILT.get(f"destination.{candidate}")
+                if why:
+                    yield f"destination.{candidate.replace('=', ' = ')}: {why}"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentences(error: ValidationError, path: Path | None) -> Iterator[str]:
+    """One line a fault, with the nearest known key for an unknown one."""
+    known = set(known_keys()) | set(Settings.model_fields)
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"] if not isinstance(part, int)) or "settings"
+        source = f"{path}: " if path else ""
+        if fault["type"] == "extra_forbidden":
+            yield f"{source}unknown key {where}{_nearest(where, known)}"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            yield f"{source}{where}: {message}"
+
+
+def masked(url: str) -> str:
+    """``url`` with its password, if any, replaced by stars."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def flat(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for every setting, list entries as ``destination[0].name``; secrets masked."""
+    yield from _flat(settings, "")
+
+
+def _flat(model: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        key = prefix + name
+        if isinstance(value, BaseModel):
+            yield from _flat(value, key + ".")
+        elif isinstance(value, tuple) and _section_of(type(model).model_fields[name].annotation):
+            for index, entry in enumerate(value):
+                yield from _flat(entry, f"{key}[{index}].")
+            if not value:
+                yield key, []
+        else:
+            plain = json.loads(json.dumps(value, default=str))
+            yield key, masked(plain) if name == "url" and isinstance(plain, str) else plain
+
+
+def source_of(key: str, path: Path | None) -> str:
+    """Say where the value of dotted ``key`` came from: ``default``, the file, or the variable."""
+    environ = {name.upper() for name in os.environ}
+    head = key.split("[")[0].split(".")
+    for depth in range(len(head), 0, -1):
+        variable = "CHEXNODE_" + "__".join(head[:depth]).upper()
+        if variable in environ:
+            return variable
+    if path is not None:
+        node: Any = tomllib.loads(path.read_text("utf-8"))
+        for part in key.replace("[", ".").replace("]", "").split("."):
+            try:
+                node = node[int(part)] if isinstance(node, list) else node[part]
+            except (KeyError, IndexError, TypeError):
+                return "default"
+        return str(path)
+    return "default"

@@ -1,0 +1,286 @@
+"""Where bytes live: the objects as received (sources) and the encoded results, as Part 10 files under ``data_dir``.
+
+A file becomes visible only when it is whole: it is written under a unique name in ``spool/tmp`` (the same filesystem),
+fsynced and renamed, and then its folder is fsynced. Names are hashes plus a random token, never anything from the
+wire; the token keeps two arrivals of the same bytes apart, so that removing one can never remove the other. Folders
+are per UTC hour, so that one fsync of a folder serves all files of concurrent associations.
+
+    spool/tmp/<token>.part
+    spool/sources/<YYYYMMDD>/<HH>/<sha256 of the data set>-<token>.dcm
+    spool/results/<YYYYMMDD>/<HH>/<sha256 of the file>-<token>.dcm
+
+Paths in and out of this module are relative to ``data_dir``; the ledger stores them so.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from chexnode.errors import BadEnvironment, Transient
+from chexnode.settings import DiskSettings
+
+#: What a full, failing or vanished disk answers. Anything else is a bug and is not hidden.
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENODEV, errno.ESTALE, errno.EMFILE}
+)
+
+#: Bytes kept in memory before they are hashed and written: one turn for a small image, few for a large one.
+_BUFFER = 512 << 10
+
+
+class DiskRefused(Transient):
+    """The disk is full or failing; nothing of the file is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file under its final name."""
+
+    path: str
+    """Relative to ``data_dir``."""
+    digest: str
+    """SHA-256 (hex): of the data set without preamble and group 0002 for a source, of the whole file for a result."""
+    size: int
+    """Bytes of the whole file."""
+
+
+class Incoming:
+    """One file being written. End it with :meth:`keep` or :meth:`discard`; both may be called after a failure.
+
+    A small one touches the disk only in :meth:`keep`, a large one grows under its temporary name meanwhile.
+    """
+
+    def __init__(self, spool: Spool, prefix: bytes) -> None:
+        self._spool = spool
+        self._path = ""
+        self._final = ""
+        self._fd = -1
+        self._hash = hashlib.sha256()
+        self._pending = bytearray(prefix)
+        self._prefix = len(prefix)
+        self._flushed = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, the prefix included."""
+        return self._flushed + len(self._pending)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append. Raises :class:`DiskRefused`, after which nothing is left of the file."""
+        self._pending += data
+        if len(self._pending) >= _BUFFER:
+            self._flush()
+
+    def view(self) -> memoryview:
+        """What was written after the prefix, read-only. Nothing may be written while it is referred to."""
+        if not self._flushed:
+            return memoryview(self._pending).toreadonly()[self._prefix :]
+        self._flush()
+        return memoryview(mmap.mmap(self._fd, self._flushed, access=mmap.ACCESS_READ))[self._prefix :]
+
+    def complete(self, kind: str = "sources") -> StoredFile:
+        """All is written: say under which name :meth:`keep` will make it visible.
+
+        Raises :class:`DiskRefused`, after which nothing is left of the file.
+        """
+        with self._all_or_nothing():
+            folder = self._spool.hour_folder(kind)
+        self._flush()
+        digest = self._hash.hexdigest()
+        self._final = f"{folder}/{digest}-{secrets.token_hex(4)}.dcm"
+        return StoredFile(self._final, digest, self._flushed)
+
+    def keep(self) -> None:
+        """After :meth:`complete`: fsync and rename. The name is durable after :meth:`Spool.sync_folders` of the path.
+
+        Raises :class:`DiskRefused`, after which nothing is left of the file.
+        """
+        with self._all_or_nothing():
+            os.fsync(self._fd)
+            os.rename(self._path, f"{self._spool.data_dir}/{self._final}")
+        os.close(self._fd)
+        self._fd = -1
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            with suppress(OSError):
+                os.unlink(self._path)
+
+    def _flush(self) -> None:
+        """Hash and write what is pending."""
+        with self._all_or_nothing(), memoryview(self._pending) as view:
+            if self._fd < 0:
+                self._path = f"{self._spool.data_dir}/spool/tmp/{secrets.token_hex(16)}.part"
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+                self._hash.update(view[self._prefix :])
+            else:
+                self._hash.update(view)
+            rest = view
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            self._flushed += len(view)
+        self._pending = bytearray()
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        try:
+            with _disk_errors():
+                yield
+        except DiskRefused:
+            self.discard()
+            raise
+
+
+class Spool:
+    """The files under ``data_dir``. Thread safe; several processes and machines may share one folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self._made: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the folders. Raises :class:`~chexnode.errors.BadEnvironment` where that is impossible."""
+        try:
+            for kind in ("tmp", "sources", "results"):
+                _make_durable(self.data_dir, f"spool/{kind}")
+        except OSError as error:
+            raise BadEnvironment(f"cannot use data_dir {self.data_dir}: {error.strerror}") from error
+
+    def has_room(self, disk: DiskSettings) -> bool:
+        """Whether the disk is below the watermark and more than the reserve is free. One system call."""
+        try:
+            stat = os.statvfs(self.data_dir)
+        except OSError:
+            return False
+        if stat.f_bavail * stat.f_frsize < disk.reserve_gb * 1e9:
+            return False
+        usable = stat.f_blocks - stat.f_bfree + stat.f_bavail
+        return stat.f_bavail >= (1 - disk.watermark) * usable
+
+    def incoming(self, prefix: bytes = b"") -> Incoming:
+        """Start a file with ``prefix`` (preamble and file meta information), which the digest leaves out.
+
+        Raises :class:`DiskRefused`.
+        """
+        return Incoming(self, prefix)
+
+    def write_result(self, data: bytes) -> StoredFile:
+        """Write an encoded result durably, folder included. Raises :class:`DiskRefused`."""
+        incoming = self.incoming()
+        incoming.write(data)
+        stored = incoming.complete("results")
+        incoming.keep()
+        self.sync_folders([stored.path])
+        return stored
+
+    def sync_folders(self, paths: Iterable[str]) -> None:
+        """Fsync each distinct folder of ``paths`` once. Raises :class:`DiskRefused`."""
+        with _disk_errors():
+            for folder in {os.path.dirname(path) for path in paths}:
+                _sync(self.data_dir / folder)
+
+    def hour_folder(self, kind: str) -> str:
+        """The folder of this UTC hour, made durably if it is new. Raises :class:`DiskRefused`."""
+        folder = datetime.now(UTC).strftime(f"spool/{kind}/%Y%m%d/%H")
+        if folder not in self._made:
+            with _disk_errors():
+                _make_durable(self.data_dir, folder)
+            self._made = {made for made in self._made if made.startswith(folder[: -len("/00")])} | {folder}
+        return folder
+
+    def path(self, relative: str) -> Path:
+        """The absolute path of a spooled file. Raises ValueError for a path that leaves the spool."""
+        parts = Path(relative).parts
+        if len(parts) < 2 or parts[0] != "spool" or ".." in parts:
+            raise ValueError("not a path of the spool")
+        return self.data_dir / relative
+
+    def read(self, relative: str) -> bytes:
+        """All bytes of a spooled file. Raises FileNotFoundError."""
+        return self.path(relative).read_bytes()
+
+    def verify(self, relative: str, digest: str) -> bool:
+        """Whether a source is there and its data set, without preamble and group 0002, still has ``digest``."""
+        try:
+            content = memoryview(self.path(relative).read_bytes())
+        except OSError:
+            return False
+        # We wrote the file: 128 bytes of preamble, DICM, and (0002,0000) with the length of the rest of the group.
+        start = 144 + int.from_bytes(content[140:144], "little")
+        return hashlib.sha256(content[start:]).hexdigest() == digest
+
+    def unlink(self, relative: str) -> bool:
+        """Remove a file; whether it was there."""
+        try:
+            os.unlink(self.path(relative))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def restore(self, spare: str, lost: str) -> None:
+        """Move ``spare`` durably to the recorded path ``lost`` whose file is gone. Raises :class:`DiskRefused`."""
+        with _disk_errors():
+            _make_durable(self.data_dir, os.path.dirname(lost))
+            os.rename(self.path(spare), self.path(lost))
+        self.sync_folders([spare, lost])
+
+    def exists(self, relative: str) -> bool:
+        """Whether the file is there."""
+        return self.path(relative).is_file()
+
+    def older_than(self, seconds: float) -> Iterator[str]:
+        """Yield the files that were last written more than ``seconds`` ago, unfinished ones included."""
+        limit = time.time() - seconds
+        root = self.data_dir / "spool"
+        for kind in ("tmp", "sources", "results"):
+            for folder, _, names in os.walk(root / kind):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    with suppress(FileNotFoundError):
+                        if os.stat(path).st_mtime < limit:
+                            yield os.path.relpath(path, self.data_dir)
+
+
+class _disk_errors:  # noqa: N801  (used as a statement)
+    """Turn what a disk answers when it is full or failing into :class:`DiskRefused`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise DiskRefused(f"the disk refused: {errno.errorcode[error.errno]}") from error
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make_durable(base: Path, relative: str) -> None:
+    """Make ``base/relative`` with its parents, fsyncing the parent of each folder made."""
+    base.mkdir(parents=True, exist_ok=True)
+    folder = base
+    for part in Path(relative).parts:
+        parent, folder = folder, folder / part
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        _sync(parent)

@@ -1,0 +1,63 @@
+"""``/health/live`` and ``/health/ready``: is the process there, and could the node do its work."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+
+from chexnode import marker
+from chexnode.errors import BadEnvironment, NodeError
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.migrate import check_schema
+from chexnode.settings import Settings
+from chexnode.shapes import CHECKS, Check, to_json
+
+
+def router(settings: Settings, ledger: Ledger) -> APIRouter:
+    """The two routes."""
+    routes = APIRouter(prefix="/health", tags=["health"])
+    data_dir = settings.node.data_dir
+    # Read once: from then on a share that goes away, or another in its place, is seen without a write.
+    name = marker.prove(data_dir, ledger.files)
+
+    @routes.get("/live")
+    def live() -> dict[str, str]:
+        """200 as long as the process answers."""
+        return {"status": "live"}
+
+    @routes.get("/ready", response_model=list[Check], responses={503: {"model": list[Check]}})
+    def ready() -> Response:
+        """200 if the database has this release's schema and data_dir can be written, else 503; both with detail."""
+        checks = [
+            _check("database", lambda: check_schema(ledger.database), "schema is current"),
+            _check("data_dir", lambda: probe_folder(data_dir, name), "writable"),
+        ]
+        code = 200 if all(check.ok for check in checks) else 503
+        return Response(to_json(CHECKS, checks), code, media_type="application/json")
+
+    return routes
+
+
+def probe_folder(data_dir: Path, name: str) -> None:
+    """Raise BadEnvironment unless ``data_dir`` is the folder called ``name`` and takes a file."""
+    if marker.name_of(data_dir) != name:
+        raise BadEnvironment("this is not the folder the database knows: is the share mounted?")
+    try:
+        with tempfile.TemporaryFile(dir=data_dir) as file:
+            file.write(b"ready?")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise BadEnvironment(f"not writable: {error.strerror}") from error
+
+
+def _check(name: str, action: Callable[[], None], well: str) -> Check:
+    try:
+        action()
+    except NodeError as error:
+        return Check(name, False, str(error))
+    return Check(name, True, well)

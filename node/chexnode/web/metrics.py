@@ -1,0 +1,135 @@
+"""``/metrics`` for Prometheus, read from the ledger at every scrape: no role keeps counters of its own.
+
+Labels are states, codes and destination names. Nothing about a patient, a study or a peer is ever a label.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+
+from fastapi import APIRouter, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+from prometheus_client.registry import Collector
+
+from chexnode.errors import NodeError
+from chexnode.ledger.account import Account
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason
+from chexnode.ledger.views import Backlog
+from chexnode.settings import Settings
+
+#: name -> (what it says, its labels). A name ending in ``_total`` is a counter, ``_info`` an info, all others gauges.
+METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "chexnode_info": ("The software version.", ("version",)),
+    "chexnode_ledger_up": ("1 if the ledger could be read at this scrape; the ledger's metrics are absent if not.", ()),
+    "chexnode_instances_received_total": ("Distinct instance versions acknowledged.", ()),
+    "chexnode_duplicates_total": ("Acknowledged instances whose very bytes were known.", ()),
+    "chexnode_own_results_total": ("Our own results that came back and were dropped.", ()),
+    "chexnode_instances": ("Instance versions by verdict and reason.", ("state", "reason")),
+    "chexnode_jobs": ("Jobs by state and, if REFUSED, reason.", ("state", "reason")),
+    "chexnode_notes": ("Images by what was noted about them.", ("note",)),
+    "chexnode_deliveries": ("Deliveries by destination and state.", ("destination", "state")),
+    "chexnode_destination_breaker_open": ("1 while a destination is left alone after failures.", ("destination",)),
+    "chexnode_account_difference": ("Acknowledged images that the account cannot explain; not 0 is a bug.", ()),
+    "chexnode_oldest_queued_seconds": ("Age of the oldest QUEUED job; 0 if there is none.", ()),
+    "chexnode_disk_free_bytes": ("Free space where data_dir is.", ()),
+    "chexnode_disk_size_bytes": ("Size of the file system where data_dir is.", ()),
+}
+
+_Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+def router(settings: Settings, ledger: Ledger) -> APIRouter:
+    """The one route."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(LedgerCollector(settings, ledger))
+    routes = APIRouter()
+
+    @routes.get("/metrics", tags=["metrics"], response_class=Response)
+    def metrics() -> Response:
+        """The Prometheus text format."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_1_0_0)
+
+    return routes
+
+
+class LedgerCollector(Collector):
+    """Turns the ledger's counts into metric families."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._data_dir = settings.node.data_dir
+        self._destinations = [d.name for d in settings.destination]
+        self._ledger = ledger
+
+    def describe(self) -> Iterator[Metric]:
+        """Names without values, so that registering does not read the ledger."""
+        for name in METRICS:
+            yield _family(name, [])
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the ledger once."""
+        yield _family("chexnode_info", [((version("chexnode"),), 1)])
+        try:
+            disk = shutil.disk_usage(self._data_dir)
+            yield _family("chexnode_disk_free_bytes", [((), disk.free)])
+            yield _family("chexnode_disk_size_bytes", [((), disk.total)])
+        except OSError:
+            pass  # readiness tells; the rest is still worth having
+        try:
+            account, backlog = self._ledger.accounts.account(), self._ledger.views.backlog()
+        except NodeError:
+            yield _family("chexnode_ledger_up", [((), 0)])
+            return
+        yield _family("chexnode_ledger_up", [((), 1)])
+        yield from _of_account(account)
+        yield from self._of_backlog(backlog)
+
+    def _of_backlog(self, backlog: Backlog) -> Iterator[Metric]:
+        # Every state is always there: a series that appears only with its first failure cannot be alarmed on.
+        verdicts: dict[tuple[str, str | None], int] = {(InstanceState.ANALYSABLE, None): 0}
+        yield _family("chexnode_instances", _coded(verdicts | backlog.instances))
+        states: dict[tuple[str, str | None], int] = {(s, None): 0 for s in JobState if s is not JobState.REFUSED}
+        yield _family("chexnode_jobs", _coded(states | backlog.jobs))
+        yield _family("chexnode_notes", (((note,), backlog.notes.get(note, 0)) for note in Note))
+        names = sorted({*self._destinations, *(name for name, _ in backlog.deliveries)})
+        yield _family(
+            "chexnode_deliveries",
+            (((name, state), backlog.deliveries.get((name, state), 0)) for name in names for state in DeliveryState),
+        )
+        yield _family(
+            "chexnode_destination_breaker_open", (((name,), float(name in backlog.open_breakers)) for name in names)
+        )
+        oldest = backlog.oldest_queued_at
+        age = max(0.0, (self._ledger.clock() - oldest).total_seconds()) if oldest else 0.0
+        yield _family("chexnode_oldest_queued_seconds", [((), age)])
+
+
+def _of_account(account: Account) -> Iterator[Metric]:
+    yield _family("chexnode_instances_received_total", [((), account.received)])
+    yield _family("chexnode_duplicates_total", [((), account.duplicates)])
+    yield _family("chexnode_own_results_total", [((), account.own_results)])
+    yield _family("chexnode_account_difference", [((), account.difference)])
+
+
+def _coded(counts: dict[tuple[str, str | None], int]) -> _Samples:
+    """``reason`` is always one of :class:`Reason`, or empty."""
+    for (state, reason), count in sorted(counts.items(), key=str):
+        yield (state, Reason(reason).value if reason else ""), count
+
+
+def _family(name: str, samples: _Samples) -> Metric:
+    text, labels = METRICS[name]
+    if name.endswith("_info"):
+        info = InfoMetricFamily(name.removesuffix("_info"), text)
+        for values, _ in samples:
+            info.add_metric((), dict(zip(labels, values, strict=True)))
+        return info
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    family = kind(name, text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, number)
+    return family

@@ -1,0 +1,87 @@
+"""One image from its file to its encoded results; the same for a job and for ``chexnode analyze``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from chexmodels import bundle
+from chexmodels.finding import Findings
+from chexmodels.interpret import interpret
+from chexnode.deliver.routing import Variant
+from chexnode.encode.objects import Encoded, encode
+from chexnode.encode.provenance import Provenance
+from chexnode.encode.source import sanitise
+from chexnode.errors import BadEnvironment, Refused
+from chexnode.ledger.records import JobSpec
+from chexnode.settings import ModelSettings, Settings
+from chexnode.triage.gate import judge_pixels
+from chexnode.work.engine import Engine
+from chexnode.work.prepared import Prepared
+from chexnode.work.sandbox import Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The stages of an analysis. Thread safe."""
+
+    sandbox: Sandbox
+    engine: Engine
+    settings: ModelSettings
+    model_digest: str
+
+    def prepare(self, path: Path) -> Prepared:
+        """Decode in the sandbox and look at the pixels. Raises Refused or Transient."""
+        prepared = self.sandbox.prepare(path)
+        reason, notes = judge_pixels(prepared.stats)
+        if reason is not None:
+            raise Refused(reason)
+        return replace(prepared, notes=(*prepared.notes, *notes))
+
+    def find(self, prepared: Sequence[Prepared]) -> list[Findings]:
+        """Run images as one batch. Raises Transient when the device is out of memory."""
+        raws = self.engine.infer([p.image for p in prepared])
+        return [
+            replace(found, notes=(*p.notes, *found.notes))
+            for p, raw in zip(prepared, raws, strict=True)
+            for found in [interpret(raw, self.engine.card, self.settings.operating_point, p.geometry)]
+        ]
+
+    def encode(
+        self, prepared: Prepared, findings: Findings, key: str, created_at: datetime, wanted: Sequence[Variant]
+    ) -> list[Encoded]:
+        """Write the wanted objects. ``key``: of the job; ``created_at``: the one time that goes into them."""
+        provenance = self.provenance(key, created_at)
+        return encode(sanitise(prepared.header), prepared.display, findings, provenance, wanted)
+
+    def provenance(self, key: str, created_at: datetime) -> Provenance:
+        """Who made the results of job ``key``, when and how."""
+        card = self.engine.card
+        return Provenance(
+            job_key=key,
+            model_name=card.name,
+            model_version=card.version,
+            model_digest=self.model_digest,
+            operating_point=self.settings.operating_point,
+            threshold=card.operating_points[self.settings.operating_point].threshold,
+            software_version=version("chexnode"),
+            created_at=created_at.astimezone(),
+        )
+
+
+@contextmanager
+def open_pipeline(settings: Settings, spec: JobSpec) -> Iterator[Pipeline]:
+    """Load the configured model and start the sandbox.
+
+    Raises BadEnvironment if the model cannot be loaded or is no longer the one that ``spec`` names.
+    """
+    folder = bundle.find(settings.model.bundle)
+    engine = Engine(folder, settings.model.device)
+    if bundle.digest(folder) != spec.model_digest:
+        raise BadEnvironment("the model changed while it was being loaded")
+    with Sandbox(settings.limits, engine.card.size, engine.card.geometry, settings.worker.decoders) as sandbox:
+        yield Pipeline(sandbox, engine, settings.model, spec.model_digest)

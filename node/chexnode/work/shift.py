@@ -1,0 +1,112 @@
+"""One worker process at work: its analysing and its delivering side, woken by rings and by a tick of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from chexnode.deliver.courier import Courier
+from chexnode.errors import NodeError
+from chexnode.keep.housekeeping import TICK_SECONDS
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import JobSpec
+from chexnode.queue.bell import Bell
+from chexnode.settings import Settings
+from chexnode.spool import Spool
+from chexnode.work.pipeline import open_pipeline
+from chexnode.work.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+class Shift:
+    """Open the model and the sandbox where this worker infers; close everything on exit.
+
+    The tick looks for due work whether or not anybody rang: the broker may be down for as long as it likes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        spool: Spool,
+        bell: Bell,
+        spec: JobSpec,
+        owner: str,
+        stopping: threading.Event,
+    ) -> None:
+        self._settings, self._ledger, self._spec, self._stopping = settings, ledger, spec, stopping
+        self._worker: Worker | None = None
+        self._courier: Courier | None = None
+        self._opened = ExitStack()
+        self._ticker: threading.Thread | None = None
+        if "infer" in settings.worker.queues:
+            pipeline = self._opened.enter_context(open_pipeline(settings, spec))
+            self._worker = Worker(settings, ledger, spool, pipeline, spec, bell, owner, stopping)
+        if "deliver" in settings.worker.queues:
+            self._courier = Courier(settings, ledger, spool, owner, stopping)
+        self.threads = 1 + sum(d.max_associations for d in settings.destination)
+        """Celery threads: one that infers and one for each association."""
+        self._own = ThreadPoolExecutor(self.threads, "tick")
+
+    def infer(self) -> None:
+        """Look for jobs."""
+        if self._worker is not None:
+            self._worker.look()
+
+    def deliver(self, destination: str) -> None:
+        """Look for deliveries to ``destination``."""
+        if self._courier is not None:
+            self._courier.deliver(destination)
+
+    def tick_with(self, keep_house: Callable[[], None]) -> None:
+        """Start ticking: keep house and look for what nobody rang for."""
+        self._ticker = threading.Thread(target=self._tick, args=(keep_house,), name="tick", daemon=True)
+        self._ticker.start()
+
+    def _tick(self, keep_house: Callable[[], None]) -> None:
+        while True:
+            try:
+                keep_house()
+                if self._worker is not None and self._ledger.jobs.due(self._spec):
+                    self._own.submit(self._logged, self.infer)
+                if self._courier is not None:
+                    for destination in self._ledger.deliveries.due():
+                        self._own.submit(self._logged, partial(self.deliver, destination))
+            except NodeError as error:
+                log.warning("tick: %s", error)
+            except RuntimeError:
+                if not self._stopping.is_set():  # the pool is closed: we are stopping
+                    raise
+            except Exception:
+                log.exception("tick")
+            if self._stopping.wait(TICK_SECONDS):
+                return
+
+    def _logged(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except NodeError as error:
+            log.warning("%s", error)
+        except Exception:
+            log.exception("a look for work failed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        if self._ticker is not None:
+            self._ticker.join()
+        self._own.shutdown()
+        if self._worker is not None:
+            self._worker.close()
+        self._opened.close()

@@ -1,0 +1,261 @@
+"""The worker: claims jobs in batches, decodes ahead, infers, finishes, and throws away what it lost the lease of."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from datetime import timedelta
+from functools import partial
+from typing import Protocol, TypeVar
+
+from chexmodels.finding import Findings
+from chexnode.deliver.backoff import Backoff
+from chexnode.deliver.routing import routes, variants
+from chexnode.errors import Refused, StaleMove, Transient
+from chexnode.ledger.jobs import HEARTBEAT_SECONDS
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import Analysis, JobClaim, JobSpec, NewResult
+from chexnode.ledger.states import Reason
+from chexnode.settings import Settings
+from chexnode.spool import Spool
+from chexnode.work.pipeline import Pipeline
+from chexnode.work.prepared import Prepared
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+INSIST_SECONDS = 60.0
+"""How long a finished analysis waits for a database that is away before the job is left to its lease."""
+
+
+class Rings(Protocol):
+    """What the worker needs of the bell."""
+
+    def ring(self, queue: str, argument: str | None = None) -> None:
+        """Ask for one ring."""
+
+
+class Worker:
+    """One process's analysing side. ``stopping``: set from outside to make it finish what it holds and return."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        spool: Spool,
+        pipeline: Pipeline,
+        spec: JobSpec,
+        bell: Rings,
+        owner: str,
+        stopping: threading.Event,
+    ) -> None:
+        self._settings, self._ledger, self._spool, self._pipeline = settings, ledger, spool, pipeline
+        self._spec, self._bell, self._owner, self._stopping = spec, bell, owner, stopping
+        self._backoff = Backoff()
+        self._decoding = ThreadPoolExecutor(settings.worker.decoders, "decode")
+        # Two, so that one image's files are being fsynced while the next is being encoded.
+        self._finishing = ThreadPoolExecutor(2, "finish")
+        self._held: dict[str, JobClaim] = {}
+        self._state = threading.Lock()
+        self._busy = self._again = False
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heart.start()
+
+    def look(self) -> None:
+        """Work until nothing is due. A second call while one is at work only makes that one look again."""
+        with self._state:
+            self._again = True
+            if self._busy:
+                return
+            self._busy = True
+        while True:
+            with self._state:
+                if not self._again or self._stopping.is_set():
+                    self._busy = False
+                    return
+                self._again = False
+            try:
+                self._drain()
+            except BaseException:
+                with self._state:
+                    self._busy = False
+                raise
+
+    def close(self) -> None:
+        """Stop the threads; whatever is still held goes back to the queue."""
+        self._stopping.set()
+        self._decoding.shutdown(cancel_futures=True)
+        self._finishing.shutdown()
+        self._closed.set()
+        self._heart.join(timeout=5)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Put what is still held back into the queue, untouched."""
+        with self._state:
+            held, self._held = list(self._held.values()), {}
+        if held:
+            try:
+                self._ledger.jobs.release(held)
+            except Transient:
+                log.warning("%d job(s) are left to their leases", len(held))
+
+    def _drain(self) -> None:
+        """Batch after batch; the next is being decoded while this one is inferred and the last one finished."""
+        finishing: list[Future[None]] = []
+        try:
+            ahead = self._take()
+            while ahead and not self._stopping.is_set():
+                batch = [(claim, prepared) for claim, future in ahead if (prepared := self._prepared(claim, future))]
+                ahead = self._take()
+                found = self._infer(batch)
+                wait_for(finishing)
+                finishing = [self._finishing.submit(self._finish, *item) for item in found]
+        finally:
+            wait_for(finishing)
+            # What is held here was decoded ahead when we were told to stop, or a bug cut the loop short; kept, it would
+            # be renewed for ever.
+            self._give_back()
+
+    def _take(self) -> list[tuple[JobClaim, Future[Prepared]]]:
+        if self._stopping.is_set():
+            return []
+        try:
+            claims = self._ledger.jobs.claim(self._owner, self._settings.worker.batch_size, self._spec)
+        except Transient as error:
+            log.warning("no jobs claimed: %s", error)
+            return []
+        with self._state:
+            self._held |= {claim.id: claim for claim in claims}
+        return [(claim, self._decoding.submit(self._prepare, claim)) for claim in claims]
+
+    def _prepare(self, claim: JobClaim) -> Prepared:
+        if claim.path is None or not self._spool.verify(claim.path, claim.digest):
+            raise Refused(Reason.SOURCE_MISSING)
+        return self._pipeline.prepare(self._spool.path(claim.path))
+
+    def _prepared(self, claim: JobClaim, future: Future[Prepared]) -> Prepared | None:
+        return self._guarded(claim, future.result)
+
+    def _infer(self, batch: Sequence[tuple[JobClaim, Prepared]]) -> list[tuple[JobClaim, Prepared, Findings]]:
+        """One batch; if it fails as a whole, each image alone, so that one cannot fail the others."""
+        if not batch:
+            return []
+        try:
+            findings = self._pipeline.find([prepared for _, prepared in batch])
+            return [(claim, prepared, found) for (claim, prepared), found in zip(batch, findings, strict=True)]
+        except Exception:
+            log.exception("inference of %d image(s) failed: trying them one by one", len(batch))
+        alone = []
+        for claim, prepared in batch:
+            found = self._guarded(claim, partial(self._pipeline.find, [prepared]))
+            if found is not None:
+                alone.append((claim, prepared, found[0]))
+        return alone
+
+    def _finish(self, claim: JobClaim, prepared: Prepared, findings: Findings) -> None:
+        self._guarded(claim, partial(self._commit, claim, prepared, findings))
+
+    def _commit(self, claim: JobClaim, prepared: Prepared, findings: Findings) -> None:
+        """Encode, make the files durable, and only then commit the rows."""
+        chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal)
+        encoded = self._pipeline.encode(prepared, findings, claim.key, claim.created_at, variants(chosen))
+        results = []
+        for one in encoded:
+            stored = self._spool.write_result(one.data)
+            results.append(
+                NewResult(one.uid, one.kind, one.variant, one.sop_class_uid, stored.digest, stored.path, stored.size)
+            )
+        uid_of = {(one.kind, one.variant): one.uid for one in encoded}
+        to = [(uid_of[r.variant], r.destination) for r in chosen if r.variant in uid_of]
+        score = findings.score if math.isfinite(findings.score) else None
+        analysis = Analysis(score, findings.abnormal, len(findings.regions), findings.notes)
+        try:
+            self._insist(partial(self._ledger.jobs.complete, claim, analysis, results, to))
+        except BaseException:
+            # A commit whose answer was lost comes here too, as a StaleMove of the repetition: then rows name the
+            # files, and they stay.
+            self._remove(results)
+            raise
+        self._forget(claim)
+        for destination in {destination for _, destination in to}:
+            self._bell.ring("deliver", destination)
+
+    def _remove(self, results: Sequence[NewResult]) -> None:
+        try:
+            known = self._ledger.files.known([r.path for r in results])
+        except Transient:
+            return  # the sweep for orphans will ask again
+        for result in results:
+            if result.path not in known:
+                self._spool.unlink(result.path)
+
+    def _guarded(self, claim: JobClaim, action: Callable[[], T]) -> T | None:
+        """Run one image's step; an error moves the job as its class says. None if it failed."""
+        try:
+            return action()
+        except StaleMove:
+            log.warning("job %s was taken over: its result is thrown away", claim.id)
+            self._forget(claim)
+        except Refused as error:
+            log.info("job %s refused: %s", claim.id, error.reason)
+            self._settle(claim, partial(self._ledger.jobs.refuse, claim, error.reason, error.detail))
+        except Transient as error:
+            self._put_back(claim, str(error))
+        except Exception as error:
+            log.error("job %s failed: %s", claim.id, type(error).__name__)
+            self._settle(claim, partial(self._ledger.jobs.fail, claim, traceback.format_exc()))
+        return None
+
+    def _put_back(self, claim: JobClaim, error: str) -> None:
+        attempts = claim.attempts + 1
+        if attempts >= self._settings.worker.max_attempts:
+            why = f"gave up after {attempts} attempts: {error}"
+            self._settle(claim, partial(self._ledger.jobs.fail, claim, why))
+            return
+        due_at = self._ledger.clock() + timedelta(seconds=self._backoff.delay(attempts))
+        log.warning("job %s put back, attempt %d: %s", claim.id, attempts, error)
+        self._settle(claim, partial(self._ledger.jobs.requeue, claim, error, due_at))
+
+    def _settle(self, claim: JobClaim, move: Callable[[], None]) -> None:
+        try:
+            self._insist(move)
+        except (StaleMove, Transient) as error:
+            log.warning("job %s is left to its lease: %s", claim.id, error)
+        self._forget(claim)
+
+    def _insist(self, action: Callable[[], T]) -> T:
+        """Repeat while the database is away, for a while."""
+        give_up = time.monotonic() + INSIST_SECONDS
+        failures = 0
+        while True:
+            try:
+                return action()
+            except Transient:
+                failures += 1
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(min(self._backoff.delay(failures), 5.0))
+
+    def _forget(self, claim: JobClaim) -> None:
+        with self._state:
+            self._held.pop(claim.id, None)
+
+    def _beat(self) -> None:
+        """Extend the leases of what is held."""
+        while not self._closed.wait(HEARTBEAT_SECONDS):
+            with self._state:
+                held = list(self._held.values())
+            try:
+                for lost in self._ledger.jobs.renew(held):
+                    log.warning("the lease of job %s is lost", lost)
+            except Transient as error:
+                log.warning("heartbeat: %s", error)

@@ -1,0 +1,69 @@
+# What a person types. Everything is installed into .venv; a second run starts at once.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first Python that is new enough; `make PYTHON=/path/to/python ...` names another.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+	$(if $(shell $(p) -c 'import sys; print(*[1] * (sys.version_info >= (3, 11)))' 2>/dev/null),$(p))) no-python)
+VENV := .venv
+BIN := $(VENV)/bin
+# Where PyTorch keeps wheels without CUDA, a tenth of the size; used where no NVIDIA driver is found and it answers.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+FILES ?=
+
+.PHONY: help demo test check bench docs servers clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+demo: $(VENV)/worker.stamp ## phantoms (and FILES="a.dcm b.dcm") through a PACS and the node, and back
+	@$(BIN)/python deploy/demo/demo.py $(FILES)
+
+test: $(VENV)/dev.stamp servers ## everything .ci/run checks: style, types, the whole test suite on real servers
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest
+
+check: $(VENV)/dev.stamp ## what a commit needs: style, types, unit tests
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/unit
+
+bench: $(VENV)/dev.stamp servers ## the benchmarks; minutes each
+	@for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(VENV)/dev.stamp ## write the generated pages of docs/reference again
+	$(BIN)/python docs/reference/generate.py
+
+servers: ## install the Debian packages the tests start servers from, or say which are missing
+	@tests/servers.sh
+
+clean: ## remove what make made, except the virtual environment
+	rm -rf build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo 'ChexNode needs Python 3.11 or newer (apt-get install python3 python3-venv)' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments (apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# PyTorch goes first and alone, so that a CPU wheel that pip is configured to find is preferred to PyPI's CUDA build.
+$(VENV)/torch.stamp: $(VENV)/bin/python
+	@extra=''; \
+	if ! command -v nvidia-smi >/dev/null && \
+	   $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(TORCH_CPU)/torch/", timeout=10)' 2>/dev/null; \
+	then extra='--extra-index-url $(TORCH_CPU)'; fi; \
+	set -x; $(BIN)/python -m pip install --quiet $$extra 'torch>=2.8,<2.14'
+	@touch $@
+
+$(VENV)/worker.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[worker]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/worker.stamp

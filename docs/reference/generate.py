@@ -1,0 +1,405 @@
+"""Write the pages beside this file from the code: settings, commands, states, triage and the HTTP interface.
+
+    make docs
+
+Nothing in those pages is written by hand, so nothing in them can be out of date: a test generates them in memory and
+compares.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import tempfile
+import textwrap
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from chexnode import settings as settings_module
+from chexnode import shapes
+from chexnode.cli import Exit, app
+from chexnode.deliver.status import MEANINGS
+from chexnode.ledger import records
+from chexnode.ledger.account import Account
+from chexnode.ledger.database import Database
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.migrate import upgrade
+from chexnode.ledger.records import DeliveryView, JobView
+from chexnode.ledger.states import (
+    TRANSITIONS,
+    DeliveryState,
+    InstanceState,
+    JobState,
+    Note,
+    Reason,
+    StudyState,
+)
+from chexnode.ledger.views import EventView, JobDetail, ResultView
+from chexnode.receive.contexts import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, PROTOCOL_VERSION
+from chexnode.receive.dimse import Status
+from chexnode.settings import NOT_BUILT, Settings
+from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
+from chexnode.web.app import create_app
+from chexnode.web.metrics import METRICS
+
+REFERENCE = Path(__file__).parent
+_GENERATED = "<!-- Written by generate.py from the code (make docs). Do not edit. -->"
+
+
+def pages() -> dict[str, str]:
+    """File name -> content of every generated page."""
+    return {
+        "settings.md": _settings(),
+        "cli.md": _cli(),
+        "states.md": _states(),
+        "triage.md": _triage(),
+        "dimse.md": _dimse(),
+        "http.md": _http(),
+    }
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([f"# {title}", _GENERATED, *(part.strip("\n") for part in parts)]) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
+    )
+
+
+def _text(thing: Any) -> str:
+    """The docstring as one paragraph of Markdown."""
+    return _markdown(inspect.getdoc(thing) or "")
+
+
+def _markdown(doc: str) -> str:
+    doc = re.sub(r":\w+:`~?([^`]+)`", lambda m: f"`{m[1].split('.')[-1]}`", doc)
+    return re.sub(r"``([^`]+)``", r"`\1`", re.sub(r"\s*\n\s*", " ", doc.strip()))
+
+
+def _member_docs(owner: type) -> dict[str, str]:
+    """Name -> the string literal below it, for enum members and dataclass fields; read from the source."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+    assert isinstance(tree.body[0], ast.ClassDef)
+    docs: dict[str, str] = {}
+    name = None
+    for node in tree.body[0].body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name is not None:
+            docs[name] = _markdown(str(node.value.value))
+            name = None
+    return docs
+
+
+# Settings
+
+
+def _settings() -> str:
+    parts = [
+        "Read once when a command starts. Later sources win: defaults, the settings file, environment variables. The "
+        "file is the one given with `chexnode --config FILE`, else the one `CHEXNODE_CONFIG` names, else "
+        "`chexnode.toml` in the working folder. The variable of `section.key` is `CHEXNODE_SECTION__KEY`; lists and "
+        "tables are written in it as JSON. Relative paths resolve against the file's folder. An unknown key or "
+        "variable is an error that names the nearest known one. `chexnode settings` shows every effective value and "
+        "where it came from.",
+    ]
+    for name, field in Settings.model_fields.items():
+        model = settings_module._section_of(field.annotation)
+        assert model is not None
+        is_list = get_origin(field.annotation) is tuple
+        parts.append(
+            f"## `{f'[[{name}]]' if is_list else f'[{name}]'}`\n\n{_text(model)}" + (" Repeatable." if is_list else "")
+        )
+        parts.append(_table(("key", "value", "default", "meaning"), _keys(model)))
+    parts.append(
+        "## Not built yet\n\nRefused with a message, never silently ignored.\n\n"
+        + _table(("setting", "why"), ((f"`{key.replace('=', ' = ')}`", why) for key, why in NOT_BUILT.items()))
+    )
+    return _page("Settings", *parts)
+
+
+def _keys(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        default = "required" if field.default is PydanticUndefined else f"`{_toml(field.default)}`"
+        yield f"`{name}`", _kind(field.annotation, field.metadata), default, field.description or ""
+
+
+def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{_toml(value)}`" for value in get_args(annotation))
+    if origin is tuple:
+        return f"list of: {_kind(get_args(annotation)[0])}"
+    if origin in (Union, types.UnionType):
+        inner = next(arg for arg in get_args(annotation) if arg is not type(None))
+        return _kind(inner, metadata)
+    if hasattr(annotation, "__metadata__"):
+        return _kind(annotation.__origin__, [*metadata, *_flat(annotation.__metadata__)])
+    words = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", Path: "path"}
+    bounds = [
+        f"{sign} {getattr(one, bound):g}"
+        for one in _flat(metadata)
+        for bound, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+        if getattr(one, bound, None) is not None
+    ]
+    return " ".join([words[annotation], ", ".join(bounds)]).strip()
+
+
+def _flat(metadata: Iterable[Any]) -> Iterator[Any]:
+    for one in metadata:
+        yield from getattr(one, "metadata", [one])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, int) else f'"{value}"'
+
+
+# Commands
+
+
+def _cli() -> str:
+    group = typer.main.get_command(app)
+    parts = [
+        "`chexnode [--config FILE] [--log-level LEVEL] COMMAND`. With `--json` a command prints one JSON document and "
+        "nothing else on standard output: a list command one array, whatever its length. Logs and errors go to "
+        "standard error, an error as one line for each fault.",
+        _options(group),
+        "## Exit codes\n\n"
+        + _table(("code", "name", "meaning"), ((str(e.value), e.name, _member_docs(Exit)[e.name]) for e in Exit)),
+        "## Commands",
+    ]
+    for words, command in _commands(group, ()):
+        arguments = " ".join(p.metavar or p.name.upper() for p in command.params if p.param_type_name == "argument")
+        usage = " ".join(part for part in ("chexnode", *words, arguments) if part)
+        text = _markdown(command.callback.__doc__ or "")
+        parts.append(f"### `{usage}`\n\n{text}\n\n{_options(command)}")
+    parts.append("## JSON\n\nTimes are ISO 8601 in UTC; what is not a number is `null`.")
+    for title, shape in _SHAPES.items():
+        parts.append(f"### {title}\n\n" + _table(("key", "type", "meaning"), _fields(shape)))
+    return _page("Commands", *parts)
+
+
+#: Heading -> the dataclass that is printed.
+_SHAPES: Mapping[str, type] = {
+    "`jobs`, an array of": JobView,
+    "`jobs show`, `jobs retry` and `jobs cancel`, one object: the keys of `jobs` and": JobDetail,
+    "an event": EventView,
+    "a result": ResultView,
+    "`deliveries`, an array of": DeliveryView,
+    "`account`, one object": Account,
+    "`analyze`, an array of; also the content of `STEM.json`": shapes.FileReport,
+    "a region": shapes.RegionReport,
+    "`settings`, an array of": shapes.Setting,
+    "`check`, an array of": shapes.Check,
+}
+
+
+def _commands(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        if inner is None or command.invoke_without_command:
+            yield (*words, name), command
+        if inner is not None:
+            yield from _commands(command, (*words, name))
+
+
+def _options(command: Any) -> str:
+    rows = [
+        (f"`{', '.join(p.opts)}{f' {p.metavar}' if p.metavar and not p.is_flag else ''}`", p.help or "")
+        for p in command.params
+        if p.param_type_name == "option" and not p.hidden
+    ]
+    return _table(("option", "meaning"), rows)
+
+
+def _fields(shape: type) -> Iterator[tuple[str, str, str]]:
+    docs = {name: doc for owner in reversed(shape.__mro__[:-1]) for name, doc in _member_docs(owner).items()}
+    hints = get_type_hints(shape, vars(records) | vars(sys.modules[shape.__module__]))
+    inherited = {f.name for base in shape.__bases__ if dataclasses.is_dataclass(base) for f in dataclasses.fields(base)}
+    for field in dataclasses.fields(shape):
+        if field.name not in inherited:
+            yield (
+                f"`{field.name}`",
+                _json_kind(hints[field.name]),
+                re.sub(r"\bNone\b", "null", docs.get(field.name, "")),
+            )
+
+
+def _json_kind(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys("null" if a is type(None) else _json_kind(a) for a in args))
+    if origin in (list, tuple):
+        return f"array of {_json_kind(args[0])}"
+    if origin is not None:
+        return "object"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "state"
+    names = {
+        "str": "text",
+        "int": "number",
+        "float": "number",
+        "bool": "true or false",
+        "datetime": "time",
+        "Any": "any",
+    }
+    return names.get(getattr(hint, "__name__", ""), "object")
+
+
+# States
+
+
+def _states() -> str:
+    parts = [
+        "Truth is the database. Every move below is one compare-and-swap update and one row in the table `events` in "
+        "the same transaction; every other move is refused. The diagrams are drawn from the table that the ledger "
+        "checks, `TRANSITIONS`."
+    ]
+    for title, kind, start in (
+        ("Job", JobState, JobState.QUEUED),
+        ("Delivery", DeliveryState, DeliveryState.PENDING),
+        ("Instance", InstanceState, None),
+        ("Study", StudyState, StudyState.OPEN),
+    ):
+        docs = _member_docs(kind)
+        begins = [start] if start is not None else list(kind)
+        lines = ["stateDiagram-v2", *(f"    [*] --> {state}" for state in begins)]
+        lines += [f"    {state} --> {to}" for state in kind for to in kind if to in TRANSITIONS[state]]
+        diagram = "\n".join(["```mermaid", *lines, "```"])
+        rows = ((f"`{s}`", docs[s.name], ", ".join(f"`{t}`" for t in kind if t in TRANSITIONS[s])) for s in kind)
+        parts.append(f"## {title}\n\n{_text(kind)}\n\n{diagram}\n\n" + _table(("state", "meaning", "may become"), rows))
+    parts.append(f"## Reasons\n\n{_text(Reason)}\n\n" + _codes(Reason))
+    parts.append(f"## Notes\n\n{_text(Note)}\n\n" + _codes(Note))
+    return _page("States, reasons and notes", *parts)
+
+
+def _codes(kind: type[Reason | Note]) -> str:
+    docs = _member_docs(kind)
+    return _table(("code", "meaning"), ((f"`{code}`", docs[code.name]) for code in kind))
+
+
+# Triage
+
+
+def _triage() -> str:
+    reasons, notes = _member_docs(Reason), _member_docs(Note)
+    return _page(
+        "Triage",
+        "Which images are analysed. The header is judged in the transaction that stores the image, the pixels by the "
+        "worker. Reasons are asked in this order and the first that holds is given; every note that holds is kept. "
+        "`chexnode jobs` shows both.",
+        "## From the header: not analysed\n\n"
+        + _table(
+            ("reason", "state", "meaning"),
+            ((f"`{r.reason}`", f"`{r.state}`", reasons[r.reason.name]) for r in REASONS),
+        ),
+        "## From the header: analysed, and noted\n\n"
+        + _table(("note", "meaning"), ((f"`{r.note}`", notes[r.note.name]) for r in NOTES)),
+        "## From the pixels: refused\n\nDecoding itself refuses with the reasons of [States](states.md#reasons).\n\n"
+        + _table(("reason", "meaning"), ((f"`{reason}`", reasons[reason.name]) for reason, _ in PIXEL_REASONS)),
+        "## From the pixels: analysed, and noted\n\n"
+        + _table(("note", "meaning"), ((f"`{note}`", notes[note.name]) for note, _ in PIXEL_NOTES)),
+    )
+
+
+# DIMSE
+
+
+def _dimse() -> str:
+    statuses = _member_docs(Status)
+    rejections = (
+        (CALLING_AE_UNKNOWN, "no `[[peer]]` has this AE title at this address; without any, only loopback may call"),
+        (CALLED_AE_UNKNOWN, "another AE title than ours was called and `node.any_called_ae` is off"),
+        (PROTOCOL_VERSION, "the peer does not speak version 1 of the protocol"),
+        (LOCAL_LIMIT, "too many associations, or the disk is low: try again later"),
+    )
+    return _page(
+        "DIMSE",
+        "The node is an SCP of Verification and Storage and an SCU of Storage and Verification. Every storage SOP "
+        "class is accepted, private ones too, in the first transfer syntax that the requestor proposes.",
+        "## What C-STORE is answered\n\nError Comment (0000,0902) says which case it is.\n\n"
+        + _table(("status", "when"), ((f"`0x{int(s):04X}`", statuses[s.name]) for s in Status)),
+        "## What an association request is refused with\n\nResult, source and reason of PS3.8 table 9-21.\n\n"
+        + _table(
+            ("result, source, reason", "meaning", "when"),
+            ((f"{r.result}, {r.source}, {r.reason}", r.text, why) for r, why in rejections),
+        ),
+        "## What a destination's status means for a delivery\n\nThe first row that fits decides. A status that stands "
+        "nowhere is tried again. Accepted deliveries become `SENT`, those tried again `WAITING`, the others `DEAD`.\n\n"
+        + _table(
+            ("status", "answer", "meaning"),
+            (
+                (f"`0x{first:04X}`" + (f" to `0x{last:04X}`" if last > first else ""), answer.value, meaning)
+                for first, last, answer, meaning in MEANINGS
+            ),
+        ),
+    )
+
+
+# HTTP
+
+
+def _http() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Settings(node={"data_dir": folder}, database={"url": f"sqlite:///{folder}/x.db"})
+        database = Database(tree.database.url)
+        upgrade(database)
+        database.close()
+        ledger = Ledger(tree.database.url)
+        schema = create_app(tree, ledger).openapi()
+        ledger.close()
+    rows = []
+    for path, methods in schema["paths"].items():
+        for method, what in methods.items():
+            query = ", ".join(f"`{p['name']}`" for p in what.get("parameters", ()) if p["in"] == "query")
+            rows.append((f"`{method.upper()} {path}`", query, _markdown(what.get("description", ""))))
+    kinds = {"_total": "counter", "_info": "info"}
+    metrics = (
+        (
+            f"`{name}`",
+            next((kind for end, kind in kinds.items() if name.endswith(end)), "gauge"),
+            ", ".join(f"`{label}`" for label in labels),
+            text,
+        )
+        for name, (text, labels) in METRICS.items()
+    )
+    return _page(
+        "HTTP",
+        "The web role, on loopback only: requests under any other host name are refused with 400. Everything is read "
+        "only. The answers under `/api` are those of the [commands](cli.md#json) with `--json`; their OpenAPI schema "
+        "is at `/api/openapi.json`. While the database is away they are 503 with `Retry-After`.",
+        "## Routes\n\n" + _table(("route", "query", "answer"), rows),
+        "## Metrics\n\nRead from the ledger at every scrape. No label names a patient, a study or a peer.\n\n"
+        + _table(("metric", "type", "labels", "meaning"), metrics),
+    )
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, content in pages().items():
+        (REFERENCE / name).write_text(content, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

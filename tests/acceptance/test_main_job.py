@@ -1,0 +1,239 @@
+"""The main job, as a PACS administrator has it: Orthanc routes radiographs to the node, results come back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
+
+import senders
+import validators
+from nodes import AE_TITLE, Node, loopback_destination
+from phantoms import phantom_files
+from servers import Orthanc, Redis, StoreSCP, wait_for
+
+STUDY_AND_IDENTITY = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "ReferringPhysicianName",
+]
+
+
+class Site:
+    """A PACS and a node that know each other."""
+
+    def __init__(self, folder: Path, **tables: Any) -> None:
+        self.node = Node(folder / "node", **tables)
+        self.pacs = Orthanc(folder / "pacs", modalities={"chexnode": (AE_TITLE, self.node.port)})
+        self.node.tables["destination"] = [loopback_destination("pacs", "ORTHANC", self.pacs.port)]
+        self.node.write_settings()
+
+    def send(self, files: list[Path]) -> dict[str, Dataset]:
+        """Put files into the PACS and let it route them; return SOP Instance UID -> (one of its) source headers."""
+        for file in files:
+            self.pacs.store("chexnode", self.pacs.post(file))
+        return {ds.SOPInstanceUID: ds for ds in (pydicom.dcmread(file, stop_before_pixels=True) for file in files)}
+
+    def results(self) -> dict[str, list[Dataset]]:
+        """Source SOP Instance UID -> our objects in the PACS that refer to it."""
+        found: dict[str, list[Dataset]] = {}
+        for instance in self.pacs.instances():
+            ds = self.pacs.dataset(instance)
+            if ds.get("Manufacturer") == "ChexNode":
+                of = ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+                found.setdefault(of, []).append(ds)
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """Our objects in the PACS: SOP Instance UID -> digest of the data set."""
+        digests = {}
+        for objects in self.results().values():
+            for ds in objects:
+                ds.remove_private_tags()
+                digests[str(ds.SOPInstanceUID)] = hashlib.sha256(ds.to_json().encode()).hexdigest()
+        return digests
+
+
+def check_results(
+    sources: dict[str, Dataset], jobs: dict[str, list[dict[str, Any]]], results: dict[str, list[Dataset]]
+) -> None:
+    """Every analysed version has one SC, and one SEG exactly if something was found; identity and study are its own."""
+    for uid, source in sources.items():
+        wanted = []
+        for job in jobs[uid]:
+            assert job["state"] == "DONE", job
+            wanted += [SecondaryCaptureImageStorage] + ([SegmentationStorage] if job["regions"] else [])
+        assert sorted(ds.SOPClassUID for ds in results[uid]) == sorted(wanted), (uid, jobs[uid])
+        for ds in results[uid]:
+            for keyword in STUDY_AND_IDENTITY:
+                assert str(ds.get(keyword, "")).strip() == str(source.get(keyword, "")).strip(), keyword
+            assert ds.SeriesInstanceUID != source.get("SeriesInstanceUID")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Embedded defaults: SQLite and the embedded broker, one command."""
+    site = Site(tmp_path)
+    with site.pacs, site.node.up:
+        yield site
+
+
+def test_phantoms_come_back(site: Site, tmp_path: Path) -> None:
+    sources = site.send(phantom_files(tmp_path / "in", 3))
+    jobs = site.node.wait_until_settled(3)
+    check_results(sources, jobs, site.results())
+    assert any(job["regions"] for [job] in jobs.values()), "no phantom has a finding: the test shows too little"
+    account = site.node.account()
+    assert (account["received"], account["analysed"]) == (3, 3)
+
+
+def test_every_chest_file_comes_back(tmp_path: Path, shared: Path) -> None:
+    # The operating point that marks most images, so that segmentations of real files are judged too.
+    site = Site(tmp_path, model={"bundle": "chexnomaly", "operating_point": "triage"})
+    files = sorted((shared / "data/dicom/chest").glob("*.dcm"))
+    with site.pacs, site.node.up:
+        sources = site.send(files)
+        jobs = site.node.wait_until_settled(len(files))
+        results = site.results()
+        check_results(sources, jobs, results)
+        assert any(job["regions"] for versions in jobs.values() for job in versions), "no segmentation was judged"
+        for file in files:
+            uid = str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+            for ds in results.get(uid, []):
+                result = site.pacs.file(site.pacs.lookup(ds.SOPInstanceUID)[0])
+                assert validators.unexplained(result, file.read_bytes()) == []
+        site.node.account()
+
+
+def test_a_resend_changes_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    files = phantom_files(tmp_path / "in", 2)
+    with site.pacs:
+        with site.node.up:
+            for _ in range(3):
+                site.send(files)
+            site.node.wait_until_settled(2)
+            first = site.digests()
+            assert 2 <= len(first) <= 4
+        messages = site.node.data_dir / "broker" / "messages"
+        for message in messages.iterdir():  # the flushed broker
+            message.unlink()
+        with site.node.up:
+            site.send(files)
+            site.node.wait_until_settled(2)
+            assert site.digests() == first
+            account = site.node.account()
+    assert account["received"] == 2
+    assert account["duplicates"] == 6
+
+
+def test_our_results_sent_back_to_us_make_no_loop(site: Site, tmp_path: Path) -> None:
+    site.send(phantom_files(tmp_path / "in", 1))
+    site.node.wait_until_settled(1)
+    before = site.digests()
+    for instance in site.pacs.instances():
+        site.pacs.store("chexnode", instance)
+    account = site.node.account()
+    assert account["own_results"] == len(before)
+    assert account["duplicates"] == 1
+    assert account["received"] == 1
+    assert site.digests() == before
+
+
+def test_a_cluster_on_postgresql_and_redis(tmp_path: Path, shared: Path, postgres_url: str, redis: Redis) -> None:
+    site = Site(
+        tmp_path, database={"url": postgres_url}, broker={"url": redis.url},
+        model={"bundle": "chexnomaly", "device": "cpu"}, worker={"batch_size": 2, "decoders": 1},
+    )  # fmt: skip
+    node = site.node
+    files = sorted((shared / "data/dicom/chest").glob("*.dcm")) + phantom_files(tmp_path / "in", 4)
+    assert node.run("receive", check=False).returncode == 3, "an empty schema is refused"
+    node.run("db", "upgrade")
+    with site.pacs, node.role("receive"), node.role("worker", 1), node.role("worker", 2), node.role("web"):
+        sources = site.send(files)
+        redis.ask(b"FLUSHALL")
+        jobs = node.wait_until_settled(len(files))
+        check_results(sources, jobs, site.results())
+        owners = {
+            event["detail"]
+            for uid in sources
+            for job in jobs[uid]
+            for event in node.json("jobs", "show", job["id"])["events"]
+            if event["event"] == "claimed"
+        }
+        assert len(owners) == 2, "one of the two workers did nothing"
+        node.account()
+
+
+@pytest.mark.parametrize("folder", ["not_chest", "other_modalities", "charset", "malformed"])
+def test_everything_else_ends_in_a_coded_state(tmp_path: Path, shared: Path, folder: str) -> None:
+    node = Node(tmp_path / "node", destination=[{"name": "out", "kind": "folder", "path": "out"}])
+    files = sorted((shared / "data/dicom" / folder).rglob("*.dcm"))
+    with node.up:
+        pids = {role: node.up.children(role)[0].pid for role in ("receive", "worker", "web")}
+        acknowledged = 0
+        for file in files:
+            acknowledged += senders.is_acknowledged(node.port, file.read_bytes())
+        jobs = [job for versions in node.wait_until_settled(1).values() for job in versions]
+        account = node.account()
+        assert account["received"] + account["duplicates"] == acknowledged
+        assert account["failed"] == 0, [j for j in jobs if j["state"] == "FAILED"]
+        assert all(job["reason"] for job in jobs if job["state"] != "DONE")
+        assert {role: node.up.children(role)[0].pid for role in pids} == pids, "a role died"
+
+
+def test_only_abnormal_and_only_from_one_peer(tmp_path: Path) -> None:
+    node = Node(
+        tmp_path / "node",
+        destination=[
+            {"name": "all", "kind": "folder", "path": "all"},
+            {"name": "abnormal", "kind": "folder", "path": "abnormal", "send": "abnormal"},
+            {"name": "elsewhere", "kind": "folder", "path": "elsewhere", "peers": ["OTHER"]},
+            {"name": "jpeg", "kind": "folder", "path": "jpeg", "results": ["sc"], "sc_encoding": "jpeg"},
+        ],
+    )
+    files = phantom_files(tmp_path / "in", 4)
+    with node.up:
+        for file in files:
+            assert senders.is_acknowledged(node.port, file.read_bytes())
+        jobs = node.wait_until_settled(4)
+    abnormal = sum(bool(job["abnormal"]) for [job] in jobs.values())
+    assert 0 < abnormal < 4, "the phantoms should be of both kinds"
+    count: Callable[[str], int] = lambda name: len(list((node.folder / name).glob("*.dcm")))  # noqa: E731
+    assert count("all") == 4 + abnormal
+    assert count("abnormal") == 2 * abnormal
+    assert count("elsewhere") == 0
+    assert count("jpeg") == 4
+
+
+def test_one_destination_down_holds_up_no_other(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    alive, gone = StoreSCP(tmp_path / "alive"), StoreSCP(tmp_path / "gone")
+    node.tables["destination"] = [
+        loopback_destination("gone", "STORESCP", gone.port), loopback_destination("alive", "STORESCP", alive.port)
+    ]  # fmt: skip
+    node.write_settings()
+    with alive, node.up:
+        for file in phantom_files(tmp_path / "in", 2):
+            assert senders.is_acknowledged(node.port, file.read_bytes())
+        wait_for(lambda: len(alive.files()) >= 2, "the living destination")
+        waiting = node.json("deliveries", "--destination", "gone")
+        assert waiting
+        assert {d["state"] for d in waiting} <= {"PENDING", "WAITING"}
+        with gone:
+            node.wait_until_settled(2, seconds=90)
+            assert len(gone.files()) == len(alive.files())
+        node.account()

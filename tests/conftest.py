@@ -1,0 +1,78 @@
+"""Fixtures for the whole suite. Real servers come from :mod:`servers`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import servers
+
+SHARED = "CHEXNODE_SHARED"
+
+# The same examples in every run, so that a change is judged by what it changes; --hypothesis-profile=default searches.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+for _name in [name for name in os.environ if name.startswith("CHEXNODE_") and name != SHARED]:
+    del os.environ[_name]  # a developer's own settings must not reach a test
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of test images: ``$CHEXNODE_SHARED``, or ``shared`` beside the repository."""
+    folder = Path(os.environ.get(SHARED) or Path(__file__).parents[2] / "shared").resolve()
+    if not (folder / "data" / "dicom" / "manifest.csv").is_file():
+        pytest.skip(f"no test images under {folder}: set {SHARED} to the folder that holds data/dicom/manifest.csv")
+    return folder
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[servers.Orthanc]:
+    """An empty PACS of AE title ORTHANC that knows nobody."""
+    with servers.Orthanc(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[servers.Redis]:
+    """An empty Redis."""
+    with servers.Redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """One PostgreSQL cluster for the run; a test that stops it must start it again."""
+    with servers.Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: servers.Postgres) -> Iterator[str]:
+    """SQLAlchemy URL of an empty PostgreSQL database."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """SQLAlchemy URL of an empty database; the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'chexnode.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the running servers wrote beside a failure."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"output of {server.name} ({server.log})", server.output()) for server in servers.RUNNING]
+    return report

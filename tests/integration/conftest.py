@@ -1,0 +1,56 @@
+"""The ledger fixture of the tests that need one, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.schema import metadata
+from ledgers import Clock, opened
+from servers import Postgres
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The ledger's clock in tests that use :func:`ledger`: it stands still until told to move."""
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def _empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    with opened(f"sqlite:///{path}"):
+        pass
+    return path
+
+
+@pytest.fixture(scope="session")
+def _reused_postgres_url(postgres: Postgres) -> Iterator[str]:
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database with an empty ledger in it; the test runs once on each database."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("_empty_sqlite"), tmp_path / "chexnode.db")
+        return f"sqlite:///{tmp_path / 'chexnode.db'}"
+    url = str(request.getfixturevalue("_reused_postgres_url"))
+    with opened(url) as ledger, ledger.database.write() as conn:
+        # Emptying is ten times as fast as a new database for every test.
+        conn.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)} RESTART IDENTITY"))
+    return url
+
+
+@pytest.fixture
+def ledger(ledger_url: str, clock: Clock) -> Iterator[Ledger]:
+    """An empty ledger whose clock stands still."""
+    with opened(ledger_url, clock) as ledger:
+        yield ledger

@@ -1,0 +1,177 @@
+"""The doctor: what it says of a healthy node, and that each fault is found, named and bounded in time."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from shutil import copytree
+from threading import Event
+from typing import Any
+
+import pytest
+
+from chexmodels.bundle import find
+from chexnode import check
+from chexnode.errors import BadEnvironment
+from chexnode.ledger.database import Database, utc_now
+from chexnode.ledger.migrate import upgrade
+from chexnode.marker import FILE_NAME
+from chexnode.settings import load
+from nodes import Node
+from servers import LOOPBACK, Orthanc, Postgres, Redis, StoreSCP, free_port
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "node")
+
+
+def checked(node: Node) -> dict[str, tuple[bool, str]]:
+    return {line.name: (line.ok, line.detail) for line in check.run(*load(node.config))}
+
+
+def upgraded(node: Node) -> None:
+    database = Database(load(node.config)[0].database.url)
+    upgrade(database)
+    database.close()
+
+
+def destination(port: int, **facts: Any) -> list[dict[str, Any]]:
+    made = {"name": "pacs", "ae_title": "ORTHANC", "host": LOOPBACK, "port": port, "timeout_seconds": 2}
+    return [made | facts]
+
+
+def test_a_healthy_node(node: Node, orthanc: Orthanc, redis: Redis, postgres_url: str) -> None:
+    node.tables |= {
+        "destination": [
+            *destination(orthanc.port),
+            {"name": "folder", "kind": "folder", "path": "out"},
+        ],
+        "broker": {"url": redis.url},
+        "database": {"url": postgres_url},
+    }
+    node.write_settings()
+    upgraded(node)
+    found = checked(node)
+    assert list(found) == [
+        "settings", "disk", "database", "data_dir", "broker", "model", "device", "destination pacs",
+        "destination folder",
+    ]  # fmt: skip
+    assert {name: ok for name, (ok, _) in found.items() if not ok} == {}
+    assert "accepts seg, sc" in found["destination pacs"][1]
+    assert "phantom64" in found["model"][1]
+
+
+def test_a_sick_node(node: Node, postgres: Postgres) -> None:
+    node.tables |= {
+        "destination": [
+            *destination(free_port()),
+            {"name": "gone", "kind": "folder", "path": "out"},
+        ],
+        "broker": {"url": f"redis://:hunter2@{LOOPBACK}:{free_port()}/0"},
+        "database": {"url": f"postgresql+psycopg://me:hunter2@{LOOPBACK}:{free_port()}/x"},
+        "model": {"bundle": "nothing"},
+        "disk": {"reserve_gb": 1e9},
+    }
+    node.write_settings()
+    (node.folder / "out").rmdir()
+    done = node.run("check", "--json", check=False)
+    assert done.returncode == 1
+    lines = json.loads(done.stdout)
+    assert all(list(line) == ["name", "ok", "detail"] for line in lines)
+    found = {line["name"]: (line["ok"], line["detail"]) for line in lines}
+    assert {name for name, (ok, _) in found.items() if ok} == {"settings", "device"}
+    assert "hunter2" not in done.stdout
+    assert "reserve_gb" in found["disk"][1]
+    assert "shipped are" in found["model"][1]
+    assert "does not exist" in found["destination gone"][1]
+    assert all(detail for _, detail in found.values())
+
+
+def test_a_data_dir_of_another_database(node: Node) -> None:
+    upgraded(node)
+    assert checked(node)["data_dir"][0]
+    (node.data_dir / FILE_NAME).write_text("0123\n")
+    ok, detail = checked(node)["data_dir"]
+    assert not ok
+    assert "another database" in detail
+
+
+def test_an_empty_schema_names_its_remedy(node: Node) -> None:
+    ok, detail = checked(node)["database"]
+    assert not ok
+    assert "chexnode db upgrade" in detail
+
+
+def test_damaged_weights(node: Node, tmp_path: Path) -> None:
+    bundle = copytree(find("phantom64"), tmp_path / "bundle")
+    weights = bundle / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    node.tables["model"] = {"bundle": str(bundle), "device": "cpu"}
+    node.write_settings()
+    ok, detail = checked(node)["model"]
+    assert not ok
+    assert "SHA-256" in detail
+
+
+class OnlySecondaryCapture(StoreSCP):
+    """storescp with a profile that has no Segmentation."""
+
+    def command(self) -> Sequence[str | Path]:
+        profile = self.folder / "profile.cfg"
+        profile.write_text(
+            "[[TransferSyntaxes]]\n[Explicit]\nTransferSyntax1 = LittleEndianExplicit\n"
+            "[Implicit]\nTransferSyntax1 = LittleEndianImplicit\n"
+            "[[PresentationContexts]]\n[Only]\n"
+            "PresentationContext1 = VerificationSOPClass\\Implicit\n"
+            "PresentationContext2 = SecondaryCaptureImageStorage\\Explicit\n"
+            "[[Profiles]]\n[Only]\nPresentationContexts = Only\n"
+        )
+        return [self.binary, "--config-file", profile, "Only", "--output-directory", self.received, str(self.port)]
+
+
+def test_a_destination_that_takes_no_segmentations(node: Node, tmp_path: Path) -> None:
+    with OnlySecondaryCapture(tmp_path / "scp") as scp:
+        node.tables["destination"] = destination(scp.port)
+        node.write_settings()
+        assert checked(node)["destination pacs"] == (
+            False,
+            f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Segmentation",
+        )
+        node.tables["destination"] = destination(scp.port, results=["sc"])
+        node.write_settings()
+        assert checked(node)["destination pacs"] == (
+            True,
+            f"ORTHANC at {LOOPBACK}:{scp.port} answers C-ECHO and accepts sc",
+        )
+
+
+@pytest.mark.parametrize("what", ["destination", "broker"])
+def test_one_that_accepts_and_never_answers_is_given_up(node: Node, what: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        port = silent.getsockname()[1]
+        if what == "destination":
+            node.tables["destination"] = destination(port)
+        else:
+            node.tables["broker"] = {"url": f"amqp://{LOOPBACK}:{port}//"}
+        node.write_settings()
+        name = "destination pacs" if what == "destination" else "broker"
+        assert not checked(node)[name][0]
+
+
+def test_a_look_that_hangs_does_not_hang_the_others() -> None:
+    hanging: Callable[[], Any] = Event().wait
+    look = check._Look("slow", 0.05, hanging)
+    well = check._Look("well", 5, lambda: "fine")
+    assert look.answer().detail == "no answer within 0.05 s"
+    assert (well.answer().ok, well.answer().detail) == (True, "fine")
+
+
+def test_clocks_that_differ(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgraded(node)
+    monkeypatch.setattr(Database, "server_time", lambda self: utc_now() + timedelta(seconds=60))
+    with pytest.raises(BadEnvironment, match="differ by 60 s"):
+        check.database(load(node.config)[0])

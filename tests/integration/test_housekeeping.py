@@ -1,0 +1,145 @@
+"""What happens from time to time, on a real ledger and real files, with a clock that is told the time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chexnode.keep.housekeeping import ORPHAN_SECONDS, Housekeeper
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import DeliveryOutcome
+from chexnode.ledger.states import DeliveryState
+from chexnode.settings import Settings
+from chexnode.spool import Spool
+from ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record
+
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    with opened(f"sqlite:///{tmp_path / 'chexnode.db'}", clock) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    spool = Spool(tmp_path)
+    spool.prepare()
+    return spool
+
+
+def housekeeper(ledger: Ledger, spool: Spool, owner: str = "a", **tables: object) -> Housekeeper:
+    pacs = {"name": "pacs", "kind": "folder", "path": spool.data_dir / "out"}
+    settings = Settings.model_validate({"destination": [pacs], "worker": {"max_crashes": 2}} | tables)
+    return Housekeeper(settings, ledger, spool, SPEC, owner)
+
+
+def put(spool: Spool, path: str) -> None:
+    spool.path(path).parent.mkdir(parents=True, exist_ok=True)
+    spool.path(path).write_bytes(b"x")
+
+
+def test_one_worker_keeps_house_at_a_time(ledger: Ledger, spool: Spool, clock: Clock) -> None:
+    record(ledger)
+    job = claim(ledger)
+    ledger.leases.take("housekeeping", "b", 60)
+    clock.forward(40)
+    housekeeper(ledger, spool).tick()
+    assert ledger.views.job(job.id).state == "RUNNING", "it was b's turn"
+    clock.forward(60)
+    housekeeper(ledger, spool).tick()
+    assert ledger.views.job(job.id).state == "QUEUED"
+
+
+def test_an_image_that_takes_workers_down_is_given_up(ledger: Ledger, spool: Spool, clock: Clock) -> None:
+    record(ledger)
+    keeper = housekeeper(ledger, spool)
+    for _ in range(2):
+        job = claim(ledger)
+        clock.forward(40)
+        keeper.tick()
+    view = ledger.views.job(job.id)
+    assert view.state == "FAILED"
+    assert "stopped 2 time(s)" in (view.error or "")
+    assert ledger.accounts.account().failed == 1
+
+
+def test_a_study_closes_when_quiet_and_a_late_image_reopens_it(ledger: Ledger, spool: Spool, clock: Clock) -> None:
+    first = arrival()
+    record(ledger, first)
+    clock.forward(31)
+    assert ledger.studies.close_quiet(30) == [first.study_instance_uid]
+    late = arrival(study_instance_uid=first.study_instance_uid, series_instance_uid=first.series_instance_uid)
+    record(ledger, late)
+    clock.forward(31)
+    assert ledger.studies.close_quiet(30) == [first.study_instance_uid]
+
+
+def test_jobs_queued_for_a_model_that_is_gone_are_adopted(ledger: Ledger, spool: Spool, clock: Clock) -> None:
+    record(ledger, spec=OTHER_SPEC)
+    keeper = housekeeper(ledger, spool)
+    keeper.tick()
+    assert ledger.jobs.due(SPEC) == 0, "a rolling upgrade gets a minute"
+    clock.forward(120)
+    keeper.tick()
+    assert ledger.jobs.due(SPEC) == 1
+    account = ledger.accounts.account()
+    assert (account.received, account.pending, account.difference) == (1, 1, 0)
+
+
+def test_deliveries_to_a_destination_that_is_gone_are_dead_and_visible(ledger: Ledger, spool: Spool) -> None:
+    record(ledger)
+    job = claim(ledger)
+    complete(ledger, job, "removed")
+    housekeeper(ledger, spool).tick()
+    assert {d.state for d in ledger.views.deliveries()} == {DeliveryState.DEAD}
+    assert ledger.views.job(job.id).state == "DONE"
+
+
+def test_retention_deletes_what_is_delivered_and_old_and_nothing_else(
+    ledger: Ledger, spool: Spool, clock: Clock
+) -> None:
+    delivered, owed = arrival(), arrival()
+    paths: dict[str, list[str]] = {}
+    for image in (delivered, owed):
+        record(ledger, image)
+        job = claim(ledger)
+        made = complete(ledger, job, "pacs")
+        paths[image.path] = [image.path, *(result.path for result in made)]
+    for path in [*paths[delivered.path], *paths[owed.path]]:
+        put(spool, path)
+    clock.forward(1)
+    sent = [c for c in ledger.deliveries.claim("pacs", 10) if c.path in paths[delivered.path]]
+    ledger.deliveries.settle([DeliveryOutcome(c, DeliveryState.SENT) for c in sent])
+    keeper = housekeeper(ledger, spool)
+    clock.forward(29 * DAY)
+    assert keeper.retain() == 0
+    clock.forward(2 * DAY)
+    assert keeper.retain() == 3
+    assert not any(spool.exists(path) for path in paths[delivered.path])
+    assert all(spool.exists(path) for path in paths[owed.path])
+    assert ledger.accounts.account().difference == 0
+
+
+def test_the_sweep_deletes_old_files_without_a_row_only(ledger: Ledger, spool: Spool) -> None:
+    known = arrival()
+    record(ledger, known)
+    old = ["spool/sources/20300102/03/orphan.dcm", "spool/tmp/unfinished.part", known.path]
+    fresh = ["spool/sources/20300102/03/about-to-be-committed.dcm"]
+    for path in old + fresh:
+        put(spool, path)
+    long_ago = time.time() - ORPHAN_SECONDS - 60
+    for path in old:
+        os.utime(spool.path(path), (long_ago, long_ago))
+    assert housekeeper(ledger, spool).sweep() == 2
+    assert [spool.path(path).exists() for path in old + fresh] == [False, False, True, True]

@@ -1,0 +1,201 @@
+"""The worker on a real ledger and spool, with a pipeline that misbehaves where told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chexmodels.finding import Findings
+from chexnode.encode.objects import Encoded
+from chexnode.errors import Refused, Transient
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.states import Reason, ResultKind
+from chexnode.settings import Settings
+from chexnode.spool import Spool
+from chexnode.work.worker import Worker
+from ledgers import SPEC, arrival, opened
+
+CLEAN = Findings(None, None, (), 0.1, False, "model 1")
+
+
+class Pipeline:
+    """Says "no finding" of every image, unless a fault is planted for a stage; faults are taken one by one."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, list[BaseException]] = {}
+        self.batches: list[int] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def _stage(self, name: str) -> None:
+        if planted := self.faults.get(name):
+            raise planted.pop(0)
+
+    def prepare(self, path: Path) -> Any:
+        self._stage("prepare")
+        return path
+
+    def find(self, prepared: Sequence[Any]) -> list[Findings]:
+        self.batches.append(len(prepared))
+        self._stage("find")
+        self.meanwhile()
+        return [CLEAN for _ in prepared]
+
+    def encode(self, prepared: Any, findings: Findings, key: str, created_at: Any, wanted: Any) -> list[Encoded]:
+        self._stage("encode")
+        return [Encoded(ResultKind.SC, "rgb", f"2.25.{int(key[:24], 16)}", "1.2.840.10008.5.1.4.1.1.7", b"sc")]
+
+
+class Bell:
+    """Remembers who was rung."""
+
+    def __init__(self) -> None:
+        self.rung: list[tuple[str, str | None]] = []
+
+    def ring(self, queue: str, argument: str | None = None) -> None:
+        self.rung.append((queue, argument))
+
+
+class Bench:
+    """A worker with what it stands on."""
+
+    def __init__(self, ledger: Ledger, folder: Path) -> None:
+        self.ledger, self.pipeline, self.bell = ledger, Pipeline(), Bell()
+        self.spool = Spool(folder)
+        self.spool.prepare()
+        self.stopping = threading.Event()
+        pacs = {"name": "pacs", "kind": "folder", "path": folder / "out", "results": ["sc"]}
+        self.settings = Settings.model_validate({"destination": [pacs], "worker": {"batch_size": 4, "max_attempts": 2}})
+        self.worker = self.make_worker("worker")
+
+    def make_worker(self, owner: str) -> Worker:
+        return Worker(
+            self.settings, self.ledger, self.spool, self.pipeline, SPEC, self.bell, owner, self.stopping  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def receive(self, count: int) -> list[str]:
+        """Store ``count`` images as the receiver does; return their job ids."""
+        jobs = []
+        for _ in range(count):
+            incoming = self.spool.incoming(b"\0" * 128 + b"DICM" + b"\x02\0\0\0UL\4\0" + b"\0\0\0\0")
+            fresh = arrival()
+            incoming.write(fresh.sop_instance_uid.encode())
+            stored = incoming.complete()
+            incoming.keep()
+            image = replace(fresh, digest=stored.digest, path=stored.path)
+            [receipt] = self.ledger.instances.record([image], SPEC)
+            assert receipt.job is not None
+            jobs.append(receipt.job)
+        return jobs
+
+    def states(self) -> list[str]:
+        return [str(view.state) for view in self.ledger.views.jobs()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with opened(f"sqlite:///{tmp_path / 'chexnode.db'}") as ledger:
+        bench = Bench(ledger, tmp_path)
+        yield bench
+        bench.worker.close()
+
+
+def result_files(bench: Bench) -> list[Path]:
+    return list((bench.spool.data_dir / "spool" / "results").rglob("*.dcm"))
+
+
+def test_images_are_claimed_in_batches_and_their_results_delivered(bench: Bench) -> None:
+    bench.receive(6)
+    bench.worker.look()
+    assert bench.states() == ["DELIVERING"] * 6
+    assert bench.pipeline.batches == [4, 2]
+    assert len(result_files(bench)) == 6
+    assert bench.ledger.deliveries.due() == {"pacs": 6}
+    assert set(bench.bell.rung) == {("deliver", "pacs")}
+
+
+def test_a_refused_image_is_coded_and_the_others_go_on(bench: Bench) -> None:
+    bench.pipeline.faults["prepare"] = [Refused(Reason.NOISE)]
+    bench.receive(3)
+    bench.worker.look()
+    assert sorted(bench.states()) == ["DELIVERING", "DELIVERING", "REFUSED"]
+    assert bench.ledger.accounts.account().refused == {"noise-pixels": 1}
+
+
+def test_a_transient_fault_is_tried_again_and_then_given_up(bench: Bench) -> None:
+    [job] = bench.receive(1)
+    bench.pipeline.faults["encode"] = [Transient("the disk refused: ENOSPC")]
+    bench.worker.look()
+    view = bench.ledger.views.job(job)
+    assert (view.state, view.attempts) == ("QUEUED", 1)
+    assert "ENOSPC" in (view.error or "")
+    bench.pipeline.faults["encode"] = [Transient("the disk refused: ENOSPC")]
+    while bench.states() == ["QUEUED"]:
+        bench.worker.look()
+    assert bench.states() == ["FAILED"]
+    assert "gave up after 2 attempts" in (bench.ledger.views.job(job).error or "")
+
+
+def test_a_bug_fails_its_job_with_the_traceback_and_no_other(bench: Bench) -> None:
+    bench.receive(3)
+    bench.pipeline.faults["encode"] = [ZeroDivisionError("a bug")]
+    bench.worker.look()
+    assert sorted(bench.states()) == ["DELIVERING", "DELIVERING", "FAILED"]
+    [failed] = bench.ledger.views.jobs(["FAILED"])
+    assert "ZeroDivisionError" in (failed.error or "")
+    assert "Traceback" in (failed.error or "")
+
+
+def test_a_batch_that_fails_as_a_whole_is_run_one_by_one(bench: Bench) -> None:
+    bench.receive(3)
+    bench.pipeline.faults["find"] = [RuntimeError("the batch"), RuntimeError("the first image")]
+    bench.worker.look()
+    assert bench.pipeline.batches == [3, 1, 1, 1]
+    assert sorted(bench.states()) == ["DELIVERING", "DELIVERING", "FAILED"]
+
+
+def test_a_source_that_is_gone_or_damaged_is_refused(bench: Bench) -> None:
+    bench.receive(2)
+    [gone, damaged] = (bench.spool.data_dir / "spool" / "sources").rglob("*.dcm")
+    gone.unlink()
+    damaged.write_bytes(damaged.read_bytes() + b"!")
+    bench.worker.look()
+    assert bench.ledger.accounts.account().refused == {"source-missing": 2}
+
+
+def test_a_result_under_a_lost_lease_is_thrown_away(bench: Bench) -> None:
+    [job] = bench.receive(1)
+    bench.pipeline.meanwhile = lambda: bench.ledger.jobs.expire(9, everything=True) and None
+    bench.worker.look()
+    assert bench.ledger.views.job(job).state == "QUEUED"
+    assert result_files(bench) == [], "its file belongs to nobody"
+    assert bench.ledger.deliveries.due() == {}
+    bench.pipeline.meanwhile = lambda: None
+    bench.worker.look()
+    assert bench.ledger.views.job(job).state == "DELIVERING"
+    assert len(result_files(bench)) == 1
+
+
+def test_told_to_stop_it_gives_back_what_it_has_not_begun(bench: Bench) -> None:
+    bench.receive(6)
+    bench.pipeline.meanwhile = bench.stopping.set
+    bench.worker.look()
+    assert sorted(bench.states()) == ["DELIVERING"] * 4 + ["QUEUED"] * 2
+    assert all(view.attempts == 0 for view in bench.ledger.views.jobs(["QUEUED"]))
+
+
+def test_a_ring_during_work_makes_it_look_again(bench: Bench) -> None:
+    bench.receive(1)
+
+    def arrive_late() -> None:
+        bench.pipeline.meanwhile = lambda: None
+        bench.receive(1)
+        bench.worker.look()  # the second ring returns at once
+
+    bench.pipeline.meanwhile = arrive_late
+    bench.worker.look()
+    assert bench.states() == ["DELIVERING"] * 2

@@ -1,0 +1,234 @@
+"""The spool: nothing half is ever visible, nothing is left when the disk refuses, names owe nothing to the wire."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from chexnode.errors import BadEnvironment
+from chexnode.settings import DiskSettings
+from chexnode.spool import DiskRefused, Spool
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    spool = Spool(tmp_path)
+    spool.prepare()
+    return spool
+
+
+def files(spool: Spool) -> list[Path]:
+    return [path for path in (spool.data_dir / "spool").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 3_000_000])
+def test_what_is_written_is_read_back(spool: Spool, size: int) -> None:
+    data = os.urandom(size)
+    incoming = spool.incoming(b"prefix")
+    for start in range(0, size, 70_000):
+        incoming.write(data[start : start + 70_000])
+    assert bytes(incoming.view()) == data
+    stored = incoming.complete()
+    assert stored.path not in [str(path.relative_to(spool.data_dir)) for path in files(spool)]
+    incoming.keep()
+    spool.sync_folders([stored.path])
+    assert spool.read(stored.path) == b"prefix" + data
+    assert stored.digest == hashlib.sha256(data).hexdigest()
+    assert stored.size == size + len(b"prefix")
+    assert files(spool) == [spool.path(stored.path)]
+
+
+def test_names_are_hashes_below_the_hour(spool: Spool) -> None:
+    incoming = spool.incoming()
+    incoming.write(b"data")
+    root, kind, day, hour, name = Path(incoming.complete().path).parts
+    assert (root, kind) == ("spool", "sources")
+    assert len(day) == 8
+    assert len(hour) == 2
+    assert name.startswith(hashlib.sha256(b"data").hexdigest() + "-")
+
+
+def test_the_same_bytes_twice_are_two_files(spool: Spool) -> None:
+    first, second = (spool.write_result(b"result") for _ in range(2))
+    assert first.path != second.path
+    assert first.digest == second.digest
+    assert spool.unlink(second.path)
+    assert spool.read(first.path) == b"result"
+    assert not spool.unlink(second.path)
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_discard_leaves_nothing(spool: Spool, size: int) -> None:
+    incoming = spool.incoming()
+    incoming.write(bytes(size))
+    incoming.discard()
+    assert files(spool) == []
+
+
+@pytest.mark.parametrize("relative", ["../x", "spool/../../x", "/etc/passwd", "chexnode.db", "spool"])
+def test_no_path_leaves_the_spool(spool: Spool, relative: str) -> None:
+    with pytest.raises(ValueError, match="not a path of the spool"):
+        spool.path(relative)
+
+
+def test_room_is_watermark_and_reserve(spool: Spool) -> None:
+    stat = os.statvfs(spool.data_dir)
+    free = stat.f_bavail * stat.f_frsize / 1e9
+    assert spool.has_room(DiskSettings(watermark=1.0, reserve_gb=0))
+    assert not spool.has_room(DiskSettings(watermark=1.0, reserve_gb=free * 2 + 1))
+    assert not spool.has_room(DiskSettings(watermark=1e-9, reserve_gb=0))
+
+
+def test_a_vanished_data_dir_has_no_room(tmp_path: Path) -> None:
+    assert not Spool(tmp_path / "gone").has_room(DiskSettings(watermark=1.0, reserve_gb=0))
+
+
+def test_an_impossible_data_dir_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadEnvironment, match="data_dir"):
+        Spool(tmp_path / "file").prepare()
+
+
+def test_old_files_are_found_wherever_they_are(spool: Spool) -> None:
+    result = spool.write_result(b"old")
+    unfinished = spool.data_dir / "spool" / "tmp" / "lost.part"
+    unfinished.write_bytes(b"half")
+    os.utime(spool.path(result.path), (0, 0))
+    os.utime(unfinished, (0, 0))
+    fresh = spool.write_result(b"fresh")
+    assert set(spool.older_than(3600)) == {result.path, "spool/tmp/lost.part"}
+    assert fresh.path not in spool.older_than(3600)
+
+
+def test_a_lost_file_is_restored_in_its_place(spool: Spool) -> None:
+    lost, spare = spool.write_result(b"same"), spool.write_result(b"same")
+    spool.unlink(lost.path)
+    assert not spool.exists(lost.path)
+    spool.restore(spare.path, lost.path)
+    assert spool.read(lost.path) == b"same"
+    assert not spool.exists(spare.path)
+
+
+def test_many_writers_at_once(spool: Spool) -> None:
+    stored: list[tuple[str, bytes]] = []
+
+    def write(number: int) -> None:
+        data = bytes([number]) * 700_000
+        stored.append((spool.write_result(data).path, data))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stored) == 8
+    assert all(spool.read(path) == data for path, data in stored)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from chexnode.spool import DiskRefused, Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+spool = Spool(Path(sys.argv[1]))
+incoming = spool.incoming()
+try:
+    for _ in range(int(sys.argv[2])):
+        incoming.write(bytes(400_000))
+    incoming.complete()
+except DiskRefused as error:
+    incoming.discard()
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("pieces", [3, 20])
+def test_a_disk_that_refuses_leaves_nothing(spool: Spool, pieces: int) -> None:
+    """A file size limit stands for the full disk: write() fails in the middle in the same way."""
+    answer = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(spool.data_dir), str(pieces)], capture_output=True, text=True, check=True
+    )
+    assert "EFBIG" in answer.stdout
+    assert files(spool) == []
+
+
+def test_a_full_filesystem_leaves_nothing(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode:
+        pytest.skip("mounting a small filesystem needs root")
+    try:
+        spool = Spool(mount)
+        spool.prepare()
+        incoming = spool.incoming()
+        with pytest.raises(DiskRefused, match="ENOSPC"):
+            incoming.write(bytes(2_000_000))
+        incoming.discard()
+        assert files(spool) == []
+        assert spool.write_result(b"it goes on when there is room").size
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from chexnode.spool import Spool
+spool = Spool(Path(sys.argv[1]))
+incoming = spool.incoming()
+incoming.write(bytes(2_000_000))
+os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+incoming.complete()
+incoming.keep()
+"""
+
+
+def test_killed_before_the_rename_nothing_is_visible(spool: Spool) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(spool.data_dir)])
+    assert killed.returncode == -signal.SIGKILL
+    left = files(spool)
+    assert [path.parent.name for path in left] == ["tmp"]
+    assert left[0].suffix == ".part"
+
+
+def test_fsync_comes_before_the_rename_and_the_folder_last(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(fd: int) -> None:
+        target = os.readlink(f"/proc/self/fd/{fd}")
+        calls.append("fsync folder" if os.path.isdir(target) else "fsync file")
+        fsync(fd)
+
+    def note_rename(source: str, target: str) -> None:
+        calls.append("rename")
+        rename(source, target)
+
+    spool.hour_folder("results")
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    spool.write_result(b"x")
+    assert calls == ["fsync file", "rename", "fsync folder"]
+
+
+def test_one_fsync_of_a_folder_serves_all_files_in_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = [spool.write_result(bytes([n])) for n in range(5)]
+    count = 0
+    fsync = os.fsync
+
+    def counted(fd: int) -> None:
+        nonlocal count
+        count += 1
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    spool.sync_folders(file.path for file in stored)
+    assert count == len({os.path.dirname(file.path) for file in stored})

@@ -1,0 +1,317 @@
+"""The directions of docs/explanation/architecture.md, held: who may import whom, and what importing may not do."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOMES = {"chexnode": ROOT / "node", "chexmodels": ROOT / "models", "chextrain": ROOT / "training"}
+
+#: Room -> the other rooms of this table that it may import; towards delivery, never back.
+STAGES: Mapping[str, frozenset[str]] = {
+    "triage": frozenset(),
+    "receive": frozenset({"triage"}),
+    "encode": frozenset(),
+    "work": frozenset({"triage", "encode", "deliver", "keep"}),
+    "deliver": frozenset(),
+    "queue": frozenset(),
+    "keep": frozenset(),
+    "web": frozenset(),
+}
+
+#: Third-party package -> the modules (or whole packages) of ours that may import it.
+OWNERS: Mapping[str, tuple[str, ...]] = {
+    "sqlalchemy": ("chexnode.ledger",),
+    "alembic": ("chexnode.ledger",),
+    "celery": ("chexnode.queue",),
+    "pynetdicom": ("chexnode.receive", "chexnode.deliver.dicom"),
+    "fastapi": ("chexnode.web",),
+    "lightning": ("chextrain",),
+}
+
+#: Room -> what importing all of it must not load. Base install: no torch, no celery.
+WITHOUT: Mapping[str, tuple[str, ...]] = {
+    "chexnode.receive": ("torch", "monai", "celery"),
+    "chexnode.encode": ("torch", "monai", "celery", "sqlalchemy"),
+    "chexnode.web": ("torch", "monai", "celery"),
+    "chexnode.deliver": ("torch", "monai", "celery"),
+    "chexnode.cli": ("torch", "monai", "celery"),
+    "chexmodels.finding": ("torch", "pydicom"),
+    "chexmodels.pixels": ("torch",),
+    "chexmodels.decode": ("torch",),
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file and what it imports, as absolute dotted names, those inside functions included."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+    imports: frozenset[str]
+
+    @property
+    def room(self) -> str:
+        """The part of the package it belongs to: ``ledger`` for chexnode.ledger.jobs, ``spool`` for chexnode.spool."""
+        return self.name.split(".")[1] if "." in self.name else ""
+
+    def uses(self, package: str) -> bool:
+        """Whether it imports ``package`` or anything inside it."""
+        return any(_inside(name, package) for name in self.imports)
+
+
+def _inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@cache
+def _modules() -> Mapping[str, Module]:
+    found = {}
+    for package, home in HOMES.items():
+        for path in sorted((home / package).rglob("*.py")):
+            parts = path.relative_to(home).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            name = ".".join(parts[:-1] if is_package else parts)
+            tree = ast.parse(path.read_text("utf-8"), str(path))
+            inside = name if is_package else name.rpartition(".")[0]
+            found[name] = Module(name, path, tree, frozenset(_imports(tree, inside)))
+    return found
+
+
+def _of(package: str) -> list[Module]:
+    return [module for module in _modules().values() if _inside(module.name, package)]
+
+
+def test_there_is_something_to_check() -> None:
+    for package in (*HOMES, *(f"chexnode.{room}" for room in STAGES)):
+        assert any(module.imports for module in _of(package)), f"{package} imports nothing: is it still where it was?"
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("chexmodels", ("chexnode", "chextrain")),
+        ("chexnode", ("chextrain",)),
+        ("chextrain", ("chexnode",)),
+    ],
+)
+def test_packages_point_one_way(package: str, forbidden: tuple[str, ...]) -> None:
+    wrong = [(m.name, other) for m in _of(package) for other in forbidden if m.uses(other)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", sorted(STAGES))
+def test_stages_hand_on_through_the_ledger(room: str) -> None:
+    others = STAGES.keys() - STAGES[room] - {room}
+    wrong = [(m.name, name) for m in _of(f"chexnode.{room}") for other in others for name in _uses(m, other)]
+    assert wrong == []
+
+
+def _uses(module: Module, room: str) -> list[str]:
+    """Imports of another room; its doorbell may be rung by anybody, because it knows nothing of the work."""
+    return [n for n in module.imports if _inside(n, f"chexnode.{room}") and not _inside(n, "chexnode.queue.bell")]
+
+
+@pytest.mark.parametrize("package", sorted(OWNERS))
+def test_each_library_has_one_owner(package: str) -> None:
+    users = {module.name for module in _modules().values() if module.uses(package)}
+    assert users, f"nothing imports {package}: take it out of OWNERS and of pyproject.toml"
+    assert [name for name in users if not any(_inside(name, owner) for owner in OWNERS[package])] == []
+
+
+def test_the_bell_rings_without_celery() -> None:
+    assert not _modules()["chexnode.queue.bell"].uses("celery")
+
+
+def test_states_are_plain_words() -> None:
+    """Every room may name a state or a reason, so the module that defines them may depend on none."""
+    outside = [
+        n for n in _modules()["chexnode.ledger.states"].imports if n.split(".")[0] not in sys.stdlib_module_names
+    ]
+    assert outside == []
+
+
+def test_encoding_is_pure() -> None:
+    """No files, no network, no state: the same inputs give the same bytes."""
+    doors = ("socket", "urllib", "http", "subprocess", "threading", "chexnode.spool", "chexnode.settings")
+    wrong = [(m.name, door) for m in _of("chexnode.encode") for door in doors if m.uses(door)]
+    assert wrong == []
+
+
+def test_only_settings_reads_the_environment() -> None:
+    readers = set()
+    for module in _modules().values():
+        for node in ast.walk(module.tree):
+            attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+            if attribute and node.attr in {"environ", "environb", "getenv", "putenv"}:
+                readers.add(module.name)
+        if module.imports & {"os.environ", "os.getenv"}:
+            readers.add(module.name)
+    assert readers == {"chexnode.settings"}
+
+
+def test_importing_configures_nothing() -> None:
+    """At module level nobody calls into, or assigns into, what another module owns; alembic runs env.py as a script."""
+    scripts = {"chexnode.ledger.migrations.env"}
+    wrong = []
+    for module in _modules().values():
+        if module.name in scripts:
+            continue
+        own = {name.id for node in module.tree.body for name in _bound(node)}
+        wrong += [f"{module.name}:{node.lineno}" for node in _statements(module.tree.body) if _reaches_out(node, own)]
+    assert wrong == []
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run at import, those under if, try and with included; ``if __name__ == "__main__"`` is not."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+            continue
+        for field in ("body", "orelse", "finalbody", "handlers"):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inner = getattr(node, field, [])
+                yield from _statements([s for s in inner if isinstance(s, ast.stmt)])
+                yield from (s for h in inner if isinstance(h, ast.ExceptHandler) for s in _statements(h.body))
+
+
+def _bound(node: ast.stmt) -> Iterator[ast.Name]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    yield from (name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def _reaches_out(node: ast.stmt, own: set[str]) -> bool:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return _root(node.value.func) not in own
+    if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return any(not isinstance(t, ast.Name | ast.Tuple) and _root(t) not in own for t in targets)
+    return False
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    """Between rooms. The ledger's words (states, records) are a room of their own: even the errors name a reason."""
+    edges: dict[str, set[str]] = {}
+    for module in _modules().values():
+        here = _node(module.name)
+        targets = {_node(name) for name in module.imports if name.split(".")[0] in HOMES}
+        edges.setdefault(here, set()).update(targets - {here})
+    assert _cycle(edges) is None
+
+
+def _node(name: str) -> str:
+    while name not in _modules():  # an imported function or class: the module that holds it
+        name = name.rpartition(".")[0]
+    words = ("chexnode.ledger.states", "chexnode.ledger.records")
+    return name if name in words else ".".join(name.split(".")[:2])
+
+
+def _cycle(edges: Mapping[str, set[str]]) -> list[str] | None:
+    done: set[str] = set()
+
+    def visit(node: str, trail: list[str]) -> list[str] | None:
+        if node in trail:
+            return [*trail[trail.index(node) :], node]
+        if node in done:
+            return None
+        for other in sorted(edges.get(node, ())):
+            if found := visit(other, [*trail, node]):
+                return found
+        done.add(node)
+        return None
+
+    return next((found for node in sorted(edges) if (found := visit(node, []))), None)
+
+
+def test_a_circle_would_be_found() -> None:
+    assert _cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c", "a"]
+
+
+@pytest.mark.parametrize("room", sorted(WITHOUT))
+def test_importing_stays_light(room: str) -> None:
+    names = [module.name for module in _of(room)]
+    assert names
+    script = f"import sys, importlib\nfor n in {names!r}: importlib.import_module(n)\nprint(*sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    assert set(answer.stdout.split()) & set(WITHOUT[room]) == set()
+
+
+def test_modules_stay_small() -> None:
+    python = [path for path in _tracked() if path.suffix == ".py"]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in python}
+    assert {name: lines for name, lines in lengths.items() if lines > 500} == {}
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [m.name for m in _modules().values() if m.tree.body and ast.get_docstring(m.tree) is None]
+    assert silent == []
+
+
+@cache
+def _tracked() -> tuple[Path, ...]:
+    git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    names = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return tuple(ROOT / name for name in names if name and (ROOT / name).is_file())
+
+
+def test_no_path_of_somebodys_machine() -> None:
+    path = re.compile(rb"(?<![\w.~*/-])/(work|home|root|Users)/[\w.]")
+    wrong = [str(file.relative_to(ROOT)) for file in _tracked() if path.search(file.read_bytes())]
+    assert wrong == []
+
+
+def test_no_patient_image_is_kept() -> None:
+    """Pictures only as PNG under docs/images, drawn from phantoms; DICOM, JPEG and arrays nowhere."""
+    suffixes = {
+        ".dcm",
+        ".dicom",
+        ".jpg",
+        ".jpeg",
+        ".jp2",
+        ".jls",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".bmp",
+        ".npy",
+        ".npz",
+        ".zip",
+    }
+    starts = (b"\xff\xd8\xff", b"\x89PNG", b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51")
+    wrong = []
+    for file in _tracked():
+        content = file.read_bytes()
+        looks = file.suffix.lower() in suffixes or content.startswith(starts) or content[128:132] == b"DICM"
+        if looks and not (file.suffix == ".png" and file.parent == ROOT / "docs" / "images"):
+            wrong.append(str(file.relative_to(ROOT)))
+    assert wrong == []

@@ -1,0 +1,111 @@
+"""deploy/, as far as it can be checked without a container engine or a running systemd."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from chexnode import cli
+from chexnode.settings import known_keys, load
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+PASSWORDS = {"POSTGRES_PASSWORD": "one", "ORTHANC_PASSWORD": "two"}
+
+
+def run(*command: str | Path, **variables: str) -> str:
+    """Run a checker; its output, which must not be a complaint."""
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=120, env=os.environ | variables
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def find(tool: str) -> str:
+    """A checker on the PATH or beside this Python; skip without it."""
+    path = shutil.which(tool, path=os.environ["PATH"] + os.pathsep + str(Path(sys.executable).parent))
+    if path is None:
+        pytest.skip(f"{tool} is not installed")
+    return path
+
+
+def compose() -> list[str]:
+    """Docker's compose client, which needs no engine to check a file."""
+    if shutil.which("docker") and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        return ["docker", "compose"]
+    return [find("docker-compose")]
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    run(find("hadolint"), DEPLOY / "Dockerfile")
+
+
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids=["cpu", "gpu"])
+def test_compose_accepts_its_files(files: list[str]) -> None:
+    options = [part for name in files for part in ("-f", str(DEPLOY / name))]
+    shown = run(*compose(), *options, "config", **PASSWORDS)
+    for service in ("postgres", "redis", "migrate", "receiver", "worker", "web", "orthanc"):
+        assert f"  {service}:\n" in shown
+
+
+def test_compose_publishes_loopback_only_and_has_no_password() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    published = re.findall(r'[ "]([^ "]+):\d+"?\]?(?: #.*)?$', text, re.M)
+    ports = [port for port in published if re.search(r"PORT", port)]
+    assert len(ports) == 5
+    assert all(port.startswith(("127.0.0.1:", "${CHEXNODE_DICOM_ADDRESS:-127.0.0.1}:")) for port in ports)
+    assert all(f"${{{name}:?" in text for name in PASSWORDS)  # compose stops where one is not set
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_systemd_accepts_its_units(unit: Path, tmp_path: Path) -> None:
+    # It looks for the program, which is installed elsewhere here.
+    text = unit.read_text().replace("/opt/chexnode/bin/chexnode", sys.executable)
+    copy = tmp_path / unit.name
+    copy.write_text(text)
+    assert run(find("systemd-analyze"), "verify", copy) == ""
+
+
+def test_there_is_a_unit_for_each_role_and_for_everything() -> None:
+    commands = {
+        re.findall(r"^ExecStart=/opt/chexnode/bin/chexnode (\w+)$", unit.read_text(), re.M)[0] for unit in UNITS
+    }
+    assert commands == {"up", "receive", "worker", "web"}
+    assert commands <= set(typer.main.get_group(cli.app).commands)
+
+
+@pytest.mark.parametrize("name", ["compose/chexnode.toml", "systemd/chexnode.toml"])
+def test_the_settings_files_are_read(name: str) -> None:
+    settings, path = load(DEPLOY / name)
+    assert path == DEPLOY / name
+    assert settings.node.data_dir == Path("/var/lib/chexnode")
+    assert [d.name for d in settings.destination] == ["pacs"]
+    assert settings.peer
+
+
+def test_the_variables_are_settings() -> None:
+    known = {"CHEXNODE_" + key.replace(".", "__").upper() for key in known_keys()}
+    known |= {"CHEXNODE_CONFIG", "CHEXNODE_DICOM_ADDRESS", "CHEXNODE_DICOM_PORT"}  # the last two are compose's own
+    used = set()
+    for file in ("Dockerfile", "compose.yaml", "README.md"):
+        used |= set(re.findall(r"\bCHEXNODE_\w+", (DEPLOY / file).read_text()))
+    assert used
+    assert used <= known
+
+
+def test_the_image_copies_what_the_wheel_needs() -> None:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    packages = {package.split("/")[0] for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    copied = set(re.findall(r"^COPY (\w+) \1$", (DEPLOY / "Dockerfile").read_text(), re.M))
+    let_in = set(re.findall(r"^!(\w+)$", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.M))
+    assert packages == copied
+    assert packages <= let_in

@@ -1,0 +1,173 @@
+"""Training on phantoms: it learns, it resumes, the stages join, and what is exported is what was trained."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from chexmodels import registry
+from chexmodels.bundle import read_card
+from chexmodels.chexnomaly import CheXNomaly
+from chextrain.cli import app
+from chextrain.config import Config, load_config
+from chextrain.data import phantom
+from chextrain.data.arrays import Arrays, load
+from chextrain.export import export
+from chextrain.predict import logits
+from chextrain.recipes import chexnomaly, siamese, supermodel
+from chextrain.runs import BEST, Run, load_network
+
+SMALL = (
+    "data.size=64",
+    "network.preset=nano",
+    "network.dropout=0",
+    "siamese.preset=nano",
+    "siamese.pairs=16",
+    "training.batch_size=8",
+    "training.learning_rate=3e-3",
+    "training.precision=32-true",
+    "training.ema=0.8",
+)
+
+
+def config(*overrides: str) -> Config:
+    return load_config(None, [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Arrays]:
+    collection = phantom.collection(train=80, val=24, test=24)
+    return {split: load(collection, split, 64, cache=None) for split in ("train", "val", "test")}
+
+
+@pytest.fixture(scope="module")
+def trained(data: dict[str, Arrays], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 20 steps."""
+    folder = tmp_path_factory.mktemp("run")
+    values = config("training.epochs=2")
+    torch.set_num_threads(1)
+    supermodel.train(data["train"], data["val"], values, folder)
+    parameters = supermodel.parameters(values)
+    Run("supermodel", "phantom", supermodel.ARCHITECTURE, parameters, json.loads(json.dumps(asdict(values)))).write(
+        folder
+    )
+    return folder
+
+
+def rows(folder: Path, start: int = 0) -> list[dict[str, str]]:
+    with (folder / "log" / f"version_{start}" / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def log(folder: Path, column: str) -> list[float]:
+    return [float(row[column]) for row in rows(folder) if row.get(column)]
+
+
+def epochs(folder: Path, start: int) -> set[str]:
+    return {row["epoch"] for row in rows(folder, start)}
+
+
+def test_twenty_steps_reduce_the_loss(trained: Path) -> None:
+    losses = log(trained, "loss")
+    assert losses[-1] < 0.8 * losses[0]
+    aps = log(trained, "val_ap")
+    assert aps[-1] > 2 * 0.03  # twice the share of lesion pixels, which is what chance gives
+
+
+def test_the_same_seed_gives_the_same_weights(trained: Path, data: dict[str, Arrays], tmp_path: Path) -> None:
+    again = supermodel.train(data["train"], data["val"], config("training.epochs=2"), tmp_path)
+    for name, value in load_network(trained).state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_run_goes_on_where_it_stopped(
+    data: dict[str, Arrays], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def power_cut(*maps: np.ndarray) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("power cut")
+        return 0.5
+
+    with monkeypatch.context() as patched:
+        patched.setattr("chextrain.fitting.pixel_ap", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            supermodel.train(data["train"], data["val"], config("training.epochs=3"), tmp_path)
+    supermodel.train(data["train"], data["val"], config("training.epochs=3"), tmp_path, resume=True)
+    assert epochs(tmp_path, 0) == {"0", "1"}
+    assert epochs(tmp_path, 1) == {"1", "2"}
+    assert (tmp_path / BEST).is_file()
+
+
+def test_chexnomaly_is_made_of_a_supermodel_and_an_extractor(
+    trained: Path, data: dict[str, Arrays], tmp_path: Path
+) -> None:
+    twins = siamese.train(data["train"], data["val"], config("training.epochs=1"), tmp_path / "siamese")
+    assert 0 <= log(tmp_path / "siamese", "val_accuracy")[0] <= 1
+    before = {name: value.clone() for name, value in twins.state_dict().items()}
+    network = chexnomaly.train(
+        data["train"],
+        data["val"],
+        config("training.epochs=1"),
+        tmp_path / "chexnomaly",
+        supermodel=load_network(trained),  # type: ignore[arg-type]
+        siamese=twins,
+    )
+    assert isinstance(network, CheXNomaly)
+    for name, value in network.extractor.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert network.unet.first_convolution().weight[:, 4:].abs().max() > 0
+    assert log(tmp_path / "chexnomaly", "loss")[0] < log(trained, "loss")[0]
+
+
+def test_what_is_exported_is_what_was_trained(trained: Path, data: dict[str, Arrays], tmp_path: Path) -> None:
+    collection = phantom.collection(train=8, val=24, test=24)
+    card = export(trained, tmp_path, "tiny", "0.1", "It fails often.", collection, data["val"], data["test"])
+    model = registry.load(tmp_path)
+    assert model.card == read_card(tmp_path) == card
+    expected = logits(load_network(trained).half().float(), data["test"])
+    assert np.allclose(logits(model.network, data["test"]), expected)
+    text = (tmp_path / "card.md").read_text()
+    assert Run.read(trained).commands[0] in text
+    for words in (
+        card.digest,
+        "mean training mask",
+        "all empty",
+        "It fails often.",
+        "Research use only",
+    ):
+        assert words in text
+
+
+def test_evaluate_prints_the_baselines_and_writes_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = phantom.collection(train=40, val=1, test=40)
+    monkeypatch.setattr("chextrain.cli.phantom.collection", lambda: few)
+    out = tmp_path / "numbers.json"
+    result = CliRunner().invoke(app, ["evaluate", "phantom64", "--format", "phantom", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "mean training mask" in result.output
+    table = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert table["second_reader"]["sensitivity"] > 0.95
+    assert table["second_reader"]["clean_normals"] > 0.95
+    assert table["second_reader"]["pixel_ap"] > 3 * table["mean training mask"]["pixel_ap"]
+    assert table["all empty"]["sensitivity"] == 0
+
+
+def test_the_command_line_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    runner = CliRunner()
+    for words in (
+        ["train", "supermodel", "--format", "nih", "--out", str(tmp_path)],
+        ["train", "chexnomaly", "--format", "phantom", "--out", str(tmp_path)],
+        ["train", "unheard-of", "--format", "phantom", "--out", str(tmp_path)],
+    ):
+        assert runner.invoke(app, words).exit_code == 2
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -290,6 +290,7 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example([("Manufacturer", b"\\", None)])
 @given(st.lists(st.tuples(st.sampled_from(KEYWORDS), VALUES, st.sampled_from([None, None, *VRS])), max_size=12))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_no_header_is_too_hostile(elements: list[tuple[str, bytes, str | None]]) -> None:

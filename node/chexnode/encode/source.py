@@ -120,8 +120,12 @@ def sanitise(header: Dataset) -> Source:
     for keyword, length in EQUIPMENT.items():
         if keyword in ds:
             value = ds[keyword].value
-            text = value if isinstance(value, str) else value[0]
-            setattr(ds, keyword, text.replace("\\", " ")[:length])  # highdicom refuses a backslash even in ST
+            # highdicom refuses a backslash even in ST, and an empty name of the equipment
+            named = (text.replace("\\", " ").strip() for text in ([value] if isinstance(value, str) else value))
+            if text := next(filter(None, named), ""):
+                setattr(ds, keyword, text[:length])
+            else:
+                del ds[keyword]
     if "Modality" not in ds:
         ds.Modality = "OT"
     _copy_orientation(header, ds)

@@ -13,6 +13,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit, urlunsplit
@@ -20,17 +21,15 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from chexnode.encode.series import OUR_NAMES, SeriesName, SeriesNames
 from chexnode.errors import Usage
 
 FILE_NAME = "chexnode.toml"
 
 #: Values the design names and this release does not act on. Refused, never silently ignored.
 NOT_BUILT: Mapping[str, str] = {
-    "destination.results=sr": "Structured Report results are not built yet",
-    "destination.results=gsps": "presentation state results are not built yet",
     "destination.kind=stow": "STOW-RS destinations are not built yet",
     "destination.storage_commitment=true": "storage commitment is not built yet",
-    "destination.sr_class": "Structured Report results are not built yet",
     "destination.url": "STOW-RS destinations are not built yet",
 }
 
@@ -140,6 +139,49 @@ class StudySettings(_Section):
     quiet_seconds: float = Field(30, gt=0, description="A study closes this long after its last image.")
 
 
+_Number = Annotated[int, Field(ge=0, le=2**31 - 1)]  # IS, PS3.5 section 6.2
+_Description = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[^\\\x00-\x1f\x7f]+$")]
+
+
+class SeriesSettings(_Section):
+    """Series Number and Series Description of the results, for worklists and hanging protocols."""
+
+    seg_number: _Number = Field(OUR_NAMES.seg.number, description="Series Number of Segmentations.")
+    seg_description: _Description = Field(OUR_NAMES.seg.description, description="Series Description of Segmentations.")
+    sr_number: _Number = Field(OUR_NAMES.sr.number, description="Series Number of Structured Reports.")
+    sr_description: _Description = Field(
+        OUR_NAMES.sr.description, description="Series Description of Structured Reports."
+    )
+    not_analysed_number: _Number = Field(
+        OUR_NAMES.not_analysed.number, description="Series Number of the reports of what was not analysed."
+    )
+    not_analysed_description: _Description = Field(
+        OUR_NAMES.not_analysed.description, description="Series Description of the reports of what was not analysed."
+    )
+    sc_number: _Number = Field(OUR_NAMES.sc.number, description="Series Number of Secondary Captures.")
+    sc_description: _Description = Field(
+        OUR_NAMES.sc.description, description="Series Description of Secondary Captures."
+    )
+    heat_number: _Number = Field(OUR_NAMES.heat.number, description="Series Number of heat maps.")
+    heat_description: _Description = Field(OUR_NAMES.heat.description, description="Series Description of heat maps.")
+    gsps_number: _Number = Field(OUR_NAMES.gsps.number, description="Series Number of presentation states.")
+    gsps_description: _Description = Field(
+        OUR_NAMES.gsps.description, description="Series Description of presentation states."
+    )
+
+    @property
+    def names(self) -> SeriesNames:
+        """As the encoders take them."""
+        return SeriesNames(
+            **{
+                field.name: SeriesName(
+                    getattr(self, f"{field.name}_number"), getattr(self, f"{field.name}_description")
+                )
+                for field in fields(SeriesNames)
+            }
+        )
+
+
 class RetentionSettings(_Section):
     """How long files are kept."""
 
@@ -186,9 +228,24 @@ class DestinationSettings(_Section):
     host: str | None = Field(None, description="Host (dicom).")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="Port (dicom).")
     path: Path | None = Field(None, description="Folder that takes the files (folder).")
-    results: tuple[Literal["seg", "sc"], ...] = Field(("seg", "sc"), min_length=1, description="Objects sent here.")
+    results: tuple[Literal["seg", "sc", "sr", "gsps"], ...] = Field(
+        ("seg", "sc"), min_length=1, description="Objects sent here, for each analysed image."
+    )
     seg_profile: Literal["planar", "full", "none"] = Field("planar", description="SEG plane groups, by viewer.")
     sc_encoding: Literal["rgb", "jpeg"] = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")
+    sr_class: Literal["comprehensive3d", "comprehensive"] = Field(
+        "comprehensive3d", description="SR as Comprehensive 3D SR, or as Comprehensive SR for older archives."
+    )
+    sr_outline: Literal["box", "contour"] = Field("box", description="Regions in the SR as boxes or as contours.")
+    heat_map: bool = Field(False, description="Also send the heat map, as a second Secondary Capture.")
+    not_analysed: bool = Field(
+        False, description="Also send, when a study closes, a Structured Report of what was not analysed and why."
+    )
+    label: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9 ._-]{0,10}[A-Za-z0-9])?)?$",
+        description="Begins the Series Description of what is sent here, such as RESEARCH; at most 12 characters.",
+    )
     peers: tuple[AETitle, ...] = Field((), description="Only images from these callers; empty: all.")
     send: Literal["always", "abnormal"] = Field("always", description="Everything, or only images with a finding.")
     storage_commitment: Literal[False] = Field(False, description="Ask for storage commitment (not built yet).")
@@ -202,6 +259,20 @@ class DestinationSettings(_Section):
         missing = [key for key in needed if getattr(self, key) is None]
         if missing:
             raise ValueError(f"destination {self.name!r} of kind {self.kind!r} needs {', '.join(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _acted_on(self) -> DestinationSettings:
+        """Refuse the form of an object that is not sent: it would be silently ignored."""
+        report = self.not_analysed or "sr" in self.results
+        for key, is_sent, wanted in (
+            ("seg_profile", "seg" in self.results, "results has no seg"),
+            ("sc_encoding", "sc" in self.results or self.heat_map, "results has no sc, and heat_map is false"),
+            ("sr_class", report, "results has no sr, and not_analysed is false"),
+            ("sr_outline", "sr" in self.results, "results has no sr"),
+        ):
+            if key in self.model_fields_set and not is_sent:
+                raise ValueError(f"destination {self.name!r} has {key}, but its {wanted}")
         return self
 
 
@@ -220,6 +291,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     gate: GateSettings = GateSettings()
     study: StudySettings = StudySettings()
+    series: SeriesSettings = SeriesSettings()
     retention: RetentionSettings = RetentionSettings()
     disk: DiskSettings = DiskSettings()
     limits: LimitSettings = LimitSettings()

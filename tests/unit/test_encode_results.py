@@ -137,7 +137,7 @@ def test_a_geometry_of_the_source_is_followed(profile: str) -> None:
 def test_without_spacing_a_pixel_is_one_and_the_description_says_so() -> None:
     ds = one(radiograph("CR", ImagerPixelSpacing=None), SEG, "planar")
     assert ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing == [1, 1]
-    assert "pixel size unknown" in ds.SeriesDescription
+    assert ds.SeriesDescription.endswith(" - unscaled")
     assert "PixelSpacing" not in one(radiograph("CR"), SC, "rgb")
 
 

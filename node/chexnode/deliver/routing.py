@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chexnode.ledger.records import variant_with
 from chexnode.ledger.states import ResultKind
 from chexnode.settings import DestinationSettings
 
 Variant = tuple[ResultKind, str]
-"""A result object as one destination wants it, such as (SEG, "planar")."""
+"""A result object as one destination wants it: its kind, and its form, with the destination's label if it has one,
+such as (SEG, "planar"), (SC, "jpeg@RESEARCH") or (SR, "comprehensive3d-box-planar")."""
 
 DEFAULT_VARIANTS: tuple[Variant, ...] = ((ResultKind.SEG, "planar"), (ResultKind.SC, "rgb"))
 """Made where no destination asks for anything: the node keeps them."""
@@ -32,10 +34,10 @@ def routes(
     look like a normal one.
     """
     return tuple(
-        Route(d.name, _variant(d, ResultKind(kind)))
+        Route(d.name, variant)
         for d in destinations
         if (not d.peers or calling_ae_title in d.peers) and not (d.send == "abnormal" and abnormal is False)
-        for kind in d.results
+        for variant in wanted(d)
     )
 
 
@@ -44,5 +46,23 @@ def variants(chosen: Sequence[Route]) -> tuple[Variant, ...]:
     return tuple(dict.fromkeys(route.variant for route in chosen)) or DEFAULT_VARIANTS
 
 
-def _variant(destination: DestinationSettings, kind: ResultKind) -> Variant:
-    return kind, destination.seg_profile if kind is ResultKind.SEG else destination.sc_encoding
+def wanted(destination: DestinationSettings) -> tuple[Variant, ...]:
+    """What ``destination`` gets for an image, each once; the heat map is a second Secondary Capture."""
+    d = destination
+    # A report refers to the Segmentation that goes to the same place, or to none.
+    seg_profile = d.seg_profile if "seg" in d.results else "noseg"
+    forms: list[tuple[ResultKind, str]] = [
+        (
+            ResultKind(kind),
+            {
+                "seg": d.seg_profile,
+                "sc": d.sc_encoding,
+                "sr": f"{d.sr_class}-{d.sr_outline}-{seg_profile}",
+                "gsps": "outline",
+            }[kind],
+        )
+        for kind in dict.fromkeys(d.results)
+    ]
+    if d.heat_map:
+        forms.append((ResultKind.SC, "heat" if d.sc_encoding == "rgb" else "heat-jpeg"))
+    return tuple((kind, variant_with(form, d.label)) for kind, form in forms)

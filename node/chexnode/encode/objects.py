@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -22,6 +22,7 @@ from chexnode.encode.provenance import Provenance
 from chexnode.encode.sc import ENCODINGS, encode_sc
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import Source
+from chexnode.ledger.records import variant_parts
 from chexnode.ledger.states import ResultKind
 
 
@@ -55,12 +56,14 @@ def encode(
     """
     encoded = []
     for kind, variant in dict.fromkeys(wanted):
-        if kind is ResultKind.SEG and variant in PROFILES:
+        form, label = variant_parts(variant)
+        marked = replace(provenance, label=label)
+        if kind is ResultKind.SEG and form in PROFILES:
             if not has_finding(findings):
                 continue
-            ds = encode_seg(source, findings, provenance, variant)
-        elif kind is ResultKind.SC and variant in ENCODINGS:
-            ds = encode_sc(source, display, findings, provenance, variant)
+            ds = encode_seg(source, findings, marked, form)
+        elif kind is ResultKind.SC and form in ENCODINGS:
+            ds = encode_sc(source, display, findings, marked, form)
         else:
             raise ValueError(f"there is no {kind.value} of variant {variant!r}")
         data = to_bytes(ds)

@@ -14,7 +14,9 @@ from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from chexnode.encode.series import OUR_NAMES, SeriesName, SeriesNames
 from chexnode.ledger.records import MANUFACTURER as MANUFACTURER
+from chexnode.ledger.records import variant_with
 from chexnode.ledger.states import ResultKind
 
 DISCLAIMER = "Research use only - not for diagnosis"
@@ -55,6 +57,17 @@ class Provenance:
     created_at: datetime
     """The one moment all times in the results come from. Aware; written in the offset that the source states, else in
     its own: give it in local time, which is what the study's times are in."""
+    series: SeriesNames = OUR_NAMES
+    label: str = ""
+    """What the destination's results are marked with, such as RESEARCH; part of their UIDs. Empty: nothing."""
+
+    def uid(self, kind: ResultKind, form: str, part: str = "instance") -> str:
+        """Return the UID of the result ``form`` (such as "planar") under this label, or of a ``part`` of it."""
+        return result_uid(self.job_key, kind, variant_with(form, self.label), part)
+
+    def series_description(self, name: SeriesName, note: str = "") -> str:
+        """Return Series Description: the label in front, the series' own, and what must be known of this one."""
+        return " ".join(filter(None, (self.label, name.description))) + (f" - {note}" if note else "")
 
 
 def derived_uid(digest: bytes) -> str:
@@ -122,8 +135,13 @@ def algorithm(provenance: Provenance) -> AlgorithmIdentificationSequence:
 
 
 def stamp(ds: Dataset, provenance: Provenance) -> None:
-    """Set every date and time that the library took from the clock to ``created_at``."""
-    when = provenance.created_at
+    """Set every date and time that the library took from the clock to the job's ``created_at``."""
+    set_times(ds, provenance.created_at)
+
+
+def set_times(ds: Dataset, created_at: datetime) -> None:
+    """Set every date and time that the library took from the clock to ``created_at``, which is aware."""
+    when = created_at
     offset = ds.get("TimezoneOffsetFromUTC", "")
     if offset:
         minutes = int(offset[1:3]) * 60 + int(offset[3:5])
@@ -136,4 +154,4 @@ def stamp(ds: Dataset, provenance: Provenance) -> None:
             setattr(ds, keyword, when.strftime("%H%M%S.%f"))
     for item in ds.ContributingEquipmentSequence:
         if "ContributionDateTime" in item and item.get("ManufacturerModelName") == "highdicom":
-            item.ContributionDateTime = provenance.created_at.strftime("%Y%m%d%H%M%S.%f%z")
+            item.ContributionDateTime = created_at.strftime("%Y%m%d%H%M%S.%f%z")

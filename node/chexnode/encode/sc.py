@@ -27,12 +27,10 @@ from chexnode.encode.provenance import (
     MANUFACTURER,
     RESAMPLED,
     SEGMENTED,
-    SERIES_NUMBER,
     SOURCE_IMAGE,
     Provenance,
     equipment,
     long_string,
-    result_uid,
     software_versions,
     stamp,
 )
@@ -54,7 +52,7 @@ def encode_sc(
     ``rgb`` is native Explicit VR Little Endian; ``jpeg`` is JPEG Baseline, a tenth of the size and lossy.
     """
     picture = render(display, findings, caption(findings, provenance))
-    uid = result_uid(provenance.job_key, ResultKind.SC, encoding)
+    uid = provenance.uid(ResultKind.SC, encoding)
     ds: Dataset = SCImage(
         # highdicom copies its pixels three times; it gets one, and the ten megabytes are put in below.
         pixel_array=np.zeros((1, 1, 3), np.uint8),
@@ -63,15 +61,15 @@ def encode_sc(
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         study_instance_uid=source.ds.StudyInstanceUID,
-        series_instance_uid=result_uid(provenance.job_key, ResultKind.SC, encoding, "series"),
-        series_number=SERIES_NUMBER[ResultKind.SC],
+        series_instance_uid=provenance.uid(ResultKind.SC, encoding, "series"),
+        series_number=provenance.series.sc.number,
         sop_instance_uid=uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=long_string(provenance.model_name),
         software_versions=software_versions(provenance),
         device_serial_number=long_string(provenance.model_digest),
-        series_description="AI Overlay - NOT FOR DIAGNOSTIC USE",
+        series_description=provenance.series_description(provenance.series.sc),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
         contributing_equipment=[*_acquisition(source), equipment(provenance)],

@@ -28,13 +28,11 @@ from chexnode.encode.provenance import (
     DISCLAIMER,
     LESION,
     MANUFACTURER,
-    SERIES_NUMBER,
     THORAX,
     Provenance,
     algorithm,
     equipment,
     long_string,
-    result_uid,
     shared_uid,
     software_versions,
     stamp,
@@ -66,7 +64,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
     if profile == "none":
         for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "PixelSpacing"):
             template.pop(keyword, None)
-    uid = result_uid(provenance.job_key, ResultKind.SEG, profile)
+    uid = provenance.uid(ResultKind.SEG, profile)
     ds: Dataset = Segmentation(
         source_images=[template],
         pixel_array=mask[np.newaxis].astype(np.uint8),
@@ -85,8 +83,8 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
                 display_color=CIELabColor.from_rgb(*COLOUR),
             )
         ],
-        series_instance_uid=result_uid(provenance.job_key, ResultKind.SEG, profile, "series"),
-        series_number=SERIES_NUMBER[ResultKind.SEG],
+        series_instance_uid=provenance.uid(ResultKind.SEG, profile, "series"),
+        series_number=provenance.series.seg.number,
         sop_instance_uid=uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -98,12 +96,12 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
         content_description=DISCLAIMER,
         omit_empty_frames=False,
         contributing_equipment=[equipment(provenance)],
-        series_description=_series_description(source),
+        series_description=provenance.series_description(provenance.series.seg, "" if source.spacing else "unscaled"),
         specific_character_set="ISO_IR 192",
     )
     ds.ContentCreatorName = f"{MANUFACTURER}^"
     ds.PixelData = _pack(mask)
-    _number_dimension(ds, result_uid(provenance.job_key, ResultKind.SEG, profile, "dimensions"))
+    _number_dimension(ds, provenance.uid(ResultKind.SEG, profile, "dimensions"))
     shared, frame = ds.SharedFunctionalGroupsSequence[0], ds.PerFrameFunctionalGroupsSequence[0]
     # Weasis looks for the segment in the frame only; highdicom shares it as there is but one.
     frame.SegmentIdentificationSequence = shared.SegmentIdentificationSequence
@@ -117,11 +115,6 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
     attach(ds, source)
     stamp(ds, provenance)
     return ds
-
-
-def _series_description(source: Source) -> str:
-    unscaled = "" if source.spacing else " - pixel size unknown"
-    return f"AI Segmentation - NOT FOR DIAGNOSTIC USE{unscaled}"
 
 
 def _pack(mask: NDArray[np.bool_]) -> bytes:

@@ -13,6 +13,17 @@ from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note,
 MANUFACTURER = "ChexNode"
 """Manufacturer (0008,0070) of everything this node makes; recognises our own results when they come back."""
 
+def variant_with(form: str, label: str) -> str:
+    """Return the variant string of a result ``form``, such as "planar", marked with ``label``: ``planar@RESEARCH``."""
+    return f"{form}@{label}" if label else form
+
+
+def variant_parts(variant: str) -> tuple[str, str]:
+    """Return (form, label) of a variant string; the label is empty where there is none."""
+    form, _, label = variant.partition("@")
+    return form, label
+
+
 Attributes = Mapping[str, str | int | None]
 """Column name -> value, for the indexed (QIDO) columns of studies, series and instances."""
 

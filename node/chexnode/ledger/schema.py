@@ -186,7 +186,7 @@ results = Table(
     _uid("uid", primary_key=True),
     Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
     Column("kind", String(8), nullable=False),
-    Column("variant", String(16), nullable=False),
+    Column("variant", String(64), nullable=False),
     _uid("sop_class_uid", nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("path", SafeText),  # NULL once retention has deleted the file

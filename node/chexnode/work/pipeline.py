@@ -15,6 +15,7 @@ from chexmodels.interpret import interpret
 from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
+from chexnode.encode.series import SeriesNames
 from chexnode.encode.source import sanitise
 from chexnode.errors import BadEnvironment, Refused
 from chexnode.ledger.records import JobSpec
@@ -32,6 +33,7 @@ class Pipeline:
     sandbox: Sandbox
     engine: Engine
     settings: ModelSettings
+    series: SeriesNames
     model_digest: str
 
     def prepare(self, path: Path) -> Prepared:
@@ -70,6 +72,7 @@ class Pipeline:
             threshold=card.operating_points[self.settings.operating_point].threshold,
             software_version=version("chexnode"),
             created_at=created_at.astimezone(),
+            series=self.series,
         )
 
 
@@ -84,4 +87,4 @@ def open_pipeline(settings: Settings, spec: JobSpec) -> Iterator[Pipeline]:
     if bundle.digest(folder) != spec.model_digest:
         raise BadEnvironment("the model changed while it was being loaded")
     with Sandbox(settings.limits, engine.card.size, engine.card.geometry, settings.worker.decoders) as sandbox:
-        yield Pipeline(sandbox, engine, settings.model, spec.model_digest)
+        yield Pipeline(sandbox, engine, settings.model, settings.series.names, spec.model_digest)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.deliver.routing import DEFAULT_VARIANTS, Route, routes, variants
+from chexnode.deliver.routing import DEFAULT_VARIANTS, Route, Variant, routes, variants
+from chexnode.ledger.records import variant_parts
 from chexnode.ledger.states import ResultKind
 from chexnode.settings import DestinationSettings
 
-SEG, SC = ResultKind.SEG, ResultKind.SC
+SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS
 
 
 def destination(name: str = "pacs", **more: object) -> DestinationSettings:
@@ -25,6 +26,31 @@ def test_each_destination_gets_its_own_variants() -> None:
         Route("b", (SEG, "full")),
         Route("b", (SC, "jpeg")),
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "forms"),
+    [
+        ({"results": ["sr"]}, [(SR, "comprehensive3d-box-noseg")]),
+        (
+            {"results": ["sr", "seg"], "seg_profile": "none", "sr_class": "comprehensive", "sr_outline": "contour"},
+            [(SR, "comprehensive-contour-none"), (SEG, "none")],
+        ),
+        ({"results": ["gsps", "gsps"]}, [(GSPS, "outline")]),
+        ({"results": ["sc"], "heat_map": True}, [(SC, "rgb"), (SC, "heat")]),
+        ({"results": ["gsps"], "heat_map": True, "sc_encoding": "jpeg"}, [(GSPS, "outline"), (SC, "heat-jpeg")]),
+        ({"results": ["seg", "sc"], "label": "RESEARCH"}, [(SEG, "planar@RESEARCH"), (SC, "rgb@RESEARCH")]),
+    ],
+)
+def test_the_form_of_each_object_follows_the_settings(settings: dict[str, object], forms: list[Variant]) -> None:
+    assert [route.variant for route in routes([destination(**settings)], "ORTHANC", True)] == forms
+
+
+def test_two_labels_make_two_objects() -> None:
+    chosen = routes([destination(results=["sc"]), destination("b", results=["sc"], label="RESEARCH")], "ORTHANC", True)
+    assert variants(chosen) == ((SC, "rgb"), (SC, "rgb@RESEARCH"))
+    assert variant_parts("rgb@RESEARCH") == ("rgb", "RESEARCH")
+    assert variant_parts("rgb") == ("rgb", "")
 
 
 def test_a_variant_that_two_want_is_encoded_once() -> None:

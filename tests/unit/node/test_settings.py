@@ -13,11 +13,12 @@ from chexnode.settings import NOT_BUILT, Settings, flat, known_keys, load, maske
 DESIGN_KEYS = [
     "node.ae_title", "node.host", "node.port", "node.data_dir", "node.any_called_ae", "web.host", "web.port",
     "database.url", "broker.url", "model.bundle", "model.device", "model.operating_point", "worker.batch_size",
-    "worker.decoders", "worker.queues", "gate.min_age_years", "study.quiet_seconds", "retention.days",
-    "disk.watermark", "disk.reserve_gb", "limits.max_object_mb", "peer.ae_title", "peer.host", "peer.port",
-    "destination.name", "destination.kind", "destination.ae_title", "destination.host", "destination.port",
-    "destination.results", "destination.seg_profile", "destination.sc_encoding", "destination.peers",
-    "destination.send", "destination.storage_commitment", "destination.max_associations", "destination.max_age_hours",
+    "worker.decoders", "worker.queues", "gate.min_age_years", "study.quiet_seconds", "retention.days", "disk.watermark",
+    "disk.reserve_gb", "limits.max_object_mb", "peer.ae_title", "peer.host", "peer.port", "destination.name",
+    "destination.kind", "destination.ae_title", "destination.host", "destination.port", "destination.results",
+    "destination.seg_profile", "destination.sc_encoding", "destination.sr_class", "destination.sr_outline",
+    "destination.heat_map", "destination.peers", "destination.send", "destination.storage_commitment",
+    "destination.max_associations", "destination.max_age_hours",
 ]  # fmt: skip
 
 
@@ -117,6 +118,14 @@ def test_absolute_paths_and_shipped_names_stay() -> None:
         ("[model]\ndevice = 'gpu'\n", "model.device: "),
         ("[[destination]]\nname='x'\n", "destination 'x' of kind 'dicom' needs ae_title, host, port"),
         ("[[destination]]\nname='x'\nkind='folder'\n", "needs path"),
+        (
+            "[[destination]]\nname='x'\nkind='folder'\npath='o'\nresults=['sc']\nsr_class='comprehensive'\n",
+            "destination 'x' has sr_class, but its results has no sr, and not_analysed is false",
+        ),
+        ("[[destination]]\nname='x'\nkind='folder'\npath='o'\nlabel='THIRTEEN LONG'\n", "destination.label: "),
+        ("[[destination]]\nname='x'\nkind='folder'\npath='o'\nlabel='A@B'\n", "destination.label: "),
+        ("[series]\nseg_number = -1\n", "series.seg_number: "),
+        ("[series]\nseg_description = 'A\\B'\n", "series.seg_description: "),
         ("[[destination]]\nname='a b'\nkind='folder'\npath='o'\n", "destination.name: "),
         (
             "[[destination]]\nname='x'\nkind='folder'\npath='o'\n[[destination]]\nname='x'\nkind='folder'\npath='p'\n",
@@ -143,11 +152,8 @@ def test_all_faults_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("line", "key"),
     [
-        ('results = ["seg", "sr"]', "destination.results=sr"),
-        ('results = ["gsps"]', "destination.results=gsps"),
         ('kind = "stow"', "destination.kind=stow"),
         ("storage_commitment = true", "destination.storage_commitment=true"),
-        ('sr_class = "basic"', "destination.sr_class"),
         ('url = "http://x"', "destination.url"),
     ],
 )

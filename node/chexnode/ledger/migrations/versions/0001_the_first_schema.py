@@ -181,7 +181,7 @@ def upgrade() -> None:
         sa.Column("uid", sa.String(length=128), nullable=False),
         sa.Column("job_id", sa.String(length=16), nullable=False),
         sa.Column("kind", sa.String(length=8), nullable=False),
-        sa.Column("variant", sa.String(length=16), nullable=False),
+        sa.Column("variant", sa.String(length=64), nullable=False),
         sa.Column("sop_class_uid", sa.String(length=128), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("path", sa.Text(), nullable=True),

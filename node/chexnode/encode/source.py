@@ -56,6 +56,7 @@ _KNOWN_CLASSES = frozenset(
         SecondaryCaptureImageStorage,
     }
 )
+_CALIBRATED = (["GEOMETRY"], ["FIDUCIAL"])
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _LOSSY_SYNTAXES = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
 
@@ -75,6 +76,9 @@ class Source:
     """Distance in mm between rows, and between columns, at the detector where known. None: unknown."""
     spacing_kind: Literal["imager", "pixel"] | None
     """Which attribute gave the spacing: Imager Pixel Spacing or Pixel Spacing."""
+    calibrated_spacing: tuple[float, float] | None
+    """Pixel Spacing where the source says that it is calibrated to the size of what was imaged (PS3.3 10.7.1.3): the
+    only one that lengths and areas in the patient may be told from. At the detector everything is magnified."""
     notes: tuple[Note, ...]
 
     @property
@@ -143,14 +147,22 @@ def sanitise(header: Dataset) -> Source:
         columns=columns,
         spacing=spacing,
         spacing_kind=None if spacing is None else "imager" if imager else "pixel",
+        calibrated_spacing=pixel if values.texts(header, "PixelSpacingCalibrationType") in _CALIBRATED else None,
         notes=() if spacing else (Note.SPACING_UNKNOWN,),
     )
 
 
-def attach(ds: Dataset, source: Source) -> None:
-    """Make ``ds``, as highdicom built it from the blank template, a result of ``source``; in place."""
+def identify(ds: Dataset, source: Source) -> None:
+    """Give ``ds``, as highdicom built it from the blank template, the patient and study of ``source``; in place."""
     for element in source.identity:
         ds.add(element)
+    if source.sop_class_uid != source.ds.SOPClassUID:
+        _name_class(ds, source.ds.SOPInstanceUID, source.sop_class_uid)
+
+
+def attach(ds: Dataset, source: Source) -> None:
+    """Make ``ds``, an image as highdicom built it from the blank template, a result of ``source``; in place."""
+    identify(ds, source)
     # What was analysed. The source's own word is often none of the standard's (PS3.16 annex L), or absent.
     ds.BodyPartExamined = "CHEST"
     # Type 2C: required for an image that no position places, possibly empty.
@@ -158,8 +170,6 @@ def attach(ds: Dataset, source: Source) -> None:
     for keyword in _LOSSY:
         if keyword in source.ds:
             setattr(ds, keyword, source.ds[keyword].value)  # not the element: a compressed result adds to it
-    if source.sop_class_uid != source.ds.SOPClassUID:
-        _name_class(ds, source.ds.SOPInstanceUID, source.sop_class_uid)
 
 
 def _name_class(ds: Dataset, sop_instance_uid: str, sop_class_uid: str) -> None:

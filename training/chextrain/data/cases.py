@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,9 @@ class Case:
     """Names of what is on the image, as far as known."""
     exhaustive: bool
     """What is outside the boxes was looked at and found normal; otherwise it may hold unboxed findings."""
+    strata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What numbers are also reported by, as far as known: ``view``, ``spacing``, ``manufacturer``, ``readers`` who
+    agree ("2 of 3") -> its value on this image. Never shown to a network."""
 
     @property
     def localised(self) -> bool:
@@ -57,6 +60,8 @@ class Collection:
     """What the images are; goes into the card of whatever is trained on them."""
     licence: str
     """Under which terms, with the attributions they ask for."""
+    matched: tuple[tuple[str, str], ...] = ()
+    """Image ids of a normal and an abnormal case that are alike in what is no finding: view, matrix."""
 
     def split(self, split: Split) -> tuple[Case, ...]:
         """The cases of one split, in file order."""

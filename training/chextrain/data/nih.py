@@ -1,8 +1,8 @@
 """Reader of the NIH ChestX-ray14 selection whose ``manifest.csv`` names split, label and boxes of every image.
 
 Columns used: ``image_id, file, split, label, label_tier, boxes, box_coverage, group, width, height``; ``boxes``
-is a JSON list of ``{"box": [x0, y0, x1, y1], ...}`` in stored pixels. Rows of another split (``qc_reject``) are left
-out.
+is a JSON list of ``{"box": [x0, y0, x1, y1], ...}`` in stored pixels; and ``view``, where it is there. Rows of another
+split (``qc_reject``) are left out. ``matched_pairs.json`` beside it, if there, lists pairs [normal, abnormal] of ids.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ def read(folder: Path) -> Collection:
     def load(case: Case, size: int) -> NDArray[np.float32]:
         return Geometry(case.rows, case.columns, size).forward(from_picture(files[case.image_id]).pixels)
 
-    return Collection(
-        "nih", tuple(_case(number, row) for number, row in enumerate(rows, start=2)), load, DESCRIPTION, LICENCE
-    )
+    cases = tuple(_case(number, row) for number, row in enumerate(rows, start=2))
+    return Collection("nih", cases, load, DESCRIPTION, LICENCE, _matched(folder / "matched_pairs.json"))
+
+
+def _matched(path: Path) -> tuple[tuple[str, str], ...]:
+    if not path.is_file():
+        return ()
+    return tuple((str(normal), str(abnormal)) for normal, abnormal in json.loads(path.read_text()))
 
 
 def _case(number: int, row: dict[str, str]) -> Case:
@@ -63,6 +68,7 @@ def _case(number: int, row: dict[str, str]) -> Case:
             expert=row["label_tier"] == "expert",
             findings=frozenset(item["label"] for item in boxes),
             exhaustive=row["box_coverage"] == EXHAUSTIVE,
+            strata={"view": row["view"]} if row.get("view") else {},
         )
     except (KeyError, ValueError, TypeError) as error:
         raise BadRow(f"manifest.csv row {number} ({row.get('image_id', '?')}): {error}") from error

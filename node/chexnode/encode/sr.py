@@ -1,0 +1,259 @@
+"""The findings as a Structured Report: TID 1500 Measurement Report (PS3.16), as IHE AI Results asks for.
+
+Each region is a TID 1410 group of its own: finding, site, algorithm, certainty, and its outline as a closed polyline in
+the source's pixels, which is what viewers draw. If the destination has the Segmentation too, one more group points to
+it. Both carry the tracking UIDs of the job: those of the regions, and of their union, which is what the segment is.
+
+Without a finding the report says Absent, and without an answer that the analysis failed and why; neither looks like the
+other. Only groups with an outline hold numbers, because OHIF looks for coordinates beside each number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal, get_args
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    FindingSite,
+    ImageRegion,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    ReferencedSegmentationFrame,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    SourceImageForSegmentation,
+    TrackingIdentifier,
+)
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import SegmentationStorage
+
+from chexmodels.finding import Box, Findings, Region
+from chexnode.encode.contours import outline, simplified
+from chexnode.encode.preview import caption, has_finding
+from chexnode.encode.provenance import (
+    ARTIFICIAL_INTELLIGENCE,
+    CATEGORY,
+    LESION,
+    MANUFACTURER,
+    THORAX,
+    Provenance,
+    derived_uid,
+    equipment,
+    long_string,
+    software_versions,
+    tracking_uid,
+)
+from chexnode.encode.seg import PROFILES, Profile
+from chexnode.encode.sides import side
+from chexnode.encode.source import Source
+from chexnode.encode.sr_document import Device, Group, Naming, Reference, SrClass, report
+from chexnode.encode.sr_library import image_library
+from chexnode.ledger.states import ResultKind
+
+Outline = Literal["box", "contour"]
+
+LUNG = codes.SCT.Lung
+LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
+PRESENCE = Code("705057003", "SCT", "Presence")
+#: Status of Results (CID 6042) of an image that was analysed without an answer.
+SUMMARY, FAILED = codes.DCM.SummaryOfAnalyses, codes.DCM.Failed
+
+#: Points of an outline: of what the value length of an FL in explicit VR allows (8191), what viewers draw at once.
+MOST_POINTS = 1000
+
+_NO_SEG = "noseg"
+
+
+@dataclass(frozen=True, slots=True)
+class SrVariant:
+    """What one destination's reports are like."""
+
+    sr_class: SrClass = "comprehensive3d"
+    outline: Outline = "box"
+    seg_profile: Profile | None = None
+    """Profile of the Segmentation that the report points to. None: the destination has none."""
+
+    def __str__(self) -> str:
+        return f"{self.sr_class}-{self.outline}-{self.seg_profile or _NO_SEG}"
+
+    @classmethod
+    def parse(cls, text: str) -> SrVariant:
+        """Read what ``str`` wrote. Raises ValueError for anything else."""
+        for variant in VARIANTS:
+            if str(variant) == text:
+                return variant
+        raise ValueError(f"there is no sr of variant {text!r}")
+
+
+VARIANTS = tuple(
+    SrVariant(sr_class, shape, profile)
+    for sr_class in get_args(SrClass)
+    for shape in get_args(Outline)
+    for profile in (*PROFILES, None)
+)
+
+
+def encode_sr(source: Source, findings: Findings, provenance: Provenance, variant: SrVariant) -> Dataset:
+    """Return the report of ``findings``; its mask is (rows, columns) bool in source pixels.
+
+    Raises ValueError if the mask is not of the source's size or has not the regions that it should have.
+    """
+    image = Reference(source.ds.SOPClassUID, source.ds.SOPInstanceUID, source.ds.SeriesInstanceUID)
+    evidence = [image]
+    groups: list[Group] = []
+    if has_finding(findings):
+        assert findings.mask is not None
+        if findings.mask.shape != (source.rows, source.columns):
+            raise ValueError(f"mask is {findings.mask.shape}, the source image {(source.rows, source.columns)}")
+        for number, region in enumerate(findings.regions, 1):
+            points = polyline(findings.mask, region, variant.outline)
+            groups.append(_region_group(source, provenance, number, region, points))
+        if variant.seg_profile is not None:
+            segmentation = Reference(
+                SegmentationStorage,
+                provenance.uid(ResultKind.SEG, variant.seg_profile),
+                provenance.uid(ResultKind.SEG, variant.seg_profile, "series"),
+            )
+            evidence.append(segmentation)
+            groups.append(_segment_group(image, provenance, segmentation))
+    else:
+        groups.append(_image_group(image, findings, provenance))
+    texts = caption(findings, provenance)
+    return report(
+        source,
+        Naming(
+            provenance.uid(ResultKind.SR, str(variant)),
+            provenance.uid(ResultKind.SR, str(variant), "series"),
+            provenance.series.sr,
+            provenance.series_description(provenance.series.sr),
+        ),
+        _device(provenance),
+        provenance.created_at,
+        variant.sr_class,
+        groups,
+        [line.text for line in (*texts.above, *texts.below)],
+        evidence,
+        image_library(source),
+    )
+
+
+def polyline(mask: NDArray[np.bool_], region: Region, shape: Outline) -> NDArray[np.float32]:
+    """Return the closed outline of ``region``: (points, 2) float32 column and row, in PS3.3 C.18.6.1.2's coordinates.
+
+    The corners of the pixels' own squares count: (0, 0) is the top left of the image's first pixel.
+    """
+    if shape == "box":
+        x0, y0, x1, y1 = _corners(region.box)
+        return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], np.float32)
+    points, tolerance = outline(mask, region), 1.0
+    while len(points) > MOST_POINTS:
+        points, tolerance = simplified(points, tolerance), tolerance * 1.5
+    return points
+
+
+def _corners(box: Box) -> tuple[int, int, int, int]:
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def _region_group(
+    source: Source, provenance: Provenance, number: int, region: Region, points: NDArray[np.float32]
+) -> Group:
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key, number), f"Abnormality {number}"),
+        referenced_region=ImageRegion(
+            "POLYLINE", points, SourceImageForRegion(source.ds.SOPClassUID, source.ds.SOPInstanceUID)
+        ),
+        finding_category=CATEGORY,
+        finding_type=LESION,
+        finding_sites=[_site(source, region)],
+        algorithm_id=_algorithm(provenance),
+        measurements=_measurements(source, region),
+    )
+
+
+def _site(source: Source, region: Region) -> FindingSite:
+    """Return the lung of the region's side, or the thorax where it is of no side that is known."""
+    known = side(source, region.box)
+    return FindingSite(THORAX) if known is None else FindingSite(LUNG, LATERALITY[known])
+
+
+def _measurements(source: Source, region: Region) -> list[Measurement]:
+    """Return the certainty, and the area where the image is calibrated to the size of what it shows.
+
+    Without that, millimetres would be those on the detector, where a lesion is magnified by nobody knows how much.
+    """
+    found = [Measurement(codes.DCM.CertaintyOfFinding, round(region.peak * 100, 2), codes.UCUM.Percent)]
+    if source.calibrated_spacing is not None:
+        row, column = source.calibrated_spacing
+        found.append(Measurement(codes.SCT.Area, round(region.area * row * column, 2), codes.UCUM.SquareMillimeter))
+    return found
+
+
+def _segment_group(image: Reference, provenance: Provenance, segmentation: Reference) -> Group:
+    frame = ReferencedSegmentationFrame(
+        segmentation.sop_class_uid,
+        segmentation.sop_instance_uid,
+        frame_number=1,
+        segment_number=1,
+        source_image=SourceImageForSegmentation(image.sop_class_uid, image.sop_instance_uid),
+    )
+    # highdicom writes both numbers; only one may be there (PS3.3 table 10-3).
+    del frame[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key), "Abnormality"),
+        referenced_segment=frame,
+        finding_category=CATEGORY,
+        finding_type=LESION,
+        finding_sites=[FindingSite(THORAX)],
+        algorithm_id=_algorithm(provenance),
+    )
+
+
+def _image_group(image: Reference, findings: Findings, provenance: Provenance) -> Group:
+    """Return what is said of the image as a whole: absent, present but nowhere, or not evaluated and why."""
+    if findings.abnormal is None:
+        evaluation = QualitativeEvaluation(SUMMARY, FAILED)  # why is said in words, under Qualitative Evaluations
+    else:
+        presence = codes.cid240.Present if findings.abnormal else codes.cid240.Absent
+        evaluation = QualitativeEvaluation(PRESENCE, presence)
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key), "Abnormality"),
+        finding_category=CATEGORY if findings.abnormal is not None else None,
+        finding_type=LESION if findings.abnormal is not None else None,
+        finding_sites=[FindingSite(THORAX)],
+        algorithm_id=_algorithm(provenance),
+        qualitative_evaluations=[evaluation],
+        source_images=[SourceImageForMeasurementGroup(image.sop_class_uid, image.sop_instance_uid)],
+    )
+
+
+def _algorithm(provenance: Provenance) -> AlgorithmIdentification:
+    return AlgorithmIdentification(
+        name=long_string(provenance.model_name),
+        version=long_string(provenance.model_version),
+        manufacturer=MANUFACTURER,
+        parameters=[
+            f"operating_point={provenance.operating_point}",
+            f"threshold={provenance.threshold:.4g}",
+            f"weights_sha256={provenance.model_digest}",
+        ],
+        family=ARTIFICIAL_INTELLIGENCE,
+    )
+
+
+def _device(provenance: Provenance) -> Device:
+    return Device(
+        uid=derived_uid(sha256(f"model\0{provenance.model_digest}".encode()).digest()),
+        model_name=long_string(provenance.model_name),
+        software_versions=software_versions(provenance),
+        serial_number=long_string(provenance.model_digest),
+        equipment=equipment(provenance),
+    )

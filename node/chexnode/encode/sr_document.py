@@ -1,0 +1,171 @@
+"""The shell of a report: a TID 1500 Measurement Report (PS3.16) around its groups, in the study that it is about.
+
+Every report of ours is COMPLETE, PRELIMINARY and UNVERIFIED: all that the algorithm has to say, and no person has
+confirmed it. Its words stand under Qualitative Evaluations, which is where TID 1500 has room for text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from highdicom import ContributingEquipment
+from highdicom.sr import (
+    Comprehensive3DSR,
+    ComprehensiveSR,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    RelationshipTypeValues,
+    TextContentItem,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from chexnode.encode.provenance import MANUFACTURER, set_times
+from chexnode.encode.series import SeriesName
+from chexnode.encode.source import Source, identify
+
+SrClass = Literal["comprehensive3d", "comprehensive"]
+Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
+
+_CLASSES: dict[SrClass, type[Comprehensive3DSR] | type[ComprehensiveSR]] = {
+    "comprehensive3d": Comprehensive3DSR,
+    "comprehensive": ComprehensiveSR,
+}
+
+#: Procedure Reported (CID 100) where the study does not say its own.
+PROCEDURE = codes.cid100.ImagingProcedure
+QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Who reports: the node with a model, or the node itself."""
+
+    uid: str
+    model_name: str
+    software_versions: Sequence[str]
+    serial_number: str | None
+    equipment: ContributingEquipment
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """The UIDs of a report and of its series, and what the series is called."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    series: SeriesName
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An instance of the study that a report refers to."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+
+
+def report(
+    source: Source,
+    naming: Naming,
+    device: Device,
+    created_at: datetime,
+    sr_class: SrClass,
+    groups: Sequence[Group],
+    words: Iterable[str],
+    evidence: Iterable[Reference],
+    library: ContainerContentItem | None = None,
+) -> Dataset:
+    """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line.
+
+    ``evidence`` is every instance that the groups and the library refer to.
+    """
+    observer = DeviceObserverIdentifyingAttributes(
+        uid=device.uid,
+        name=MANUFACTURER,
+        manufacturer_name=MANUFACTURER,
+        model_name=device.model_name,
+        serial_number=device.serial_number,
+    )
+    root = MeasurementReport(
+        observation_context=ObservationContext(
+            observer_device_context=ObserverContext(codes.cid270.Device, observer),
+        ),
+        procedure_reported=procedures(source),
+        imaging_measurements=groups,
+        title=codes.cid7021.ImagingMeasurementReport,
+    )[0]
+    if library is not None:
+        root.ContentSequence.insert(_index(root, codes.DCM.ImagingMeasurements), library)
+    root.ContentSequence.append(_remarks(words))
+    ds: Dataset = _CLASSES[sr_class](
+        evidence=[_instance(source, reference) for reference in evidence],
+        content=root,
+        series_instance_uid=naming.series_instance_uid,
+        series_number=naming.series.number,
+        sop_instance_uid=naming.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        contributing_equipment=[device.equipment],
+        specific_character_set="ISO_IR 192",
+        series_description=naming.description,
+        manufacturer_model_name=device.model_name,
+        software_versions=device.software_versions,
+        device_serial_number=device.serial_number,
+    )
+    identify(ds, source)
+    set_times(ds, created_at)
+    return ds
+
+
+def procedures(source: Source) -> list[Code]:
+    """Return the study's own Procedure Code Sequence if all of its items are whole, else what is always true."""
+    found = []
+    for item in source.ds.get("ProcedureCodeSequence", ()):
+        value, scheme, meaning = (
+            str(item.get(keyword, "")) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+        )
+        if not (value and scheme and meaning) or max(len(value), len(scheme)) > 16 or len(meaning) > 64:
+            return [PROCEDURE]
+        found.append(Code(value, scheme, meaning))
+    return found or [PROCEDURE]
+
+
+def _remarks(words: Iterable[str]) -> ContainerContentItem:
+    container = ContainerContentItem(QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = ContentSequence(
+        [TextContentItem(codes.DCM.Comment, line, RelationshipTypeValues.CONTAINS) for line in words]
+    )
+    return container
+
+
+def _index(root: Dataset, name: Code) -> int:
+    return next(n for n, item in enumerate(root.ContentSequence) if item.name == name)
+
+
+def _instance(source: Source, reference: Reference) -> Dataset:
+    """Return the blank template as another instance of the study: all that highdicom asks of evidence."""
+    ds = source.template()
+    for keyword, uid in (
+        ("SOPClassUID", reference.sop_class_uid),
+        ("SOPInstanceUID", reference.sop_instance_uid),
+        ("SeriesInstanceUID", reference.series_instance_uid),
+    ):
+        del ds[keyword]  # its elements are the source's own
+        setattr(ds, keyword, uid)
+    return ds

@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 FILES ?=
 
-.PHONY: help demo test check bench docs servers clean
+.PHONY: help demo test check viewers bench docs servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -32,6 +32,11 @@ check: $(VENV)/dev.stamp ## what a commit needs: style, types, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/unit
+
+viewers: $(VENV)/dev.stamp servers ## results in OHIF, every case; PICTURES=folder keeps pictures of its screens
+	@command -v chromium chromium-browser google-chrome >/dev/null || { echo 'make viewers needs Chromium (apt-get install chromium)' >&2; exit 1; }
+	@$(BIN)/python tests/viewers/fetch.py
+	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest tests/viewers -m '' $(if $(PICTURES),--pictures=$(PICTURES))
 
 bench: $(VENV)/dev.stamp servers ## the benchmarks; minutes each
 	@for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -17,12 +17,24 @@ needs dcmtk command -v storescu
 needs dicom3tools command -v dciodvfy
 needs postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
 
-[ ${#missing[@]} -gt 0 ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+# The viewer tests are skipped without a browser, so that its absence stops nobody.
+optional=()
+command -v chromium chromium-browser google-chrome >/dev/null || optional=(chromium)
+
+install() {
+  echo "Installing $*" >&2
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${missing[@]}"
-else
-  echo "The tests need servers that are not installed: sudo apt-get install ${missing[*]}" >&2
-  exit 1
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"
+}
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+if [ ${#missing[@]} -gt 0 ]; then
+  may_install && install "${missing[@]}" || {
+    echo "The tests need servers that are not installed: sudo apt-get install ${missing[*]}" >&2
+    exit 1
+  }
+fi
+if [ ${#optional[@]} -gt 0 ]; then
+  may_install && install "${optional[@]}" ||
+    echo "No viewer will be tested without a browser: sudo apt-get install ${optional[*]}" >&2
 fi

@@ -1,0 +1,133 @@
+"""Chromium without a screen, and one study open in OHIF in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from io import BytesIO
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import ElementHandle, Page, sync_playwright
+
+from viewers.screen import Picture
+
+SIZE = {"width": 1400, "height": 900}
+_ARGUMENTS = (
+    "--no-sandbox",  # tests run as root in containers, and the only pages are our own
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+)
+#: OHIF's guided tour lies over the page.
+_NO_TOUR = """
+document.addEventListener('DOMContentLoaded', () => {
+  const style = document.createElement('style');
+  style.textContent = '.shepherd-modal-overlay-container, .shepherd-element { display: none !important }';
+  document.head.appendChild(style);
+});
+"""
+#: OHIF publishes its rendering library on the page.
+_RENDERED = """
+() => {
+  const viewports = window.cornerstone?.getRenderingEngines().flatMap(engine => engine.getViewports()) ?? [];
+  return viewports.length > 0 && viewports.every(viewport => viewport.viewportStatus === 'rendered');
+}
+"""
+_SECONDS = 90.0
+
+
+class Chromium:
+    """``with Chromium(executable) as chromium: page = chromium.open(...)``; one browser, started once."""
+
+    def __init__(self, executable: str) -> None:
+        self._executable = executable
+
+    def __enter__(self) -> Self:
+        self._playwright = sync_playwright().start()
+        try:
+            self._browser = self._playwright.chromium.launch(executable_path=self._executable, args=_ARGUMENTS)
+        except BaseException:
+            self._playwright.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._browser.close()
+        self._playwright.stop()
+
+    def open(self, viewer: str, study_instance_uid: str) -> StudyPage:
+        """Open a study in OHIF at ``viewer`` and return once its first image is drawn."""
+        context = self._browser.new_context(viewport=SIZE, service_workers="block")
+        context.add_init_script(_NO_TOUR)
+        return StudyPage(context.new_page(), f"{viewer}/viewer?StudyInstanceUIDs={study_instance_uid}")
+
+
+class StudyPage:
+    """A study in OHIF: its list of series, and one viewport."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self._page = page
+        self.errors: list[str] = []
+        """Whatever the browser has complained of so far."""
+        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        page.on("console", lambda line: self._complain(line.type == "error", line.text))
+        page.on("response", lambda answer: self._complain(answer.status >= 400, f"{answer.status} {answer.url}"))
+        page.goto(url, wait_until="domcontentloaded")
+        page.wait_for_selector('[data-cy^="study-browser-thumbnail"]', timeout=_SECONDS * 1000)
+        page.wait_for_function(_RENDERED, timeout=_SECONDS * 1000)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._page.context.close()
+
+    def _complain(self, wrong: bool, text: str) -> None:
+        if wrong:
+            self.errors.append(text[:300])
+
+    def series(self, modality: str, description: str = "") -> ElementHandle:
+        """The entry of a series in the list, by its modality and a part of its description."""
+        found = [
+            entry
+            for entry in self._page.query_selector_all('[data-cy^="study-browser-thumbnail"]')
+            if modality in (text := entry.inner_text()) and description in text
+        ]
+        assert len(found) == 1, f"{len(found)} series {modality} {description} are listed"
+        return found[0]
+
+    def show(self, modality: str, description: str = "") -> None:
+        """Load a series into the viewport, as a double click does."""
+        self.series(modality, description).dblclick()
+
+    def viewport(self) -> Picture:
+        """A picture of the viewport."""
+        return self._picture(self._page.locator('[data-cy="viewport-pane"]').screenshot())
+
+    def screen(self) -> bytes:
+        """The whole page as PNG."""
+        return self._page.screenshot()
+
+    def wait(self, drawn: Callable[[Picture], bool], seconds: float = 30.0) -> Picture:
+        """Return the viewport once ``drawn`` holds of it and it no longer changes; or as it is after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        before = self.viewport()
+        while True:
+            self._page.wait_for_timeout(300)
+            now = self.viewport()
+            if time.monotonic() > deadline or (drawn(now) and np.array_equal(before, now)):
+                return now
+            before = now
+
+    @staticmethod
+    def _picture(png: bytes) -> Picture:
+        return np.asarray(Image.open(BytesIO(png)).convert("RGB"))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from chexmodels.finding import Findings
+from chexmodels.finding import Findings, Region
 from chexnode.encode.provenance import DISCLAIMER, Provenance
 
 #: Longest side of the whole picture, strips included.
@@ -25,7 +25,9 @@ NARROWEST = 512
 
 #: Outline: the recommended display colour of the Segmentation.
 COLOUR = (255, 64, 64)
-_WHITE, _AMBER = (235, 235, 235), (255, 191, 0)
+#: Numbers at the regions, and words to be heeded.
+AMBER = (255, 191, 0)
+_WHITE = (235, 235, 235)
 _MARGIN = 8
 _MOST_LABELS = 20
 _MOST_LISTED = 8
@@ -75,7 +77,7 @@ def has_finding(findings: Findings) -> bool:
 def caption(findings: Findings, provenance: Provenance) -> Caption:
     """Say what was found, by whom, and what it is not for. "Not evaluated" never looks like "no finding"."""
     above = (
-        Line(DISCLAIMER, _AMBER),
+        Line(DISCLAIMER, AMBER),
         Line(
             f"{provenance.model_name} {provenance.model_version}, weights {provenance.model_digest[:12]}, "
             f"{provenance.operating_point} threshold {provenance.threshold:.3g}"
@@ -84,13 +86,13 @@ def caption(findings: Findings, provenance: Provenance) -> Caption:
     score = f"Image score {_percent(findings.score)}."
     notes = ", ".join(findings.notes)
     if findings.abnormal is None:
-        return Caption(above, (Line(f"NOT EVALUATED: {notes or 'no reason given'}", _AMBER),))
+        return Caption(above, (Line(f"NOT EVALUATED: {notes or 'no reason given'}", AMBER),))
     if not findings.abnormal:
         below = [Line(f"No finding above threshold. {score}")]
     elif not has_finding(findings):
         below = [Line(f"Score above threshold, nothing localised. {score}", COLOUR)]
     else:
-        listed = [f"{n}: {_percent(region.peak)}" for n, region in enumerate(findings.regions[:_MOST_LISTED], 1)]
+        listed = [numbered(n, region) for n, region in enumerate(findings.regions[:_MOST_LISTED], 1)]
         if len(findings.regions) > _MOST_LISTED:
             listed.append(f"and {len(findings.regions) - _MOST_LISTED} more")
         below = [Line(f"{_count(len(findings.regions))} {score}", COLOUR)]
@@ -99,6 +101,11 @@ def caption(findings: Findings, provenance: Provenance) -> Caption:
     if notes:
         below.append(Line(f"Noted: {notes}"))
     return Caption(above, tuple(below))
+
+
+def numbered(number: int, region: Region) -> str:
+    """Return what stands at a region: its number, in the order of ``Findings.regions``, and its peak."""
+    return f"{number}: {_percent(region.peak)}"
 
 
 def render(display: NDArray[np.uint8], findings: Findings, texts: Caption) -> NDArray[np.uint8]:
@@ -177,7 +184,7 @@ def _draw_labels(picture: Image.Image, findings: Findings, layout: Layout) -> No
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(layout.font_size)
     gap = 4 + layout.font_size
     for number, region in enumerate(findings.regions[:_MOST_LABELS], 1):
-        text = f"{number}: {_percent(region.peak)}"
+        text = numbered(number, region)
         x = min(region.box.x0 * scale_x, layout.width - font.getlength(text) - 2)
         y = region.box.y0 * scale_y - gap - 4
         if y < 0:
@@ -185,7 +192,7 @@ def _draw_labels(picture: Image.Image, findings: Findings, layout: Layout) -> No
         draw.text(
             (layout.x + max(0, x), layout.y + max(0, y)),
             text,
-            fill=_AMBER,
+            fill=AMBER,
             font=font,
             stroke_width=2,
             stroke_fill=(0, 0, 0),

@@ -146,10 +146,10 @@ def set_times(ds: Dataset, created_at: datetime) -> None:
     if offset:
         minutes = int(offset[1:3]) * 60 + int(offset[3:5])
         when = when.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
-    for keyword in ("InstanceCreationDate", "ContentDate", "DateOfSecondaryCapture"):
+    for keyword in ("InstanceCreationDate", "ContentDate", "DateOfSecondaryCapture", "PresentationCreationDate"):
         if keyword in ds:
             setattr(ds, keyword, when.strftime("%Y%m%d"))
-    for keyword in ("InstanceCreationTime", "ContentTime", "TimeOfSecondaryCapture"):
+    for keyword in ("InstanceCreationTime", "ContentTime", "TimeOfSecondaryCapture", "PresentationCreationTime"):
         if keyword in ds:
             setattr(ds, keyword, when.strftime("%H%M%S.%f"))
     for item in ds.ContributingEquipmentSequence:

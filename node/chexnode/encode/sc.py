@@ -9,7 +9,6 @@ from io import BytesIO
 from typing import Literal, get_args
 
 import numpy as np
-from highdicom import ContributingEquipment
 from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from chexnode.encode.provenance import (
     software_versions,
     stamp,
 )
-from chexnode.encode.source import Source, attach
+from chexnode.encode.source import Source, acquisition, attach
 from chexnode.encode.values import texts
 from chexnode.ledger.states import ResultKind
 
@@ -72,7 +71,7 @@ def encode_sc(
         series_description=provenance.series_description(provenance.series.sc),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
-        contributing_equipment=[*_acquisition(source), equipment(provenance)],
+        contributing_equipment=[*acquisition(source), equipment(provenance)],
     )
     ds.Modality = source.ds.Modality
     ds.ConversionType = "WSD"
@@ -88,11 +87,6 @@ def encode_sc(
     else:
         ds.PixelData = picture.tobytes() + b"\0" * (picture.size % 2)
     return ds
-
-
-def _acquisition(source: Source) -> list[ContributingEquipment]:
-    """The equipment that took the radiograph, where the source names it."""
-    return [ContributingEquipment.for_image_acquisition(source.ds)] if "Manufacturer" in source.ds else []
 
 
 def _refer(ds: Dataset, source: Source, *, resampled: bool) -> None:

@@ -18,9 +18,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from hashlib import sha256
 from typing import Literal
 
+from highdicom import ContributingEquipment
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -37,6 +39,7 @@ from pydicom.uid import (
 
 from chexnode.encode import values
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
+from chexnode.encode.greyscale import Greyscale, greyscale
 from chexnode.encode.provenance import derived_uid
 from chexnode.ledger.states import Note
 
@@ -79,6 +82,10 @@ class Source:
     calibrated_spacing: tuple[float, float] | None
     """Pixel Spacing where the source says that it is calibrated to the size of what was imaged (PS3.3 10.7.1.3): the
     only one that lengths and areas in the patient may be told from. At the detector everything is magnified."""
+    pixel_aspect_ratio: tuple[int, int]
+    """Height to width of a pixel, as whole numbers: from the spacing, else from Pixel Aspect Ratio; 1, 1 if unknown."""
+    greyscale: Greyscale
+    """How the stored values become grey."""
     notes: tuple[Note, ...]
 
     @property
@@ -148,8 +155,15 @@ def sanitise(header: Dataset) -> Source:
         spacing=spacing,
         spacing_kind=None if spacing is None else "imager" if imager else "pixel",
         calibrated_spacing=pixel if values.texts(header, "PixelSpacingCalibrationType") in _CALIBRATED else None,
+        pixel_aspect_ratio=_aspect_ratio(spacing or values.spacing(header, "PixelAspectRatio") or (1, 1)),
+        greyscale=greyscale(header),
         notes=() if spacing else (Note.SPACING_UNKNOWN,),
     )
+
+
+def acquisition(source: Source) -> list[ContributingEquipment]:
+    """Return the Contributing Equipment item of what took the radiograph (PS3.3 C.12.1), where the source names it."""
+    return [ContributingEquipment.for_image_acquisition(source.ds)] if "Manufacturer" in source.ds else []
 
 
 def identify(ds: Dataset, source: Source) -> None:
@@ -186,6 +200,12 @@ def _empty(keyword: str) -> DataElement:
     tag = tag_for_keyword(keyword)
     assert tag is not None
     return DataElement(tag, dictionary_VR(tag), "", validation_mode=config.IGNORE)
+
+
+def _aspect_ratio(sides: tuple[float, float]) -> tuple[int, int]:
+    """Return the nearest ratio of small whole numbers; 1, 1 for pixels more oblong than any detector's."""
+    ratio = Fraction(sides[0] / sides[1]).limit_denominator(1000)
+    return (ratio.numerator, ratio.denominator) if Fraction(1, 4) <= ratio <= 4 else (1, 1)
 
 
 def _copy_orientation(header: Dataset, ds: Dataset) -> None:

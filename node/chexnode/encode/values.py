@@ -152,6 +152,35 @@ def count(ds: Dataset, keyword: str) -> int:
     return _integer(_value(ds, tag)) or 0
 
 
+def value(ds: Dataset, keyword: str) -> Any:
+    """Return pydicom's own reading of an element, whatever its type; None if absent or unreadable."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    return _value(ds, tag)
+
+
+def integers(ds: Dataset, keyword: str) -> list[int]:
+    """Return the values of a binary integer element such as LUT Descriptor; empty if absent or unreadable."""
+    found = value(ds, keyword)
+    found = [found] if isinstance(found, int) else found
+    if not isinstance(found, MultiValue | list | tuple) or not all(isinstance(number, int) for number in found):
+        return []
+    return [int(number) for number in found]
+
+
+def first_item(ds: Dataset, keyword: str) -> Dataset | None:
+    """Return the first item of a sequence, or None."""
+    items = value(ds, keyword)
+    return items[0] if isinstance(items, DataElementSequence) and len(items) else None
+
+
+def first_number(ds: Dataset, keyword: str) -> float | None:
+    """Return the first of several finite decimal values such as Window Center, or None."""
+    found = texts(ds, keyword)
+    number = numbers(ds, keyword, len(found))
+    return number[0] if number else None
+
+
 def numbers(ds: Dataset, keyword: str, length: int) -> tuple[float, ...] | None:
     """Return exactly ``length`` finite decimal values, or None."""
     found = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, func, or_, select, tuple_, update
 
 from chexnode.errors import Usage
 from chexnode.ledger.database import Database, add_missing, in_chunks, note_event, record_events
@@ -145,7 +145,7 @@ class Deliveries:
         now = self._db.clock()
         written = 0
         with self._db.write() as conn:
-            job_ids = sorted({o.claim.job for o in outcomes})
+            job_ids = sorted({o.claim.job for o in outcomes if o.claim.job is not None})
             # Two couriers settling one job's last deliveries must see each other: the job's row is the meeting point.
             _lock_jobs(conn, job_ids)
             history = []
@@ -203,33 +203,33 @@ class Deliveries:
             if destination is not None:
                 where = and_(where, deliveries.c.destination == destination)
             wanted = (
-                select(deliveries.c.id, deliveries.c.job_id, deliveries.c.state)
+                select(deliveries.c.id, deliveries.c.job_id, deliveries.c.result_uid, deliveries.c.state)
                 .join(results, results.c.uid == deliveries.c.result_uid)
                 .where(where)
                 .order_by(deliveries.c.job_id, deliveries.c.id)
             )
-            job_ids = list(dict.fromkeys(row.job_id for row in conn.execute(wanted)))
+            found = conn.execute(wanted).all()
             replayed: set[int] = set()
-            for some in in_chunks(job_ids):
+            for some in in_chunks(found):
                 # The jobs' rows first, as when settling: couriers and retention wait, and the look below is the truth.
-                _lock_jobs(conn, some)
-                rows = conn.execute(wanted.where(deliveries.c.job_id.in_(some))).all()
-                for part in in_chunks(rows):
-                    conn.execute(
-                        update(deliveries)
-                        .where(deliveries.c.id.in_([row.id for row in part]))
-                        .values(
-                            state=DeliveryState.PENDING,
-                            next_attempt=None,
-                            finished_at=None,
-                            lease_until=None,
-                            created_at=now,
-                            fence=deliveries.c.fence + 1,
-                        )
+                _lock_jobs(conn, _jobs_of(some))
+                lock_reports(conn, [row.result_uid for row in some if row.job_id is None])
+                rows = conn.execute(wanted.where(deliveries.c.id.in_([row.id for row in some]))).all()
+                conn.execute(
+                    update(deliveries)
+                    .where(deliveries.c.id.in_([row.id for row in rows]))
+                    .values(
+                        state=DeliveryState.PENDING,
+                        next_attempt=None,
+                        finished_at=None,
+                        lease_until=None,
+                        created_at=now,
+                        fence=deliveries.c.fence + 1,
                     )
+                )
                 reopened = conn.execute(
                     update(jobs)
-                    .where(jobs.c.id.in_({row.job_id for row in rows}), jobs.c.state == JobState.DONE)
+                    .where(jobs.c.id.in_(_jobs_of(rows)), jobs.c.state == JobState.DONE)
                     .values(state=JobState.DELIVERING, finished_at=None)
                     .returning(jobs.c.id)
                 ).scalars()
@@ -267,7 +267,7 @@ class Deliveries:
                 .order_by(deliveries.c.id)
                 .limit(500)  # the next tick goes on
             )
-            _lock_jobs(conn, sorted({row.job_id for row in conn.execute(lost)}))
+            _lock_jobs(conn, _jobs_of(conn.execute(lost).all()))
             rows = conn.execute(lost.with_for_update()).all()
             if not rows:
                 return 0
@@ -284,7 +284,7 @@ class Deliveries:
                     for r in rows
                 ],
             )
-            finish_delivered(conn, sorted({row.job_id for row in rows}), now)
+            finish_delivered(conn, _jobs_of(rows), now)
         return len(rows)
 
     def breaker(self, destination: str) -> Breaker:
@@ -318,6 +318,16 @@ class Deliveries:
                 .where(destinations.c.name == destination)
                 .values(failures=0, open_until=None, last_success_at=now)
             )
+
+
+def _jobs_of(rows: Sequence[Row[Any]]) -> list[str]:
+    """Their jobs; a study's report has none."""
+    return sorted({row.job_id for row in rows if row.job_id is not None})
+
+
+def lock_reports(conn: Connection, uids: Sequence[str]) -> None:
+    """Wait for, and keep out, who would replay or delete these reports of studies."""
+    conn.execute(select(results.c.uid).where(results.c.uid.in_(uids)).order_by(results.c.uid).with_for_update()).all()
 
 
 def _lock_jobs(conn: Connection, job_ids: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, select, tuple_, update
 
 from chexnode.ledger.database import Database, add_missing
+from chexnode.ledger.deliveries import lock_reports
 from chexnode.ledger.schema import deliveries, instances, jobs, markers, results
 from chexnode.ledger.states import FINAL_JOB_STATES, DeliveryState, JobState
 
@@ -29,6 +30,16 @@ def _is_over(before: datetime) -> ColumnElement[bool]:
         .exists()
     )
     return and_(instances.c.received_at < before, instances.c.path.is_not(None), ~busy, ~owed)
+
+
+def _is_old_report(before: datetime) -> ColumnElement[bool]:
+    """A study's report from before ``before``, with a file and no delivery that was never accepted."""
+    owed = (
+        select(deliveries.c.id)
+        .where(deliveries.c.result_uid == results.c.uid, deliveries.c.state.in_(_UNDELIVERED))
+        .exists()
+    )
+    return and_(results.c.job_id.is_(None), results.c.created_at < before, results.c.path.is_not(None), ~owed)
 
 
 class Files:
@@ -56,7 +67,12 @@ class Files:
             made = conn.execute(select(results.c.path).where(of_theirs, results.c.path.is_not(None))).scalars().all()
             conn.execute(update(instances).where(tuple_(*_KEY).in_(keys)).values(path=None))
             conn.execute(update(results).where(of_theirs).values(path=None))
-        return [row.path for row in still] + list(made)
+            reports = conn.execute(select(results.c.uid).where(_is_old_report(before)).limit(limit)).scalars().all()
+            lock_reports(conn, reports)
+            where = and_(results.c.uid.in_(reports), _is_old_report(before))
+            said = conn.execute(select(results.c.path).where(where)).scalars().all()
+            conn.execute(update(results).where(where).values(path=None))
+        return [row.path for row in still] + list(made) + [path for path in said if path is not None]
 
     def known(self, paths: Sequence[str]) -> set[str]:
         """Those of ``paths`` that a row names."""

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
 from chexnode.ledger.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
+from chexnode.ledger.reports import look_again
 from chexnode.ledger.schema import instances, jobs, results, series, studies
 from chexnode.ledger.states import InstanceState, JobState, StudyState
 
@@ -81,7 +82,7 @@ _FIND_STUDIES = (
 _TOUCH_STUDIES = (
     update(studies)
     .where(studies.c.study_instance_uid.in_(_UIDS))
-    .values(last_received_at=bindparam("now"), state=StudyState.OPEN, closed_at=None)
+    .values(last_received_at=bindparam("now"), state=StudyState.OPEN, closed_at=None, report_digest=None)
 )
 
 
@@ -171,6 +172,7 @@ class _Batch:
                 state = InstanceState.ANALYSABLE
             if state == InstanceState.ANALYSABLE and not self._has_job(arrival):
                 job = self._add_job(arrival)
+                look_again(self.conn, [arrival.study_instance_uid])
         versions[digest] = (state, path)
         return Receipt(Outcome.DUPLICATE, path, job)
 

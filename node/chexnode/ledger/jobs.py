@@ -12,6 +12,8 @@ from chexnode.errors import StaleMove, Usage
 from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
 from chexnode.ledger.instances import new_job
 from chexnode.ledger.records import Analysis, JobClaim, JobSpec, NewResult, Priority
+from chexnode.ledger.reports import look_again
+from chexnode.ledger.rows import delivery_rows, result_rows
 from chexnode.ledger.schema import deliveries, instances, jobs, results
 from chexnode.ledger.states import DeliveryState, JobState, Note, Reason
 
@@ -96,40 +98,8 @@ class Jobs:
         }
         with self._db.write() as conn:
             _move(conn, claim, JobState.DELIVERING, "analysed", now, **facts)
-            add_rows(
-                conn,
-                results,
-                [
-                    {
-                        "uid": r.uid,
-                        "job_id": claim.id,
-                        "kind": r.kind,
-                        "variant": r.variant,
-                        "sop_class_uid": r.sop_class_uid,
-                        "sha256": r.sha256,
-                        "path": r.path,
-                        "size": r.size,
-                        "created_at": now,
-                    }
-                    for r in new_results
-                ],
-            )
-            add_rows(
-                conn,
-                deliveries,
-                [
-                    {
-                        "result_uid": uid,
-                        "job_id": claim.id,
-                        "destination": destination,
-                        "state": DeliveryState.PENDING,
-                        "attempts": 0,
-                        "fence": 0,
-                        "created_at": now,
-                    }
-                    for uid, destination in to
-                ],
-            )
+            add_rows(conn, results, result_rows(new_results, now, job_id=claim.id))
+            add_rows(conn, deliveries, delivery_rows(to, now, claim.id))
             return JobState.DELIVERING if not finish_delivered(conn, [claim.id], now) else JobState.DONE
 
     def refuse(self, claim: JobClaim, reason: Reason, detail: str) -> None:
@@ -279,6 +249,8 @@ class Jobs:
             except ValueError:
                 raise Usage(f"job {job_id} is {state}: it cannot become {to}") from None
             conn.execute(update(jobs).where(jobs.c.id == job_id).values(state=to, **facts))
+            version = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
+            look_again(conn, select(instances.c.study_instance_uid).join(jobs, version).where(jobs.c.id == job_id))
             record_events(conn, [event])
 
     def due(self, spec: JobSpec) -> int:

@@ -17,6 +17,7 @@ from chexnode.ledger.instances import Instances
 from chexnode.ledger.jobs import Jobs
 from chexnode.ledger.leases import Leases
 from chexnode.ledger.migrate import check_schema
+from chexnode.ledger.reports import Reports
 from chexnode.ledger.studies import Studies
 from chexnode.ledger.views import Views
 
@@ -32,6 +33,7 @@ class Ledger:
         self.deliveries = Deliveries(self.database)
         self.leases = Leases(self.database)
         self.studies = Studies(self.database)
+        self.reports = Reports(self.database)
         self.files = Files(self.database)
         self.views = Views(self.database)
         self.accounts = Accounts(self.database)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note,
 
 MANUFACTURER = "ChexNode"
 """Manufacturer (0008,0070) of everything this node makes; recognises our own results when they come back."""
+
 
 def variant_with(form: str, label: str) -> str:
     """Return the variant string of a result ``form``, such as "planar", marked with ``label``: ``planar@RESEARCH``."""
@@ -147,6 +148,37 @@ class NewResult:
     size: int
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class NotAnalysed:
+    """An image of a closed study that has no results."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    code: str
+    """The :class:`Reason`; ``failed`` or ``cancelled`` where a job ended so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedStudy:
+    """A study that is closed, with what its report needs."""
+
+    study_instance_uid: str
+    closed_at: datetime
+    """The time written into its report, so that the same closing always makes the same bytes."""
+    images: tuple[NotAnalysed, ...]
+    paths: tuple[str, ...]
+    """Files of the study that retention has not deleted, relative to ``data_dir``: any of them names the patient."""
+    calling_ae_titles: frozenset[str]
+    """Who sent it."""
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of what was not analysed and why: the same facts make no second report."""
+        lines = [self.study_instance_uid, *(" ".join(astuple(image)) for image in sorted(self.images))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """What the worker tells of an analysed image, for tables and metrics."""
@@ -164,7 +196,8 @@ class DeliveryClaim:
 
     id: int
     fence: int
-    job: str
+    job: str | None
+    """None for a study's report."""
     destination: str
     kind: ResultKind
     sop_instance_uid: str
@@ -224,12 +257,12 @@ class DeliveryView:
     """One row of ``chexnode deliveries``; the field names are the JSON keys people script against."""
 
     id: int
-    job: str
-    """Id of the job."""
+    job: str | None
+    """Id of the job; None for a study's report."""
     destination: str
     """Its name in the settings."""
     kind: str
-    """``seg`` or ``sc``."""
+    """``seg``, ``sc``, ``sr`` or ``gsps``."""
     sop_instance_uid: str
     """Of the result."""
     state: DeliveryState

@@ -12,6 +12,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Dialect,
@@ -34,6 +35,7 @@ metadata = MetaData(
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "fk": "fk_%(table_name)s_%(column_0_N_name)s",
         "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
 
@@ -99,6 +101,8 @@ studies = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("closed_at", UtcDateTime),
+    # Of what the study's report was made from; NULL while nobody has looked since it closed.
+    Column("report_digest", String(64)),
     Index(None, "state", "last_received_at"),
     Index(None, "patient_id"),
     Index(None, "study_date"),
@@ -184,7 +188,9 @@ results = Table(
     "results",
     metadata,
     _uid("uid", primary_key=True),
-    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("job_id", ForeignKey("jobs.id"), index=True),
+    # Of a report at its closing, which belongs to no job.
+    _uid("study_instance_uid", ForeignKey("studies.study_instance_uid"), index=True),
     Column("kind", String(8), nullable=False),
     Column("variant", String(64), nullable=False),
     _uid("sop_class_uid", nullable=False),
@@ -192,6 +198,7 @@ results = Table(
     Column("path", SafeText),  # NULL once retention has deleted the file
     Column("size", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("(job_id IS NULL) <> (study_instance_uid IS NULL)", name="owner"),
 )
 
 deliveries = Table(
@@ -199,7 +206,7 @@ deliveries = Table(
     metadata,
     Column("id", _RowId, primary_key=True),
     _uid("result_uid", ForeignKey("results.uid"), nullable=False),
-    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("job_id", ForeignKey("jobs.id"), index=True),  # as the result has it
     Column("destination", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False, default=0),

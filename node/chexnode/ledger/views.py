@@ -40,7 +40,7 @@ class ResultView:
     uid: str
     """SOP Instance UID."""
     kind: str
-    """``seg`` or ``sc``."""
+    """``seg``, ``sc``, ``sr`` or ``gsps``."""
     variant: str
     """As a destination's settings want it, such as ``planar`` or ``rgb``."""
     sha256: str

@@ -73,6 +73,7 @@ def upgrade() -> None:
         sa.Column("first_received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("report_digest", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("study_instance_uid", name=op.f("pk_studies")),
     )
     with op.batch_alter_table("studies", schema=None) as batch_op:
@@ -179,7 +180,8 @@ def upgrade() -> None:
     op.create_table(
         "results",
         sa.Column("uid", sa.String(length=128), nullable=False),
-        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=True),
+        sa.Column("study_instance_uid", sa.String(length=128), nullable=True),
         sa.Column("kind", sa.String(length=8), nullable=False),
         sa.Column("variant", sa.String(length=64), nullable=False),
         sa.Column("sop_class_uid", sa.String(length=128), nullable=False),
@@ -187,17 +189,22 @@ def upgrade() -> None:
         sa.Column("path", sa.Text(), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("(job_id IS NULL) <> (study_instance_uid IS NULL)", name=op.f("ck_results_owner")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_results_job_id")),
+        sa.ForeignKeyConstraint(
+            ["study_instance_uid"], ["studies.study_instance_uid"], name=op.f("fk_results_study_instance_uid")
+        ),
         sa.PrimaryKeyConstraint("uid", name=op.f("pk_results")),
     )
     with op.batch_alter_table("results", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_results_job_id"), ["job_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_results_study_instance_uid"), ["study_instance_uid"], unique=False)
 
     op.create_table(
         "deliveries",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("result_uid", sa.String(length=128), nullable=False),
-        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=True),
         sa.Column("destination", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
@@ -228,6 +235,7 @@ def downgrade() -> None:
 
     op.drop_table("deliveries")
     with op.batch_alter_table("results", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_results_study_instance_uid"))
         batch_op.drop_index(batch_op.f("ix_results_job_id"))
 
     op.drop_table("results")

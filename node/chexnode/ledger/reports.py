@@ -1,0 +1,117 @@
+"""Reports of closed studies: what was not analysed in them, and the result that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, select, update
+
+from chexnode.errors import StaleMove
+from chexnode.ledger.database import Database, add_missing, note_event, record_events
+from chexnode.ledger.records import ClosedStudy, NewResult, NotAnalysed
+from chexnode.ledger.rows import delivery_rows, result_rows
+from chexnode.ledger.schema import deliveries, instances, jobs, results, studies
+from chexnode.ledger.states import InstanceState, JobState, StudyState
+
+_PENDING = (JobState.QUEUED, JobState.RUNNING)
+_UNANALYSED = (JobState.REFUSED, JobState.FAILED, JobState.CANCELLED)
+_VERSION = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
+
+
+def look_again(conn: Connection, study_instance_uids: Sequence[str] | Select[Any]) -> None:
+    """Have the reports of these studies made anew: something in them is analysed, or no longer."""
+    conn.execute(
+        update(studies).where(studies.c.study_instance_uid.in_(study_instance_uids)).values(report_digest=None)
+    )
+
+
+class Reports:
+    """A study is looked at once it is closed and nothing in it waits for analysis; a late image makes it due again."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def due(self, limit: int = 100) -> list[ClosedStudy]:
+        """Return studies that nobody has looked at since they closed, oldest first."""
+        waiting = (
+            select(jobs.c.id)
+            .join(instances, _VERSION)
+            .where(instances.c.study_instance_uid == studies.c.study_instance_uid, jobs.c.state.in_(_PENDING))
+            .exists()
+        )
+        with self._db.read() as conn:
+            found = conn.execute(
+                select(studies.c.study_instance_uid, studies.c.closed_at)
+                .where(studies.c.state == StudyState.CLOSED, studies.c.report_digest.is_(None), ~waiting)
+                .order_by(studies.c.closed_at)
+                .limit(limit)
+            ).all()
+            return [_study(conn, row.study_instance_uid, row.closed_at) for row in found]
+
+    def commit(self, study: ClosedStudy, new_results: Sequence[NewResult], to: Sequence[tuple[str, str]]) -> None:
+        """Commit the report of ``study``, whose file is durable, and its deliveries; none if there is nothing to say.
+
+        ``to``: (result UID, destination) pairs. What is known already stays as it was first committed. Raises StaleMove
+        if the study was reopened or reported meanwhile: the caller throws its result away.
+        """
+        now = self._db.clock()
+        uid = study.study_instance_uid
+        with self._db.write() as conn:
+            moved = conn.execute(
+                update(studies)
+                .where(
+                    studies.c.study_instance_uid == uid,
+                    studies.c.state == StudyState.CLOSED,
+                    studies.c.closed_at == study.closed_at,
+                    studies.c.report_digest.is_(None),
+                )
+                .values(report_digest=study.digest)
+            )
+            if moved.rowcount != 1:
+                raise StaleMove(f"study {uid} is no longer as it was")
+            known = set(
+                conn.execute(select(results.c.uid).where(results.c.uid.in_([r.uid for r in new_results]))).scalars()
+            )
+            fresh = [r for r in new_results if r.uid not in known]
+            add_missing(conn, results, result_rows(fresh, now, study_instance_uid=uid))
+            add_missing(conn, deliveries, delivery_rows([pair for pair in to if pair[0] not in known], now))
+            if fresh:
+                record_events(conn, [note_event("study", uid, "reported", now, detail=f"{len(study.images)} image(s)")])
+
+
+def _study(conn: Connection, study_instance_uid: str, closed_at: datetime) -> ClosedStudy:
+    versions = conn.execute(
+        select(instances)
+        .where(instances.c.study_instance_uid == study_instance_uid)
+        .order_by(instances.c.series_instance_uid, instances.c.sop_instance_uid, instances.c.digest)
+    ).all()
+    newest = {
+        (job.sop_instance_uid, job.digest): job
+        for job in conn.execute(
+            select(jobs.c.sop_instance_uid, jobs.c.digest, jobs.c.state, jobs.c.reason)
+            .join(instances, _VERSION)
+            .where(instances.c.study_instance_uid == study_instance_uid)
+            .order_by(jobs.c.created_at, jobs.c.id.desc())
+        )
+    }
+    images: dict[NotAnalysed, None] = {}
+    for row in versions:
+        job = newest.get((row.sop_instance_uid, row.digest))
+        if job is not None and row.state == InstanceState.ANALYSABLE:
+            if job.state not in _UNANALYSED:
+                continue
+            code = job.reason or job.state.lower()
+        elif row.state == InstanceState.ANALYSABLE or (row.state == InstanceState.NOT_ANALYSED and row.rows is None):
+            continue  # about to get its job, or no image
+        else:
+            code = row.reason
+        images[NotAnalysed(row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid, code)] = None
+    return ClosedStudy(
+        study_instance_uid=study_instance_uid,
+        closed_at=closed_at,
+        images=tuple(images),
+        paths=tuple(row.path for row in versions if row.path is not None),
+        calling_ae_titles=frozenset(row.calling_ae_title for row in versions),
+    )

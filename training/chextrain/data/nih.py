@@ -69,6 +69,8 @@ def _case(number: int, row: dict[str, str]) -> Case:
             findings=frozenset(item["label"] for item in boxes),
             exhaustive=row["box_coverage"] == EXHAUSTIVE,
             strata={"view": row["view"]} if row.get("view") else {},
+            box_findings=tuple(frozenset([item["label"]]) for item in boxes),
+            votes=(1,) * len(boxes),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise BadRow(f"manifest.csv row {number} ({row.get('image_id', '?')}): {error}") from error

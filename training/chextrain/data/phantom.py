@@ -140,6 +140,8 @@ def _case(seed: int, split: Split) -> Case:
         expert=True,
         findings=frozenset(["lesion"] if chest.lesions else []),
         exhaustive=True,
+        box_findings=(frozenset(["lesion"]),) * len(chest.lesions),
+        votes=(1,) * len(chest.lesions),
     )
 
 

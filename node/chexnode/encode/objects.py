@@ -17,6 +17,7 @@ from pydicom.uid import SegmentationStorage
 
 from chexmodels.finding import Findings
 from chexnode.encode.attributes import TYPE_2
+from chexnode.encode.invalid import InvalidResult as InvalidResult
 from chexnode.encode.preview import has_finding
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.sc import ENCODINGS, encode_sc
@@ -24,10 +25,6 @@ from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import Source
 from chexnode.ledger.records import variant_parts
 from chexnode.ledger.states import ResultKind
-
-
-class InvalidResult(Exception):
-    """An encoded object does not read back as what it should say. A bug: it is not sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ def _region_group(
         finding_type=LESION,
         finding_sites=[_site(source, region)],
         algorithm_id=_algorithm(provenance),
-        measurements=_measurements(source, region),
+        measurements=measurements(source, region),
     )
 
 
@@ -185,7 +185,7 @@ def _site(source: Source, region: Region) -> FindingSite:
     return FindingSite(THORAX) if known is None else FindingSite(LUNG, LATERALITY[known])
 
 
-def _measurements(source: Source, region: Region) -> list[Measurement]:
+def measurements(source: Source, region: Region) -> list[Measurement]:
     """Return the certainty, and the area where the image is calibrated to the size of what it shows.
 
     Without that, millimetres would be those on the detector, where a lesion is magnified by nobody knows how much.

@@ -1,0 +1,89 @@
+"""A report read back by highdicom and compared with what it should say."""
+
+from __future__ import annotations
+
+import numpy as np
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, MeasurementReport
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import Comprehensive3DSRStorage
+
+from chexmodels.finding import Findings, Region
+from chexnode.encode.invalid import InvalidResult
+from chexnode.encode.preview import has_finding
+from chexnode.encode.provenance import Provenance, tracking_uid
+from chexnode.encode.source import Source
+from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, SrVariant, measurements, polyline
+from chexnode.ledger.states import ResultKind
+
+
+def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Provenance, variant: SrVariant) -> None:
+    """Compare a report ``ds``, as read from its file, with what it was made from; ``ds`` may be changed by that.
+
+    Raises InvalidResult if it is not preliminary and unverified, if it refers to other instances than the source and,
+    with a finding, the Segmentation of ``variant``, if there is not exactly one group for each region with the region's
+    numbers and outline, or if an image without one is not said to be Absent, Present or Failed as it should be.
+    """
+    flags = (ds.CompletionFlag, ds.PreliminaryFlag, ds.VerificationFlag)
+    if flags != ("COMPLETE", "PRELIMINARY", "UNVERIFIED"):
+        raise InvalidResult(f"its flags are {flags}")
+    sr_class = Comprehensive3DSR if ds.SOPClassUID == Comprehensive3DSRStorage else ComprehensiveSR
+    document = sr_class.from_dataset(ds, copy=False)
+    image = (source.sop_class_uid, source.ds.SOPInstanceUID)
+    expected = {source.ds.SOPInstanceUID}
+    if has_finding(findings) and variant.seg_profile is not None:
+        expected.add(provenance.uid(ResultKind.SEG, variant.seg_profile))
+    if {str(uid) for _study, _series, uid, _class in document.get_evidence()} != expected:
+        raise InvalidResult("its evidence is not what it was made from")
+    report = document.content
+    if not isinstance(report, MeasurementReport):
+        raise InvalidResult("it is no measurement report")
+    outlined = [g for g in report.get_planar_roi_measurement_groups() if g.reference_type == codes.DCM.ImageRegion]
+    regions = findings.regions if has_finding(findings) else ()
+    if len(outlined) != len(regions):
+        raise InvalidResult(f"it has {len(outlined)} regions, not {len(regions)}")
+    for number, region in enumerate(regions, 1):
+        _check_region(report, source, findings, variant, region, tracking_uid(provenance.job_key, number), image)
+    _check_image_groups(report, findings)
+
+
+def _check_region(
+    report: MeasurementReport,
+    source: Source,
+    findings: Findings,
+    variant: SrVariant,
+    region: Region,
+    uid: str,
+    image: tuple[str, str],
+) -> None:
+    groups = report.get_planar_roi_measurement_groups(tracking_uid=uid, reference_type=codes.DCM.ImageRegion)
+    if len(groups) != 1:
+        raise InvalidResult(f"{len(groups)} groups track one region")
+    (group,) = groups
+    said = [(each.name, each.value, each.unit) for each in group.get_measurements()]
+    if said != [(each.name, each.value, each.unit) for each in measurements(source, region)]:
+        raise InvalidResult("its measurements are not the region's")
+    assert findings.mask is not None
+    roi = group.roi
+    if roi is None or not np.array_equal(roi.value, polyline(findings.mask, region, variant.outline)):
+        raise InvalidResult("its outline is not the region's")
+    reference = roi.ContentSequence[0].ReferencedSOPSequence[0]
+    if (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) != image:
+        raise InvalidResult("its outline is on another image")
+
+
+def _check_image_groups(report: MeasurementReport, findings: Findings) -> None:
+    said = [
+        (evaluation.name, evaluation.value)
+        for group in report.get_image_measurement_groups()
+        for name in (PRESENCE, SUMMARY)
+        for evaluation in group.get_qualitative_evaluations(name)
+    ]
+    if has_finding(findings):
+        expected = []
+    elif findings.abnormal is None:
+        expected = [(SUMMARY, FAILED)]
+    else:
+        expected = [(PRESENCE, codes.cid240.Present if findings.abnormal else codes.cid240.Absent)]
+    if said != expected:
+        raise InvalidResult("what it says of the image as a whole is not what was found")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SHIPPED = Path(__file__).parent / "bundles"
 MODEL_JSON = "model.json"
@@ -39,13 +39,24 @@ class Calibration(_Data):
     slope: Annotated[float, Field(ge=0)]
     """Of the image score's logit (Platt scaling)."""
     intercept: float
+    knots: Annotated[tuple[Annotated[tuple[Share, Share], Field(strict=False)], ...], Field(strict=False)] = ()
+    """Raw image score -> probability, ascending in both (isotonic regression); none: Platt scaling holds."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        raw, probability = [knot[0] for knot in self.knots], [knot[1] for knot in self.knots]
+        if raw != sorted(set(raw)) or probability != sorted(probability):
+            raise ValueError("the knots do not ascend")
+        return self
 
 
 class OperatingPoint(_Data):
     """Where the line is drawn, and what that did on the validation split."""
 
     threshold: Share
-    """Calibrated pixel probability from which a pixel belongs to a finding."""
+    """Calibrated pixel probability from which a pixel can belong to a finding."""
+    relative_threshold: Share = 0.0
+    """Share of the image's own highest probability that a pixel of a finding reaches, besides ``threshold``."""
     min_area: Annotated[int, Field(ge=0)]
     """Components with fewer pixels of the model's S x S grid are dropped."""
     image_threshold: Share
@@ -64,7 +75,7 @@ class Manifest(_Data):
     version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
     architecture: str
     """A name in :mod:`chexmodels.registry`."""
-    parameters: Mapping[str, str | int | float]
+    parameters: Mapping[str, str | bool | int | float | Annotated[tuple[str, ...], Field(strict=False)]]
     """Arguments of the architecture."""
     size: Annotated[int, Field(ge=32, le=4096)]
     """Side S of the square input, pixels."""

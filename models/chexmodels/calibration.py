@@ -1,10 +1,12 @@
-"""From what a network says to probabilities: one temperature for pixels, Platt scaling for the image score."""
+"""From what a network says to probabilities: one temperature for pixels, a monotone curve for the image score."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+
+from chexmodels.bundle import Calibration
 
 TOP_PIXELS = 100
 """At 512 px: the image score is the mean of this many hottest pixels, so that one hot pixel decides nothing."""
@@ -21,6 +23,12 @@ def heat_score(prob: NDArray[np.float32], size: int) -> float:
     return float(np.partition(prob, prob.size - count, axis=None)[-count:].mean())
 
 
-def image_probability(score: float, slope: float, intercept: float) -> float:
-    """Platt scaling of a raw score in [0, 1] on the logit scale: ``sigmoid(slope * logit(score) + intercept)``."""
-    return float(expit(slope * logit(np.clip(score, 1e-6, 1 - 1e-6)) + intercept))
+def image_probability(score: float, calibration: Calibration) -> float:
+    """Calibrated image score of a raw one in [0, 1].
+
+    Isotonic, where the bundle has knots: linear between them, level beyond. Otherwise Platt scaling on the logit scale:
+    ``sigmoid(slope * logit(score) + intercept)``.
+    """
+    if calibration.knots:
+        return float(np.interp(score, *np.transpose(calibration.knots)))
+    return float(expit(calibration.slope * logit(np.clip(score, 1e-6, 1 - 1e-6)) + calibration.intercept))

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 
-from chexmodels.bundle import ModelCard, OperatingPoint
+from chexmodels.bundle import ModelCard
 from chexmodels.calibration import heat_score, image_probability, pixel_probability
 from chexmodels.finding import Box, Findings, Region
 from chexmodels.model import RawItem
 from chexmodels.pixels import Geometry
-from chexmodels.postprocess import drop_small, label
+from chexmodels.postprocess import label, mark
 
 OUTPUT_INVALID = "model-output-invalid"
 """Note: the network answered with nothing, or with NaN or infinity; the image counts as not evaluated."""
@@ -38,9 +38,8 @@ def interpret(raw: RawItem, card: ModelCard, operating_point: str, geometry: Geo
     content = geometry.content
     seen = prob[content.y0 : content.y1, content.x0 : content.x1]  # the letterbox border shows nothing
     score = _image_score(raw.score if raw.score is not None else heat_score(seen, card.size), card)
-    marked = _marked(seen, point) if score >= point.image_threshold else np.zeros(seen.shape, dtype=np.bool_)
     square = np.zeros(prob.shape, dtype=np.bool_)
-    square[content.y0 : content.y1, content.x0 : content.x1] = marked
+    square[content.y0 : content.y1, content.x0 : content.x1] = mark(seen, score, point)
     regions = _regions(square, prob, geometry)
     return Findings(
         heat=geometry.inverse_heat(prob),
@@ -59,11 +58,7 @@ def _is_usable(raw: RawItem) -> bool:
 
 
 def _image_score(raw_score: float, card: ModelCard) -> float:
-    return image_probability(raw_score, card.calibration.slope, card.calibration.intercept)
-
-
-def _marked(prob: NDArray[np.float32], point: OperatingPoint) -> NDArray[np.bool_]:
-    return drop_small(prob >= point.threshold, point.min_area)
+    return image_probability(raw_score, card.calibration)
 
 
 def _regions(square: NDArray[np.bool_], prob: NDArray[np.float32], geometry: Geometry) -> tuple[Region, ...]:

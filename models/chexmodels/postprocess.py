@@ -1,10 +1,12 @@
-"""Components of a mask (CheX-Nomaly, appendix B): scattered dots are no findings."""
+"""From probabilities to a mask, and its components (CheX-Nomaly, appendix B): scattered dots are no findings."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from chexmodels.bundle import OperatingPoint
 
 EIGHT_CONNECTED = np.ones((3, 3), dtype=np.bool_)
 
@@ -22,3 +24,16 @@ def drop_small(mask: NDArray[np.bool_], min_area: int) -> NDArray[np.bool_]:
     kept = areas >= min_area
     kept[0] = False
     return np.asarray(kept[labels], dtype=np.bool_)
+
+
+def mark(prob: NDArray[np.floating], score: float, point: OperatingPoint) -> NDArray[np.bool_]:
+    """What ``point`` marks on ``prob`` (H, W), calibrated, of an image with the calibrated ``score``.
+
+    Nothing below the image threshold. Else the pixels that reach the threshold and the given share of the image's
+    highest probability, in components that are large enough. How far a box reaches hangs on the shape of the map
+    around its peak, and not on how sure the network is: one absolute level draws large boxes around what is plain and
+    small ones around what is subtle.
+    """
+    if score < point.image_threshold:
+        return np.zeros(prob.shape, dtype=np.bool_)
+    return drop_small(prob >= max(point.threshold, point.relative_threshold * float(prob.max())), point.min_area)

@@ -51,7 +51,7 @@ def fit_calibration(
 def image_scores(prob: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float64]:
     """Calibrated image score ``(N,)`` of probabilities ``(N,S,S)``."""
     values = (heat_score(item, item.shape[0]) for item in prob)
-    return np.array([image_probability(value, calibration.slope, calibration.intercept) for value in values])
+    return np.array([image_probability(value, calibration) for value in values])
 
 
 def fit_operating_points(

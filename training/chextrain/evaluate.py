@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmodels.bundle import Calibration, OperatingPoint
-from chexmodels.postprocess import drop_small
+from chexmodels.postprocess import mark as mark_one
 from chextrain.calibrate import image_scores
 from chextrain.data.arrays import Arrays
 from chextrain.data.cases import Collection, masks
@@ -106,9 +106,7 @@ def mean_mask(collection: Collection, size: int) -> NDArray[np.float32]:
 
 def mark(prob: NDArray[np.float32], scores: NDArray[np.float64], point: OperatingPoint) -> Masks:
     """What the operating point marks on ``prob (N,S,S)``, as :func:`chexmodels.interpret.interpret` does."""
-    pairs = zip(prob, scores, strict=True)
-    kept = [drop_small(p >= point.threshold, point.min_area) & (s >= point.image_threshold) for p, s in pairs]
-    return np.stack(kept)
+    return np.stack([mark_one(p, score, point) for p, score in zip(prob, scores, strict=True)])
 
 
 def best_cut(mean: NDArray[np.float32], truth: Masks) -> float:

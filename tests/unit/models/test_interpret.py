@@ -20,10 +20,13 @@ from chexmodels.postprocess import drop_small, label
 SIZE = 64
 
 
-def card(threshold: float = 0.5, min_area: int = 0, image_threshold: float = 0.0) -> ModelCard:
+def card(
+    threshold: float = 0.5, min_area: int = 0, image_threshold: float = 0.0, relative_threshold: float = 0.0
+) -> ModelCard:
     """The small bundle's card with plain calibration and one operating point."""
     point = OperatingPoint(
         threshold=threshold,
+        relative_threshold=relative_threshold,
         min_area=min_area,
         image_threshold=image_threshold,
         sensitivity=1.0,
@@ -162,9 +165,34 @@ def test_the_score_is_the_mean_of_the_hottest_pixels() -> None:
 def test_calibration_moves_probabilities_the_right_way() -> None:
     logits = np.array([2.0], dtype=np.float32)
     assert pixel_probability(logits, 2.0)[0] == pytest.approx(1 / (1 + math.exp(-1)))
-    assert image_probability(0.5, slope=3.0, intercept=0.0) == pytest.approx(0.5)
-    assert image_probability(0.0, slope=1.0, intercept=0.0) < 1e-5
-    assert image_probability(0.3, slope=1.0, intercept=1.0) > 0.3
+    platt = [Calibration(temperature=1, slope=a, intercept=b) for a, b in ((3.0, 0.0), (1.0, 0.0), (1.0, 1.0))]
+    assert image_probability(0.5, platt[0]) == pytest.approx(0.5)
+    assert image_probability(0.0, platt[1]) < 1e-5
+    assert image_probability(0.3, platt[2]) > 0.3
+
+
+def test_knots_replace_platt_scaling() -> None:
+    isotonic = Calibration(temperature=1.0, slope=1.0, intercept=9.0, knots=((0.2, 0.1), (0.4, 0.5), (0.6, 0.5)))
+    assert [image_probability(raw, isotonic) for raw in (0.0, 0.2, 0.3, 0.5, 0.9)] == pytest.approx(
+        [0.1, 0.1, 0.3, 0.5, 0.5]
+    )
+
+
+@pytest.mark.parametrize("knots", [((0.4, 0.1), (0.2, 0.5)), ((0.2, 0.5), (0.4, 0.1)), ((0.2, 0.1), (0.2, 0.3))])
+def test_knots_that_do_not_ascend_are_refused(knots: tuple[tuple[float, float], ...]) -> None:
+    with pytest.raises(ValueError, match="ascend"):
+        Calibration(temperature=1.0, slope=1.0, intercept=0.0, knots=knots)
+
+
+@pytest.mark.parametrize("peak", [1.0, 4.0])
+def test_a_relative_threshold_follows_the_peak_of_the_image(peak: float) -> None:
+    heat = blobs((10, 10, 30, 30), inside=peak - 3)
+    heat[16:24, 16:24] = peak
+    geometry = Geometry(64, 64, SIZE)
+    (wide,) = read(heat, geometry, threshold=0.05).regions
+    (narrow,) = read(heat, geometry, threshold=0.05, relative_threshold=0.8).regions
+    assert (wide.area, narrow.area) == (400, 64)
+    assert read(heat, geometry, threshold=0.99, relative_threshold=0.5).regions == ()
 
 
 @given(st.integers(0, 10_000), st.integers(0, 30))

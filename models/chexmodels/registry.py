@@ -11,13 +11,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from chexmodels.attention import AttentionUNet
 from chexmodels.bundle import BundleError, ModelCard, read_card, verified_weights
 from chexmodels.chexnomaly import CheXNomaly
+from chexmodels.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.model import Raw
 from chexmodels.unet import UNet
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "attention": AttentionUNet,
     "chexnomaly": CheXNomaly,
+    "max_ensemble": MaxEnsemble,
+    "model_ensemble": ModelEnsemble,
     "unet": UNet,
 }
 """Architecture name in ``model.json`` -> what is called with its ``parameters``."""
@@ -51,13 +56,14 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Localiser:
     try:
         network = BUILDERS[card.architecture](**card.parameters)
         network.load_state_dict(safetensors.torch.load(weights))
-    except (TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (TypeError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
     network.requires_grad_(False).eval().to(device)
     return Localiser(card, network)
 
 
 def serialise(network: nn.Module) -> bytes:
-    """The network's weights as fp16 safetensors; the same weights give the same bytes."""
-    state = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
+    """The network's weights as fp16 safetensors, counters as they are; the same weights give the same bytes."""
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     return safetensors.torch.save(state)

@@ -1,19 +1,21 @@
 """The U-Net that localises: MONAI's BasicUNet behind a patch stem, with room for extra input maps.
 
-The paper has a plain U-Net at full resolution; 158 GFLOP a forward at 512 px is out of reach of a CPU node. The presets
-with ``patch`` > 1 first fold each patch of the image into channels (pixel unshuffle: nothing is lost, unlike a strided
-convolution that must learn what to keep) and work on the patch grid; the logits are brought back bilinearly.
+The paper has a plain U-Net at full resolution; its 408 GFLOP a forward at 512 px are out of reach of a CPU node. The
+presets with ``patch`` > 1 first fold each patch of the image into channels (pixel unshuffle: nothing is lost, unlike a
+strided convolution that must learn what to keep) and work on the patch grid; the logits are brought back bilinearly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
+
+Inject = Literal["input", "bottleneck"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,73 +28,140 @@ class Preset:
     """Pixels a side of the patch that one cell of the first level sees."""
     groups: int = 8
     """Groups of the group normalisation, which unlike batch normalisation does not depend on who shares the batch."""
+    plain: bool = False
+    """As the paper's code: ReLU, no normalisation, and Keras' initial weights."""
+
+    @property
+    def blocks(self) -> dict[str, Any]:
+        """Arguments of MONAI's blocks: activation and normalisation."""
+        if self.plain:
+            return {"act": ("relu", {"inplace": True}), "norm": None}
+        return {"norm": ("group", {"num_groups": self.groups})}
 
 
 PRESETS = {
+    "paper": Preset((64, 128, 256, 512, 1024, 64), patch=1, plain=True),
+    "paper-half": Preset((32, 64, 128, 256, 512, 32), patch=1, plain=True),
     "base": Preset((64, 64, 128, 256, 512, 64), patch=1),
     "small": Preset((32, 32, 64, 128, 256, 32), patch=1),
     "fast": Preset((32, 48, 80, 128, 160, 32), patch=8),
     "half": Preset((16, 24, 40, 64, 80, 16), patch=8),
     "nano": Preset((16, 16, 32, 32, 64, 16), patch=2),
 }
-"""``base`` and ``small`` work at full resolution and want a GPU. ``fast`` (3.2 M parameters) is made for CPU, ``half``
-of its widths is for the Siamese extractor, and ``nano`` (0.2 M) for tests."""
+"""``paper`` is the paper's network: 31.1 M parameters with MONAI's 2 x 2 transposed convolutions, 34.5 M with the
+author's of 3 x 3. ``base`` (7.9 M, 158 GFLOP at 512 px) and ``small`` (2.0 M, 40 GFLOP) also work at full resolution
+and want a GPU. ``fast`` (1.6 M) is made for CPU, ``nano`` (0.2 M) for tests. Half widths, for Siamese extractors, are
+``paper-half``, ``small`` (of ``base``) and ``half`` (of ``fast``)."""
 
 
 class UNet(nn.Module):
-    """U-Net of Ronneberger et al. 2015, MONAI's ``BasicUNet``: ``(B,1,S,S)`` float in [0,1] -> ``(B,1,S,S)`` logits.
+    """U-Net of Ronneberger et al. 2015, MONAI's ``BasicUNet``: ``(B,C,S,S)`` float in [0,1] -> ``(B,1,S,S)`` logits.
 
-    S must be a multiple of ``16 * patch``. ``extra`` maps, where the network was built for them, are brought to the
-    patch grid and joined to the folded image: the injection of CheX-Nomaly.
+    S must be a multiple of ``16 * patch``; C is ``channels``, one for a radiograph. ``extra`` maps, where the network
+    was built for them, are the injection of CheX-Nomaly. ``inject="input"`` brings them to the patch grid and joins
+    them to the folded image; ``"bottleneck"`` brings them to the deepest level and adds a 1 x 1 convolution of them.
+    With ``channels=0`` the network reads nothing but extra maps.
     """
 
-    def __init__(self, preset: str, extra_channels: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        preset: str,
+        extra_channels: int = 0,
+        dropout: float = 0.0,
+        inject: Inject = "input",
+        channels: int = 1,
+    ) -> None:
         super().__init__()
+        if inject not in ("input", "bottleneck"):
+            raise ValueError(f"inject is input or bottleneck, not {inject!r}")
         shape = PRESETS[preset]
         self.patch = shape.patch
+        self.channels = channels
         self.extra_channels = extra_channels
+        self.inject = inject
         self.width = shape.features[-1]
+        joined = extra_channels if inject == "input" else 0
         self.body = BasicUNet(
             spatial_dims=2,
-            in_channels=shape.patch**2 + extra_channels,
+            in_channels=channels * shape.patch**2 + joined,
             out_channels=1,
             features=shape.features,
-            norm=("group", {"num_groups": shape.groups}),
             dropout=dropout,
+            **shape.blocks,
         )
         self.body.final_conv = nn.Identity()
         self.head = nn.Conv2d(self.width, 1, kernel_size=1)
+        if inject == "bottleneck":
+            self.injection = nn.Conv2d(extra_channels, shape.features[4], kernel_size=1, bias=False)
+        if shape.plain:
+            self.apply(_as_keras)
 
     def features(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
         """Last decoder level, ``(B, width, S/patch, S/patch)``."""
-        grid = F.pixel_unshuffle(image, self.patch)  # (B, patch*patch, S/patch, S/patch)
-        if extra is not None:
-            if extra.shape[-2:] != grid.shape[-2:]:
-                extra = F.interpolate(extra, size=grid.shape[-2:], mode="bilinear", align_corners=False)
-            grid = torch.cat([grid, extra], dim=1)
-        return cast(Tensor, self.body(grid))
+        height, width = (side // self.patch for side in image.shape[-2:])
+        grid = [F.pixel_unshuffle(image, self.patch)] if self.channels else []
+        if extra is not None and self.inject == "input":
+            grid.append(_resized(extra, height, width))
+        joined = torch.cat(grid, dim=1)  # (B, channels * patch * patch + extra_channels, S/patch, S/patch)
+        if extra is None or self.inject == "input":
+            return cast(Tensor, self.body(joined))
+        body = self.body  # BasicUNet.forward, level by level
+        level0 = body.conv_0(joined)
+        level1 = body.down_1(level0)
+        level2 = body.down_2(level1)
+        level3 = body.down_3(level2)
+        level4 = body.down_4(level3)
+        level4 = level4 + self.injection(_resized(extra, *level4.shape[-2:]))
+        up = body.upcat_2(body.upcat_3(body.upcat_4(level4, level3), level2), level1)
+        return cast(Tensor, body.upcat_1(up, level0))
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits ``(B,1,S,S)`` of "abnormal here"."""
-        logits = self.head(self.features(image, extra))
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return _resized(self.head(self.features(image, extra)), *image.shape[-2:])
 
     def first_convolution(self) -> nn.Conv2d:
-        """The convolution that reads the folded image and the extra maps, in this order of channels."""
+        """The convolution that reads the folded image and the joined maps, in this order of channels."""
         return cast(nn.Conv2d, self.body.get_submodule("conv_0.conv_0.conv"))
 
     def start_from(self, other: UNet) -> None:
         """Copy ``other``, built with the same preset and no extra maps; what reads the extra maps starts at zero.
 
-        With zeros there, the first forward equals ``other``'s exactly, whatever the extra maps hold.
+        With zeros there, the first forward equals ``other``'s exactly, whatever the extra maps hold. A network that
+        reads extra maps only has no use for the first convolution of ``other`` and keeps its own.
         """
         weights = other.state_dict()
-        name = next(n for n, p in self.named_parameters() if p is self.first_convolution().weight)
-        widened = torch.zeros_like(self.first_convolution().weight)
-        widened[:, : self.patch**2] = weights[name]
-        self.load_state_dict(weights | {name: widened})
+        first = self.first_convolution().weight
+        name = next(name for name, parameter in self.named_parameters() if parameter is first)
+        if self.channels:
+            widened = torch.zeros_like(first)
+            widened[:, : weights[name].shape[1]] = weights[name]
+            weights[name] = widened
+        else:
+            weights[name] = first.detach()
+        if self.inject == "bottleneck":
+            weights["injection.weight"] = torch.zeros_like(self.injection.weight)
+        self.load_state_dict(weights)
 
     def set_prior(self, fraction: float) -> None:
-        """Start the output at the mean mask ``fraction`` instead of one half (Lin et al. 2017, section 4.1)."""
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.constant_(cast(Tensor, self.head.bias), float(torch.logit(torch.tensor(fraction))))
+        """Start the output at the mean mask ``fraction``, see :func:`start_at`."""
+        start_at(self.head, fraction)
+
+
+def start_at(head: nn.Conv2d, fraction: float) -> None:
+    """Let the last convolution predict ``fraction`` everywhere instead of one half (Lin et al. 2017, section 4.1)."""
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.constant_(cast(Tensor, head.bias), float(torch.logit(torch.tensor(fraction))))
+
+
+def _resized(maps: Tensor, height: int, width: int) -> Tensor:
+    if maps.shape[-2:] == (height, width):
+        return maps
+    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def _as_keras(module: nn.Module) -> None:
+    """Glorot's uniform weights, no bias."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

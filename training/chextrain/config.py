@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from chextrain.augment import Augmentation
 
@@ -40,12 +40,16 @@ class NetworkConfig:
 class LossConfig:
     """Focal loss in units of the mean mask fraction, a soft Dice, and the box transform."""
 
+    pixels: Literal["focal", "printed"] = "focal"
+    """``printed`` is the equation as the paper prints it, unbounded but for a clamp: to show what it does."""
     alpha: float = 0.25
     gamma: float = 2.0
     dice: float = 0.5
     """Weight of the soft Dice."""
     boxed: float = 0.5
-    """Share of the loss taken after the component box transform."""
+    """Share of the loss taken after the box transform."""
+    transform: Literal["none", "components", "global", "target", "hard"] = "components"
+    """How predictions become boxes; the names are those of ``chextrain.boxing.TRANSFORMS``."""
     boxed_after: float = 0.2
     """Share of the steps before the transform begins; until then predictions have no components worth boxing."""
 
@@ -54,16 +58,57 @@ class LossConfig:
 class SiameseConfig:
     """The contrastive stage."""
 
+    variant: Literal["pooled", "map", "cnn"] = "pooled"
+    """See ``chexmodels.siamese``."""
     preset: str = "half"
-    """One of ``chexmodels.unet.PRESETS``."""
+    """One of ``chexmodels.unet.PRESETS``; ``cnn`` has none."""
     map_channels: int = 16
-    """Channels of the map that is transferred."""
+    """Channels of the map that is transferred; of ``pooled`` only."""
     embedding: int = 32
+    """Numbers that are compared; of ``pooled`` only."""
     margin: float = 1.0
     head_weight: float = 0.5
     """Weight of the similarity head's cross-entropy; 0 is the pure contrastive loss."""
     pairs: int = 1600
     """Pairs an epoch: half of them two findings, a quarter each finding/normal and normal/finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChexnomalyConfig:
+    """How the supermodel and the extractor are joined, and the ablations."""
+
+    inject: Literal["input", "bottleneck"] = "input"
+    """Where the extractor's maps enter the U-Net."""
+    features_only: bool = False
+    """The maps in place of the image."""
+    extractor: Literal["contrastive", "random"] = "contrastive"
+    """``random`` is the control without which nothing is said of the contrastive stage."""
+    frozen: bool = True
+    """Whether the extractor no longer learns."""
+    warm_start: bool = True
+    """Begin as the supermodel."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialistConfig:
+    """A model of one finding."""
+
+    finding: str = ""
+    """A name of the data set's, whatever its capitals; ``max_ensemble`` trains one model for each."""
+    negatives: Literal["others", "normal"] = "others"
+    """As many images without the finding as with it: any others (the paper), or normal ones only (its code)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleConfig:
+    """The model ensemble's combiner."""
+
+    scale: int = 2
+    """It works at the input's size divided by this."""
+    folds: int = 2
+    """It learns from maps of specialists that were trained on the other folds."""
+    in_sample: bool = False
+    """It learns from maps of images that the specialists learnt from, as in the paper, which flatters them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +137,9 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     siamese: SiameseConfig = field(default_factory=SiameseConfig)
+    chexnomaly: ChexnomalyConfig = field(default_factory=ChexnomalyConfig)
+    specialist: SpecialistConfig = field(default_factory=SpecialistConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -134,6 +182,10 @@ def _convert(hint: type[Any], value: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name} is a section, not a value")
         return _build(hint, value, f"{name}.")
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{name} is one of {', '.join(get_args(hint))}, not {value!r}")
+        return value
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

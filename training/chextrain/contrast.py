@@ -15,6 +15,9 @@ from chextrain.data.pairs import PairList, Pairs
 from chextrain.fitting import Batch, Fitted
 from chextrain.losses import contrastive
 
+PAIRS_AT_ONCE = 64
+"""In validation: embeddings may be whole maps."""
+
 
 class Contrast(Fitted):
     """Contrastive loss on the distance and cross-entropy on the similarity head; y = 1 is similar.
@@ -50,7 +53,9 @@ class Contrast(Fitted):
     def on_validation_epoch_end(self) -> None:
         embedded = torch.cat(self.seen)
         self.seen.clear()
-        _, logits = cast(Siamese, self.network).compare(embedded[self.pairs.first], embedded[self.pairs.second])
-        similarity = torch.sigmoid(logits.float()).cpu().numpy()
+        compare = cast(Siamese, self.network).compare
+        chunks = np.array_split(np.arange(len(self.pairs.first)), 1 + len(self.pairs.first) // PAIRS_AT_ONCE)
+        logits = [compare(embedded[self.pairs.first[chunk]], embedded[self.pairs.second[chunk]])[1] for chunk in chunks]
+        similarity = torch.sigmoid(torch.cat(logits).float()).cpu().numpy()
         self.log("val_accuracy", float(np.mean((similarity > 0.5) == self.pairs.similar)), prog_bar=True)
         self.log("val_mae", float(np.mean(np.abs(similarity - self.pairs.similar))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import torch
 from torch import nn
 
 from chexmodels.registry import BUILDERS
-from chexmodels.siamese import Siamese
+from chexmodels.siamese import siamese
 from chextrain.config import Config
 
 RUN_JSON = "run.json"
 BEST = "best.pt"
 Parameters = dict[str, Any]
-ARCHITECTURES = {**BUILDERS, "siamese": Siamese}
+ARCHITECTURES = {**BUILDERS, "siamese": siamese}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Run:
         """The command lines that repeat the run and those it started from, given ``--data`` and ``--out``."""
         usual = dataclasses.asdict(Config())
         changed = [
-            f"--set {section}.{key}={value}"
+            "--set " + shlex.quote(f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}")
             for section, pairs in self.values.items()
             for key, value in pairs.items()
             if value != usual[section][key]

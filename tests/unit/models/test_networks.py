@@ -1,12 +1,12 @@
-"""Networks: shapes, the warm start, and what must not learn."""
+"""U-Nets: shapes, the paper's network as the paper has it, and the prior."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from chexmodels.chexnomaly import CheXNomaly
-from chexmodels.siamese import Siamese
+from chexmodels.attention import AttentionUNet
 from chexmodels.unet import PRESETS, UNet
 
 
@@ -15,67 +15,87 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("build", [UNet, AttentionUNet])
 @pytest.mark.parametrize("preset", ["fast", "half", "nano"])
-def test_unet_gives_one_logit_per_pixel(preset: str) -> None:
+def test_one_logit_per_pixel(preset: str, build: type[nn.Module]) -> None:
     side = 16 * PRESETS[preset].patch
-    logits = UNet(preset)(torch.rand(2, 1, side, side))
+    logits = build(preset)(torch.rand(2, 1, side, side))
     assert logits.shape == (2, 1, side, side)
     assert torch.isfinite(logits).all()
 
 
-def test_output_starts_at_the_prior() -> None:
-    network = UNet("nano").eval()
+@pytest.mark.parametrize(
+    ("build", "preset", "millions"),
+    [
+        (UNet, "paper", 31.1),
+        (UNet, "paper-half", 7.8),
+        (UNet, "base", 7.9),
+        (UNet, "small", 2.0),
+        (UNet, "fast", 1.6),
+        (UNet, "nano", 0.2),
+        (AttentionUNet, "paper", 31.7),
+    ],
+)
+def test_sizes_are_those_documented(build: type[nn.Module], preset: str, millions: float) -> None:
+    with torch.device("meta"):
+        assert round(parameters(build(preset)) / 1e6, 1) == millions
+
+
+def test_the_papers_network_is_convolutions_and_relu_alone() -> None:
+    network = UNet("paper")
+    leaves = [module for module in network.modules() if not list(module.children())]
+    kinds = {type(leaf) for leaf in leaves if not (isinstance(leaf, nn.Dropout) and leaf.p == 0)}
+    assert kinds == {nn.Conv2d, nn.ConvTranspose2d, nn.ReLU, nn.MaxPool2d, nn.Identity}
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(convolutions) == 2 * (5 + 4)
+    assert [m.out_channels for m in convolutions[:10:2]] == [64, 128, 256, 512, 1024]
+    assert sum(isinstance(m, nn.ConvTranspose2d) for m in network.modules()) == 4
+    assert sum(isinstance(m, nn.MaxPool2d) for m in network.modules()) == 4
+
+
+def test_the_papers_network_starts_as_keras_would() -> None:
+    for module in UNet("paper").body.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            fan = module.kernel_size[0] ** 2 * (module.in_channels + module.out_channels)
+            bound = (6 / fan) ** 0.5
+            assert 0.9 * bound < module.weight.abs().max() <= bound
+            assert not module.bias.any()
+
+
+def test_half_presets_have_half_widths() -> None:
+    for whole, half in (("paper", "paper-half"), ("base", "small"), ("fast", "half")):
+        assert PRESETS[half].features == tuple(width // 2 for width in PRESETS[whole].features)
+        assert PRESETS[half].patch == PRESETS[whole].patch
+
+
+@pytest.mark.parametrize("build", [UNet, AttentionUNet])
+def test_output_starts_at_the_prior(build: type[nn.Module]) -> None:
+    network = build("nano").eval()
     network.set_prior(0.05)
     prob = torch.sigmoid(network(torch.rand(1, 1, 64, 64)))
     assert prob.mean().item() == pytest.approx(0.05, abs=0.01)
 
 
-def test_chexnomaly_begins_as_the_supermodel_exactly() -> None:
-    supermodel = UNet("nano").eval()
-    network = CheXNomaly("nano", "nano").eval()
+def test_a_network_may_read_many_maps_instead_of_an_image() -> None:
+    logits = UNet("nano", channels=14)(torch.rand(2, 14, 32, 32))
+    assert logits.shape == (2, 1, 32, 32)
+
+
+def test_bottleneck_injection_changes_nothing_else() -> None:
+    """Written level by level, the forward must stay BasicUNet's own."""
+    plain = UNet("nano").eval()
+    network = UNet("nano", extra_channels=3, inject="bottleneck").eval()
+    network.start_from(plain)
     image = torch.rand(2, 1, 64, 64)
-    assert not torch.equal(network(image), supermodel(image))
-    network.start_from(supermodel, Siamese("nano"))
-    assert torch.equal(network(image), supermodel(image))
+    assert torch.equal(network(image, torch.rand(2, 3, 8, 8)), plain(image))
+    nn.init.ones_(network.injection.weight)
+    assert not torch.allclose(network(image, torch.rand(2, 3, 8, 8)), plain(image))
 
 
-def test_the_maps_are_used_once_learning_has_begun() -> None:
-    network = CheXNomaly("nano", "nano").train()
-    network.start_from(UNet("nano"), Siamese("nano"))
-    network(torch.rand(2, 1, 64, 64)).square().mean().backward()
-    reads_maps = network.unet.first_convolution().weight.grad[:, PRESETS["nano"].patch ** 2 :]
-    assert reads_maps.abs().max() > 0
-
-
-def test_the_extractor_stays_frozen_through_training() -> None:
-    network = CheXNomaly("nano", "nano").train()
-    assert network.unet.training
-    assert not any(module.training for module in network.extractor.modules())
-    before = {name: value.clone() for name, value in network.extractor.state_dict().items()}
-    head = network.unet.head.weight.detach().clone()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
-    network(torch.rand(2, 1, 64, 64)).square().mean().backward()
-    optimizer.step()
-    assert all(parameter.grad is None for parameter in network.extractor.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in network.extractor.state_dict().items())
-    assert not torch.equal(network.unet.head.weight, head)
-
-
-def test_twins_are_symmetric_and_at_no_distance_from_themselves() -> None:
-    network = Siamese("nano").eval()
-    first, second = torch.rand(3, 1, 64, 64), torch.rand(3, 1, 64, 64)
-    there, similar = network(first, second)
-    back, similar_back = network(second, first)
-    assert torch.allclose(there, back, atol=1e-6)
-    assert torch.allclose(similar, similar_back, atol=1e-6)
-    same, _ = network(first, first)
-    assert same.max() < 1e-5
-    assert network.maps(first).shape == (3, 16, 32, 32)
-
-
-def test_equal_twins_give_a_finite_gradient() -> None:
-    network = Siamese("nano")
-    image = torch.rand(2, 1, 64, 64)
-    distance, _ = network(image, image)
-    distance.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+def test_unknown_places_of_injection_are_refused() -> None:
+    with pytest.raises(ValueError, match="bottleneck"):
+        UNet("nano", extra_channels=1, inject="top")  # type: ignore[arg-type]

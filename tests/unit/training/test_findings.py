@@ -23,7 +23,7 @@ def test_capitals_and_blanks_do_not_matter(written: str, name: str) -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(UnknownFinding, match="Atelektasis.*Atelectasis"):
+    with pytest.raises(UnknownFinding, match=r"Atelektasis.*Atelectasis"):
         normalise("Atelektasis")
     with pytest.raises(UnknownFinding):
         normalise("Rib fracture", VINDR)

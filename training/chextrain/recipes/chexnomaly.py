@@ -1,6 +1,7 @@
 """CheX-Nomaly: the supermodel goes on learning with the maps of the frozen Siamese extractor as further input.
 
-The first step predicts exactly what the supermodel does. Learns from the same images as the supermodel.
+The first step predicts exactly what the supermodel does. Learns from the same images as the supermodel. The ablations
+are values of the section ``chexnomaly``: ``extractor="random"``, ``frozen=false``, ``warm_start=false``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def parameters(config: Config) -> Parameters:
         "map_channels": config.siamese.map_channels,
         "embedding": config.siamese.embedding,
         "dropout": config.network.dropout,
+        "variant": config.siamese.variant,
+        "inject": config.chexnomaly.inject,
+        "features_only": config.chexnomaly.features_only,
+        "frozen": config.chexnomaly.frozen,
     }
 
 
@@ -46,7 +51,12 @@ def train(
     learnt = train_set.where([case.localised for case in train_set.cases])
     boxed = val_set.where([bool(case.boxes) and case.localised for case in val_set.cases])
     network = CheXNomaly(**parameters(config))
-    network.start_from(supermodel, siamese)
+    if not config.chexnomaly.warm_start:
+        network.set_prior(learnt.fraction)
+    network.start_from(
+        supermodel if config.chexnomaly.warm_start else None,
+        siamese if config.chexnomaly.extractor == "contrastive" else None,
+    )
     module = Localisation(network, config, prior=learnt.fraction)
     samples = Samples(learnt, config.data.unboxed_weight)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from chexmodels.siamese import Siamese
+from chexmodels.siamese import siamese as build
 from chextrain.config import Config
 from chextrain.contrast import Contrast
 from chextrain.data.arrays import Arrays, Samples
@@ -24,13 +25,18 @@ VALIDATION_PAIRS = 2000
 def parameters(config: Config) -> Parameters:
     """Arguments of the network."""
     values = config.siamese
-    return {"preset": values.preset, "map_channels": values.map_channels, "embedding": values.embedding}
+    return {
+        "variant": values.variant,
+        "preset": values.preset,
+        "map_channels": values.map_channels,
+        "embedding": values.embedding,
+    }
 
 
 def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, resume: bool = False) -> Siamese:
     """Train on pairs within ``train_set``, choose by fixed pairs within ``val_set``; the best network is returned."""
     pl.seed_everything(config.training.seed, verbose=False)
-    network = Siamese(**parameters(config))
+    network = build(**parameters(config))
     module = Contrast(network, config, draw(val_set, VALIDATION_PAIRS, seed=0))
     pairs = Pairs(train_set, config.siamese.pairs, config.training.seed)
     fit(module, loader(pairs, config, train=True), loader(Samples(val_set), config, train=False), folder, resume=resume)

@@ -135,7 +135,7 @@ class CnnSiamese(Siamese):
 
     def maps(self, image: Tensor) -> Tensor:
         """``(B,1,S,S)`` -> ``(B,8,4,4)``: the embedding, folded."""
-        return self.embed(image).unflatten(1, (self.map_channels, 4, 4))
+        return self.embed(image).reshape(-1, self.map_channels, 4, 4)
 
     def embed(self, image: Tensor) -> Tensor:
         """``(B,1,S,S)``, S at least 32 -> ``(B,128)`` of unit length."""

@@ -13,8 +13,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from chextrain.boxing import TRANSFORMS
 from chextrain.config import Config
-from chextrain.losses import component_boxes, focal, soft_dice
+from chextrain.losses import pixel_loss, soft_dice
 from chextrain.metrics import pixel_ap, pointing_game
 from chextrain.runs import BEST
 
@@ -62,16 +63,21 @@ class Localisation(Fitted):
     def __init__(self, network: nn.Module, config: Config, prior: float) -> None:
         super().__init__(network, config)
         self.prior = prior
+        self.pixel_loss = pixel_loss(config.loss.pixels)
         self.min_area = max(1, round(SMALLEST * (config.data.size / 2 / 512) ** 2))
         self.seen: list[tuple[np.ndarray, np.ndarray]] = []
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        image, target, weight = self.config.augmentation(*batch)
+        image, target, weight = self.augment(batch)
         # Half the resolution loses nothing that a box could tell, and costs a quarter.
         logits, target, weight = (map_[:, :, ::2, ::2] for map_ in (self.network(image).float(), target, weight))
         loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after)
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def augment(self, batch: Batch) -> Batch:
+        """What the network is shown instead of ``batch``."""
+        return self.config.augmentation(*batch)
 
     def loss(self, logits: Tensor, target: Tensor, weight: Tensor, boxed: bool) -> Tensor:
         """The scalar loss of a batch; float32."""
@@ -79,13 +85,13 @@ class Localisation(Fitted):
         loss = self._map_loss(logits, target, weight)
         if boxed and values.boxed > 0:
             # Back to logits, so that one numerically safe formula serves both; the clamp bounds the round trip.
-            prob = component_boxes(torch.sigmoid(logits), min_area=self.min_area).clamp(1e-6, 1 - 1e-6)
+            prob = TRANSFORMS[values.transform](torch.sigmoid(logits), target, self.min_area).clamp(1e-6, 1 - 1e-6)
             loss = (1 - values.boxed) * loss + values.boxed * self._map_loss(torch.logit(prob), target, weight)
         return loss
 
     def _map_loss(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         values = self.config.loss
-        pixels = focal(logits, target, values.alpha, values.gamma) * weight
+        pixels = self.pixel_loss(logits, target, values.alpha, values.gamma) * weight
         # A mean over pixels is tiny where few of them are positive; the prior brings it to the scale of the Dice.
         return pixels.mean() / self.prior + values.dice * soft_dice(torch.sigmoid(logits), target, weight)
 

@@ -27,8 +27,11 @@ NARROWEST = 512
 COLOUR = (255, 64, 64)
 #: Numbers at the regions, and words to be heeded.
 AMBER = (255, 191, 0)
-_WHITE = (235, 235, 235)
-_MARGIN = 8
+WHITE = (235, 235, 235)
+#: Between words, or a legend, and the edge.
+MARGIN = 8
+#: Pixels as nearly square as this are left as they are.
+_SQUARE_ENOUGH = 0.01
 _MOST_LABELS = 20
 _MOST_LISTED = 8
 
@@ -38,7 +41,7 @@ class Line:
     """One line of words; it is wrapped to the picture's width."""
 
     text: str
-    colour: tuple[int, int, int] = _WHITE
+    colour: tuple[int, int, int] = WHITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Layout:
     font_size: int
     above: tuple[Line, ...]
     below: tuple[Line, ...]
+    legend: int
+    """Height of the empty band between the radiograph and the words below it."""
 
     @property
     def line_height(self) -> int:
@@ -108,42 +113,59 @@ def numbered(number: int, region: Region) -> str:
     return f"{number}: {_percent(region.peak)}"
 
 
-def render(display: NDArray[np.uint8], findings: Findings, texts: Caption) -> NDArray[np.uint8]:
-    """Draw ``findings`` on ``display``, (h, w) uint8 of the source's aspect ratio and any size.
+def render(display: NDArray[np.uint8], findings: Findings, layout: Layout) -> NDArray[np.uint8]:
+    """Draw ``findings`` on ``display``, (h, w) uint8, the whole source image at any size.
 
-    Returns (rows, columns, 3) uint8 RGB, at most 2048 on its longest side.
+    Returns (rows, columns, 3) uint8 RGB as ``layout`` has it.
     """
-    layout = lay_out(display.shape, texts)
-    size = (layout.width, layout.height)
-    grey = Image.fromarray(display)
-    if grey.size != size:
-        grey = grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     picture = Image.new("RGB", (layout.columns, layout.rows))
-    picture.paste(grey, (layout.x, layout.y))
+    picture.paste(fitted(display, layout), (layout.x, layout.y))
     if has_finding(findings):
         assert findings.mask is not None
         _draw_outline(picture, findings.mask, layout)
         _draw_labels(picture, findings, layout)
-    _write(picture, layout.above, 0, layout)
-    _write(picture, layout.below, layout.y + layout.height, layout)
+    write_captions(picture, layout)
     return np.asarray(picture)
 
 
-def lay_out(shape: tuple[int, ...], texts: Caption) -> Layout:
-    """Fit a radiograph of ``shape`` (h, w) and the strips of words into the longest side; only ever shrinks it."""
-    h, w = shape[:2]
+def lay_out(
+    shape: tuple[int, ...], texts: Caption, pixel_aspect_ratio: tuple[int, int] = (1, 1), legend_lines: int = 0
+) -> Layout:
+    """Fit a radiograph of ``shape`` (h, w) and the strips of words into the longest side; only ever shrinks it.
+
+    Pixels that are not square (height to width, as ``pixel_aspect_ratio`` says) are made so: a viewer has no reason to
+    believe that a Secondary Capture's are not, and a heart that is wider on it than it was would be a finding.
+    """
+    tallness = pixel_aspect_ratio[0] / pixel_aspect_ratio[1]
+    if abs(tallness - 1) < _SQUARE_ENOUGH:
+        tallness = 1.0
+    h, w = shape[0] * min(1.0, tallness), shape[1] / max(1.0, tallness)
     room = LONGEST
     while True:
         scale = min(1.0, room / h, LONGEST / w)
         height, width = max(1, round(h * scale)), max(1, round(w * scale))
         columns = max(NARROWEST, width)
         font_size = max(14, columns // 56)
-        above, below = (_wrap(lines, columns - 2 * _MARGIN, font_size) for lines in (texts.above, texts.below))
-        strip_above, strip_below = (round(font_size * 1.3) * len(lines) + 2 * _MARGIN for lines in (above, below))
-        rows = strip_above + height + strip_below
+        above, below = (_wrap(lines, columns - 2 * MARGIN, font_size) for lines in (texts.above, texts.below))
+        strip_above, strip_below = (round(font_size * 1.3) * len(lines) + 2 * MARGIN for lines in (above, below))
+        legend = round(font_size * 1.3) * legend_lines
+        rows = strip_above + height + legend + strip_below
         if rows <= LONGEST:
-            return Layout(columns, rows, (columns - width) // 2, strip_above, width, height, font_size, above, below)
-        room = min(room - 1, LONGEST - strip_above - strip_below)
+            x = (columns - width) // 2
+            return Layout(columns, rows, x, strip_above, width, height, font_size, above, below, legend)
+        room = min(room - 1, LONGEST - strip_above - legend - strip_below)
+
+
+def fitted(display: NDArray[np.uint8], layout: Layout) -> Image.Image:
+    """Return ``display`` (h, w) uint8 in the size that it has on the picture."""
+    grey, size = Image.fromarray(display), (layout.width, layout.height)
+    return grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def write_captions(picture: Image.Image, layout: Layout) -> None:
+    """Write the words above and below the radiograph."""
+    _write(picture, layout.above, 0, layout)
+    _write(picture, layout.below, layout.y + layout.height + layout.legend, layout)
 
 
 def _draw_outline(picture: Image.Image, mask: NDArray[np.bool_], layout: Layout) -> None:
@@ -202,7 +224,7 @@ def _draw_labels(picture: Image.Image, findings: Findings, layout: Layout) -> No
 def _write(picture: Image.Image, lines: tuple[Line, ...], top: int, layout: Layout) -> None:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(layout.font_size)
     for number, line in enumerate(lines):
-        draw.text((_MARGIN, top + _MARGIN + number * layout.line_height), line.text, fill=line.colour, font=font)
+        draw.text((MARGIN, top + MARGIN + number * layout.line_height), line.text, fill=line.colour, font=font)
 
 
 def _wrap(lines: tuple[Line, ...], width: int, font_size: int) -> tuple[Line, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
+from typing import Literal
 from uuid import UUID
 
 from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
@@ -39,6 +40,9 @@ SEGMENTED, RESAMPLED, COMPRESSED = (
 )
 
 
+HeatKind = Literal["probability", "anomaly"]
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """What every result says of its making."""
@@ -57,6 +61,8 @@ class Provenance:
     created_at: datetime
     """The one moment all times in the results come from. Aware; written in the offset that the source states, else in
     its own: give it in local time, which is what the study's times are in."""
+    heat_kind: HeatKind = "anomaly"
+    """What the model's heat is, by its card. An anomaly heat is never called a probability."""
     series: SeriesNames = OUR_NAMES
     label: str = ""
     """What the destination's results are marked with, such as RESEARCH; part of their UIDs. Empty: nothing."""

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import format_number_as_ds
 
 from chexmodels.finding import Findings
-from chexnode.encode.preview import caption, render
+from chexnode.encode.preview import Layout, caption, lay_out, render
 from chexnode.encode.provenance import (
     COMPRESSED,
     DISCLAIMER,
@@ -33,6 +33,7 @@ from chexnode.encode.provenance import (
     software_versions,
     stamp,
 )
+from chexnode.encode.series import SeriesName
 from chexnode.encode.source import Source, acquisition, attach
 from chexnode.encode.values import texts
 from chexnode.ledger.states import ResultKind
@@ -50,8 +51,32 @@ def encode_sc(
 
     ``rgb`` is native Explicit VR Little Endian; ``jpeg`` is JPEG Baseline, a tenth of the size and lossy.
     """
-    picture = render(display, findings, caption(findings, provenance))
-    uid = provenance.uid(ResultKind.SC, encoding)
+    layout = lay_out(display.shape, caption(findings, provenance), source.pixel_aspect_ratio)
+    return capture(
+        source,
+        render(display, findings, layout),
+        layout,
+        provenance,
+        form=encoding,
+        series=provenance.series.sc,
+        derivation="Radiograph with outlines and labels drawn by an algorithm",
+    )
+
+
+def capture(
+    source: Source,
+    picture: NDArray[np.uint8],
+    layout: Layout,
+    provenance: Provenance,
+    *,
+    form: str,
+    series: SeriesName,
+    derivation: str,
+) -> Dataset:
+    """Return ``picture``, (rows, columns, 3) uint8 RGB, as a Secondary Capture derived from the source.
+
+    ``form`` names the variant, and ends in "jpeg" for JPEG Baseline; ``derivation`` says what was done.
+    """
     ds: Dataset = SCImage(
         # highdicom copies its pixels three times; it gets one, and the ten megabytes are put in below.
         pixel_array=np.zeros((1, 1, 3), np.uint8),
@@ -60,15 +85,15 @@ def encode_sc(
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         study_instance_uid=source.ds.StudyInstanceUID,
-        series_instance_uid=provenance.uid(ResultKind.SC, encoding, "series"),
-        series_number=provenance.series.sc.number,
-        sop_instance_uid=uid,
+        series_instance_uid=provenance.uid(ResultKind.SC, form, "series"),
+        series_number=series.number,
+        sop_instance_uid=provenance.uid(ResultKind.SC, form),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=long_string(provenance.model_name),
         software_versions=software_versions(provenance),
         device_serial_number=long_string(provenance.model_digest),
-        series_description=provenance.series_description(provenance.series.sc),
+        series_description=provenance.series_description(series),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
         contributing_equipment=[*acquisition(source), equipment(provenance)],
@@ -76,20 +101,20 @@ def encode_sc(
     ds.Modality = source.ds.Modality
     ds.ConversionType = "WSD"
     ds.ImageComments = f"{DISCLAIMER}. {provenance.model_name} {provenance.model_version}"
-    _refer(ds, source, resampled=picture.shape[:2] != (source.rows, source.columns))
+    _refer(ds, source, derivation, resampled=(layout.height, layout.width) != (source.rows, source.columns))
     if "BurnedInAnnotation" in source.ds:  # ours holds no identity; the source's may (PS3.3 C.7.6.1)
         ds.BurnedInAnnotation = source.ds.BurnedInAnnotation
     attach(ds, source)
     stamp(ds, provenance)
     ds.Rows, ds.Columns = picture.shape[:2]
-    if encoding == "jpeg":
+    if form.endswith("jpeg"):
         _compress(ds, picture)
     else:
         ds.PixelData = picture.tobytes() + b"\0" * (picture.size % 2)
     return ds
 
 
-def _refer(ds: Dataset, source: Source, *, resampled: bool) -> None:
+def _refer(ds: Dataset, source: Source, derivation: str, *, resampled: bool) -> None:
     """Say which image this was made from and how (PS3.3 C.7.6.1, C.12.4)."""
     instance = Dataset()
     instance.ReferencedSOPClassUID = source.sop_class_uid
@@ -97,13 +122,13 @@ def _refer(ds: Dataset, source: Source, *, resampled: bool) -> None:
     image = Dataset()
     image.update(instance)
     image.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(SOURCE_IMAGE)]
-    image.SpatialLocationsPreserved = "NO" if resampled else "YES"
+    image.SpatialLocationsPreserved = "NO"  # there are words above it, if nothing else
     series = Dataset()
     series.SeriesInstanceUID = source.ds.SeriesInstanceUID
     series.ReferencedInstanceSequence = [instance]
     ds.SourceImageSequence = [image]
     ds.ReferencedSeriesSequence = [series]
-    ds.DerivationDescription = "Radiograph with outlines and labels drawn by an algorithm"
+    ds.DerivationDescription = derivation
     ds.DerivationCodeSequence = [
         CodedConcept.from_code(c) for c in ((SEGMENTED, RESAMPLED) if resampled else (SEGMENTED,))
     ]

@@ -24,7 +24,7 @@ from chexmodels.part10 import DecodeError, ReadLimits, parse, read
 from chexmodels.pixels import from_picture
 from chexnode.analysis import job_spec
 from chexnode.deliver.routing import DEFAULT_VARIANTS
-from chexnode.encode.preview import caption, render
+from chexnode.encode.preview import caption, lay_out, render
 from chexnode.errors import BadEnvironment, Refused, Transient
 from chexnode.ledger.records import JobSpec, Verdict
 from chexnode.ledger.states import InstanceState, JobState, Reason
@@ -158,7 +158,8 @@ class _Run:
                 outputs[f"{item.stem}.{one.kind.value}.dcm"] = one.data
         else:
             texts = caption(item.findings, self._pipeline.provenance("", self._now))
-            picture = Image.fromarray(render(item.prepared.display, item.findings, texts))
+            layout = lay_out(item.prepared.display.shape, texts)
+            picture = Image.fromarray(render(item.prepared.display, item.findings, layout))
             buffer = BytesIO()
             picture.save(buffer, "PNG")
             outputs[item.stem + _OVERLAY] = buffer.getvalue()

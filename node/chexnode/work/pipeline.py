@@ -72,6 +72,7 @@ class Pipeline:
             threshold=card.operating_points[self.settings.operating_point].threshold,
             software_version=version("chexnode"),
             created_at=created_at.astimezone(),
+            heat_kind=card.heat_kind,
             series=self.series,
         )
 

@@ -42,7 +42,8 @@ _CLASSES: dict[SrClass, type[Comprehensive3DSR] | type[ComprehensiveSR]] = {
     "comprehensive": ComprehensiveSR,
 }
 
-#: Procedure Reported (CID 100) where the study does not say its own.
+#: Procedure Reported. The study's own code is in Procedure Code Sequence, as in every result; here it would be an error
+#: to those that take CID 100 for the whole list, DicomSRValidator among them.
 PROCEDURE = codes.cid100.ImagingProcedure
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 
@@ -103,7 +104,7 @@ def report(
         observation_context=ObservationContext(
             observer_device_context=ObserverContext(codes.cid270.Device, observer),
         ),
-        procedure_reported=procedures(source),
+        procedure_reported=PROCEDURE,
         imaging_measurements=groups,
         title=codes.cid7021.ImagingMeasurementReport,
     )[0]
@@ -131,19 +132,6 @@ def report(
     identify(ds, source)
     set_times(ds, created_at)
     return ds
-
-
-def procedures(source: Source) -> list[Code]:
-    """Return the study's own Procedure Code Sequence if all of its items are whole, else what is always true."""
-    found = []
-    for item in source.ds.get("ProcedureCodeSequence", ()):
-        value, scheme, meaning = (
-            str(item.get(keyword, "")) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
-        )
-        if not (value and scheme and meaning) or max(len(value), len(scheme)) > 16 or len(meaning) > 64:
-            return [PROCEDURE]
-        found.append(Code(value, scheme, meaning))
-    return found or [PROCEDURE]
 
 
 def _remarks(words: Iterable[str]) -> ContainerContentItem:

@@ -229,7 +229,7 @@ class DestinationSettings(_Section):
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="Port (dicom).")
     path: Path | None = Field(None, description="Folder that takes the files (folder).")
     results: tuple[Literal["seg", "sc", "sr", "gsps"], ...] = Field(
-        ("seg", "sc"), min_length=1, description="Objects sent here, for each analysed image."
+        ("seg", "sc", "sr"), min_length=1, description="Objects sent here, for each analysed image."
     )
     seg_profile: Literal["planar", "full", "none"] = Field("planar", description="SEG plane groups, by viewer.")
     sc_encoding: Literal["rgb", "jpeg"] = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")

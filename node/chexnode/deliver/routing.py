@@ -13,7 +13,11 @@ Variant = tuple[ResultKind, str]
 """A result object as one destination wants it: its kind, and its form, with the destination's label if it has one,
 such as (SEG, "planar"), (SC, "jpeg@RESEARCH") or (SR, "comprehensive3d-box-planar")."""
 
-DEFAULT_VARIANTS: tuple[Variant, ...] = ((ResultKind.SEG, "planar"), (ResultKind.SC, "rgb"))
+DEFAULT_VARIANTS: tuple[Variant, ...] = (
+    (ResultKind.SEG, "planar"),
+    (ResultKind.SC, "rgb"),
+    (ResultKind.SR, "comprehensive3d-box-planar"),
+)
 """Made where no destination asks for anything: the node keeps them."""
 
 

@@ -23,8 +23,10 @@ def test_each_destination_gets_its_own_variants() -> None:
     assert chosen == (
         Route("pacs", (SEG, "planar")),
         Route("pacs", (SC, "rgb")),
+        Route("pacs", (SR, "comprehensive3d-box-planar")),
         Route("b", (SEG, "full")),
         Route("b", (SC, "jpeg")),
+        Route("b", (SR, "comprehensive3d-box-full")),
     )
 
 
@@ -55,7 +57,7 @@ def test_two_labels_make_two_objects() -> None:
 
 def test_a_variant_that_two_want_is_encoded_once() -> None:
     chosen = routes([destination(), destination("b", results=["sc"])], "ORTHANC", True)
-    assert variants(chosen) == ((SEG, "planar"), (SC, "rgb"))
+    assert variants(chosen) == ((SEG, "planar"), (SC, "rgb"), (SR, "comprehensive3d-box-planar"))
 
 
 @pytest.mark.parametrize(("abnormal", "sent"), [(True, True), (False, False), (None, True)])

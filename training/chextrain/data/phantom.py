@@ -27,6 +27,11 @@ class Lesion:
     ry: float
     contrast: float
 
+    @property
+    def finding(self) -> str:
+        """Its name: so that there is more than one."""
+        return "small lesion" if self.rx < 0.055 else "large lesion"
+
 
 @dataclass(frozen=True, slots=True)
 class Chest:
@@ -138,9 +143,9 @@ def _case(seed: int, split: Split) -> Case:
         rows=1000,
         columns=1000,
         expert=True,
-        findings=frozenset(["lesion"] if chest.lesions else []),
+        findings=frozenset(lesion.finding for lesion in chest.lesions),
         exhaustive=True,
-        box_findings=(frozenset(["lesion"]),) * len(chest.lesions),
+        box_findings=tuple(frozenset([lesion.finding]) for lesion in chest.lesions),
         votes=(1,) * len(chest.lesions),
     )
 

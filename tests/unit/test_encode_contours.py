@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from chexmodels.finding import Box, Region
 from chexmodels.postprocess import label
-from chexnode.encode.contours import boundary, component, outline, simplified
+from chexnode.encode.contours import MOST_POINTS, boundary, component, outline, simplified
 
 
 def regions(mask: NDArray[np.bool_]) -> list[Region]:
@@ -147,3 +147,26 @@ def test_a_round_lesion_keeps_its_shape_in_few_points(shape: tuple[int, int]) ->
     assert polygon.min() >= 0
     assert (polygon <= (columns, rows)).all()
     assert np.abs(polygon[:-1].mean(axis=0) - (columns * 0.7, rows * 0.3)).max() < 0.02 * max(shape)
+
+
+@pytest.mark.parametrize("teeth", [40, 256])
+def test_however_ragged_it_fits_into_an_element(teeth: int) -> None:
+    """A comb on a grid of ten pixels, with teeth of every length."""
+    comb = np.zeros((512, 2 * teeth), bool)
+    for tooth in range(teeth):
+        comb[: 20 + 97 * tooth % 480, 2 * tooth] = True
+    comb[0] = True
+    mask = np.kron(comb, np.ones((10, 10), bool))
+    (region,) = regions(mask)
+    exact, polygon = boundary(mask), outline(mask, region)
+    assert len(exact) == 4 * teeth + 3
+    assert 4 * min(teeth, 100) < len(polygon) <= MOST_POINTS
+    assert np.array_equal(polygon[0], polygon[-1])
+
+
+def test_a_cloud_of_thousands_of_corners_fits_too() -> None:
+    cloud = np.random.default_rng(1).random((600, 600)) < 0.42
+    mask = np.kron(cloud, np.ones((4, 4), bool))
+    region = max(regions(mask), key=lambda each: each.area)
+    assert len(boundary(component(mask, region))) > 8191
+    assert 100 < len(outline(mask, region)) <= MOST_POINTS

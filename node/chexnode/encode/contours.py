@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from chexmodels.finding import Region
 from chexmodels.postprocess import label
 
+#: Points of an outline. Graphic Data (FL) has a length of 16 bits in Explicit VR (PS3.5 7.1.2): 8191 would fit.
+MOST_POINTS = 2048
+
 #: Column and row steps to the right, down, left and up: each is a right turn from the one before.
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
@@ -20,11 +23,15 @@ def outline(mask: NDArray[np.bool_], region: Region) -> NDArray[np.float32]:
     """Return the outer boundary of ``region`` in ``mask`` (H, W), clockwise as seen: (N + 1, 2) float32, closed.
 
     It is simplified: no point of the pixels' own boundary is farther from it than a thousandth of the image's longest
-    side (but a pixel at least), nor than a tenth of the region's shorter side. Holes are not told. Raises ValueError if
-    the mask has no such region.
+    side (but a pixel at least), nor than a tenth of the region's shorter side; if that leaves too many points for a
+    DICOM element, twice as far, and so on. Holes are not told. Raises ValueError if the mask has no such region.
     """
     tolerance = min(max(1.0, max(mask.shape) / 1000), min(_sides(region)) / 10)
-    return simplified(boundary(component(mask, region)), tolerance) + np.float32([region.box.x0, region.box.y0])
+    polygon = simplified(boundary(component(mask, region)), tolerance)
+    while len(polygon) > MOST_POINTS:
+        tolerance *= 2
+        polygon = simplified(polygon, tolerance)
+    return polygon + np.float32([region.box.x0, region.box.y0])
 
 
 def component(mask: NDArray[np.bool_], region: Region) -> NDArray[np.bool_]:

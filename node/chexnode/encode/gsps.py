@@ -151,7 +151,7 @@ def _lines(lines: Sequence[Line], top: float) -> list[TextObject]:
     """One text object a line: few viewers break lines. Down from ``top``, a share of the displayed area's height."""
     return [
         TextObject(
-            line.text.replace("\\", " ")[:1024],  # ST, and a model may be called anything
+            line.text[:1024],  # ST
             "DISPLAY",
             bounding_box=(0.0, top + n * _LINE, 1.0, min(1.0, top + (n + 1) * _LINE)),
             text_justification="LEFT",

@@ -61,7 +61,7 @@ def test_all_kinds_track_the_same_regions() -> None:
     seg, sc, sr, gsps = datasets(encoded(findings=two_regions()))
     of_regions = {tracking_uid(PROVENANCE.job_key, number) for number in (1, 2)}
     assert set(tracked(seg)) == {tracking_uid(PROVENANCE.job_key)}
-    assert set(tracked(sr)) == {tracking_uid(PROVENANCE.job_key)} | of_regions
+    assert set(tracked(sr)) == of_regions
     assert set(tracked(gsps)) == of_regions
     assert set(tracked(sc)) == set()
     assert not set(tracked(sr)) & set(tracked(datasets(encoded(provenance=other_job()))[2]))

@@ -144,7 +144,7 @@ def test_the_segment_names_the_algorithm_and_its_tracking_uid() -> None:
     (segment,) = one(radiograph(), SEG, "planar").SegmentSequence
     (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("CheX-Nomaly", "1.2.3")
-    assert segment.TrackingUID == tracking_uid(PROVENANCE.job_key)
+    assert segment.TrackingUID == tracking_uid(PROVENANCE.job_key, 1)
     assert len({tracking_uid(PROVENANCE.job_key, region) for region in (None, 1, 2)}) == 3
 
 

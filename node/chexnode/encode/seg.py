@@ -77,7 +77,8 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
                 segmented_property_type=LESION,
                 algorithm_type="AUTOMATIC",
                 algorithm_identification=algorithm(provenance),
-                tracking_uid=tracking_uid(provenance.job_key),
+                # of the one region, or of the union of several
+                tracking_uid=tracking_uid(provenance.job_key, 1 if len(findings.regions) == 1 else None),
                 tracking_id="Abnormality",
                 anatomic_regions=[THORAX],
                 display_color=CIELabColor.from_rgb(*COLOUR),

@@ -1,8 +1,9 @@
 """The findings as a Structured Report: TID 1500 Measurement Report (PS3.16), as IHE AI Results asks for.
 
 Each region is a TID 1410 group of its own: finding, site, algorithm, certainty, and its outline as a closed polyline in
-the source's pixels, which is what viewers draw. If the destination has the Segmentation too, one more group points to
-it. Both carry the tracking UIDs of the job: those of the regions, and of their union, which is what the segment is.
+the source's pixels, which is what viewers draw. If the destination has the Segmentation too, one more group for each
+region points to it under the same tracking UID: OHIF puts groups together by that UID, and fails over what has no
+coordinates then.
 
 Without a finding the report says Absent, and without an answer that the analysis failed and why; neither looks like the
 other. Only groups with an outline hold numbers, because OHIF looks for coordinates beside each number.
@@ -123,7 +124,10 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
                 provenance.uid(ResultKind.SEG, variant.seg_profile, "series"),
             )
             evidence.append(segmentation)
-            groups.append(_segment_group(image, provenance, segmentation))
+            groups.extend(
+                _segment_group(image, provenance, number, segmentation)
+                for number, _region in enumerate(findings.regions, 1)
+            )
     else:
         groups.append(_image_group(image, findings, provenance))
     texts = caption(findings, provenance)
@@ -197,7 +201,7 @@ def measurements(source: Source, region: Region) -> list[Measurement]:
     return found
 
 
-def _segment_group(image: Reference, provenance: Provenance, segmentation: Reference) -> Group:
+def _segment_group(image: Reference, provenance: Provenance, number: int, segmentation: Reference) -> Group:
     frame = ReferencedSegmentationFrame(
         segmentation.sop_class_uid,
         segmentation.sop_instance_uid,
@@ -208,7 +212,7 @@ def _segment_group(image: Reference, provenance: Provenance, segmentation: Refer
     # highdicom writes both numbers; only one may be there (PS3.3 table 10-3).
     del frame[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
     return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key), "Abnormality"),
+        tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key, number), f"Abnormality {number}"),
         referenced_segment=frame,
         finding_category=CATEGORY,
         finding_type=LESION,

@@ -45,6 +45,9 @@ _CLASSES: dict[SrClass, type[Comprehensive3DSR] | type[ComprehensiveSR]] = {
 #: Procedure Reported. The study's own code is in Procedure Code Sequence, as in every result; here it would be an error
 #: to those that take CID 100 for the whole list, DicomSRValidator among them.
 PROCEDURE = codes.cid100.ImagingProcedure
+#: Document titles. OHIF opens what has the first as outlines on an image, and fails (3.13.2) where a tracked group has
+#: none; what has another it shows as text, which is what a report without outlines is.
+MEASUREMENTS, WORDS = codes.cid7021.ImagingMeasurementReport, codes.cid7000.XRayReport
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 
 
@@ -100,13 +103,14 @@ def report(
         model_name=device.model_name,
         serial_number=device.serial_number,
     )
+    has_outlines = any(isinstance(group, PlanarROIMeasurementsAndQualitativeEvaluations) for group in groups)
     root = MeasurementReport(
         observation_context=ObservationContext(
             observer_device_context=ObserverContext(codes.cid270.Device, observer),
         ),
         procedure_reported=PROCEDURE,
         imaging_measurements=groups,
-        title=codes.cid7021.ImagingMeasurementReport,
+        title=MEASUREMENTS if has_outlines else WORDS,
     )[0]
     if library is not None:
         root.ContentSequence.insert(_index(root, codes.DCM.ImagingMeasurements), library)

@@ -123,6 +123,8 @@ class TrainingConfig:
     """Share of the steps over which the one-cycle schedule rises."""
     ema: float = 0.995
     """Decay a step of the averaged weights, which are the ones validated and kept."""
+    patience: int = 0
+    """Epochs without a better validation after which training stops; 0: never."""
     clip: float = 1.0
     precision: str = "bf16-mixed"
     """Lightning's name; the losses are float32 whatever it says."""

@@ -8,10 +8,16 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from chextrain.boxing import TRANSFORMS
 from chextrain.config import Config
@@ -108,20 +114,26 @@ class Localisation(Fitted):
 
 
 def fit(module: Fitted, train: DataLoader[Any], val: DataLoader[Any], folder: Path, *, resume: bool = False) -> Path:
-    """Train ``module``, leaving in ``folder``: ``last.ckpt`` (to resume), ``best.pt`` (averaged weights that
-    validated best; returned) and ``log/version_N/metrics.csv``, one for each start. With ``resume``, go on from
-    ``last.ckpt`` if it is there.
+    """Train ``module`` on whatever accelerator there is, on all GPUs at once (DDP) where there are several.
+
+    Leaves in ``folder``: ``last.ckpt`` (to resume), ``best.pt`` (averaged weights that validated best; returned), and
+    for each start ``log/version_N/metrics.csv`` and the same for TensorBoard. With ``resume``, go on from ``last.ckpt``
+    if it is there.
     """
     values = module.config.training
+    monitor = cast(Any, module).monitor
     keep = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-    best = KeepBest(folder / BEST, cast(Any, module).monitor)
+    best = KeepBest(folder / BEST, monitor)
     callbacks: list[Callback] = [EMAWeightAveraging(decay=values.ema), best, keep, TQDMProgressBar(refresh_rate=5)]
+    if values.patience:
+        callbacks.append(EarlyStopping(monitor, mode="max", patience=values.patience))
+    csv = CSVLogger(folder, name="log")
     trainer = pl.Trainer(
         max_epochs=values.epochs,
-        precision=cast(Any, values.precision),
+        precision=cast(Any, supported(values.precision)),
         gradient_clip_val=values.clip,
         callbacks=callbacks,
-        logger=CSVLogger(folder, name="log"),
+        logger=[csv, TensorBoardLogger(folder, name="log", version=csv.version)],
         log_every_n_steps=10,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -129,8 +141,16 @@ def fit(module: Fitted, train: DataLoader[Any], val: DataLoader[Any], folder: Pa
     )
     last = folder / "last.ckpt"
     trainer.fit(module, train, val, ckpt_path=last if resume and last.exists() else None, weights_only=False)
+    trainer.strategy.barrier("the best weights are written")
     module.network.load_state_dict(torch.load(best.path, weights_only=True))
     return best.path
+
+
+def supported(precision: str) -> str:
+    """Lightning's name of a precision, bfloat16 replaced by float16 on a GPU that could only emulate it."""
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return precision.replace("bf16", "16")
+    return precision
 
 
 class KeepBest(Callback):
@@ -146,8 +166,10 @@ class KeepBest(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = float(trainer.callback_metrics[self.monitor])
-        if value > self.best:
-            self.best = value
+        if value <= self.best:
+            return
+        self.best = value
+        if trainer.is_global_zero:
             torch.save(cast(Fitted, pl_module).network.state_dict(), self.path)
 
     def state_dict(self) -> dict[str, float]:
@@ -158,5 +180,15 @@ class KeepBest(Callback):
 
 
 def loader(samples: Dataset[Any], config: Config, *, train: bool) -> DataLoader[Any]:
-    """Batches in the main process: the images are in memory already, workers would only copy them."""
-    return DataLoader(samples, batch_size=config.training.batch_size, shuffle=train, drop_last=train, num_workers=0)
+    """Batches in the main process: the images are in memory already, workers would only copy them.
+
+    On several GPUs the training images are shared out, and each process validates all images: exact, with no gathering.
+    """
+    everything = DistributedSampler(samples, num_replicas=1, rank=0, shuffle=False)  # type: ignore[var-annotated]
+    return DataLoader(
+        samples,
+        batch_size=config.training.batch_size,
+        shuffle=train,
+        sampler=None if train else everything,
+        drop_last=train,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any, Literal
@@ -134,6 +135,13 @@ def lesion(shape: tuple[int, int], abnormal: bool | None = True, score: float = 
     regions = (Region(box, box.area, 0.91, 0.7),) if abnormal else ()
     notes = ("out-of-distribution",) if abnormal is None else ()
     return Findings(None, mask, regions, score, abnormal, "CheX-Nomaly 1.2.3", notes=notes)
+
+
+def hot(shape: tuple[int, int]) -> Findings:
+    """Return the findings of :func:`lesion` with heat that falls off smoothly around the rectangle's centre."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    distance = ((y + 0.5) / shape[0] - 0.1875) ** 2 + ((x + 0.5) / shape[1] - 0.75) ** 2
+    return replace(lesion(shape), heat=np.exp(-distance / 0.005).astype(np.float32))
 
 
 def parsed(ds: Dataset) -> Dataset:

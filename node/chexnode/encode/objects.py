@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
 from chexnode.encode.gsps import FORM, encode_gsps
+from chexnode.encode.heat import HEAT_MAPS, encode_heat, has_heat
 from chexnode.encode.invalid import InvalidResult
 from chexnode.encode.preview import has_finding
 from chexnode.encode.provenance import Provenance
@@ -46,6 +47,7 @@ def encode(
     """Encode and check each wanted (kind, variant), once each and in the order wanted.
 
     Without a finding there is no Segmentation and no presentation state; the Secondary Capture and the report say so.
+    Without heat, or where the image was not evaluated, there is no heat map.
     Raises ValueError for a kind or variant that does not exist, and InvalidResult, which names the object, if one is
     not as it should be.
     """
@@ -78,6 +80,8 @@ def _build(
         return encode_seg(source, findings, provenance, form) if has_finding(findings) else None
     if kind is ResultKind.SC and form in ENCODINGS:
         return encode_sc(source, display, findings, provenance, form)
+    if kind is ResultKind.SC and form in HEAT_MAPS:
+        return encode_heat(source, display, findings, provenance, form) if has_heat(findings) else None
     if kind is ResultKind.GSPS and form == FORM:
         return encode_gsps(source, findings, provenance) if has_finding(findings) and findings.regions else None
     if kind is ResultKind.SR:

@@ -26,7 +26,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.ledger.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
 from chexnode.ledger.states import InstanceState, ResultKind
-from chexnode.settings import DestinationSettings, NodeSettings, Settings
+from chexnode.settings import DestinationSettings, NodeSettings, Settings, TlsSettings
 from chexnode.spool import Spool
 
 PRIVATE_SOP_CLASS = "1.2.826.0.1.3680043.9.9999.1"
@@ -50,7 +50,7 @@ class Clock:
 class Node:
     """A ledger, a spool and a courier with one destination called ``pacs``."""
 
-    def __init__(self, folder: Path, url: str, **destination: Any) -> None:
+    def __init__(self, folder: Path, url: str, authorities: TlsSettings | None = None, **destination: Any) -> None:
         database = Database(url)
         upgrade(database)
         database.close()
@@ -66,7 +66,11 @@ class Node:
             "timeout_seconds": 20,
         } | destination
         self.destination = DestinationSettings.model_validate({"name": "pacs"} | chosen)
-        self.settings = Settings(node=NodeSettings(data_dir=self.spool.data_dir), destination=(self.destination,))
+        self.settings = Settings(
+            node=NodeSettings(data_dir=self.spool.data_dir),
+            tls=authorities or TlsSettings(),
+            destination=(self.destination,),
+        )
         self.jobs = 0
 
     def add(self, *objects: Dataset) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Sender:
         pdu_length: int = 16384,
         max_length: int = 16384,
         user_items: bytes = b"",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.pdu_length = pdu_length
         self.accepted: dict[int, str] = {}
@@ -107,6 +109,8 @@ class Sender:
         self.user_information = b""
         self.sock = socket.create_connection((host, port), timeout=timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname=host)
         self._message_id = 0
         try:
             self.sock.sendall(associate_rq(contexts, calling, called, max_length, user_items))

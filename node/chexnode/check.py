@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from chexnode.shapes import Check
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 """Leases are 30 s long and each host stamps them with its own clock."""
+
+LAST_CALL = timedelta(days=14)
+"""A certificate that ends sooner is a failed check: nobody stores on the day after."""
 
 _SEG, _SC = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.7"
 _EXPLICIT, _JPEG_BASELINE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
@@ -33,6 +36,8 @@ def run(settings: Settings, path: Path | None) -> list[Check]:
         ("model", 30, lambda: model(settings)),
         ("device", 120, lambda: device(settings)),
     ]
+    if settings.tls.certificate is not None:
+        looks.append(("certificate", 10, lambda: certificate(settings)))
     for one in settings.destination:
         looks.append((f"destination {one.name}", one.timeout_seconds + 10, lambda one=one: destination(settings, one)))  # type: ignore[misc]
     pending = [_Look(name, seconds, look) for name, seconds, look in looks]
@@ -51,6 +56,21 @@ def disk(settings: Settings) -> str:
             f"{settings.disk.reserve_gb:g} left: images are refused"
         )
     return f"{place} has room"
+
+
+def certificate(settings: Settings) -> str:
+    """Whether our certificate fits its key and lasts."""
+    from chexnode.certs import not_after
+    from chexnode.tls import server_context
+
+    assert settings.tls.certificate is not None
+    server_context(settings.tls)
+    end = not_after(settings.tls.certificate)
+    left = end - datetime.now(UTC)
+    if left < LAST_CALL:
+        verb = "expires" if left > timedelta() else "expired"
+        raise BadEnvironment(f"{settings.tls.certificate} {verb} on {end:%Y-%m-%d}")
+    return f"{settings.tls.certificate} is valid until {end:%Y-%m-%d}"
 
 
 def database(settings: Settings) -> str:
@@ -136,7 +156,9 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
         contexts.append((_SEG, _EXPLICIT))
     if "sc" in one.results:
         contexts.append((_SC, _JPEG_BASELINE if one.sc_encoding == "jpeg" else _EXPLICIT))
-    found = probe(one, settings.node.ae_title, contexts)
+    from chexnode.tls import client_context
+
+    found = probe(one, settings.node.ae_title, contexts, client_context(settings.tls) if one.tls else None)
     where = f"{one.ae_title} at {one.host}:{one.port}"
     if found.refused:
         names = {_SEG: "Segmentation", _SC: "Secondary Capture"}

@@ -310,6 +310,37 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
         show.show(show.settings_table(lines))
 
 
+@app.command()
+def certs(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Whom to give a certificate; none: our AE title.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the authority and its certificates.")] = Path(
+        "certs"
+    ),
+    host: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="Address or name that they are for; repeatable.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid.")] = 365,
+    json: Json = False,
+) -> None:
+    """Make certificates for DICOM TLS and HTTPS, with a small authority of their own: for tests and first set-ups."""
+    from chexnode import shapes
+    from chexnode.certs import Authority
+
+    authority = Authority.open(out, max(days, 3650))
+    hosts = host or ["127.0.0.1", "localhost"]
+    issued = [authority.issue(name, hosts, days) for name in names or [_settings(ctx).node.ae_title]]
+    if json:
+        _print(shapes.ANYTHING, issued)
+    else:
+        for one in issued:
+            print(f"{one.name}: {one.certificate}, {one.key}, until {one.not_after:%Y-%m-%d}")
+        print(f'\n[tls]\ncertificate = "{issued[0].certificate}"\nkey = "{issued[0].key}"')
+        print(f'authorities = "{authority.path}"\nport = 2762')
+
+
 @db_app.command("upgrade")
 def db_upgrade(ctx: typer.Context, json: Json = False) -> None:
     """Bring the database schema to this release's."""

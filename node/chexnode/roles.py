@@ -22,6 +22,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.queue.bell import Bell
 from chexnode.settings import Settings
 from chexnode.spool import Spool
+from chexnode.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ def run_receiver(settings: Settings, supervised: bool = False) -> None:
         bell = Bell(settings.broker.url, settings.node.data_dir)
         receiver = Receiver(settings, ledger, spool, bell, job_spec(settings))
         receiver.start()
-        log.info("receiving as %s on %s:%d", settings.node.ae_title, settings.node.host, receiver.port)
+        node = settings.node
+        for port, how in ((receiver.port, "without TLS"), (receiver.tls_port, "with TLS")):
+            if port is not None:
+                log.info("receiving as %s on %s:%d %s", node.ae_title, node.host, port, how)
         _wait_for_signal()
         receiver.stop()
         bell.close()
@@ -52,7 +56,16 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
 
     with _place(settings, supervised), _ledger(settings) as ledger:
         app = create_app(settings, ledger)
-        config = uvicorn.Config(app, host=settings.web.host, port=settings.web.port, log_config=None, access_log=False)
+        # Browsers have no certificate of ours to show; who they are is asked elsewhere.
+        web_tls = settings.tls.model_copy(update={"require_certificate": False})
+        config = uvicorn.Config(
+            app,
+            host=settings.web.host,
+            port=settings.web.port,
+            log_config=None,
+            access_log=False,
+            ssl_context_factory=(lambda *_: server_context(web_tls)) if web_tls.web else None,
+        )
         uvicorn.Server(config).run()
 
 
@@ -61,6 +74,7 @@ def run_worker(settings: Settings, supervised: bool = False) -> None:
     from chexnode.keep.housekeeping import Housekeeper
     from chexnode.queue.app import make_app
     from chexnode.queue.tasks import consume, register
+    from chexnode.work.reporter import Reporter
     from chexnode.work.shift import Shift
 
     with _place(settings, supervised), _ledger(settings) as ledger:
@@ -71,7 +85,8 @@ def run_worker(settings: Settings, supervised: bool = False) -> None:
         bell = Bell(settings.broker.url, settings.node.data_dir)
         spec = job_spec(settings)
         with Shift(settings, ledger, spool, bell, spec, owner, stopping) as shift:
-            housekeeper = Housekeeper(settings, ledger, spool, spec, owner)
+            reporter = Reporter(settings, ledger, spool)
+            housekeeper = Housekeeper(settings, ledger, spool, spec, owner, reporter.report)
             shift.tick_with(housekeeper.tick)
             app = make_app(settings.broker.url, settings.node.data_dir)
             register(app, shift.infer, shift.deliver)

@@ -87,6 +87,32 @@ class WebSettings(_Section):
         return self
 
 
+class TlsSettings(_Section):
+    """Transport security (PS3.15 B.12, BCP 195), of the DICOM listener, of calls to destinations and of the web."""
+
+    certificate: Path | None = Field(None, description="PEM file of our certificate and its chain.")
+    key: Path | None = Field(None, description="PEM file of its private key; none: it is in the certificate's file.")
+    authorities: Path | None = Field(None, description="PEM file of the authorities that sign our peers' certificates.")
+    port: Port | None = Field(None, description="DICOM TLS port (2762 by custom), 0 takes a free one; none: no TLS.")
+    plain: bool = Field(True, description="Listen on node.port, without TLS, as well.")
+    require_certificate: bool = Field(True, description="Callers must show a certificate of our authorities.")
+    match_ae_title: bool = Field(False, description="A caller's certificate must have its AE title as Common Name.")
+    min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest TLS version spoken.")
+    web: bool = Field(False, description="Serve HTTPS instead of HTTP on web.port.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> TlsSettings:
+        if (self.port is not None or self.web) and self.certificate is None:
+            raise ValueError("serving TLS needs tls.certificate")
+        if self.port is not None and self.require_certificate and self.authorities is None:
+            raise ValueError("callers' certificates need tls.authorities; or set tls.require_certificate = false")
+        if self.match_ae_title and not self.require_certificate:
+            raise ValueError("tls.match_ae_title needs tls.require_certificate")
+        if not self.plain and self.port is None:
+            raise ValueError("without tls.plain there must be a tls.port")
+        return self
+
+
 class DatabaseSettings(_Section):
     """Where the truth is."""
 
@@ -227,6 +253,8 @@ class DestinationSettings(_Section):
     ae_title: AETitle | None = Field(None, description="Called AE title (dicom).")
     host: str | None = Field(None, description="Host (dicom).")
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="Port (dicom).")
+    tls: bool = Field(False, description="Speak TLS to it (dicom), by what the section tls says.")
+    tls_name: str | None = Field(None, description="Host name or address in its certificate; none: host.")
     path: Path | None = Field(None, description="Folder that takes the files (folder).")
     results: tuple[Literal["seg", "sc", "sr", "gsps"], ...] = Field(
         ("seg", "sc", "sr"), min_length=1, description="Objects sent here, for each analysed image."
@@ -285,6 +313,7 @@ class Settings(BaseSettings):
 
     node: NodeSettings = NodeSettings()
     web: WebSettings = WebSettings()
+    tls: TlsSettings = TlsSettings()
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     model: ModelSettings = ModelSettings()
@@ -304,6 +333,8 @@ class Settings(BaseSettings):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"destination names must differ: {', '.join(sorted(twice))}")
+        if any(d.tls for d in self.destination) and self.tls.authorities is None:
+            raise ValueError("a destination with tls needs tls.authorities, which sign its certificate")
         return self
 
     @classmethod
@@ -362,6 +393,13 @@ def _resolved(settings: Settings, base: Path) -> Settings:
             "node": settings.node.model_copy(update={"data_dir": data_dir}),
             "database": settings.database.model_copy(update={"url": url}),
             "model": settings.model.model_copy(update={"bundle": bundle}),
+            "tls": settings.tls.model_copy(
+                update={
+                    key: base / path.expanduser()
+                    for key in ("certificate", "key", "authorities")
+                    if (path := getattr(settings.tls, key)) is not None
+                }
+            ),
             "destination": tuple(
                 d.model_copy(update={"path": base / d.path.expanduser()}) if d.path else d for d in settings.destination
             ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome
 from chexnode.ledger.states import DeliveryState
 from chexnode.settings import DestinationSettings, Settings
 from chexnode.spool import Spool
+from chexnode.tls import client_context
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Courier:
     ) -> None:
         self._destinations = {d.name: d for d in settings.destination}
         self._ae_title = settings.node.ae_title
+        self._tls = client_context(settings.tls) if any(d.tls for d in settings.destination) else None
         self._ledger, self._spool, self._owner, self._stopping = ledger, spool, owner, stopping
         self._backoff = backoff or Backoff()
 
@@ -73,7 +76,7 @@ class Courier:
             raise Usage(f"no destination is called {name!r}")
         answered = 0
         while not self._stopping.is_set() and (slot := self._take_slot(settings)) is not None:
-            destination = open_destination(settings, self._ae_title, self._stopping)
+            destination = open_destination(settings, self._ae_title, self._stopping, self._tls)
             try:
                 answered += _Round(self._ledger, self._spool, settings, slot, self._stopping, self._backoff).carry(
                     destination
@@ -95,12 +98,14 @@ class Courier:
         return None
 
 
-def open_destination(settings: DestinationSettings, ae_title: str, stop: threading.Event) -> Destination:
-    """Build the destination that ``settings`` describe; nothing is contacted yet."""
+def open_destination(
+    settings: DestinationSettings, ae_title: str, stop: threading.Event, tls: ssl.SSLContext | None
+) -> Destination:
+    """Build the destination that ``settings`` describe; nothing is contacted yet. ``tls``: for those that speak it."""
     if settings.kind == "folder":
         assert settings.path is not None
         return FolderDestination(settings.name, settings.path, stop)
-    return DicomDestination(settings, ae_title, stop)
+    return DicomDestination(settings, ae_title, stop, tls if settings.tls else None)
 
 
 class _Round:

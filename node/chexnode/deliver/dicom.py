@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -57,8 +58,15 @@ class _Head:
 class Association:
     """An accepted association; ``accepted`` and ``refused`` (with its PS3.8 table 9-18 result) tell the contexts."""
 
-    def __init__(self, settings: DestinationSettings, ae_title: str, contexts: Sequence[Context], stop: Event) -> None:
-        """Connect and negotiate. Raises DestinationDown."""
+    def __init__(
+        self,
+        settings: DestinationSettings,
+        ae_title: str,
+        contexts: Sequence[Context],
+        stop: Event,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Connect and negotiate; ``tls`` secures the connection. Raises DestinationDown."""
         assert settings.host is not None
         assert settings.port is not None
         assert settings.ae_title is not None
@@ -66,6 +74,7 @@ class Association:
         _config.LOG_HANDLER_LEVEL = "none"
         self._why = ""
         ae = _Requestor(ae_title)
+        ae.secured = (tls, settings.tls_name or settings.host) if tls is not None else None
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = settings.timeout_seconds
         ae.network_timeout = None  # between batches it stays open
         handlers: list[Any] = [
@@ -81,8 +90,7 @@ class Association:
         except OSError as unresolved:
             error = unresolved
         if error is not None:
-            why = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
-            raise DestinationDown(f"no connection to {host}:{port}: {why}")
+            raise DestinationDown(f"no connection to {host}:{port}: {_why(error)}")
         self.accepted = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in assoc.accepted_contexts}
         results = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])): cx.result for cx in assoc.rejected_contexts}
         self.refused = {context: results.get(context) for context in contexts if context not in self.accepted}
@@ -171,26 +179,38 @@ class _Dimse(DIMSEServiceProvider):
                 self.gave_up = "stopped" if self._stop.is_set() else late
                 if unsent:  # an abort would wait its turn behind the rest of the transfer
                     with suppress(OSError):
-                        cast(_Socket, self.dul.socket).tcp.shutdown(socket.SHUT_RDWR)
+                        # The connection's: that of a TLS socket would take the keys from the thread that uses it.
+                        socket.socket.shutdown(cast(_Socket, self.dul.socket).tcp, socket.SHUT_RDWR)
                 return None, None
 
 
 class _Requestor(AE):
+    secured: tuple[ssl.SSLContext, str] | None = None
+    """TLS, and the name that the destination's certificate must carry."""
+
     def _create_socket(
         self, assoc: LibraryAssociation, address: AddressInformation, tls_args: Any
     ) -> AssociationSocket:
-        sock = _Socket(assoc, address=address)
-        sock.tls_args = tls_args
-        return sock
+        return _Socket(assoc, address, self.secured)
 
 
 class _Socket(AssociationSocket):
     """Has time limits, sends the last segment of a message at once, and reads no endless PDU."""
 
-    tcp: _Tcp
+    tcp: _Tcp | _Tls
+
+    def __init__(
+        self, assoc: LibraryAssociation, address: AddressInformation, secured: tuple[ssl.SSLContext, str] | None
+    ) -> None:
+        self._secured = secured
+        super().__init__(assoc, address=address)
 
     def _create_socket(self, address: AddressInformation) -> socket.socket:
         self.tcp = _Tcp(fileno=super()._create_socket(address).detach())
+        if self._secured is not None:  # the handshake follows in connect(), within the connection's time limit
+            context, name = self._secured
+            context.sslsocket_class = _Tls
+            self.tcp = cast(_Tls, context.wrap_socket(self.tcp, server_hostname=name))
         # Otherwise the last, short segment of a message waits for the peer's delayed acknowledgement (40 ms).
         self.tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.tcp
@@ -222,12 +242,38 @@ class _Tcp(socket.socket):
             raise
 
 
+class _Tls(ssl.SSLSocket):
+    """Keeps why it could not connect or shake hands."""
+
+    error: OSError | None = None
+
+    def connect(self, address: Any) -> None:
+        try:
+            super().connect(address)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {error.reason or 'no handshake'}"
+    return error.strerror or type(error).__name__
+
+
 class DicomDestination:
     """One PACS, through one association at a time; it stays open between batches until :meth:`close`."""
 
-    def __init__(self, settings: DestinationSettings, ae_title: str, stop: Event) -> None:
+    def __init__(
+        self, settings: DestinationSettings, ae_title: str, stop: Event, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._settings = settings
         self._ae_title = ae_title
+        self._tls = tls
         self._stop = stop
         self._assoc: Association | None = None
         self._proposed: set[Context] = set()
@@ -271,7 +317,7 @@ class DicomDestination:
             self.close()
             together = self._proposed | contexts
             self._proposed = together if len(together) <= _MOST_CONTEXTS else set(contexts)
-            self._assoc = Association(self._settings, self._ae_title, sorted(self._proposed), self._stop)
+            self._assoc = Association(self._settings, self._ae_title, sorted(self._proposed), self._stop, self._tls)
         return self._assoc
 
 
@@ -285,12 +331,14 @@ class Probe:
     """The proposed contexts that it does not accept."""
 
 
-def probe(settings: DestinationSettings, ae_title: str, contexts: Sequence[Context]) -> Probe:
+def probe(
+    settings: DestinationSettings, ae_title: str, contexts: Sequence[Context], tls: ssl.SSLContext | None = None
+) -> Probe:
     """Propose Verification and ``contexts`` on one association and C-ECHO; nothing is stored.
 
     Raises DestinationDown.
     """
-    assoc = Association(settings, ae_title, [_VERIFICATION, *contexts], Event())
+    assoc = Association(settings, ae_title, [_VERIFICATION, *contexts], Event(), tls)
     echo = _VERIFICATION in assoc.accepted and assoc.echo()[0] == 0x0000
     assoc.release()
     return Probe(echo, tuple(context for context in contexts if context in assoc.refused))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from chexnode.receive import dimse
@@ -40,6 +40,7 @@ from chexnode.receive.upper import (
     Upper,
 )
 from chexnode.settings import LimitSettings
+from chexnode.tls import common_names
 
 log = logging.getLogger(__name__)
 
@@ -59,22 +60,31 @@ class Policy:
 class Association:
     """One accepted connection. :meth:`run` in its own thread; :meth:`stop` and :meth:`cut` from any."""
 
-    def __init__(self, sock: socket.socket, address: str, policy: Policy) -> None:
+    def __init__(self, sock: socket.socket, address: str, policy: Policy, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
-        self._sock = sock
+        self.names: frozenset[str] | None = None
+        """Common Names of the certificate the peer has shown; None without TLS."""
         self._upper = Upper(sock)
         self._policy = policy
+        self._tls = tls
         self._lock = threading.Lock()
         self._busy = False
         self._stopping = False
         self._max_length = 0
+
+    @property
+    def heard(self) -> bool:
+        """Whether the peer has said anything yet."""
+        return self._upper.heard
 
     def run(self) -> None:
         """Serve the connection to its end. Raises nothing."""
         try:
             self._serve()
         except Closed as end:
-            log.debug("connection ended", extra={"address": self.address, "why": str(end)})
+            # Why a handshake failed is what an administrator looks for; that a probe hung up is not.
+            level = logging.WARNING if self._tls is not None and self.names is None else logging.DEBUG
+            log.log(level, "connection ended", extra={"address": self.address, "why": str(end)})
         except ProtocolError as error:
             log.warning("aborted", extra={"address": self.address, "why": str(error)})
             self._upper.send_abort(error.reason)
@@ -82,7 +92,7 @@ class Association:
             log.error("association failed", extra={"address": self.address, "error": fault(error)})
             self._upper.send_abort(REASON_NOT_SPECIFIED)
         finally:
-            self._sock.close()
+            self._upper.close()
 
     def stop(self) -> None:
         """End as soon as no message is being received or answered."""
@@ -93,12 +103,13 @@ class Association:
 
     def cut(self) -> None:
         """End now."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        self._upper.cut()
 
     def _serve(self) -> None:
         limits = self._policy.limits
         self._upper.negotiate_until(time.monotonic() + limits.negotiation_seconds)
+        if self._tls is not None:
+            self.names = common_names(self._upper.secure(self._tls))
         try:
             request = read_request(self._upper.read_associate_rq())
         except RequestError as error:

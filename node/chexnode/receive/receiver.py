@@ -17,7 +17,7 @@ GRACE_SECONDS = 30.0
 
 
 class Receiver:
-    """Verification and Storage SCP. The port is bound at once (raises BadEnvironment), served from :meth:`start` on."""
+    """Verification and Storage SCP. Ports are bound at once (raises BadEnvironment), served from :meth:`start` on."""
 
     def __init__(self, settings: Settings, ledger: Ledger, spool: Spool, bell: Bell, spec: JobSpec) -> None:
         spool.prepare()
@@ -31,9 +31,14 @@ class Receiver:
         self._server = AssociationServer(settings, service)
 
     @property
-    def port(self) -> int:
-        """The port it listens on."""
+    def port(self) -> int | None:
+        """The port it listens on without TLS."""
         return self._server.port
+
+    @property
+    def tls_port(self) -> int | None:
+        """The port it listens on with TLS."""
+        return self._server.tls_port
 
     def start(self) -> None:
         """Begin to accept associations."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 
 from chexnode.errors import BadEnvironment
 from chexnode.receive.association import Association, Policy
@@ -22,6 +24,7 @@ from chexnode.receive.callers import Callers, read_address
 from chexnode.receive.contexts import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, Rejection, Request
 from chexnode.receive.scp import StorageService
 from chexnode.settings import Settings
+from chexnode.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,10 @@ _RECEIVE_BUFFER = 4 << 20
 
 
 class AssociationServer:
-    """Listens on ``[node] host`` and ``port``. Raises BadEnvironment where that is impossible."""
+    """Listens on ``node.host``: on ``node.port``, and with TLS on ``tls.port``; the limits are shared.
+
+    Raises BadEnvironment where that is impossible.
+    """
 
     def __init__(self, settings: Settings, service: StorageService) -> None:
         self._settings = settings
@@ -41,26 +47,45 @@ class AssociationServer:
         self._waiting: dict[Association, threading.Thread] = {}
         """Connections that have not negotiated, oldest first."""
         self._negotiated: dict[Association, threading.Thread] = {}
-        self._socket = _listen(settings.node.host, settings.node.port)
-        self._thread = threading.Thread(target=self._accept, name="accept", daemon=True)
+        self._listeners: list[_Listener] = []
+        if settings.tls.plain:
+            self._listeners.append(_Listener(_listen(settings.node.host, settings.node.port), None))
+        if settings.tls.port is not None:
+            context = server_context(settings.tls)
+            self._listeners.append(_Listener(_listen(settings.node.host, settings.tls.port), context))
+        self._threads = [
+            threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True)
+            for listener in self._listeners
+        ]
         self._stopping = threading.Event()
 
     @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return int(self._socket.getsockname()[1])
+    def port(self) -> int | None:
+        """The port it listens on without TLS."""
+        return self._port(secure=False)
+
+    @property
+    def tls_port(self) -> int | None:
+        """The port it listens on with TLS."""
+        return self._port(secure=True)
+
+    def _port(self, *, secure: bool) -> int | None:
+        ports = (one.socket.getsockname()[1] for one in self._listeners if (one.tls is not None) == secure)
+        return next(ports, None)
 
     def start(self) -> None:
         """Begin to accept."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, grace: float) -> None:
         """Accept no more, let running messages be answered for up to ``grace`` seconds, end everything."""
         self._stopping.set()
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the accept loop
-        self._thread.join()
-        self._socket.close()
+        for listener, thread in zip(self._listeners, self._threads, strict=True):
+            with suppress(OSError):
+                listener.socket.shutdown(socket.SHUT_RDWR)  # wakes the accept loop
+            thread.join()
+            listener.socket.close()
         with self._lock:
             waiting, negotiated = dict(self._waiting), dict(self._negotiated)
         for association in waiting:
@@ -74,10 +99,10 @@ class AssociationServer:
                 association.cut()
                 thread.join()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: _Listener) -> None:
         while not self._stopping.is_set():
             try:
-                sock, address = self._socket.accept()
+                sock, address = listener.socket.accept()
             except OSError as error:
                 if self._stopping.is_set():
                     return
@@ -87,7 +112,7 @@ class AssociationServer:
                 continue
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._begin(Association(sock, str(read_address(address[0])), self._policy))
+                self._begin(Association(sock, str(read_address(address[0])), self._policy, listener.tls))
             except (OSError, RuntimeError) as error:
                 log.error("connection dropped", extra={"error": type(error).__name__})
                 sock.close()
@@ -107,12 +132,13 @@ class AssociationServer:
             raise
 
     def _surplus(self, address: str) -> list[Association]:
-        """The silent connections to cut before one more from ``address`` is taken."""
+        """The connections to cut before one more from ``address`` is taken: those that said nothing first, the oldest
+        of them first. One that is just shaking hands is so spared for those that only hold a place."""
         limits = self._settings.limits
-        same = [a for a in self._waiting if a.address == address]
+        same = sorted((a for a in self._waiting if a.address == address), key=lambda a: a.heard)
         surplus = same[: max(0, len(same) + 1 - limits.max_associations_per_address)]
         if not surplus and len(self._waiting) >= 4 * limits.max_associations:
-            surplus = [next(iter(self._waiting))]
+            surplus = [min(self._waiting, key=lambda a: a.heard)]
         return surplus
 
     def _run(self, association: Association) -> None:
@@ -127,6 +153,9 @@ class AssociationServer:
         """Count a negotiated association in, or say why not (PS3.8 table 9-21)."""
         node, limits = self._settings.node, self._settings.limits
         if not self._callers.allows(request.calling_ae_title, association.address):
+            return CALLING_AE_UNKNOWN
+        names = association.names
+        if self._settings.tls.match_ae_title and names is not None and request.calling_ae_title not in names:
             return CALLING_AE_UNKNOWN
         if request.called_ae_title != node.ae_title and not node.any_called_ae:
             return CALLED_AE_UNKNOWN
@@ -144,6 +173,14 @@ class AssociationServer:
                 return LOCAL_LIMIT
             self._negotiated[association] = thread
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """A bound socket, and how its connections are secured."""
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None
 
 
 def _listen(host: str, port: int) -> socket.socket:

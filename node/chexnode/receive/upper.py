@@ -8,10 +8,12 @@ announces. The association PDUs themselves are still coded by pynetdicom (contex
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 # PDU types, PS3.8 9.3.1
 A_ASSOCIATE_RQ = 0x01
@@ -56,7 +58,7 @@ class ProtocolError(Exception):
 
 
 class Upper:
-    """PDUs of one connection. Not thread safe, except :meth:`wake`."""
+    """PDUs of one connection. Not thread safe, except :meth:`wake` and :meth:`cut`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -64,12 +66,34 @@ class Upper:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._deadline: float | None = None
+        self.heard = False
+        """Whether the peer has said anything yet."""
         self._pdu = 0
         """Bytes of the current P-DATA-TF not yet read."""
 
     def negotiate_until(self, deadline: float) -> None:
         """The ARTIM timer: until :meth:`established`, reads must be complete by ``deadline`` (monotonic seconds)."""
         self._deadline = deadline
+
+    def secure(self, context: ssl.SSLContext) -> dict[str, Any]:
+        """Shake hands as TLS server within the negotiation's time; return the peer's certificate, empty without one.
+
+        Raises :class:`Closed`.
+        """
+        try:
+            self._sock.settimeout(self._left())
+            self.heard = bool(self._sock.recv(1, socket.MSG_PEEK))
+            secured = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+            self._sock = secured
+            secured.settimeout(self._left())  # of the handshake as a whole
+            secured.do_handshake()
+            return secured.getpeercert() or {}
+        except ssl.SSLError as error:
+            raise Closed(f"TLS: {error.reason or 'no handshake'}") from error
+        except TimeoutError as error:
+            raise Closed("did not shake hands in time") from error
+        except OSError as error:
+            raise Closed("connection lost") from error
 
     def established(self, idle_seconds: float) -> None:
         """Switch to data transfer: large buffer, and an end after ``idle_seconds`` without a byte."""
@@ -169,7 +193,7 @@ class Upper:
         """Read and drop until the peer closes, at most ``seconds``: closing first could destroy our last PDU."""
         deadline = time.monotonic() + seconds
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._shut(socket.SHUT_WR)
             while (left := deadline - time.monotonic()) > 0:
                 self._sock.settimeout(left)
                 if not self._sock.recv_into(self._view):
@@ -180,7 +204,20 @@ class Upper:
     def wake(self) -> None:
         """End a blocked read from another thread; what has arrived can still be read."""
         with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RD)
+            self._shut(socket.SHUT_RD)
+
+    def cut(self) -> None:
+        """End the connection, from any thread."""
+        with suppress(OSError):
+            self._shut(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._sock.close()
+
+    def _shut(self, how: int) -> None:
+        # The connection's, not the TLS session's: SSLSocket.shutdown would drop the keys a reader is just using.
+        socket.socket.shutdown(self._sock, how)
 
     def _take(self, length: int) -> bytes:
         if self._end - self._start >= length:
@@ -191,15 +228,21 @@ class Upper:
     def _fill(self) -> None:
         try:
             if self._deadline is not None:
-                left = self._deadline - time.monotonic()
-                if left <= 0:
-                    raise Closed("did not negotiate in time")
-                self._sock.settimeout(left)
+                self._sock.settimeout(self._left())
             count = self._sock.recv_into(self._view)
-        except (TimeoutError, BlockingIOError) as error:
+        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError) as error:
             raise Closed("silent for too long") from error
         except OSError as error:
             raise Closed("connection lost") from error
         if not count:
             raise Closed("closed by the peer")
+        self.heard = True
         self._start, self._end = 0, count
+
+    def _left(self) -> float:
+        """Seconds of the negotiation's time that are left. Raises :class:`Closed`."""
+        assert self._deadline is not None
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise Closed("did not negotiate in time")
+        return left

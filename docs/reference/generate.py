@@ -25,10 +25,10 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from chexnode import settings as settings_module
 from chexnode import shapes
 from chexnode.cli import Exit, app
 from chexnode.deliver.status import MEANINGS
+from chexnode.keys import section_of
 from chexnode.ledger import records
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
@@ -119,7 +119,7 @@ def _settings() -> str:
         "where it came from.",
     ]
     for name, field in Settings.model_fields.items():
-        model = settings_module._section_of(field.annotation)
+        model = section_of(field.annotation)
         assert model is not None
         is_list = get_origin(field.annotation) is tuple
         parts.append(

@@ -12,7 +12,8 @@ from pathlib import Path
 from chexmodels import bundle
 from chexnode import marker
 from chexnode.errors import BadEnvironment, NodeError
-from chexnode.settings import DestinationSettings, Settings, masked
+from chexnode.keys import masked
+from chexnode.settings import DestinationSettings, Settings
 from chexnode.shapes import Check
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)

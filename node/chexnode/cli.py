@@ -300,7 +300,8 @@ def deliveries_replay(
 def settings(ctx: typer.Context, json: Json = False) -> None:
     """Show the effective settings and where each came from; secrets are masked."""
     from chexnode import shapes, show
-    from chexnode.settings import flat, load, source_of
+    from chexnode.keys import flat
+    from chexnode.settings import load, source_of
 
     tree, path = load(ctx.obj.config)
     lines = [shapes.Setting(key, value, source_of(key, path)) for key, value in flat(tree)]

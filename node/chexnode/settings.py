@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chexnode.encode.series import OUR_NAMES, SeriesName, SeriesNames
 from chexnode.errors import Usage
+from chexnode.keys import known_keys
 
 FILE_NAME = "chexnode.toml"
 
@@ -407,30 +406,10 @@ def _resolved(settings: Settings, base: Path) -> Settings:
     )
 
 
-def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key, ``destination.name`` for the fields of a table array."""
-    for name, field in model.model_fields.items():
-        inner = _section_of(field.annotation)
-        if inner is None:
-            yield prefix + name
-        else:
-            yield from known_keys(inner, f"{prefix}{name}.")
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) is tuple:
-        first = get_args(annotation)[0]
-        if isinstance(first, type) and issubclass(first, BaseModel):
-            return first
-    return None
-
-
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """pydantic-settings passes over variables it does not know; we do not."""
     known = {"CHEXNODE_CONFIG", "CHEXNODE_SHARED"}
-    known |= {"CHEXNODE_" + key.replace(".", "__").upper() for key in known_keys()}
+    known |= {"CHEXNODE_" + key.replace(".", "__").upper() for key in known_keys(Settings)}
     known |= {"CHEXNODE_" + name.upper() for name in Settings.model_fields}
     for name in sorted(environ):
         if name.upper().startswith("CHEXNODE_") and name.upper() not in known:
@@ -455,7 +434,7 @@ def _nearest(name: str, known: set[str]) -> str:
 
 def _sentences(error: ValidationError, path: Path | None) -> Iterator[str]:
     """One line a fault, with the nearest known key for an unknown one."""
-    known = set(known_keys()) | set(Settings.model_fields)
+    known = set(known_keys(Settings)) | set(Settings.model_fields)
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"] if not isinstance(part, int)) or "settings"
         source = f"{path}: " if path else ""
@@ -464,36 +443,6 @@ def _sentences(error: ValidationError, path: Path | None) -> Iterator[str]:
         else:
             message = fault["msg"].removeprefix("Value error, ")
             yield f"{source}{where}: {message}"
-
-
-def masked(url: str) -> str:
-    """``url`` with its password, if any, replaced by stars."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
-
-
-def flat(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) for every setting, list entries as ``destination[0].name``; secrets masked."""
-    yield from _flat(settings, "")
-
-
-def _flat(model: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name in type(model).model_fields:
-        value = getattr(model, name)
-        key = prefix + name
-        if isinstance(value, BaseModel):
-            yield from _flat(value, key + ".")
-        elif isinstance(value, tuple) and _section_of(type(model).model_fields[name].annotation):
-            for index, entry in enumerate(value):
-                yield from _flat(entry, f"{key}[{index}].")
-            if not value:
-                yield key, []
-        else:
-            plain = json.loads(json.dumps(value, default=str))
-            yield key, masked(plain) if name == "url" and isinstance(plain, str) else plain
 
 
 def source_of(key: str, path: Path | None) -> str:

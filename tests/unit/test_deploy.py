@@ -14,7 +14,8 @@ import pytest
 import typer.main
 
 from chexnode import cli
-from chexnode.settings import known_keys, load
+from chexnode.keys import known_keys
+from chexnode.settings import Settings, load
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -93,7 +94,7 @@ def test_the_settings_files_are_read(name: str) -> None:
 
 
 def test_the_variables_are_settings() -> None:
-    known = {"CHEXNODE_" + key.replace(".", "__").upper() for key in known_keys()}
+    known = {"CHEXNODE_" + key.replace(".", "__").upper() for key in known_keys(Settings)}
     known |= {"CHEXNODE_CONFIG", "CHEXNODE_DICOM_ADDRESS", "CHEXNODE_DICOM_PORT"}  # the last two are compose's own
     used = set()
     for file in ("Dockerfile", "compose.yaml", "README.md"):

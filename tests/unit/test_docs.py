@@ -10,8 +10,9 @@ import pytest
 import typer
 
 from chexnode.cli import Exit, app
+from chexnode.keys import known_keys
 from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, StudyState
-from chexnode.settings import NOT_BUILT, known_keys
+from chexnode.settings import NOT_BUILT, Settings
 from chexnode.web.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def page(name: str) -> str:
     return (REFERENCE / name).read_text("utf-8")
 
 
-@pytest.mark.parametrize("key", sorted(known_keys()))
+@pytest.mark.parametrize("key", sorted(known_keys(Settings)))
 def test_every_setting_is_documented(key: str) -> None:
     section, _, name = key.rpartition(".")
     found = re.search(rf"^## `\[+{section}\]+`\n(.*?)(?=^## |\Z)", page("settings.md"), re.S | re.M)

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from chexnode.errors import Usage
-from chexnode.settings import NOT_BUILT, Settings, flat, known_keys, load, masked, source_of
+from chexnode.keys import flat, known_keys, masked
+from chexnode.settings import NOT_BUILT, Settings, load, source_of
 
 DESIGN_KEYS = [
     "node.ae_title", "node.host", "node.port", "node.data_dir", "node.any_called_ae", "web.host", "web.port",
@@ -43,7 +44,7 @@ def test_defaults_are_closed() -> None:
 
 @pytest.mark.parametrize("key", DESIGN_KEYS)
 def test_every_designed_key_exists(key: str) -> None:
-    assert key in set(known_keys())
+    assert key in set(known_keys(Settings))
 
 
 def test_the_file_in_the_working_folder_is_found() -> None:
@@ -211,7 +212,7 @@ def test_every_setting_is_shown() -> None:
     shown = [key for key, _ in flat(settings)]
     assert len(shown) == len(set(shown))
     plain = {key.replace("[0]", "") for key in shown}
-    assert set(known_keys()) - plain == {key for key in known_keys() if key.startswith("peer.")}
+    assert set(known_keys(Settings)) - plain == {key for key in known_keys(Settings) if key.startswith("peer.")}
     assert "peer" in plain
 
 

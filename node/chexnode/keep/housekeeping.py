@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import islice
 
@@ -28,9 +28,18 @@ _CHUNK = 200
 class Housekeeper:
     """One worker's turn at keeping house."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool, spec: JobSpec, owner: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        spool: Spool,
+        spec: JobSpec,
+        owner: str,
+        report: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``report``: reports the studies that are due for it."""
         self._settings, self._ledger, self._spool = settings, ledger, spool
-        self._spec, self._owner = spec, owner
+        self._spec, self._owner, self._report = spec, owner, report
         self._swept = -SWEEP_SECONDS
 
     def tick(self) -> None:
@@ -44,7 +53,10 @@ class Housekeeper:
         adopted = self._ledger.jobs.adopt(self._spec, ADOPT_AFTER)
         if adopted:
             log.info("%d queued job(s) now go to %s", adopted, self._spec.model)
-        self._ledger.studies.close_quiet(self._settings.study.quiet_seconds)
+        wanted = any(d.not_analysed for d in self._settings.destination)
+        self._ledger.studies.close_quiet(self._settings.study.quiet_seconds, wanted)
+        if wanted:
+            self._report()
         gone = self._ledger.deliveries.give_up([d.name for d in self._settings.destination])
         if gone:
             log.warning("%d deliveries were waiting for a destination that the settings no longer have", gone)

@@ -149,14 +149,16 @@ class NewResult:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class NotAnalysed:
+class Unanalysed:
     """An image of a closed study that has no results."""
 
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     code: str
-    """The :class:`Reason`; ``failed`` or ``cancelled`` where a job ended so."""
+    """The :class:`Reason`; ``FAILED`` or ``CANCELLED`` where a job ended so."""
+    detail: str = ""
+    """More on the reason; no patient data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +168,11 @@ class ClosedStudy:
     study_instance_uid: str
     closed_at: datetime
     """The time written into its report, so that the same closing always makes the same bytes."""
-    images: tuple[NotAnalysed, ...]
+    images: tuple[Unanalysed, ...]
+    """Those without results, series by series."""
     paths: tuple[str, ...]
-    """Files of the study that retention has not deleted, relative to ``data_dir``: any of them names the patient."""
+    """Files of the study that retention has not deleted, relative to ``data_dir``: any names the patient, the soundest
+    is first."""
     calling_ae_titles: frozenset[str]
     """Who sent it."""
 

@@ -10,20 +10,26 @@ from sqlalchemy import Connection, Select, and_, select, update
 
 from chexnode.errors import StaleMove
 from chexnode.ledger.database import Database, add_missing, note_event, record_events
-from chexnode.ledger.records import ClosedStudy, NewResult, NotAnalysed
+from chexnode.ledger.records import ClosedStudy, NewResult, Unanalysed
 from chexnode.ledger.rows import delivery_rows, result_rows
 from chexnode.ledger.schema import deliveries, instances, jobs, results, studies
 from chexnode.ledger.states import InstanceState, JobState, StudyState
 
+UNWANTED = ""
+"""In place of the digest where no destination wanted reports when the study closed."""
+
 _PENDING = (JobState.QUEUED, JobState.RUNNING)
 _UNANALYSED = (JobState.REFUSED, JobState.FAILED, JobState.CANCELLED)
+_SOUNDNESS = (InstanceState.ANALYSABLE, InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)
 _VERSION = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
 
 
 def look_again(conn: Connection, study_instance_uids: Sequence[str] | Select[Any]) -> None:
-    """Have the reports of these studies made anew: something in them is analysed, or no longer."""
+    """Have the reports of these studies made anew, if anybody wants them: something is analysed now, or no longer."""
     conn.execute(
-        update(studies).where(studies.c.study_instance_uid.in_(study_instance_uids)).values(report_digest=None)
+        update(studies)
+        .where(studies.c.study_instance_uid.in_(study_instance_uids), studies.c.report_digest != UNWANTED)
+        .values(report_digest=None)
     )
 
 
@@ -51,26 +57,15 @@ class Reports:
             return [_study(conn, row.study_instance_uid, row.closed_at) for row in found]
 
     def commit(self, study: ClosedStudy, new_results: Sequence[NewResult], to: Sequence[tuple[str, str]]) -> None:
-        """Commit the report of ``study``, whose file is durable, and its deliveries; none if there is nothing to say.
+        """Commit the reports of ``study``, whose files are durable, and their deliveries; none if nothing is to be said.
 
         ``to``: (result UID, destination) pairs. What is known already stays as it was first committed. Raises StaleMove
-        if the study was reopened or reported meanwhile: the caller throws its result away.
+        if the study was reopened or reported meanwhile: the caller throws its results away.
         """
         now = self._db.clock()
         uid = study.study_instance_uid
         with self._db.write() as conn:
-            moved = conn.execute(
-                update(studies)
-                .where(
-                    studies.c.study_instance_uid == uid,
-                    studies.c.state == StudyState.CLOSED,
-                    studies.c.closed_at == study.closed_at,
-                    studies.c.report_digest.is_(None),
-                )
-                .values(report_digest=study.digest)
-            )
-            if moved.rowcount != 1:
-                raise StaleMove(f"study {uid} is no longer as it was")
+            _seen(conn, study)
             known = set(
                 conn.execute(select(results.c.uid).where(results.c.uid.in_([r.uid for r in new_results]))).scalars()
             )
@@ -79,6 +74,29 @@ class Reports:
             add_missing(conn, deliveries, delivery_rows([pair for pair in to if pair[0] not in known], now))
             if fresh:
                 record_events(conn, [note_event("study", uid, "reported", now, detail=f"{len(study.images)} image(s)")])
+
+    def fail(self, study: ClosedStudy, error: str) -> None:
+        """There will be no report of ``study`` as it is; ``error`` keeps why. Raises StaleMove like :meth:`commit`."""
+        with self._db.write() as conn:
+            _seen(conn, study)
+            event = note_event("study", study.study_instance_uid, "report-failed", self._db.clock(), detail=error)
+            record_events(conn, [event])
+
+
+def _seen(conn: Connection, study: ClosedStudy) -> None:
+    """Mark ``study`` as looked at, if it still is as it was."""
+    moved = conn.execute(
+        update(studies)
+        .where(
+            studies.c.study_instance_uid == study.study_instance_uid,
+            studies.c.state == StudyState.CLOSED,
+            studies.c.closed_at == study.closed_at,
+            studies.c.report_digest.is_(None),
+        )
+        .values(report_digest=study.digest)
+    )
+    if moved.rowcount != 1:
+        raise StaleMove(f"study {study.study_instance_uid} is no longer as it was")
 
 
 def _study(conn: Connection, study_instance_uid: str, closed_at: datetime) -> ClosedStudy:
@@ -90,28 +108,31 @@ def _study(conn: Connection, study_instance_uid: str, closed_at: datetime) -> Cl
     newest = {
         (job.sop_instance_uid, job.digest): job
         for job in conn.execute(
-            select(jobs.c.sop_instance_uid, jobs.c.digest, jobs.c.state, jobs.c.reason)
+            select(jobs.c.sop_instance_uid, jobs.c.digest, jobs.c.state, jobs.c.reason, jobs.c.error)
             .join(instances, _VERSION)
             .where(instances.c.study_instance_uid == study_instance_uid)
             .order_by(jobs.c.created_at, jobs.c.id.desc())
         )
     }
-    images: dict[NotAnalysed, None] = {}
+    images: dict[Unanalysed, None] = {}
     for row in versions:
         job = newest.get((row.sop_instance_uid, row.digest))
         if job is not None and row.state == InstanceState.ANALYSABLE:
             if job.state not in _UNANALYSED:
                 continue
-            code = job.reason or job.state.lower()
+            code, detail = job.reason or job.state, job.error if job.state == JobState.REFUSED else None
         elif row.state == InstanceState.ANALYSABLE or (row.state == InstanceState.NOT_ANALYSED and row.rows is None):
             continue  # about to get its job, or no image
         else:
-            code = row.reason
-        images[NotAnalysed(row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid, code)] = None
+            code, detail = row.reason, row.detail
+        key = (row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid)
+        images[Unanalysed(*key, code, detail or "")] = None
     return ClosedStudy(
         study_instance_uid=study_instance_uid,
         closed_at=closed_at,
         images=tuple(images),
-        paths=tuple(row.path for row in versions if row.path is not None),
+        paths=tuple(
+            row.path for row in sorted(versions, key=lambda row: _SOUNDNESS.index(row.state)) if row.path is not None
+        ),
         calling_ae_titles=frozenset(row.calling_ae_title for row in versions),
     )

@@ -101,7 +101,7 @@ studies = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("closed_at", UtcDateTime),
-    # Of what the study's report was made from; NULL while nobody has looked since it closed.
+    # Of what the study's report was made from; NULL while it is due, empty where nobody wanted one.
     Column("report_digest", String(64)),
     Index(None, "state", "last_received_at"),
     Index(None, "patient_id"),

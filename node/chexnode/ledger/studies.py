@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import update
 
 from chexnode.ledger.database import Database, note_event, record_events
+from chexnode.ledger.reports import UNWANTED
 from chexnode.ledger.schema import studies
 from chexnode.ledger.states import StudyState
 
@@ -17,8 +18,11 @@ class Studies:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def close_quiet(self, quiet_seconds: float) -> list[str]:
-        """Close the studies whose last image is older than that; return their Study Instance UIDs."""
+    def close_quiet(self, quiet_seconds: float, reports: bool = False) -> list[str]:
+        """Close the studies whose last image is older than that; return their Study Instance UIDs.
+
+        ``reports``: whether anybody wants to hear what was not analysed in them.
+        """
         now = self._db.clock()
         with self._db.write() as conn:
             closed = list(
@@ -28,7 +32,7 @@ class Studies:
                         studies.c.state == StudyState.OPEN,
                         studies.c.last_received_at < now - timedelta(seconds=quiet_seconds),
                     )
-                    .values(state=StudyState.CLOSED, closed_at=now)
+                    .values(state=StudyState.CLOSED, closed_at=now, report_digest=None if reports else UNWANTED)
                     .returning(studies.c.study_instance_uid)
                 ).scalars()
             )

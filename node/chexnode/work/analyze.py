@@ -20,7 +20,7 @@ from PIL import Image
 from pydicom import Dataset
 
 from chexmodels.finding import Findings
-from chexmodels.part10 import DecodeError, ReadLimits, parse, read
+from chexmodels.part10 import DecodeError, parse, read
 from chexmodels.pixels import from_picture
 from chexnode.analysis import job_spec
 from chexnode.deliver.routing import DEFAULT_VARIANTS
@@ -31,6 +31,7 @@ from chexnode.ledger.states import InstanceState, JobState, Reason
 from chexnode.settings import Settings
 from chexnode.shapes import REPORT, FileReport, RegionReport, to_json
 from chexnode.triage.gate import judge_header, judge_pixels
+from chexnode.work.limits import read_limits
 from chexnode.work.pipeline import Pipeline, open_pipeline
 from chexnode.work.prepared import Prepared, prepare_image
 
@@ -81,13 +82,7 @@ class _Run:
 
     def __init__(self, settings: Settings, spec: JobSpec, pipeline: Pipeline, now: datetime) -> None:
         self._settings, self._spec, self._pipeline, self._now = settings, spec, pipeline, now
-        limits = settings.limits
-        self._limits = ReadLimits(
-            max_elements=limits.max_elements,
-            max_nesting=limits.max_nesting,
-            inflate_bytes=limits.inflate_mb * 1_000_000,
-            max_pixels=limits.max_pixels,
-        )
+        self._limits = read_limits(settings.limits)
 
     def prepare(self, file: Path, stem: str) -> _Item:
         """Gate and decode. Never raises."""

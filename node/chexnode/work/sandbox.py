@@ -23,13 +23,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from chexmodels.part10 import LONG_ELEMENT, LONGEST_HEADER, DecodeError, ReadLimits, parse, parse_file_meta, scan
+from chexmodels.part10 import LONG_ELEMENT, LONGEST_HEADER, DecodeError, parse, parse_file_meta, scan
 from chexmodels.pixels import Geometry, Mode
 from chexmodels.stats import PixelStats
 from chexnode.errors import Refused, Transient
 from chexnode.ledger.states import Reason
 from chexnode.settings import LimitSettings
 from chexnode.work.child import ANSWER
+from chexnode.work.limits import read_limits
 from chexnode.work.prepared import Prepared
 
 _START_SECONDS = 60
@@ -154,12 +155,7 @@ class Sandbox:
     def __init__(self, limits: LimitSettings, size: int, mode: Mode, decoders: int) -> None:
         """``size`` and ``mode`` are the model's; ``decoders`` children are kept."""
         self._limits = limits
-        self._read_limits = ReadLimits(
-            max_elements=limits.max_elements,
-            max_nesting=limits.max_nesting,
-            inflate_bytes=limits.inflate_mb * 1_000_000,
-            max_pixels=limits.max_pixels,
-        )
+        self._read_limits = read_limits(limits)
         self._size, self._mode = size, mode
         self._decoders = decoders
         self._config = {

@@ -1,0 +1,16 @@
+"""The settings' limits as the readers take them."""
+
+from __future__ import annotations
+
+from chexmodels.part10 import ReadLimits
+from chexnode.settings import LimitSettings
+
+
+def read_limits(limits: LimitSettings) -> ReadLimits:
+    """Bounds on one file."""
+    return ReadLimits(
+        max_elements=limits.max_elements,
+        max_nesting=limits.max_nesting,
+        inflate_bytes=limits.inflate_mb * 1_000_000,
+        max_pixels=limits.max_pixels,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -35,32 +35,40 @@ class MaxEnsemble(nn.Module):
         return highest
 
 
+class Combiner(nn.Module):
+    """Probabilities of all specialists ``(B,C,S/scale,S/scale)`` -> ``(B,1,S,S)`` logits of "abnormal here"."""
+
+    def __init__(self, channels: int, preset: str, scale: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.unet = UNet(preset, dropout=dropout, channels=channels)
+
+    def set_prior(self, fraction: float) -> None:
+        """Start the output at the mean mask ``fraction``."""
+        self.unet.set_prior(fraction)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``S / scale`` must suit the preset."""
+        logits = cast(Tensor, self.unet(maps))
+        return F.interpolate(logits, scale_factor=self.scale, mode="bilinear", align_corners=False)
+
+
 class ModelEnsemble(nn.Module):
     """``(B,1,S,S)`` float in [0,1] -> ``(B,1,S,S)`` logits: a U-Net that reads the maps of all specialists.
 
-    The combiner works at ``S / scale``, which must suit its preset. Only the combiner learns; it is to be trained on
-    maps of images that the specialists have not seen, which :meth:`reduce` brings to its resolution.
+    The combiner is to be trained alone, on maps of images that the specialists have not seen.
     """
 
     def __init__(self, findings: Sequence[str], preset: str, scale: int = 2, dropout: float = 0.0) -> None:
         super().__init__()
-        self.scale = scale
-        self.specialists = MaxEnsemble(findings, preset, dropout).requires_grad_(False).eval()
-        self.combiner = UNet(preset, dropout=dropout, channels=len(self.specialists.findings))
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of the combiner; the specialists stay in evaluation mode."""
-        super().train(mode)
-        self.specialists.eval()
-        return self
-
-    def reduce(self, logits: Tensor) -> Tensor:
-        """Specialists' logits ``(B,C,S,S)`` -> probabilities ``(B,C,S/scale,S/scale)``: what the combiner reads."""
-        return F.avg_pool2d(torch.sigmoid(logits.float()), self.scale)
+        self.specialists = MaxEnsemble(findings, preset, dropout)
+        self.combiner = Combiner(len(self.specialists.findings), preset, scale, dropout)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(B,1,S,S)`` of "abnormal here"."""
-        with torch.no_grad():
-            maps = self.reduce(self.specialists.maps(image))
-        logits = cast(Tensor, self.combiner(maps))
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return cast(Tensor, self.combiner(reduced(self.specialists.maps(image), self.combiner.scale)))
+
+
+def reduced(logits: Tensor, scale: int) -> Tensor:
+    """Specialists' logits ``(B,C,S,S)`` -> mean probabilities ``(B,C,S/scale,S/scale)``: what a combiner reads."""
+    return F.avg_pool2d(torch.sigmoid(logits.float()), scale)

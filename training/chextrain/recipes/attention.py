@@ -1,0 +1,28 @@
+"""The attention supermodel: the supermodel's recipe with a gate on every skip connection (CheX-Nomaly, section IV)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from chexmodels.attention import AttentionUNet
+from chextrain.config import Config
+from chextrain.data.arrays import Arrays
+from chextrain.recipes.supermodel import learn
+from chextrain.runs import Parameters
+
+ARCHITECTURE = "attention"
+
+
+def parameters(config: Config) -> Parameters:
+    """Arguments of the network."""
+    return {"preset": config.network.preset, "dropout": config.network.dropout}
+
+
+def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, resume: bool = False) -> AttentionUNet:
+    """Train on ``train_set``, choose by ``val_set``, leave everything in ``folder``; the best network is returned."""
+    pl.seed_everything(config.training.seed, verbose=False)
+    network = AttentionUNet(**parameters(config))
+    learn(network, train_set, val_set, config, folder, resume=resume)
+    return network

@@ -1,4 +1,4 @@
-"""Train CheX-Nomaly, export it as a bundle, evaluate it, draw phantoms."""
+"""Check data sets, train CheX-Nomaly, export it as a bundle, evaluate it, draw phantoms."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ from typing import Annotated, cast
 import typer
 
 from chextrain.config import ConfigError, load_config
-from chextrain.data import nih, phantom
+from chextrain.consensus import Consensus
 from chextrain.data.arrays import load
 from chextrain.data.cases import Collection
+from chextrain.data.rows import BadData
+from chextrain.formats import Format, Source
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-
-class Format(StrEnum):
-    """Layouts of data sets that can be read."""
-
-    NIH = "nih"
-    PHANTOM = "phantom"
 
 
 class Split(StrEnum):
@@ -46,6 +41,44 @@ class Recipe(StrEnum):
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data set; phantoms need none.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Layout of the data set.")]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Keep decoded images here.")]
+ConsensusOption = Annotated[
+    Consensus | None, typer.Option("--consensus", help="How several readers' boxes become one truth. [default: soft]")
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--split-seed", help="Of the hash that shares out the patients. [default: 0]")
+]
+SizesOption = Annotated[
+    Path | None, typer.Option("--sizes", help="CSV of image_id, rows, columns of the originals of reduced pictures.")
+]
+GroupsOption = Annotated[
+    Path | None, typer.Option("--groups", help="CSV of the patients: image_id, group; or RSNA's JSON of NIH images.")
+]
+
+
+@app.command()
+def index(
+    format_: FormatOption,
+    data: DataOption = None,
+    consensus: ConsensusOption = None,
+    split_seed: SeedOption = None,
+    sizes: SizesOption = None,
+    groups: GroupsOption = None,
+    check_images: Annotated[
+        bool, typer.Option("--check-images", help="Decode every image, and find those that are in two splits.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+) -> None:
+    """Check a data set: count what is there, name the rows that cannot be used; exit code 1 if there are any."""
+    from chextrain import indexing
+
+    source = Source(format_, data, consensus or Consensus.SOFT, split_seed or 0, sizes, groups)
+    listing = None if format_ is Format.PHANTOM else source.listing()
+    built = source.built(listing)
+    found = indexing.index(listing, built)
+    if check_images:
+        found = indexing.with_images(found, built.collection)
+    typer.echo(json.dumps(asdict(found), indent=2) if json_ else indexing.text(found))
+    raise typer.Exit(0 if found.sound else 1)
 
 
 @app.command()
@@ -60,15 +93,19 @@ def train(
     supermodel: Annotated[Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from.")] = None,
     siamese: Annotated[Path | None, typer.Option("--siamese", help="Run whose maps chexnomaly sees.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last epoch.")] = False,
+    consensus: ConsensusOption = None,
+    split_seed: SeedOption = None,
+    sizes: SizesOption = None,
+    groups: GroupsOption = None,
 ) -> None:
     """Train RECIPE, keep the weights that validate best in OUT."""
     from chextrain.runs import Run, load_network
 
-    values = load_config(config, set_ or ())
+    values = load_config(config, [*(set_ or ()), *_options(consensus, split_seed)])
     stages = {"supermodel": supermodel, "siamese": siamese} if recipe is Recipe.CHEXNOMALY else {}
     if None in stages.values():
         raise typer.BadParameter("chexnomaly needs --supermodel and --siamese, the runs it is made of")
-    collection = read(format_, data)
+    collection = read(format_, data, values.data.consensus, values.data.split_seed, sizes, groups)
     train_set, val_set = (load(collection, split, values.data.size, cache) for split in ("train", "val"))
     module = importlib.import_module(f"chextrain.recipes.{recipe}")
     networks = {stage: load_network(cast(Path, folder)) for stage, folder in stages.items()}
@@ -87,12 +124,15 @@ def export(
     failures: Annotated[Path, typer.Option("--failures", help="Text for the card: where the model fails.")],
     data: DataOption = None,
     cache: CacheOption = None,
+    sizes: SizesOption = None,
+    groups: GroupsOption = None,
 ) -> None:
     """Calibrate RUN on the validation split, score it on test, write bundle and card."""
     from chextrain.export import export as write
     from chextrain.runs import Run
 
-    collection = read(format_, data)
+    values = Run.read(run).values["data"]
+    collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
     val, test = (load(collection, split, Run.read(run).size, cache) for split in ("val", "test"))
     card = write(run, out, name, version, failures.read_text().strip(), collection, val, test)
     typer.echo((out / "card.md").read_text())
@@ -107,6 +147,10 @@ def evaluate(
     split: Annotated[Split, typer.Option("--split", help="Which images.")] = Split.TEST,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the numbers here, as JSON.")] = None,
     cache: CacheOption = None,
+    consensus: ConsensusOption = None,
+    split_seed: SeedOption = None,
+    sizes: SizesOption = None,
+    groups: GroupsOption = None,
 ) -> None:
     """Score BUNDLE on a split, beside the baselines that need no image."""
     from chexmodels.bundle import find
@@ -118,7 +162,7 @@ def evaluate(
 
     model = load_model(find(bundle))
     card = model.card
-    collection = read(format_, data)
+    collection = read(format_, data, consensus, split_seed, sizes, groups)
     arrays = load(collection, split, card.size, cache)
     prob = pixel_probability(logits(model.network, arrays), card.calibration.temperature)
     mean = mean_mask(collection, card.size)
@@ -142,19 +186,28 @@ def phantoms(
         typer.echo(path)
 
 
-def read(format_: Format, data: Path | None) -> Collection:
-    """The data set at ``data``; exits with code 2 where its format needs a folder and none is given."""
-    if format_ is Format.PHANTOM:
-        return phantom.collection()
-    if data is None:
-        raise typer.BadParameter(f"--format {format_} needs --data")
-    return nih.read(data)
+def read(
+    format_: Format,
+    data: Path | None,
+    consensus: str | None = None,
+    split_seed: int | None = None,
+    sizes: Path | None = None,
+    groups: Path | None = None,
+) -> Collection:
+    """The data set at ``data``; raises ``BadData``."""
+    return Source(format_, data, Consensus(consensus or Consensus.SOFT), split_seed or 0, sizes, groups).collection()
+
+
+def _options(consensus: Consensus | None, split_seed: int | None) -> list[str]:
+    """Options that are values of a recipe, as ``--set`` would give them."""
+    given = {"consensus": consensus, "split_seed": split_seed}
+    return [f"data.{key}={value}" for key, value in given.items() if value is not None]
 
 
 def main() -> None:
-    """Entry point; configuration errors exit with code 2."""
+    """Entry point; wrong configuration and unusable data exit with code 2."""
     try:
         app()
-    except ConfigError as error:
+    except (ConfigError, BadData) as error:
         typer.echo(f"chextrain: {error}", err=True)
         sys.exit(2)

@@ -25,6 +25,10 @@ class DataConfig:
     """Side of the network's input in pixels."""
     unboxed_weight: float = 0.5
     """Weight of the pixels outside the boxes where other findings may be unboxed."""
+    consensus: Literal["union", "vote", "soft", "wbf", "cluster"] = "soft"
+    """How the boxes of several readers become one target; see ``chextrain.consensus``."""
+    split_seed: int = 0
+    """Of the hash that shares out the patients where the data set names no splits."""
 
 
 @dataclass(frozen=True, slots=True)

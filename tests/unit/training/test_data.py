@@ -16,11 +16,13 @@ import validators
 from chexmodels.decode import decode
 from chexmodels.pixels import to_image
 from chextrain.augment import Augmentation
-from chextrain.data import nih, phantom
+from chextrain.data import phantom
 from chextrain.data.arrays import Samples, load
-from chextrain.data.cases import Case, box_mask
+from chextrain.data.cases import Case, Collection, box_mask
 from chextrain.data.pairs import draw
 from chextrain.data.phantom_dicom import write_files
+from chextrain.data.rows import BadData
+from chextrain.formats import Format, Source
 
 COLUMNS = ("image_id", "file", "split", "label", "label_tier", "boxes", "box_coverage", "group", "width", "height")
 
@@ -32,7 +34,6 @@ def nih_folder(folder: Path, rows: list[dict[str, str]]) -> Path:
         "label_tier": "nlp",
         "boxes": "[]",
         "box_coverage": "",
-        "group": "g",
         "width": "80",
         "height": "60",
     }
@@ -40,9 +41,13 @@ def nih_folder(folder: Path, rows: list[dict[str, str]]) -> Path:
         table = csv.DictWriter(stream, COLUMNS)
         table.writeheader()
         for index, row in enumerate(rows):
-            table.writerow({"image_id": f"i{index}", "file": f"i{index}.png"} | usual | row)
+            table.writerow({"image_id": f"i{index}", "file": f"i{index}.png", "group": f"g{index}"} | usual | row)
             Image.fromarray(np.tile(np.arange(80, dtype=np.uint8) * 3, (60, 1))).save(folder / f"i{index}.png")
     return folder
+
+
+def read_nih(folder: Path) -> Collection:
+    return Source(Format.NIH, folder).collection()
 
 
 def boxed(*boxes: tuple[float, ...], label: str = "Nodule") -> str:
@@ -57,7 +62,7 @@ def test_nih_respects_split_label_tier_and_coverage(tmp_path: Path) -> None:
         {"split": "test", "label_tier": "expert", "box_coverage": "exhaustive_13class"},
         {"split": "qc_reject"},
     ]
-    collection = nih.read(nih_folder(tmp_path, rows))
+    collection = read_nih(nih_folder(tmp_path, rows))
     assert [case.image_id for case in collection.cases] == ["i0", "i1", "i2", "i3"]
     assert [case.localised for case in collection.cases] == [True, False, False, True]
     assert [case.clean for case in collection.cases] == [False, False, False, True]
@@ -74,19 +79,12 @@ def test_nih_respects_split_label_tier_and_coverage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [{"boxes": "[{}]"}, {"boxes": "no"}, {"width": "wide"}])
 def test_bad_rows_are_named(tmp_path: Path, row: dict[str, str]) -> None:
-    with pytest.raises(nih.BadRow, match=r"row 3 \(i1\)"):
-        nih.read(nih_folder(tmp_path, [{}, row]))
-
-
-def test_decoded_images_are_read_back_from_the_cache(tmp_path: Path) -> None:
-    collection = nih.read(nih_folder(tmp_path, [{}, {}]))
-    first = load(collection, "train", 32, tmp_path / "cache").images
-    (tmp_path / "i0.png").unlink()
-    assert np.array_equal(load(collection, "train", 32, tmp_path / "cache").images, first)
+    with pytest.raises(BadData, match=r"row 3 \(i1\)"):
+        read_nih(nih_folder(tmp_path, [{}, row]))
 
 
 def test_the_shared_selection_has_the_counts_its_readme_gives(shared: Path) -> None:
-    collection = nih.read(shared / "data" / "cxr")
+    collection = read_nih(shared / "data" / "cxr")
     splits = {split: collection.split(split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
     assert {split: len(cases) for split, cases in splits.items()} == {"train": 1541, "val": 399, "test": 468}
     assert sum(bool(case.boxes) and case.localised for case in splits["train"]) == 640

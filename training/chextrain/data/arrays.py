@@ -1,11 +1,18 @@
-"""A split as arrays in memory: images decoded once, kept as one uint8 file; targets and weights made from the boxes."""
+"""A split as arrays: images decoded once, in parallel, kept as files that are mapped, not read; targets from the boxes.
+
+VinDr-CXR at 512 px is 4 GB of images: with a cache folder nothing of it has to fit into memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,21 +21,53 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from chextrain.data.cases import Case, Collection, masks
+import chexmodels.codestream
+import chexmodels.decode
+import chexmodels.pixels
+import chexmodels.tone
+from chextrain.data.cases import Case, Collection, box_mask, share
+from chextrain.data.images import stamp
+from chextrain.data.processes import in_processes
+
+T = TypeVar("T", bound=np.generic)
+MANY = 512
+"""From so many files on, several processes decode; starting them takes seconds."""
+PIPELINE = (chexmodels.codestream, chexmodels.decode, chexmodels.pixels, chexmodels.tone)
+"""The modules whose source decides what pixels look like: a change there makes decoded images stale."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Cases of one split with their pixels; ``images`` and ``targets`` are ``(N,S,S)``."""
+    """Cases of one split with their pixels; ``images``, ``targets`` and ``soft`` are ``(N,S,S)``, perhaps mapped files,
+    not to be written to.
+    """
 
     cases: tuple[Case, ...]
     images: NDArray[np.uint8]
     targets: NDArray[np.bool_]
+    """The union of the boxes: what predictions are scored against."""
+    soft: NDArray[np.uint8] | None = None
+    """Share of the readers who marked a pixel, times 255: what is learnt, where the collection says so."""
 
     def where(self, keep: Sequence[bool]) -> Arrays:
-        """Only the cases for which ``keep`` is true."""
+        """Only the cases for which ``keep`` is true; all of them stay the mapped files that they are."""
+        if all(keep):
+            return self
         index = np.flatnonzero(keep)
-        return Arrays(tuple(self.cases[i] for i in index), self.images[index], self.targets[index])
+        soft = None if self.soft is None else self.soft[index]
+        return Arrays(tuple(self.cases[i] for i in index), self.images[index], self.targets[index], soft)
+
+    def only(self, finding: str) -> Arrays:
+        """The same images with the boxes of one finding."""
+        cases = tuple(case.only(finding) for case in self.cases)
+        size = self.images.shape[-1]
+        soft = None if self.soft is None else _filled(None, len(cases), size, np.uint8, _shares(cases, size))
+        return Arrays(cases, self.images, _filled(None, len(cases), size, np.bool_, _masks(cases, size)), soft)
+
+    def labels(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of ``names`` any reader of an image named, boxed or not: ``(N, len(names))``."""
+        told = [[name in case.findings for name in names] for case in self.cases]
+        return np.array(told, dtype=np.bool_).reshape(len(self.cases), len(names))
 
     @property
     def fraction(self) -> float:
@@ -37,24 +76,83 @@ class Arrays:
 
 
 def load(collection: Collection, split: str, size: int, cache: Path | None) -> Arrays:
-    """Decode one split at ``size``; with ``cache``, keep the decoded images there and read them back the next time."""
+    """Decode one split at ``size``; with ``cache``, keep what was made in that folder and map it the next time.
+
+    What is kept is found again only while the files, the boxes, the size and the code that makes pixels are the same.
+    Raises ``chextrain.data.images.BadImage`` with the name of the first file that cannot be decoded.
+    """
     cases = collection.split(split)  # type: ignore[arg-type]
-    key = hashlib.sha256("\n".join([collection.name, str(size), *(c.image_id for c in cases)]).encode()).hexdigest()[
-        :16
-    ]
-    path = cache / f"{collection.name}-{split}-{size}-{key}.npy" if cache else None
-    if path is not None and path.exists():
-        images = np.load(path, mmap_mode="r")
+    name = f"{collection.name}-{split}-{size}"
+    boxes = [repr((c.image_id, c.rows, c.columns, c.boxes, c.panel, c.marks)) for c in cases]
+
+    def file(what: str, *parts: Iterable[str]) -> Path | None:
+        digest = hashlib.sha256("\n".join([what, name, *(p for part in parts for p in part)]).encode()).hexdigest()
+        return cache / f"{name}-{what}-{digest[:16]}.npy" if cache else None
+
+    count, title = len(cases), f"decoding {collection.name} {split}"
+    images = file("images", _code(collection), (c.image_id for c in cases), stamp(c.path for c in cases))
+    return Arrays(
+        cases,
+        _filled(images, count, size, np.uint8, _decoded(collection, cases, size, title)),
+        _filled(file("targets", boxes), count, size, np.bool_, _masks(cases, size)),
+        _filled(file("soft", boxes), count, size, np.uint8, _shares(cases, size)) if collection.soft else None,
+    )
+
+
+def _filled(path: Path | None, count: int, size: int, dtype: type[T], items: Iterable[NDArray[T]]) -> NDArray[T]:
+    """``items`` stacked, in memory or, given a ``path``, as the mapped file that is there or is made."""
+    shape = (count, size, size)
+    if path is None or not count:
+        return _stack(np.empty(shape, dtype), items)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            mapped = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+            _stack(mapped, items)
+            mapped.flush()
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
+    kept: NDArray[T] = np.load(path, mmap_mode="r")
+    return kept
+
+
+def _stack(array: NDArray[T], items: Iterable[NDArray[T]]) -> NDArray[T]:
+    for index, item in enumerate(items):
+        array[index] = item
+    return array
+
+
+def _masks(cases: Sequence[Case], size: int) -> Iterator[NDArray[np.bool_]]:
+    return (box_mask(case, size) for case in cases)
+
+
+def _shares(cases: Sequence[Case], size: int) -> Iterator[NDArray[np.uint8]]:
+    return (_eight_bit(share(case, size)) for case in cases)
+
+
+def _decoded(collection: Collection, cases: Sequence[Case], size: int, title: str) -> Iterator[NDArray[np.uint8]]:
+    work = partial(rendered, collection.load, size=size)
+    if len(cases) < MANY:
+        yield from track(map(work, cases), title, total=len(cases), transient=True)
     else:
-        images = np.empty((len(cases), size, size), dtype=np.uint8)
-        for index, case in enumerate(track(cases, f"decoding {collection.name} {split}", transient=True)):
-            images[index] = np.round(collection.load(case, size) * 255)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".part.npy")
-            np.save(temporary, images)
-            temporary.rename(path)
-    return Arrays(cases, images, masks(cases, size))
+        yield from track(in_processes(work, cases), title, total=len(cases), transient=True)
+
+
+def rendered(load_one: Callable[[Case, int], NDArray[np.float32]], case: Case, size: int) -> NDArray[np.uint8]:
+    """One image as it is kept: ``(S,S)`` uint8."""
+    return _eight_bit(load_one(case, size))
+
+
+def _eight_bit(array: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.round(array * 255).astype(np.uint8)
+
+
+def _code(collection: Collection) -> Iterator[str]:
+    """Digests of the sources that decide what the pixels look like."""
+    for module in (*PIPELINE, sys.modules[collection.load.__module__]):
+        yield hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
 
 
 class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -68,9 +166,12 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return len(self.arrays.cases)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        case = self.arrays.cases[index]
+        case, soft = self.arrays.cases[index], self.arrays.soft
         image = torch.from_numpy(np.array(self.arrays.images[index]))[None].float() / 255
-        target = torch.from_numpy(self.arrays.targets[index])[None].float()
+        if soft is None:
+            target = torch.from_numpy(np.array(self.arrays.targets[index]))[None].float()
+        else:
+            target = torch.from_numpy(np.array(soft[index]))[None].float() / 255
         # Outside the boxes of an image with one boxed finding there may be others that nobody boxed.
         doubtful = bool(case.boxes) and not case.exhaustive
         weight = torch.where(target > 0, 1.0, self.unboxed_weight) if doubtful else torch.ones_like(target)

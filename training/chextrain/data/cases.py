@@ -71,10 +71,13 @@ class Case:
         return bool(self.boxes) if self.label == "abnormal" else True
 
     def only(self, finding: str) -> Case:
-        """This case with the boxes of one finding, for a model of that finding."""
+        """This case with the boxes of one finding, for a model of that finding: normal where nobody named it."""
         kept = [index for index, names in enumerate(self.box_findings) if finding in names]
+        label: Label = "abnormal" if kept or finding in self.findings else "normal"
         return replace(
             self,
+            label=self.label if self.label == "conflict" else label,
+            findings=self.findings & {finding},
             boxes=tuple(self.boxes[index] for index in kept),
             box_findings=tuple(frozenset([finding]) for _ in kept),
             votes=tuple(self.votes[index] for index in kept),

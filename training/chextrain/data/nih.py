@@ -7,15 +7,11 @@ split (``qc_reject``) are left out. ``matched_pairs.json`` beside it, if there, 
 
 from __future__ import annotations
 
-import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from chexmodels.pixels import Geometry, from_picture
-from chextrain.data.cases import Case, Collection
+from chextrain.data.rows import BadData, Facts, Listing, Row, box, split_of, table
 
 DESCRIPTION = """\
 A selection of 2,408 frontal chest radiographs of NIH ChestX-ray14 (longer side 640 px, 8 bit), split by patient: 1,541
@@ -29,48 +25,61 @@ Images: NIH ChestX-ray14, use unrestricted, from the NIH Clinical Center, which 
 release); RSNA Pneumonia Detection Challenge 2018 (Shih et al., Radiology: Artificial Intelligence 2019;1(1):e180041);
 ChestX-Det (Apache-2.0; Lian et al., IEEE TMI 2021). Weights: Apache-2.0, with these attributions."""
 EXHAUSTIVE = "exhaustive_13class"
+COLUMNS = ("image_id", "file", "split", "label", "label_tier", "boxes", "box_coverage", "group", "width", "height")
+LABELS = ("normal", "abnormal", "conflict")
+REPORT = "report"
+"""The "reader" of an image whose label was mined from its report."""
 
 
-class BadRow(ValueError):
-    """A row of a manifest that cannot be used; the message names the row and the reason."""
-
-
-def read(folder: Path) -> Collection:
-    """Read ``folder/manifest.csv``; raises ``BadRow``."""
-    with (folder / "manifest.csv").open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["split"] in ("train", "val", "test")]
-    files = {row["image_id"]: folder / row["file"] for row in rows}
-
-    def load(case: Case, size: int) -> NDArray[np.float32]:
-        return Geometry(case.rows, case.columns, size).forward(from_picture(files[case.image_id]).pixels)
-
-    cases = tuple(_case(number, row) for number, row in enumerate(rows, start=2))
-    return Collection("nih", cases, load, DESCRIPTION, LICENCE, _matched(folder / "matched_pairs.json"))
+def listing(folder: Path) -> Listing:
+    """Read ``folder/manifest.csv``; raises ``BadData`` where it is missing or has other columns."""
+    found = Listing("nih", DESCRIPTION, LICENCE, "patient", known_panel=False)
+    found.matched = _matched(folder / "matched_pairs.json")
+    manifest = folder / "manifest.csv"
+    for number, cells in table(manifest, COLUMNS):
+        if cells["split"] not in ("train", "val", "test"):
+            found.notes[f"split {cells['split']}, left out"] += 1
+            continue
+        with found.row(manifest, number, cells["image_id"]):
+            rows, facts = _read(folder, cells)
+            if cells["image_id"] in found.facts:
+                raise ValueError("an image_id that is there already")
+            found.facts[cells["image_id"]] = facts
+            found.rows += rows
+    return found
 
 
 def _matched(path: Path) -> tuple[tuple[str, str], ...]:
     if not path.is_file():
         return ()
-    return tuple((str(normal), str(abnormal)) for normal, abnormal in json.loads(path.read_text()))
-
-
-def _case(number: int, row: dict[str, str]) -> Case:
     try:
-        boxes = json.loads(row["boxes"])
-        return Case(
-            image_id=row["image_id"],
-            group=row["group"],
-            split=row["split"],  # type: ignore[arg-type]
-            label=row["label"],  # type: ignore[arg-type]
-            boxes=tuple(tuple(map(float, item["box"])) for item in boxes),  # type: ignore[misc]
-            rows=int(row["height"]),
-            columns=int(row["width"]),
-            expert=row["label_tier"] == "expert",
-            findings=frozenset(item["label"] for item in boxes),
-            exhaustive=row["box_coverage"] == EXHAUSTIVE,
-            strata={"view": row["view"]} if row.get("view") else {},
-            box_findings=tuple(frozenset([item["label"]]) for item in boxes),
-            votes=(1,) * len(boxes),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise BadRow(f"manifest.csv row {number} ({row.get('image_id', '?')}): {error}") from error
+        return tuple((str(normal), str(abnormal)) for normal, abnormal in json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise BadData(f"{path.name}: not a list of pairs ({error})") from error
+
+
+def _read(folder: Path, cells: Mapping[str, str]) -> tuple[list[Row], Facts]:
+    """A row for each box, and one for an image without any."""
+    if cells["label"] not in LABELS:
+        raise ValueError(f"{cells['label']!r} is no label; write {', '.join(LABELS)}")
+    path, image_id, group, split = folder / cells["file"], cells["image_id"], cells["group"], split_of(cells["split"])
+    size = int(cells["height"]), int(cells["width"])
+    expert = cells["label_tier"] == "expert"
+    rows = []
+    for item in json.loads(cells["boxes"]):
+        where = box(*item["box"])
+        if where is None:
+            raise ValueError("a box without numbers")
+        reader = str(item.get("source", "expert"))
+        rows.append(Row(path, image_id, group, (where,), str(item["label"]), reader, split))
+    if not rows:
+        finding = None if cells["label"] == "normal" else ""
+        rows.append(Row(path, image_id, group, (), finding, "expert" if expert else REPORT, split))
+    facts = Facts(
+        size=size,
+        label=cells["label"],  # type: ignore[arg-type]
+        expert=expert,
+        exhaustive=cells["box_coverage"] == EXHAUSTIVE,
+        strata={"view": cells["view"]} if cells.get("view") else {},
+    )
+    return rows, facts

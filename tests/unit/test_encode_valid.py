@@ -12,17 +12,22 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from chexnode.encode.attributes import OPTIONAL, TYPE_2
+from chexnode.encode.gsps import FORM
+from chexnode.encode.heat import HEAT_MAPS
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.sc import ENCODINGS
 from chexnode.encode.seg import PROFILES
 from chexnode.encode.source import sanitise
 from chexnode.ledger.states import ResultKind
-from radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, part10, picture, radiograph
+from radiographs import GEOMETRY, PROVENANCE, Kind, hot, lesion, parsed, part10, picture, radiograph
 from validators import dcentvfy, dciodvfy, unexplained
 
 EVERYTHING = [
     *((ResultKind.SEG, profile) for profile in PROFILES),
-    *((ResultKind.SC, encoding) for encoding in ENCODINGS),
+    *((ResultKind.SC, encoding) for encoding in (*ENCODINGS, *HEAT_MAPS)),
+    (ResultKind.SR, "comprehensive3d-box-planar"),
+    (ResultKind.SR, "comprehensive-contour-noseg"),
+    (ResultKind.GSPS, FORM),
 ]
 CHEST = (
     "nih_dx_implicit", "rg1_cr_pa_j2k_lossy", "rg1_cr_pa_jpegls_near", "rsna_cr_ap_jpeg_baseline",
@@ -33,7 +38,8 @@ CHEST = (
 def results(header: Dataset, abnormal: bool | None = True) -> list[Encoded]:
     source = sanitise(header)
     shape = (source.rows, source.columns)
-    return encode(source, picture(shape), lesion(shape, abnormal), PROVENANCE, EVERYTHING)
+    findings = hot(shape) if abnormal else lesion(shape, abnormal)
+    return encode(source, picture(shape), findings, PROVENANCE, EVERYTHING)
 
 
 @pytest.mark.parametrize("stem", CHEST)
@@ -41,7 +47,9 @@ def test_real_radiographs_have_valid_results(stem: str, shared: Path, tmp_path: 
     path = shared / "data" / "dicom" / "chest" / f"{stem}.dcm"
     files = [path]
     header = dcmread(path, stop_before_pixels=True)
-    for each in results(header):
+    encoded = results(header)
+    assert [(each.kind, each.variant) for each in encoded] == EVERYTHING
+    for each in encoded:
         assert unexplained(each.data, path.read_bytes()) == [], each.variant
         files.append(tmp_path / f"{each.kind}-{each.variant}.dcm")
         files[-1].write_bytes(each.data)
@@ -113,7 +121,7 @@ def test_dirty_sources_have_results_without_a_new_complaint(kind: Kind, name: st
 @pytest.mark.parametrize("abnormal", [False, None])
 def test_no_finding_and_not_evaluated_are_valid(abnormal: bool | None) -> None:
     encoded = results(parsed(radiograph()), abnormal)
-    assert [each.kind for each in encoded] == [ResultKind.SC] * 2
+    assert [each.kind for each in encoded] == [ResultKind.SC] * 2 + [ResultKind.SR] * 2
     for each in encoded:
         assert dciodvfy(each.data) == []
 

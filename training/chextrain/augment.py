@@ -1,4 +1,7 @@
-"""Random geometry and grey values for a whole batch at once, on whatever device it is."""
+"""Random geometry, grey values and transplants for a whole batch at once, on whatever device it is.
+
+MONAI has transforms of the same names that work image by image on the CPU; these follow the batch to the GPU.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LARGEST = 0.3
+"""Of the frame: what is larger is not transplanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +34,13 @@ class Augmentation:
     """Relative change of contrast and a quarter of it of brightness."""
     noise: float = 0.02
     """Largest standard deviation of added Gaussian noise."""
+    transplant: float = 0.0
+    """Share of the images into which a part of another is transplanted, see :func:`transplant`."""
 
     def __call__(self, image: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All ``(B,1,S,S)``; what comes in from outside the frame is black, not a finding, and not counted."""
+        if self.transplant:
+            image, target, weight = transplant(image, target, weight, self.transplant)
         batch = len(image)
         grid = F.affine_grid(self._matrices(batch).to(image), list(image.shape), align_corners=False)
         joined = F.grid_sample(torch.cat([image, target, weight], dim=1), grid, mode="bilinear", align_corners=False)
@@ -53,3 +63,26 @@ class Augmentation:
         image = image.clamp(0, 1) ** torch.exp(one(self.gamma))
         image = (image - 0.5) * (1 + one(self.contrast)) + 0.5 + one(self.contrast / 4)
         return (image + torch.randn_like(image) * one(self.noise).abs()).clamp(0, 1)
+
+
+def transplant(image: Tensor, target: Tensor, weight: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Replace a part of some images by the same part of another one of the batch, with soft edges; all ``(B,1,S,S)``.
+
+    The part is where the donor has findings; from a donor without, it is where a third image has them, so that neither
+    edges nor surroundings tell what was transplanted: a lesion must be known by its looks. The idea is CutMix's (Yun et
+    al. 2019) and copy-paste's (Ghiasi et al. 2021); the place is kept, because frontal chests are alike.
+    """
+    batch, side = len(image), image.shape[-1]
+    donor, third = torch.randperm(batch), torch.randperm(batch)
+    own = target[donor] > 0
+    part = torch.where(own.flatten(1).any(dim=1)[:, None, None, None], own, target[third] > 0).float()
+    chosen = (torch.rand(batch) < share).to(image.device) & (part.mean(dim=(1, 2, 3)) < LARGEST)
+    part = part * chosen[:, None, None, None]
+    edge = 2 * (side // 64) + 1
+    soft = F.max_pool2d(part, edge, stride=1, padding=edge // 2)
+    soft = F.avg_pool2d(soft, edge, stride=1, padding=edge // 2, count_include_pad=False)
+    return (
+        torch.lerp(image, image[donor], soft),
+        torch.where(part > 0, target[donor], target),
+        torch.where(part > 0, weight[donor], weight),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -14,13 +15,23 @@ from torch import Tensor, nn
 from chexmodels.attention import AttentionUNet
 from chexmodels.bundle import BundleError, ModelCard, read_card, verified_weights
 from chexmodels.chexnomaly import CheXNomaly
+from chexmodels.committee import Committee
 from chexmodels.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.model import Raw
 from chexmodels.unet import UNet
 
+
+def committee(member: str, count: int, mirror: bool, **parameters: Any) -> Committee:
+    """``count`` networks of the architecture ``member``, each built with ``parameters``."""
+    if member == "committee":
+        raise ValueError("a committee has no committees")
+    return Committee([BUILDERS[member](**parameters) for _ in range(count)], mirror)
+
+
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionUNet,
     "chexnomaly": CheXNomaly,
+    "committee": committee,
     "max_ensemble": MaxEnsemble,
     "model_ensemble": ModelEnsemble,
     "unet": UNet,

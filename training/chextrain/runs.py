@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from chexmodels.committee import Committee
 from chexmodels.registry import BUILDERS
 from chexmodels.siamese import siamese
-from chextrain.config import Config
+from chextrain.config import Config, ConfigError
 
 RUN_JSON = "run.json"
 BEST = "best.pt"
@@ -35,6 +37,8 @@ class Run:
     """The whole configuration, by section."""
     stages: dict[str, list[str]] = field(default_factory=dict)
     """The runs it started from: option -> the commands that made that run, in order."""
+    others: list[str] = field(default_factory=list)
+    """The commands of the other members of a committee."""
 
     @property
     def size(self) -> int:
@@ -53,7 +57,8 @@ class Run:
         ]
         stages = [f"--{stage} RUN" for stage in self.stages]
         own = " ".join(["chextrain train", self.recipe, "--format", self.format, *stages, *changed])
-        return [*(line for lines in self.stages.values() for line in lines), own]
+        lines = [*(line for lines in self.stages.values() for line in lines), own, *self.others]
+        return list(dict.fromkeys(lines))
 
     def write(self, folder: Path) -> None:
         """Write ``run.json``."""
@@ -72,3 +77,20 @@ def load_network(folder: Path) -> nn.Module:
     network: nn.Module = ARCHITECTURES[run.architecture](**run.parameters)
     network.load_state_dict(torch.load(folder / BEST, weights_only=True))
     return network.eval()
+
+
+def committee(folders: Sequence[Path], mirror: bool) -> tuple[Run, nn.Module]:
+    """Finished runs as one network that averages them, float32, in evaluation mode; one run alone, unless mirrored, is
+    left as it is. Raises ``ConfigError`` where they differ in more than their training.
+    """
+    runs = [Run.read(folder) for folder in folders]
+    first, networks = runs[0], [load_network(folder) for folder in folders]
+    if len(runs) == 1 and not mirror:
+        return first, networks[0]
+    for folder, run in zip(folders, runs, strict=True):
+        if (run.architecture, run.parameters, run.size) != (first.architecture, first.parameters, first.size):
+            raise ConfigError(f"{folder} and {folders[0]} are not of one architecture and size")
+    parameters = {"member": first.architecture, "count": len(runs), "mirror": mirror, **first.parameters}
+    others = [line for run in runs[1:] for line in run.commands]
+    joined = dataclasses.replace(first, architecture="committee", parameters=parameters, others=others)
+    return joined, Committee(networks, mirror).eval()

@@ -39,6 +39,7 @@ def build(listing: Listing, consensus: Consensus = Consensus.SOFT, seed: int = 0
     by_image: dict[str, list[Row]] = defaultdict(list)
     for row in listing.rows:
         by_image[row.image_id].append(row)
+    order = {image_id: index for index, image_id in enumerate(listing.where)}
     problems = list(listing.problems)
 
     def bad(image_id: str, reason: str) -> None:
@@ -47,7 +48,8 @@ def build(listing: Listing, consensus: Consensus = Consensus.SOFT, seed: int = 0
 
     counts: Counter[str] = Counter()
     cases = []
-    headers = _headers({image_id: rows[0] for image_id, rows in by_image.items()}, listing, probe=probe)
+    in_order = sorted(by_image, key=lambda image_id: order.get(image_id, len(order)))
+    headers = _headers({image_id: by_image[image_id][0] for image_id in in_order}, listing, probe=probe)
     for image_id, found in headers:
         rows = by_image[image_id]
         if isinstance(found, BadImage):

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -34,8 +34,15 @@ class Recipe(StrEnum):
     """What can be trained."""
 
     SUPERMODEL = "supermodel"
+    ATTENTION = "attention"
     SIAMESE = "siamese"
     CHEXNOMALY = "chexnomaly"
+    SPECIALIST = "specialist"
+    MAX_ENSEMBLE = "max_ensemble"
+    MODEL_ENSEMBLE = "model_ensemble"
+
+
+ENSEMBLES = (Recipe.MAX_ENSEMBLE, Recipe.MODEL_ENSEMBLE)
 
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data set; phantoms need none.")]
@@ -92,6 +99,9 @@ def train(
     cache: CacheOption = None,
     supermodel: Annotated[Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from.")] = None,
     siamese: Annotated[Path | None, typer.Option("--siamese", help="Run whose maps chexnomaly sees.")] = None,
+    specialists: Annotated[
+        Path | None, typer.Option("--specialists", help="max_ensemble run that model_ensemble combines; else trained.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last epoch.")] = False,
     consensus: ConsensusOption = None,
     split_seed: SeedOption = None,
@@ -99,19 +109,26 @@ def train(
     groups: GroupsOption = None,
 ) -> None:
     """Train RECIPE, keep the weights that validate best in OUT."""
+    from chextrain.recipes.specialist import boxed_in
     from chextrain.runs import Run, load_network
 
     values = load_config(config, [*(set_ or ()), *_options(consensus, split_seed)])
     stages = {"supermodel": supermodel, "siamese": siamese} if recipe is Recipe.CHEXNOMALY else {}
     if None in stages.values():
         raise typer.BadParameter("chexnomaly needs --supermodel and --siamese, the runs it is made of")
+    if recipe is Recipe.MODEL_ENSEMBLE and specialists is not None:
+        stages = {"specialists": specialists}
     collection = read(format_, data, values.data.consensus, values.data.split_seed, sizes, groups)
     train_set, val_set = (load(collection, split, values.data.size, cache) for split in ("train", "val"))
     module = importlib.import_module(f"chextrain.recipes.{recipe}")
     networks = {stage: load_network(cast(Path, folder)) for stage, folder in stages.items()}
     made_by = {stage: Run.read(cast(Path, folder)).commands for stage, folder in stages.items()}
-    Run(recipe, format_, module.ARCHITECTURE, module.parameters(values), asdict(values), made_by).write(out)
-    module.train(train_set, val_set, values, out, resume=resume, **networks)
+    known: dict[str, Any] = {}
+    if recipe in ENSEMBLES:
+        given = networks.get("specialists")
+        known["findings"] = given.findings if given is not None else boxed_in(train_set, val_set)
+    Run(recipe, format_, module.ARCHITECTURE, module.parameters(values, **known), asdict(values), made_by).write(out)
+    module.train(train_set, val_set, values, out, resume=resume, **networks, **known)
 
 
 @app.command()

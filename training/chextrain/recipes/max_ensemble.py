@@ -1,7 +1,7 @@
 """The Max Ensemble: a specialised model for each finding; at each pixel the boldest is believed (CheX-Nomaly, IV).
 
-Trains one model after another, in ``specialists/NAME``; ``--resume`` goes on with the first that is not finished. The
-paper has 14 of its U-Nets at 512 px; ``data.size=256`` makes the 14 trainings affordable.
+Trains one model after another, each in a folder of its finding's name; ``--resume`` goes on with the first that is not
+finished. The paper has 14 of its U-Nets at 512 px; ``data.size=256`` makes the 14 trainings affordable.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def train(
     network = MaxEnsemble(**parameters(config, findings))
     for finding, member in zip(findings, network.members, strict=True):
         own = replace(config, specialist=replace(config.specialist, finding=finding))
-        place = folder / "specialists" / finding.replace("/", "-")
+        place = folder / finding.replace("/", "-")
         trained = specialist.train(train_set, val_set, own, place, resume=resume)
         member.load_state_dict(trained.state_dict())
     rank_zero_only(torch.save)(network.state_dict(), folder / BEST)

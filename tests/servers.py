@@ -447,3 +447,20 @@ class StoreSCP(Server):
     def files(self) -> list[Path]:
         """What it has received."""
         return sorted(self.received.glob("*.dcm"))
+
+
+class OnlySecondaryCapture(StoreSCP):
+    """storescp with a profile that has no Segmentation."""
+
+    def command(self) -> Sequence[str | Path]:
+        profile = self.folder / "profile.cfg"
+        profile.write_text(
+            "[[TransferSyntaxes]]\n[Explicit]\nTransferSyntax1 = LittleEndianExplicit\n"
+            "[Implicit]\nTransferSyntax1 = LittleEndianImplicit\n"
+            "[[PresentationContexts]]\n[Only]\n"
+            "PresentationContext1 = VerificationSOPClass\\Implicit\n"
+            "PresentationContext2 = SecondaryCaptureImageStorage\\Explicit\n"
+            "[[Profiles]]\n[Only]\nPresentationContexts = Only\n"
+        )
+        where = ["--output-directory", self.received, "--filename-extension", ".dcm"]
+        return [self.binary, "--config-file", profile, "Only", *where, str(self.port)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
+
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels import bundle
 from chexnode import marker
@@ -21,9 +23,6 @@ LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 
 LAST_CALL = timedelta(days=14)
 """A certificate that ends sooner is a failed check: nobody stores on the day after."""
-
-_SEG, _SC = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.7"
-_EXPLICIT, _JPEG_BASELINE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"
 
 
 def run(settings: Settings, path: Path | None) -> list[Check]:
@@ -151,22 +150,27 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
         with tempfile.TemporaryFile(dir=one.path):
             return f"{one.path} is writable"
     from chexnode.deliver.dicom import probe
-
-    contexts = []
-    if "seg" in one.results:
-        contexts.append((_SEG, _EXPLICIT))
-    if "sc" in one.results:
-        contexts.append((_SC, _JPEG_BASELINE if one.sc_encoding == "jpeg" else _EXPLICIT))
+    from chexnode.deliver.routing import contexts
     from chexnode.tls import client_context
 
-    found = probe(one, settings.node.ae_title, contexts, client_context(settings.tls) if one.tls else None)
+    proposed = contexts(one)
+    found = probe(one, settings.node.ae_title, proposed, client_context(settings.tls) if one.tls else None)
     where = f"{one.ae_title} at {one.host}:{one.port}"
     if found.refused:
-        names = {_SEG: "Segmentation", _SC: "Secondary Capture"}
-        raise BadEnvironment(f"{where} does not accept {', '.join(names[cx[0]] for cx in found.refused)}")
+        raise BadEnvironment(f"{where} does not accept {_named(found.refused)}")
     if not found.echo:
         raise BadEnvironment(f"{where} accepts our objects but does not answer C-ECHO")
-    return f"{where} answers C-ECHO and accepts {', '.join(one.results)}"
+    return f"{where} answers C-ECHO and accepts {_named(proposed)}"
+
+
+def _named(contexts: Sequence[tuple[str, str]]) -> str:
+    """SOP classes, each with its transfer syntax where that is not the usual one."""
+    names = []
+    for sop_class_uid, transfer_syntax_uid in contexts:
+        name = UID(sop_class_uid).name.removesuffix(" Storage")
+        usual = transfer_syntax_uid == ExplicitVRLittleEndian
+        names.append(name if usual else f"{name} as {UID(transfer_syntax_uid).name}")
+    return ", ".join(names)
 
 
 class _Look:

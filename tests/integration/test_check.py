@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from shutil import copytree
@@ -21,7 +21,7 @@ from chexnode.ledger.migrate import upgrade
 from chexnode.marker import FILE_NAME
 from chexnode.settings import load
 from nodes import Node
-from servers import LOOPBACK, Orthanc, Postgres, Redis, StoreSCP, free_port
+from servers import LOOPBACK, OnlySecondaryCapture, Orthanc, Postgres, Redis, free_port
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_healthy_node(node: Node, orthanc: Orthanc, redis: Redis, postgres_url
         "destination folder",
     ]  # fmt: skip
     assert {name: ok for name, (ok, _) in found.items() if not ok} == {}
-    assert "accepts seg, sc" in found["destination pacs"][1]
+    assert "accepts Segmentation, Secondary Capture Image, Comprehensive 3D SR" in found["destination pacs"][1]
     assert "phantom64" in found["model"][1]
 
 
@@ -117,35 +117,27 @@ def test_damaged_weights(node: Node, tmp_path: Path) -> None:
     assert "SHA-256" in detail
 
 
-class OnlySecondaryCapture(StoreSCP):
-    """storescp with a profile that has no Segmentation."""
-
-    def command(self) -> Sequence[str | Path]:
-        profile = self.folder / "profile.cfg"
-        profile.write_text(
-            "[[TransferSyntaxes]]\n[Explicit]\nTransferSyntax1 = LittleEndianExplicit\n"
-            "[Implicit]\nTransferSyntax1 = LittleEndianImplicit\n"
-            "[[PresentationContexts]]\n[Only]\n"
-            "PresentationContext1 = VerificationSOPClass\\Implicit\n"
-            "PresentationContext2 = SecondaryCaptureImageStorage\\Explicit\n"
-            "[[Profiles]]\n[Only]\nPresentationContexts = Only\n"
-        )
-        return [self.binary, "--config-file", profile, "Only", "--output-directory", self.received, str(self.port)]
-
-
 def test_a_destination_that_takes_no_segmentations(node: Node, tmp_path: Path) -> None:
     with OnlySecondaryCapture(tmp_path / "scp") as scp:
         node.tables["destination"] = destination(scp.port)
         node.write_settings()
         assert checked(node)["destination pacs"] == (
             False,
-            f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Segmentation",
+            f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Segmentation, Comprehensive 3D SR",
         )
         node.tables["destination"] = destination(scp.port, results=["sc"])
         node.write_settings()
         assert checked(node)["destination pacs"] == (
             True,
-            f"ORTHANC at {LOOPBACK}:{scp.port} answers C-ECHO and accepts sc",
+            f"ORTHANC at {LOOPBACK}:{scp.port} answers C-ECHO and accepts Secondary Capture Image",
+        )
+        more = {"sc_encoding": "jpeg", "not_analysed": True, "sr_class": "comprehensive"}
+        node.tables["destination"] = destination(scp.port, results=["sc", "gsps"], **more)
+        node.write_settings()
+        assert checked(node)["destination pacs"] == (
+            False,
+            f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Secondary Capture Image as JPEG Baseline (Process 1), "
+            "Grayscale Softcopy Presentation State, Comprehensive SR",
         )
 
 

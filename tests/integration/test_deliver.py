@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydicom.uid import (
+    Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -133,6 +134,39 @@ def test_a_destination_that_accepts_no_context_is_not_down(make_node: Callable[.
         assert node.view()[ids[1]].error.startswith("transfer syntax not accepted by destination: JPEG Baseline")
         assert node.ledger.deliveries.breaker("pacs").failures == 0
         assert set(seen) == {"association"}
+
+
+def test_a_destination_that_refuses_some_gets_the_rest(make_node: Callable[..., Node], tmp_path: Path) -> None:
+    with servers.OnlySecondaryCapture(tmp_path / "scp") as scp:
+        node = make_node(port=scp.port)
+        ids = node.add(
+            result(SegmentationStorage), result(), result(Comprehensive3DSRStorage), result(syntax=JPEGBaseline8Bit)
+        )
+        assert node.deliver() == 4
+        assert [ds.split(".", 1)[0] for ds in (path.name for path in scp.files())] == ["SC"]
+    refused = node.view()
+    assert [refused[i].state.value for i in ids] == ["DEAD", "SENT", "DEAD", "DEAD"]
+    assert [refused[i].error for i in ids] == [
+        "SOP class not accepted by destination: Segmentation Storage",
+        None,
+        "SOP class not accepted by destination: Comprehensive 3D SR Storage",
+        "transfer syntax not accepted by destination: JPEG Baseline (Process 1) for Secondary Capture Image Storage",
+    ]
+    counts = node.ledger.views.backlog().deliveries
+    assert counts == {("pacs", "seg", "DEAD"): 1, ("pacs", "sc", "SENT"): 1, ("pacs", "sc", "DEAD"): 2}
+    assert node.job_states() == {"DONE"}
+
+
+def test_orthanc_is_never_sent_a_transfer_syntax_it_refuses(make_node: Callable[..., Node], tmp_path: Path) -> None:
+    native = {"AcceptedTransferSyntaxes": ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"]}
+    with servers.Orthanc(tmp_path / "orthanc", options=native) as orthanc:
+        node = make_node(ae_title="ORTHANC", port=orthanc.port)
+        jpeg, plain, seg = node.add(result(syntax=JPEGBaseline8Bit), result(), result(SegmentationStorage))
+        node.deliver()
+        assert len(orthanc.instances()) == 2
+    assert node.view()[plain].state is node.view()[seg].state is DeliveryState.SENT
+    assert node.view()[jpeg].state is DeliveryState.DEAD
+    assert "not accepted by destination: JPEG Baseline" in str(node.view()[jpeg].error)
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,10 @@ def test_metrics_count_everything(client: httpx.Client, ledger: Ledger) -> None:
     assert found["chexnode_jobs", ("REFUSED", "constant-pixels")] == 1
     assert found["chexnode_jobs", ("QUEUED", "")] == 1
     assert found["chexnode_jobs", ("FAILED", "")] == 0
-    assert found["chexnode_deliveries", ("pacs", "PENDING")] == 2
-    assert found["chexnode_deliveries", ("never-used", "DEAD")] == 0
+    assert found["chexnode_deliveries", ("pacs", "seg", "PENDING")] == 1
+    assert found["chexnode_deliveries", ("pacs", "sc", "PENDING")] == 1
+    assert found["chexnode_deliveries", ("pacs", "sr", "DEAD")] == 0
+    assert found["chexnode_deliveries", ("never-used", "gsps", "DEAD")] == 0
     assert found["chexnode_oldest_queued_seconds", ()] > 0
     assert found["chexnode_disk_free_bytes", ()] > 0
 

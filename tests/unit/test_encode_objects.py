@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
 from chexmodels.finding import Box, Findings, Region
-from chexnode.deliver.routing import routes, variants, wanted
+from chexnode.deliver.routing import contexts, routes, variants, wanted
 from chexnode.encode import objects, rules
 from chexnode.encode.attributes import OPTIONAL, TYPE_2
 from chexnode.encode.objects import Encoded, InvalidResult, encode, to_bytes
@@ -61,7 +62,7 @@ def test_all_kinds_track_the_same_regions() -> None:
     seg, sc, sr, gsps = datasets(encoded(findings=two_regions()))
     of_regions = {tracking_uid(PROVENANCE.job_key, number) for number in (1, 2)}
     assert set(tracked(seg)) == {tracking_uid(PROVENANCE.job_key)}
-    assert set(tracked(sr)) == of_regions
+    assert set(tracked(sr)) == {tracking_uid(PROVENANCE.job_key)} | of_regions
     assert set(tracked(gsps)) == of_regions
     assert set(tracked(sc)) == set()
     assert not set(tracked(sr)) & set(tracked(datasets(encoded(provenance=other_job()))[2]))
@@ -163,6 +164,21 @@ def test_routing_asks_for_reports_that_exist(variant: object) -> None:
         settings |= {"results": ["sr", "seg"], "seg_profile": profile}
     destination = DestinationSettings.model_validate({"name": "x", "kind": "folder", "path": Path("/x")} | settings)
     assert variants(routes([destination], "A", True))[0] == (SR, str(variant))
+
+
+@pytest.mark.parametrize("sc_encoding", ["rgb", "jpeg"])
+@pytest.mark.parametrize("sr_class", ["comprehensive3d", "comprehensive"])
+def test_what_is_proposed_to_a_destination_is_what_is_stored_for_it(sc_encoding: str, sr_class: str) -> None:
+    destination = DestinationSettings.model_validate(
+        {
+            "name": "x", "kind": "folder", "path": "/x", "results": ["seg", "sc", "sr", "gsps"], "label": "LAB",
+            "sc_encoding": sc_encoding, "sr_class": sr_class, "heat_map": True,
+        }
+    )  # fmt: skip
+    findings = dataclasses.replace(lesion((96, 80)), heat=np.full((96, 80), 0.5, np.float32))
+    stored = datasets(encoded(wanted(destination), findings))
+    assert len(stored) == 5
+    assert {(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in stored} == set(contexts(destination))
 
 
 @pytest.mark.parametrize(

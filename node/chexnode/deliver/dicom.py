@@ -296,7 +296,7 @@ class DicomDestination:
             elif head is None or assoc is None:
                 yield Sent(item, Answer.DEAD, "the stored file is not a DICOM file")
             elif head.context not in assoc.accepted:
-                yield Sent(item, Answer.DEAD, _refusal(head.context, assoc.refused.get(head.context)))
+                yield Sent(item, Answer.DEAD, _refusal(head.context, assoc))
             else:
                 try:
                     status, comment = assoc.store(item.path)
@@ -353,8 +353,10 @@ def _head(path: Path) -> _Head | None:
         return None
 
 
-def _refusal(context: Context, result: int | None) -> str:
+def _refusal(context: Context, assoc: Association) -> str:
     sop_class, transfer_syntax = UID(context[0]).name, UID(context[1]).name
-    if result == _TRANSFER_SYNTAXES_REFUSED:
+    # DCMTK, and so Orthanc, blame the SOP class even where they accept it in another transfer syntax.
+    accepted_otherwise = any(sop_class_uid == context[0] for sop_class_uid, _ in assoc.accepted)
+    if accepted_otherwise or assoc.refused.get(context) == _TRANSFER_SYNTAXES_REFUSED:
         return f"transfer syntax not accepted by destination: {transfer_syntax} for {sop_class}"
     return f"SOP class not accepted by destination: {sop_class}"

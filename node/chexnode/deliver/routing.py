@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chexnode.ledger.records import variant_with
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
+from chexnode.ledger.records import variant_parts, variant_with
 from chexnode.ledger.states import ResultKind
 from chexnode.settings import DestinationSettings
+
+Context = tuple[str, str]
+"""SOP Class UID and Transfer Syntax UID."""
 
 Variant = tuple[ResultKind, str]
 """A result object as one destination wants it: its kind, and its form, with the destination's label if it has one,
 such as (SEG, "planar"), (SC, "jpeg@RESEARCH") or (SR, "comprehensive3d-box-planar")."""
+
+#: The SOP class and the one transfer syntax that an object is stored in, which is all that is ever proposed for it:
+#: the stored bytes are sent, and any other transfer syntax would be a re-encoding. By kind
+#: and, where that decides, a part of the form.
+CONTEXTS: Mapping[tuple[ResultKind, str], Context] = {
+    (ResultKind.SEG, ""): (SegmentationStorage, ExplicitVRLittleEndian),
+    (ResultKind.SC, "jpeg"): (SecondaryCaptureImageStorage, JPEGBaseline8Bit),
+    (ResultKind.SC, ""): (SecondaryCaptureImageStorage, ExplicitVRLittleEndian),
+    (ResultKind.SR, "comprehensive3d"): (Comprehensive3DSRStorage, ExplicitVRLittleEndian),
+    (ResultKind.SR, "comprehensive"): (ComprehensiveSRStorage, ExplicitVRLittleEndian),
+    (ResultKind.GSPS, ""): (GrayscaleSoftcopyPresentationStateStorage, ExplicitVRLittleEndian),
+}
 
 DEFAULT_VARIANTS: tuple[Variant, ...] = (
     (ResultKind.SEG, "planar"),
@@ -70,3 +95,16 @@ def wanted(destination: DestinationSettings) -> tuple[Variant, ...]:
     if d.heat_map:
         forms.append((ResultKind.SC, "heat" if d.sc_encoding == "rgb" else "heat-jpeg"))
     return tuple((kind, variant_with(form, d.label)) for kind, form in forms)
+
+
+def contexts(destination: DestinationSettings) -> tuple[Context, ...]:
+    """The presentation contexts that are proposed to ``destination`` in the course of time, each once."""
+    chosen = [_context(kind, variant) for kind, variant in wanted(destination)]
+    if destination.not_analysed:
+        chosen.append(CONTEXTS[ResultKind.SR, destination.sr_class])
+    return tuple(dict.fromkeys(chosen))
+
+
+def _context(kind: ResultKind, variant: str) -> Context:
+    parts = variant_parts(variant)[0].split("-")
+    return next(context for (of, part), context in CONTEXTS.items() if of is kind and part in ("", *parts))

@@ -57,7 +57,7 @@ class Reports:
             return [_study(conn, row.study_instance_uid, row.closed_at) for row in found]
 
     def commit(self, study: ClosedStudy, new_results: Sequence[NewResult], to: Sequence[tuple[str, str]]) -> None:
-        """Commit the reports of ``study``, whose files are durable, and their deliveries; none if nothing is to be said.
+        """Commit the reports of ``study``, whose files are durable, and their deliveries, if there are any.
 
         ``to``: (result UID, destination) pairs. What is known already stays as it was first committed. Raises StaleMove
         if the study was reopened or reported meanwhile: the caller throws its results away.

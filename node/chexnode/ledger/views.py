@@ -88,8 +88,8 @@ class Backlog:
     """(state, reason) -> jobs."""
     notes: dict[str, int]
     """Note -> instance versions and jobs that carry it."""
-    deliveries: dict[tuple[str, str], int]
-    """(destination, state) -> deliveries."""
+    deliveries: dict[tuple[str, str, str], int]
+    """(destination, kind, state) -> deliveries."""
     oldest_queued_at: datetime | None
     open_breakers: tuple[str, ...]
 
@@ -226,9 +226,9 @@ class Views:
                 for noted, count in conn.execute(select(lists, func.count()).group_by(lists)):
                     notes.update(dict.fromkeys(json.loads(noted), int(count)))
             sent = conn.execute(
-                select(deliveries.c.destination, deliveries.c.state, func.count()).group_by(
-                    deliveries.c.destination, deliveries.c.state
-                )
+                select(deliveries.c.destination, results.c.kind, deliveries.c.state, func.count())
+                .join(results, results.c.uid == deliveries.c.result_uid)
+                .group_by(deliveries.c.destination, results.c.kind, deliveries.c.state)
             ).all()
             oldest = conn.execute(
                 select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
@@ -238,7 +238,7 @@ class Views:
                 instances={(state, reason): int(n) for state, reason, n in received},
                 jobs={(state, reason): int(n) for state, reason, n in worked},
                 notes=dict(notes),
-                deliveries={(destination, state): int(n) for destination, state, n in sent},
+                deliveries={(destination, kind, state): int(n) for destination, kind, state, n in sent},
                 oldest_queued_at=oldest,
                 open_breakers=tuple(broken),
             )

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from chexnode.errors import NodeError
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason
+from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind
 from chexnode.ledger.views import Backlog
 from chexnode.settings import Settings
 
@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_instances": ("Instance versions by verdict and reason.", ("state", "reason")),
     "chexnode_jobs": ("Jobs by state and, if REFUSED, reason.", ("state", "reason")),
     "chexnode_notes": ("Images by what was noted about them.", ("note",)),
-    "chexnode_deliveries": ("Deliveries by destination and state.", ("destination", "state")),
+    "chexnode_deliveries": ("Deliveries by destination, kind of result and state.", ("destination", "kind", "state")),
     "chexnode_destination_breaker_open": ("1 while a destination is left alone after failures.", ("destination",)),
     "chexnode_account_difference": ("Acknowledged images that the account cannot explain; not 0 is a bug.", ()),
     "chexnode_oldest_queued_seconds": ("Age of the oldest QUEUED job; 0 if there is none.", ()),
@@ -95,10 +95,15 @@ class LedgerCollector(Collector):
         states: dict[tuple[str, str | None], int] = {(s, None): 0 for s in JobState if s is not JobState.REFUSED}
         yield _family("chexnode_jobs", _coded(states | backlog.jobs))
         yield _family("chexnode_notes", (((note,), backlog.notes.get(note, 0)) for note in Note))
-        names = sorted({*self._destinations, *(name for name, _ in backlog.deliveries)})
+        names = sorted({*self._destinations, *(name for name, _, _ in backlog.deliveries)})
         yield _family(
             "chexnode_deliveries",
-            (((name, state), backlog.deliveries.get((name, state), 0)) for name in names for state in DeliveryState),
+            (
+                ((name, kind, state), backlog.deliveries.get((name, kind, state), 0))
+                for name in names
+                for kind in ResultKind
+                for state in DeliveryState
+            ),
         )
         yield _family(
             "chexnode_destination_breaker_open", (((name,), float(name in backlog.open_breakers)) for name in names)

@@ -50,6 +50,8 @@ class LossConfig:
     gamma: float = 2.0
     dice: float = 0.5
     """Weight of the soft Dice."""
+    normal: float = 1.0
+    """Weight of the images without a finding: less of it teaches where a finding is rather than whether there is."""
     boxed: float = 0.5
     """Share of the loss taken after the box transform."""
     transform: Literal["none", "components", "global", "target", "hard"] = "components"

@@ -75,6 +75,7 @@ class Localisation(Fitted):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         image, target, weight = self.augment(batch)
+        weight = torch.where((target > 0).any(dim=(1, 2, 3), keepdim=True), weight, self.config.loss.normal * weight)
         # Half the resolution loses nothing that a box could tell, and costs a quarter.
         logits, target, weight = (map_[:, :, ::2, ::2] for map_ in (self.network(image).float(), target, weight))
         loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after)

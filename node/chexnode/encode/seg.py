@@ -77,8 +77,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
                 segmented_property_type=LESION,
                 algorithm_type="AUTOMATIC",
                 algorithm_identification=algorithm(provenance),
-                # of the one region, or of the union of several
-                tracking_uid=tracking_uid(provenance.job_key, 1 if len(findings.regions) == 1 else None),
+                tracking_uid=segment_tracking_uid(findings, provenance),
                 tracking_id="Abnormality",
                 anatomic_regions=[THORAX],
                 display_color=CIELabColor.from_rgb(*COLOUR),
@@ -116,6 +115,11 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
     attach(ds, source)
     stamp(ds, provenance)
     return ds
+
+
+def segment_tracking_uid(findings: Findings, provenance: Provenance) -> str:
+    """Return the Tracking UID of the segment: that of the one region, or of the union of several."""
+    return tracking_uid(provenance.job_key, 1 if len(findings.regions) == 1 else None)
 
 
 def _pack(mask: NDArray[np.bool_]) -> bytes:

@@ -1,9 +1,9 @@
 """The findings as a Structured Report: TID 1500 Measurement Report (PS3.16), as IHE AI Results asks for.
 
 Each region is a TID 1410 group of its own: finding, site, algorithm, certainty, and its outline as a closed polyline in
-the source's pixels, which is what viewers draw. If the destination has the Segmentation too, one more group for each
-region points to it under the same tracking UID: OHIF puts groups together by that UID, and fails over what has no
-coordinates then.
+the source's pixels, which is what viewers draw. If the destination has the Segmentation too, a second group of the same
+Tracking UID points to it, because OHIF puts groups together by that UID and fails over what then has no coordinates.
+Several regions share the one segment, which has a Tracking UID of its own: it stands below the reference.
 
 Without a finding the report says Absent, and without an answer that the analysis failed and why; neither looks like the
 other. Only groups with an outline hold numbers, because OHIF looks for coordinates beside each number.
@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
+    ContentSequence,
     FindingSite,
     ImageRegion,
     Measurement,
@@ -25,10 +26,12 @@ from highdicom.sr import (
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     ReferencedSegmentationFrame,
+    RelationshipTypeValues,
     SourceImageForMeasurementGroup,
     SourceImageForRegion,
     SourceImageForSegmentation,
     TrackingIdentifier,
+    UIDRefContentItem,
 )
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -36,8 +39,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import SegmentationStorage
 
-from chexmodels.finding import Box, Findings, Region
-from chexnode.encode.contours import outline, simplified
+from chexmodels.finding import Findings, Region
+from chexnode.encode.contours import outline
 from chexnode.encode.preview import caption, has_finding
 from chexnode.encode.provenance import (
     ARTIFICIAL_INTELLIGENCE,
@@ -52,7 +55,7 @@ from chexnode.encode.provenance import (
     software_versions,
     tracking_uid,
 )
-from chexnode.encode.seg import PROFILES, Profile
+from chexnode.encode.seg import PROFILES, Profile, segment_tracking_uid
 from chexnode.encode.sides import side
 from chexnode.encode.source import Source
 from chexnode.encode.sr_document import Device, Group, Naming, Reference, SrClass, report
@@ -66,9 +69,6 @@ LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
 PRESENCE = Code("705057003", "SCT", "Presence")
 #: Status of Results (CID 6042) of an image that was analysed without an answer.
 SUMMARY, FAILED = codes.DCM.SummaryOfAnalyses, codes.DCM.Failed
-
-#: Points of an outline: of what the value length of an FL in explicit VR allows (8191), what viewers draw at once.
-MOST_POINTS = 1000
 
 _NO_SEG = "noseg"
 
@@ -110,7 +110,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
     image = Reference(source.ds.SOPClassUID, source.ds.SOPInstanceUID, source.ds.SeriesInstanceUID)
     evidence = [image]
     groups: list[Group] = []
-    if has_finding(findings):
+    if has_finding(findings) and findings.regions:
         assert findings.mask is not None
         if findings.mask.shape != (source.rows, source.columns):
             raise ValueError(f"mask is {findings.mask.shape}, the source image {(source.rows, source.columns)}")
@@ -125,7 +125,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
             )
             evidence.append(segmentation)
             groups.extend(
-                _segment_group(image, provenance, number, segmentation)
+                _segment_group(image, findings, provenance, number, segmentation)
                 for number, _region in enumerate(findings.regions, 1)
             )
     else:
@@ -155,16 +155,9 @@ def polyline(mask: NDArray[np.bool_], region: Region, shape: Outline) -> NDArray
     The corners of the pixels' own squares count: (0, 0) is the top left of the image's first pixel.
     """
     if shape == "box":
-        x0, y0, x1, y1 = _corners(region.box)
+        x0, y0, x1, y1 = region.box.x0, region.box.y0, region.box.x1, region.box.y1
         return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)], np.float32)
-    points, tolerance = outline(mask, region), 1.0
-    while len(points) > MOST_POINTS:
-        points, tolerance = simplified(points, tolerance), tolerance * 1.5
-    return points
-
-
-def _corners(box: Box) -> tuple[int, int, int, int]:
-    return box.x0, box.y0, box.x1, box.y1
+    return outline(mask, region)
 
 
 def _region_group(
@@ -201,7 +194,9 @@ def measurements(source: Source, region: Region) -> list[Measurement]:
     return found
 
 
-def _segment_group(image: Reference, provenance: Provenance, number: int, segmentation: Reference) -> Group:
+def _segment_group(
+    image: Reference, findings: Findings, provenance: Provenance, number: int, segmentation: Reference
+) -> Group:
     frame = ReferencedSegmentationFrame(
         segmentation.sop_class_uid,
         segmentation.sop_instance_uid,
@@ -211,6 +206,16 @@ def _segment_group(image: Reference, provenance: Provenance, number: int, segmen
     )
     # highdicom writes both numbers; only one may be there (PS3.3 table 10-3).
     del frame[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+    if len(findings.regions) > 1:
+        frame[0].ContentSequence = ContentSequence(
+            [
+                UIDRefContentItem(
+                    codes.DCM.TrackingUniqueIdentifier,
+                    segment_tracking_uid(findings, provenance),
+                    RelationshipTypeValues.HAS_ACQ_CONTEXT,
+                )
+            ]
+        )
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key, number), f"Abnormality {number}"),
         referenced_segment=frame,

@@ -1,6 +1,8 @@
-"""A report read back by highdicom and compared with what it should say."""
+"""Reports read back by highdicom and compared with what they should say."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, MeasurementReport
@@ -10,6 +12,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from chexmodels.finding import Findings, Region
 from chexnode.encode.invalid import InvalidResult
+from chexnode.encode.not_analysed import REASON, NotAnalysed
 from chexnode.encode.preview import has_finding
 from chexnode.encode.provenance import Provenance, tracking_uid
 from chexnode.encode.source import Source
@@ -24,27 +27,46 @@ def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Proven
     with a finding, the Segmentation of ``variant``, if there is not exactly one group for each region with the region's
     numbers and outline, or if an image without one is not said to be Absent, Present or Failed as it should be.
     """
-    flags = (ds.CompletionFlag, ds.PreliminaryFlag, ds.VerificationFlag)
-    if flags != ("COMPLETE", "PRELIMINARY", "UNVERIFIED"):
-        raise InvalidResult(f"its flags are {flags}")
-    sr_class = Comprehensive3DSR if ds.SOPClassUID == Comprehensive3DSRStorage else ComprehensiveSR
-    document = sr_class.from_dataset(ds, copy=False)
+    report, evidence = _read(ds)
     image = (source.sop_class_uid, source.ds.SOPInstanceUID)
     expected = {source.ds.SOPInstanceUID}
-    if has_finding(findings) and variant.seg_profile is not None:
-        expected.add(provenance.uid(ResultKind.SEG, variant.seg_profile))
-    if {str(uid) for _study, _series, uid, _class in document.get_evidence()} != expected:
-        raise InvalidResult("its evidence is not what it was made from")
-    report = document.content
-    if not isinstance(report, MeasurementReport):
-        raise InvalidResult("it is no measurement report")
-    outlined = [g for g in report.get_planar_roi_measurement_groups() if g.reference_type == codes.DCM.ImageRegion]
     regions = findings.regions if has_finding(findings) else ()
+    if regions and variant.seg_profile is not None:
+        expected.add(provenance.uid(ResultKind.SEG, variant.seg_profile))
+    if evidence != expected:
+        raise InvalidResult("its evidence is not what it was made from")
+    outlined = [g for g in report.get_planar_roi_measurement_groups() if g.reference_type == codes.DCM.ImageRegion]
     if len(outlined) != len(regions):
         raise InvalidResult(f"it has {len(outlined)} regions, not {len(regions)}")
     for number, region in enumerate(regions, 1):
         _check_region(report, source, findings, variant, region, tracking_uid(provenance.job_key, number), image)
     _check_image_groups(report, findings)
+
+
+def check_not_analysed(ds: Dataset, images: Sequence[NotAnalysed]) -> None:
+    """Compare a report of what was not analysed, as read from its file, with ``images``; ``ds`` may be changed by that.
+
+    Raises InvalidResult if it is not preliminary and unverified or does not give each image its reason, in their order.
+    """
+    report, _evidence = _read(ds)
+    reasons = []
+    for group in report.get_image_measurement_groups():
+        (reason,) = group.get_qualitative_evaluations(REASON)
+        reasons.append(reason.value)
+    if reasons != [image.reason for image in images]:
+        raise InvalidResult("its reasons are not those that it was made from")
+
+
+def _read(ds: Dataset) -> tuple[MeasurementReport, set[str]]:
+    """Return the content of a report and the SOP Instance UIDs of its evidence."""
+    flags = (ds.CompletionFlag, ds.PreliminaryFlag, ds.VerificationFlag)
+    if flags != ("COMPLETE", "PRELIMINARY", "UNVERIFIED"):
+        raise InvalidResult(f"its flags are {flags}")
+    sr_class = Comprehensive3DSR if ds.SOPClassUID == Comprehensive3DSRStorage else ComprehensiveSR
+    document = sr_class.from_dataset(ds, copy=False)
+    if not isinstance(document.content, MeasurementReport):
+        raise InvalidResult("it is no measurement report")
+    return document.content, {str(uid) for _study, _series, uid, _class in document.get_evidence()}
 
 
 def _check_region(
@@ -79,7 +101,7 @@ def _check_image_groups(report: MeasurementReport, findings: Findings) -> None:
         for name in (PRESENCE, SUMMARY)
         for evaluation in group.get_qualitative_evaluations(name)
     ]
-    if has_finding(findings):
+    if has_finding(findings) and findings.regions:
         expected = []
     elif findings.abnormal is None:
         expected = [(SUMMARY, FAILED)]

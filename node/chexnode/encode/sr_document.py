@@ -45,9 +45,9 @@ _CLASSES: dict[SrClass, type[Comprehensive3DSR] | type[ComprehensiveSR]] = {
 #: Procedure Reported. The study's own code is in Procedure Code Sequence, as in every result; here it would be an error
 #: to those that take CID 100 for the whole list, DicomSRValidator among them.
 PROCEDURE = codes.cid100.ImagingProcedure
-#: Document titles. OHIF opens what has the first as outlines on an image, and fails (3.13.2) where a tracked group has
-#: none; what has another it shows as text, which is what a report without outlines is.
-MEASUREMENTS, WORDS = codes.cid7021.ImagingMeasurementReport, codes.cid7000.XRayReport
+#: Document titles; CID 7021 may be extended. OHIF 3.13.2 opens what has the first as outlines on an image, and fails
+#: over a group that has none; what has another title it shows in words, which is all that a report without outlines is.
+MEASUREMENTS, WORDS = codes.cid7021.ImagingMeasurementReport, codes.DCM.ChestCADReport
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 
 

@@ -38,13 +38,18 @@ class Augmentation:
     """Share of the images into which a part of another is transplanted, see :func:`transplant`."""
 
     def __call__(self, image: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All ``(B,1,S,S)``; what comes in from outside the frame is black, not a finding, and not counted."""
+        """All ``(B,1,S,S)``; what comes in from outside the frame is black, not a finding, and not counted.
+
+        A target of 0 and 1 stays one; shares of readers stay shares.
+        """
         if self.transplant:
             image, target, weight = transplant(image, target, weight, self.transplant)
         batch = len(image)
         grid = F.affine_grid(self._matrices(batch).to(image), list(image.shape), align_corners=False)
         joined = F.grid_sample(torch.cat([image, target, weight], dim=1), grid, mode="bilinear", align_corners=False)
-        return self._grey(joined[:, :1]), (joined[:, 1:2] >= 0.5).float(), joined[:, 2:]
+        moved = joined[:, 1:2]
+        hard = ((target == 0) | (target == 1)).flatten(1).all(dim=1)[:, None, None, None]
+        return self._grey(joined[:, :1]), torch.where(hard, (moved >= 0.5).float(), moved), joined[:, 2:]
 
     def _matrices(self, batch: int) -> Tensor:
         angle = torch.empty(batch).uniform_(-self.rotate, self.rotate) * math.pi / 180

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.progress import track
 
@@ -61,6 +63,8 @@ def build(listing: Listing, consensus: Consensus = Consensus.SOFT, seed: int = 0
     for group, splits in straddling(cases).items():
         members = [case.image_id for case in cases if case.group == group]
         bad(members[0], f"group {group} is in {' and '.join(splits)}: {', '.join(members[:6])}")
+    for path, names in _shared(cases).items():
+        bad(names[0], f"{path.name} is also {', '.join(names[1:])}: one image under several names")
     several = any(len(case.panel) > 1 for case in cases)
     collection = Collection(
         listing.name,
@@ -99,6 +103,15 @@ def _headers(first: Mapping[str, Row], listing: Listing, *, probe: bool) -> Iter
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         answers = pool.map(one, first.values())
         yield from zip(first, track(answers, "reading headers", total=len(first), transient=True), strict=True)
+
+
+def _shared(cases: Sequence[Case]) -> dict[Path, list[str]]:
+    """Files that several cases show -> their image ids."""
+    names: dict[Path, list[str]] = defaultdict(list)
+    for case in cases:
+        if case.path is not None:
+            names[Path(os.path.abspath(case.path))].append(case.image_id)
+    return {path: ids for path, ids in names.items() if len(ids) > 1}
 
 
 def _contradiction(rows: Sequence[Row]) -> str | None:

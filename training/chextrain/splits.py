@@ -75,11 +75,6 @@ def uneven(cases: Sequence[Case]) -> tuple[Uneven, ...]:
     return tuple(sorted(found, key=lambda item: item.p))
 
 
-def repeated(cases: Iterable[Case]) -> tuple[str, ...]:
-    """Image ids that more than one case has."""
-    return tuple(sorted(name for name, count in Counter(case.image_id for case in cases).items() if count > 1))
-
-
 def straddling(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
     """Groups that are in several splits -> those splits."""
     found: dict[str, set[str]] = {}

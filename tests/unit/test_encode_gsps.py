@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from chexmodels.finding import Box, Findings, Region
@@ -361,6 +365,31 @@ def test_a_window_stands_in_for_an_invalid_table() -> None:
 def test_an_invalid_rescale_is_no_rescale(attributes: dict[str, Any]) -> None:
     ds = gsps(parsed(sixteen_bits(**attributes)))
     assert not {"RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"} & set(ds.dir())
+
+
+HOSTILE = st.one_of(
+    st.binary(max_size=24), st.lists(st.integers(-70_000, 70_000), max_size=5), st.just(curve(40, 255).tobytes())
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(HOSTILE | st.sampled_from([[40, 0, 8], [20, -5, 16], [20, 0, 12], [40, 65500, 8], [0, 0, 16]]), HOSTILE),
+    st.sampled_from(["US", "SS", "OW", "LO", "DS", "UN"]),
+    st.sampled_from(["VOILUTSequence", "ModalityLUTSequence"]),
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_look_up_table_is_too_hostile(values: tuple[Any, Any], vr: str, sequence: str) -> None:
+    """Whatever is in it, the presentation state can be made, written and read."""
+    header, item = parsed(radiograph("CR", (9, 7))), Dataset()
+    for keyword, value in zip(("LUTDescriptor", "LUTData"), values, strict=True):
+        tag = Tag(keyword)
+        if isinstance(value, bytes):
+            item._dict[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+        else:
+            item[tag] = DataElement(tag, vr, value, already_converted=True)
+    setattr(header, sequence, [item])
+    assert gsps(header).PresentationLUTShape == "IDENTITY"
 
 
 def test_what_the_pixels_proved_useless_is_left_out() -> None:

@@ -151,7 +151,7 @@ def deliveries_table(deliveries: Sequence[DeliveryView]) -> Table:
     for delivery in deliveries:
         table.add_row(
             str(delivery.id),
-            delivery.job,
+            delivery.job or "of a study",
             delivery.destination,
             delivery.kind,
             _state(delivery.state),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
@@ -16,10 +17,11 @@ from chexnode.encode import rules
 from chexnode.encode.attributes import TYPE_2
 from chexnode.encode.contours import outline
 from chexnode.encode.invalid import InvalidResult
+from chexnode.encode.not_analysed import NotAnalysed
 from chexnode.encode.provenance import MANUFACTURER, Provenance, tracking_uid
 from chexnode.encode.source import Source
 from chexnode.encode.sr import SrVariant
-from chexnode.encode.sr_check import check_sr
+from chexnode.encode.sr_check import check_not_analysed, check_sr
 from chexnode.ledger.states import ResultKind
 
 
@@ -52,20 +54,36 @@ def check(data: bytes, source: Source, findings: Findings, provenance: Provenanc
         raise InvalidResult(f"it cannot be read back: {type(error).__name__}") from error
 
 
-def check_required(ds: Dataset) -> None:
-    """Raise InvalidResult if ``ds`` lacks an attribute that PS3.3 requires of its SOP class."""
+def check_report(data: bytes, study: Source, images: Sequence[NotAnalysed]) -> None:
+    """Read back the report ``data`` of what was not analysed in ``study``. Raises InvalidResult like :func:`check`."""
+    try:
+        ds = dcmread(BytesIO(data))
+        _check_required(ds)
+        _check_identity(ds, study)
+        check_not_analysed(ds, images)
+    except InvalidResult:
+        raise
+    except Exception as error:
+        raise InvalidResult(f"it cannot be read back: {type(error).__name__}") from error
+
+
+def _check_required(ds: Dataset) -> None:
     faults = rules.faults(ds)
     if faults:
         raise InvalidResult(f"{faults[0]}" + (f", and {len(faults) - 1} more" if len(faults) > 1 else ""))
 
 
-def _check_header(ds: Dataset, source: Source, provenance: Provenance, kind: ResultKind, form: str) -> None:
-    check_required(ds)
-    if not ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == provenance.uid(kind, form):
-        raise InvalidResult("it is another instance")
+def _check_identity(ds: Dataset, source: Source) -> None:
     for keyword in ("StudyInstanceUID", *TYPE_2):
         if ds[keyword].value != source.ds[keyword].value:
             raise InvalidResult(f"{keyword} differs from the source's")
+
+
+def _check_header(ds: Dataset, source: Source, provenance: Provenance, kind: ResultKind, form: str) -> None:
+    _check_required(ds)
+    if not ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == provenance.uid(kind, form):
+        raise InvalidResult("it is another instance")
+    _check_identity(ds, source)
     ours = [item for item in ds.ContributingEquipmentSequence if item.Manufacturer == MANUFACTURER]
     if not any(provenance.model_digest in item.get("ContributionDescription", "") for item in ours):
         raise InvalidResult("it does not name the model's digest")

@@ -20,12 +20,13 @@ from chexnode.deliver.routing import routes, variants
 from chexnode.errors import Refused, StaleMove, Transient
 from chexnode.ledger.jobs import HEARTBEAT_SECONDS
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import Analysis, JobClaim, JobSpec, NewResult
+from chexnode.ledger.records import Analysis, JobClaim, JobSpec
 from chexnode.ledger.states import Reason
 from chexnode.settings import Settings
 from chexnode.spool import Spool
 from chexnode.work.pipeline import Pipeline
 from chexnode.work.prepared import Prepared
+from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
 
@@ -168,12 +169,7 @@ class Worker:
         """Encode, make the files durable, and only then commit the rows."""
         chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal)
         encoded = self._pipeline.encode(prepared, findings, claim.key, claim.created_at, variants(chosen))
-        results = []
-        for one in encoded:
-            stored = self._spool.write_result(one.data)
-            results.append(
-                NewResult(one.uid, one.kind, one.variant, one.sop_class_uid, stored.digest, stored.path, stored.size)
-            )
+        results = store(self._spool, encoded)
         uid_of = {(one.kind, one.variant): one.uid for one in encoded}
         to = [(uid_of[r.variant], r.destination) for r in chosen if r.variant in uid_of]
         score = findings.score if math.isfinite(findings.score) else None
@@ -183,20 +179,11 @@ class Worker:
         except BaseException:
             # A commit whose answer was lost comes here too, as a StaleMove of the repetition: then rows name the
             # files, and they stay.
-            self._remove(results)
+            discard(self._spool, self._ledger, results)
             raise
         self._forget(claim)
         for destination in {destination for _, destination in to}:
             self._bell.ring("deliver", destination)
-
-    def _remove(self, results: Sequence[NewResult]) -> None:
-        try:
-            known = self._ledger.files.known([r.path for r in results])
-        except Transient:
-            return  # the sweep for orphans will ask again
-        for result in results:
-            if result.path not in known:
-                self._spool.unlink(result.path)
 
     def _guarded(self, claim: JobClaim, action: Callable[[], T]) -> T | None:
         """Run one image's step; an error moves the job as its class says. None if it failed."""

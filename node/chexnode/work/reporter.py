@@ -1,0 +1,115 @@
+"""Closing a study: one report, to each destination that wants it, of what in it was not analysed and why."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from chexmodels.part10 import DecodeError, parse, read
+from chexnode.encode.not_analysed import NodeFacts, NotAnalysed, encode_not_analysed
+from chexnode.encode.objects import Encoded, to_bytes
+from chexnode.encode.readback import check_report
+from chexnode.encode.source import Source, sanitise
+from chexnode.errors import StaleMove, Transient
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import ClosedStudy, variant_with
+from chexnode.ledger.states import JobState, Reason, ResultKind
+from chexnode.settings import DestinationSettings, Settings
+from chexnode.spool import Spool
+from chexnode.work.limits import read_limits
+from chexnode.work.store import discard, store
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Reports are stored, committed and delivered like any result, and made once: their UIDs follow from what they say.
+
+    Nothing rings for their delivery: the tick that follows looks for what is due.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
+        self._settings, self._ledger, self._spool = settings, ledger, spool
+        self._limits = read_limits(settings.limits)
+
+    def report(self) -> None:
+        """Report the studies that are due. Raises Transient when the database is away."""
+        for study in self._ledger.reports.due():
+            try:
+                self._report(study)
+            except StaleMove:
+                log.info("a study changed while it was being reported: it will be looked at again")
+            except Transient:
+                raise
+            except Exception as error:
+                log.error("the report of a study failed: %s", type(error).__name__)
+                self._fail(study, traceback.format_exc())
+
+    def _report(self, study: ClosedStudy) -> None:
+        wanting = [
+            d
+            for d in self._settings.destination
+            if d.not_analysed and (not d.peers or study.calling_ae_titles.intersection(d.peers))
+        ]
+        if not (study.images and wanting):
+            self._ledger.reports.commit(study, [], [])
+            return
+        source = self._source(study)
+        encoded: dict[str, Encoded] = {}
+        to = []
+        for destination in wanting:
+            one = self._encode(study, source, destination)
+            encoded.setdefault(one.uid, one)
+            to.append((one.uid, destination.name))
+        rows = store(self._spool, list(encoded.values()))
+        try:
+            self._ledger.reports.commit(study, rows, to)
+        finally:  # also where the very report was known
+            discard(self._spool, self._ledger, rows)
+        log.info("reported %d image(s) of a study that were not analysed", len(study.images))
+
+    def _encode(self, study: ClosedStudy, source: Source, destination: DestinationSettings) -> Encoded:
+        images = [
+            NotAnalysed(i.sop_class_uid, i.sop_instance_uid, i.series_instance_uid, _cause(i.code), i.detail)
+            for i in study.images
+        ]
+        facts = NodeFacts(
+            software_version=version("chexnode"),
+            created_at=study.closed_at.astimezone(),
+            series=self._settings.series.names,
+            label=destination.label,
+        )
+        ds = encode_not_analysed(source, images, study.digest, facts, destination.sr_class)
+        data = to_bytes(ds)
+        check_report(data, source, images)
+        variant = variant_with(f"not-analysed-{destination.sr_class}", destination.label)
+        return Encoded(ResultKind.SR, variant, ds.SOPInstanceUID, ds.SOPClassUID, data)
+
+    def _source(self, study: ClosedStudy) -> Source:
+        """The sanitised header of an image of the study. Raises ValueError if there is none any more."""
+        for path in study.paths:
+            try:
+                source = sanitise(self._header(self._spool.path(path)))
+            except (OSError, DecodeError) as error:
+                log.warning("a file of a study to be reported cannot be read: %s", type(error).__name__)
+                continue
+            if source.ds.StudyInstanceUID == study.study_instance_uid:
+                return source
+        raise ValueError("no file of the study can be read")
+
+    def _header(self, path: Path) -> Dataset:
+        part10 = read(path.read_bytes(), self._limits)
+        return parse(part10.header(), part10.file_meta)
+
+    def _fail(self, study: ClosedStudy, error: str) -> None:
+        with suppress(StaleMove):  # reopened meanwhile: it will be looked at again
+            self._ledger.reports.fail(study, error)
+
+
+def _cause(code: str) -> Reason | JobState:
+    return JobState(code) if code in (JobState.FAILED, JobState.CANCELLED) else Reason(code)

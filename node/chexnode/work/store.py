@@ -1,0 +1,33 @@
+"""Encoded results on their way into the ledger: durable files first, rows afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chexnode.encode.objects import Encoded
+from chexnode.errors import Transient
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import NewResult
+from chexnode.spool import Spool
+
+
+def store(spool: Spool, encoded: Sequence[Encoded]) -> list[NewResult]:
+    """Make the files of ``encoded`` durable and return the rows that are to name them."""
+    rows = []
+    for one in encoded:
+        stored = spool.write_result(one.data)
+        rows.append(
+            NewResult(one.uid, one.kind, one.variant, one.sop_class_uid, stored.digest, stored.path, stored.size)
+        )
+    return rows
+
+
+def discard(spool: Spool, ledger: Ledger, rows: Sequence[NewResult]) -> None:
+    """Delete those files of ``rows`` that no committed row names."""
+    try:
+        known = ledger.files.known([row.path for row in rows])
+    except Transient:
+        return  # the sweep for orphans will ask again
+    for row in rows:
+        if row.path not in known:
+            spool.unlink(row.path)

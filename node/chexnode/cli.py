@@ -149,7 +149,7 @@ def analyze(
     ctx: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
-    heat: Annotated[bool, typer.Option("--heat", help="Also write STEM.npz with the heat map and the score.")] = False,
+    heat: Annotated[bool, typer.Option("--heat", help="Also write the heat map: STEM.npz, STEM.heat.dcm.")] = False,
     json: Json = False,
 ) -> None:
     """Analyse files without any service; the results go to DIR. Exit code 1 if any file has no result."""

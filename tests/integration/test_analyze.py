@@ -12,7 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from chexmodels.bundle import find, read_card
 from chexnode.errors import BadEnvironment
@@ -133,10 +138,19 @@ def test_dicom_files_give_dicom_results(ran: tuple[Path, list[dict[str, Any]]], 
     assert report["sop_instance_uid"] == source.SOPInstanceUID
     capture = pydicom.dcmread(out / "one.sc.dcm")
     assert (capture.SOPClassUID, capture.StudyInstanceUID) == (SecondaryCaptureImageStorage, source.StudyInstanceUID)
-    assert ("one.seg.dcm" in report["outputs"]) == (report["abnormal"] is True)
-    if report["abnormal"]:
-        seg = pydicom.dcmread(out / "one.seg.dcm")
-        assert (seg.SOPClassUID, seg.Rows, seg.Columns) == (SegmentationStorage, source.Rows, source.Columns)
+    for name, sop_class_uid in (
+        ("one.sr.dcm", Comprehensive3DSRStorage), ("one.heat.dcm", SecondaryCaptureImageStorage)
+    ):  # fmt: skip
+        assert pydicom.dcmread(out / name, stop_before_pixels=True).SOPClassUID == sop_class_uid
+    reports = [r for r in reports if r["file"].endswith("one.dcm")]
+    assert any(r["abnormal"] for r in reports), "neither phantom has a finding: this test sees nothing"
+    for report, stem in zip(reports, ("one", "one-2"), strict=True):
+        assert (f"{stem}.seg.dcm" in report["outputs"]) == (report["abnormal"] is True)
+        assert (f"{stem}.pr.dcm" in report["outputs"]) == (report["abnormal"] is True)
+        if report["abnormal"]:
+            seg, pr = (pydicom.dcmread(out / f"{stem}.{end}.dcm") for end in ("seg", "pr"))
+            assert (seg.SOPClassUID, seg.Rows, seg.Columns) == (SegmentationStorage, source.Rows, source.Columns)
+            assert pr.SOPClassUID == GrayscaleSoftcopyPresentationStateStorage
 
 
 def test_regions_lie_in_the_image(ran: tuple[Path, list[dict[str, Any]]], inputs: Path) -> None:
@@ -177,7 +191,7 @@ def test_without_heat_there_is_none(inputs: Path, tmp_path: Path) -> None:
     (report,) = analysed(out, inputs / "one.dcm")
     assert report.state == "DONE"
     assert {path.name for path in out.iterdir()} == {"one.json", *report.outputs}
-    assert "one.npz" not in report.outputs
+    assert not {"one.npz", "one.heat.dcm"} & set(report.outputs)
 
 
 def test_an_input_is_never_overwritten(inputs: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,11 +23,11 @@ from chexmodels.finding import Findings
 from chexmodels.part10 import DecodeError, parse, read
 from chexmodels.pixels import from_picture
 from chexnode.analysis import job_spec
-from chexnode.deliver.routing import DEFAULT_VARIANTS
+from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
 from chexnode.encode.preview import caption, lay_out, render
 from chexnode.errors import BadEnvironment, Refused, Transient
 from chexnode.ledger.records import JobSpec, Verdict
-from chexnode.ledger.states import InstanceState, JobState, Reason
+from chexnode.ledger.states import InstanceState, JobState, Reason, ResultKind
 from chexnode.settings import Settings
 from chexnode.shapes import REPORT, FileReport, RegionReport, to_json
 from chexnode.triage.gate import judge_header, judge_pixels
@@ -40,7 +40,14 @@ log = logging.getLogger(__name__)
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg"})
 _JSON, _HEAT, _OVERLAY = ".json", ".npz", ".overlay.png"
-_OUTPUTS = (_JSON, _HEAT, _OVERLAY, ".seg.dcm", ".sc.dcm")
+#: The objects of one image, and the ends of their files' names.
+_OBJECTS: Mapping[Variant, str] = {
+    **{variant: f".{variant[0]}.dcm" for variant in DEFAULT_VARIANTS},
+    (ResultKind.GSPS, "outline"): ".pr.dcm",
+}
+_HEAT_MAP: Variant = (ResultKind.SC, "heat")
+_HEAT_OBJECT = ".heat.dcm"
+_OUTPUTS = (_JSON, _HEAT, _OVERLAY, _HEAT_OBJECT, *_OBJECTS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +65,9 @@ class _Item:
 def analyze(settings: Settings, files: Sequence[Path], out: Path, heat: bool) -> Iterator[FileReport]:
     """Analyse ``files`` in batches, write the results of each into ``out``, and yield a report of each, in order.
 
-    ``heat``: also write STEM.npz with ``heat`` (H, W) float16 in [0, 1] and ``score``. A file that fails has its
-    report like any other. Raises BadEnvironment if the model cannot be loaded or ``out`` cannot be written.
+    ``heat``: also write STEM.npz with ``heat`` (H, W) float16 in [0, 1] and ``score``, and of a DICOM image its heat
+    map as STEM.heat.dcm. A file that fails has its report like any other. Raises BadEnvironment if the model cannot be
+    loaded or ``out`` cannot be written.
     """
     spec = job_spec(settings)
     # One time for the whole run. It goes into the results and into their UIDs, so that no two runs share a UID.
@@ -149,8 +157,9 @@ class _Run:
         assert item.findings is not None
         outputs: dict[str, bytes] = {}
         if item.key:
-            for one in self._pipeline.encode(item.prepared, item.findings, item.key, self._now, DEFAULT_VARIANTS):
-                outputs[f"{item.stem}.{one.kind.value}.dcm"] = one.data
+            ends = {**_OBJECTS, _HEAT_MAP: _HEAT_OBJECT} if heat else _OBJECTS
+            for one in self._pipeline.encode(item.prepared, item.findings, item.key, self._now, tuple(ends)):
+                outputs[item.stem + ends[one.kind, one.variant]] = one.data
         else:
             texts = caption(item.findings, self._pipeline.provenance("", self._now))
             layout = lay_out(item.prepared.display.shape, texts)

@@ -46,6 +46,8 @@ class CheXNomaly(nn.Module):
         )
         if frozen:
             self.extractor.requires_grad_(False).eval()
+        else:
+            self.extractor.freeze_heads()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything but a frozen extractor."""

@@ -40,6 +40,10 @@ class Siamese(nn.Module, ABC):
     def embed(self, image: Tensor) -> Tensor:
         """``(B,1,S,S)`` -> ``(B,...)`` float32: what twins compare."""
 
+    def freeze_heads(self) -> None:
+        """Keep what only serves to compare from learning: ``maps`` sends it no gradient, for which DDP would wait."""
+        self.similarity.requires_grad_(False)
+
     def distance(self, difference: Tensor) -> Tensor:
         """Euclidean length ``(B,)`` of ``(B,...)``; the constant keeps the root's gradient finite where twins meet."""
         return torch.sqrt(difference.square().flatten(1).sum(dim=1) + 1e-12)
@@ -80,6 +84,11 @@ class PooledSiamese(Siamese):
     def embed(self, image: Tensor) -> Tensor:
         """``(B,1,S,S)`` -> ``(B,embedding)`` of unit length."""
         return F.normalize(self.projection(self.maps(image).mean(dim=(2, 3))).float(), dim=1)
+
+    def freeze_heads(self) -> None:
+        """Of both the projection and the similarity."""
+        super().freeze_heads()
+        self.projection.requires_grad_(False)
 
 
 class MapSiamese(Siamese):

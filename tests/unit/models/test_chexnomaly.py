@@ -64,12 +64,16 @@ def test_the_extractor_stays_frozen_through_training() -> None:
     assert not torch.equal(network.unet.head.weight, head)
 
 
-def test_an_extractor_that_is_not_frozen_learns() -> None:
-    network = CheXNomaly("nano", "nano", frozen=False).train()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_extractor_that_is_not_frozen_learns_all_that_its_maps_use(variant: str) -> None:
+    network = CheXNomaly("nano", "nano", variant=variant, frozen=False).train()
     assert all(module.training for module in network.extractor.modules())
     before = extractor_of(network)
     learn(network)
-    assert not torch.equal(network.extractor.state_dict()["unet.head.weight"], before["unet.head.weight"])
+    learning = {name for name, parameter in network.extractor.named_parameters() if parameter.requires_grad}
+    assert all(network.extractor.get_parameter(name).grad is not None for name in learning)
+    assert {"similarity.weight", "similarity.bias"} <= before.keys() - learning
+    assert any(not torch.equal(network.extractor.state_dict()[name], before[name]) for name in learning)
 
 
 def test_the_extractor_is_taken_over_or_left_random() -> None:

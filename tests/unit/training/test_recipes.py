@@ -252,6 +252,19 @@ def test_ablations_change_what_they_name(
         assert same(network.extractor, before) != moved
 
 
+def test_a_stage_that_is_left_out_need_not_be_given(data: Data, tmp_path: Path) -> None:
+    assert chexnomaly.stages(config()) == ("supermodel", "siamese")
+    neither = config("chexnomaly.extractor=random", "chexnomaly.warm_start=false")
+    assert chexnomaly.stages(neither) == ()
+    few = data["train"].where([i < 16 for i in range(64)])
+    chexnomaly.train(few, data["val"], neither, tmp_path / "neither")
+    with pytest.raises(ConfigError, match="siamese"):
+        chexnomaly.train(few, data["val"], config(), tmp_path / "both", supermodel=UNet("nano"))
+    values = config("siamese.variant=cnn")
+    with pytest.raises(ConfigError, match="siamese"):
+        chexnomaly.train(few, data["val"], values, tmp_path, supermodel=UNet("nano"), siamese=twins(preset="nano"))
+
+
 @pytest.mark.parametrize("recipe", ["specialist", "max_ensemble", "model_ensemble"])
 def test_one_command_trains_it(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = phantom.collection(train=48, val=16, test=1)

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from chexmodels.chexnomaly import CheXNomaly
 from chexmodels.siamese import Siamese
 from chexmodels.unet import UNet
-from chextrain.config import Config
+from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fitting import Localisation, fit, loader
 from chextrain.runs import Parameters
@@ -36,27 +36,40 @@ def parameters(config: Config) -> Parameters:
     }
 
 
+def stages(config: Config) -> tuple[str, ...]:
+    """Names of the recipes whose networks it begins with: an ablation may leave out either."""
+    begins = {"supermodel": config.chexnomaly.warm_start, "siamese": config.chexnomaly.extractor == "contrastive"}
+    return tuple(stage for stage, needed in begins.items() if needed)
+
+
 def train(
     train_set: Arrays,
     val_set: Arrays,
     config: Config,
     folder: Path,
     *,
-    supermodel: UNet,
-    siamese: Siamese,
+    supermodel: UNet | None = None,
+    siamese: Siamese | None = None,
     resume: bool = False,
 ) -> CheXNomaly:
-    """Train from ``supermodel`` and ``siamese``, choose by ``val_set``; the best network is returned."""
+    """Train from those of ``supermodel`` and ``siamese`` that :func:`stages` names, choose by ``val_set``; the best
+    network is returned. Raises ``ConfigError`` where one is missing or has another shape than this run's.
+    """
+    given = {"supermodel": supermodel, "siamese": siamese}
+    if missing := [stage for stage in stages(config) if given[stage] is None]:
+        raise ConfigError(f"chexnomaly begins with a {' and a '.join(missing)}")
     pl.seed_everything(config.training.seed, verbose=False)
     learnt = train_set.where([case.localised for case in train_set.cases])
     boxed = val_set.where([bool(case.boxes) and case.localised for case in val_set.cases])
     network = CheXNomaly(**parameters(config))
     if not config.chexnomaly.warm_start:
         network.set_prior(learnt.fraction)
-    network.start_from(
-        supermodel if config.chexnomaly.warm_start else None,
-        siamese if config.chexnomaly.extractor == "contrastive" else None,
-    )
+    try:
+        network.start_from(
+            supermodel if "supermodel" in stages(config) else None, siamese if "siamese" in stages(config) else None
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"a stage was trained with other values of network or siamese: {error}") from error
     module = Localisation(network, config, prior=learnt.fraction)
     samples = Samples(learnt, config.data.unboxed_weight)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)

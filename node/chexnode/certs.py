@@ -79,7 +79,8 @@ class Authority:
         Negative ``days`` give an expired one, for tests. Raises Usage for a name that is no file name, or is taken.
         """
         pem, key_pem = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        if Path(name).name != name or name.casefold() == _AUTHORITY or not name.isprintable() or not 0 < len(name) <= 64:
+        fit = 0 < len(name) <= 64 and name.isprintable() and Path(name).name == name
+        if not fit or name.casefold() == _AUTHORITY:
             raise Usage(f"{name!r} cannot be the name of a certificate")
         if pem.exists() or key_pem.exists():
             raise Usage(f"{pem} or its key exists; remove both to have new ones")

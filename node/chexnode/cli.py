@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -309,6 +310,36 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
         _print(shapes.SETTINGS, lines)
     else:
         show.show(show.settings_table(lines))
+
+
+@app.command()
+def reconcile(
+    ctx: typer.Context,
+    pacs: Annotated[str, typer.Option(metavar="NAME", help="The destination to compare with; of kind dicom.")],
+    since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Studies from this day on.")],
+    fetch: Annotated[bool, typer.Option("--fetch", help="Have it send what was missed to us (C-MOVE).")] = False,
+    json: Json = False,
+) -> None:
+    """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
+    from chexnode import shapes, show
+    from chexnode.deliver.archive import Archive
+    from chexnode.keep.reconcile import reconcile as compare
+    from chexnode.tls import client_context
+
+    settings = _settings(ctx)
+    one = next((d for d in settings.destination if d.name == pacs and d.kind == "dicom"), None)
+    if one is None:
+        raise Usage(f"no destination of kind dicom is called {pacs!r}")
+    tls = client_context(settings.tls) if one.tls else None
+    ours = settings.node.ae_title
+    with _ledger(ctx) as ledger, Archive(one, ours, tls) as archive:
+        to = ours if fetch else None
+        found = compare(ledger, archive, pacs, since.date(), settings.gate.modalities, to, show.asking(pacs))
+    if json:
+        _print(shapes.ANYTHING, found)
+    else:
+        show.show(*show.reconciliation(found))
+    raise typer.Exit(Exit.OK if found.balanced else Exit.SOME_FAILED)
 
 
 @app.command()

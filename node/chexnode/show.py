@@ -6,10 +6,10 @@ Everything that came from outside goes through :func:`~chexnode.logs.escaped` an
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -22,6 +22,9 @@ from chexnode.ledger.records import DeliveryView, JobView
 from chexnode.ledger.views import JobDetail
 from chexnode.logs import escaped
 from chexnode.shapes import Check, FileReport, Setting
+
+if TYPE_CHECKING:
+    from chexnode.keep.reconcile import Reconciliation
 
 T = TypeVar("T")
 
@@ -69,6 +72,38 @@ def with_progress(items: Iterable[T], total: int) -> Iterator[T]:
     """Yield ``items``, with a bar on stderr where that is a terminal."""
     console = Console(stderr=True)
     yield from track(items, "analysing", total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def asking(name: str) -> Callable[[list[str]], Iterable[str]]:
+    """What shows the progress of a comparison with the PACS ``name``, study by study."""
+    console = Console(stderr=True)
+
+    def track_studies(studies: list[str]) -> Iterable[str]:
+        return track(
+            studies, f"asking {escaped(name)}", console=console, transient=True, disable=not console.is_terminal
+        )
+
+    return track_studies
+
+
+def reconciliation(found: Reconciliation) -> list[RenderableType]:
+    """``chexnode reconcile``."""
+    parts: list[RenderableType] = [
+        f"{found.pacs} since {found.since}: {found.studies} studies, {found.radiographs} radiographs, "
+        f"{len(found.missed)} of them never received ({sum(one.fetched for one in found.missed)} fetched now); "
+        f"{found.results} results delivered, {len(found.gone)} of them gone"
+    ]
+    if found.missed or found.gone:
+        table = _table("WHAT", "STUDY", "SOP INSTANCE UID", "")
+        for missed in found.missed:
+            mark = Text("fetched", style="green") if missed.fetched else Text("missing", style="bold red")
+            table.add_row("radiograph", short_uid(missed.study_instance_uid), missed.sop_instance_uid, mark)
+        for gone in found.gone:
+            table.add_row(
+                "result", short_uid(gone.study_instance_uid), gone.sop_instance_uid, Text("gone", style="red")
+            )
+        parts.append(table)
+    return parts
 
 
 def reports_table(reports: Sequence[FileReport]) -> Table:

@@ -24,7 +24,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "work": frozenset({"triage", "encode", "deliver", "keep"}),
     "deliver": frozenset(),
     "queue": frozenset(),
-    "keep": frozenset(),
+    "keep": frozenset({"triage", "deliver"}),
     "web": frozenset(),
 }
 

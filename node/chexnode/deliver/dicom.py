@@ -1,4 +1,4 @@
-"""C-STORE to a PACS (PS3.4 Annex B), and the probe behind ``chexnode check``, by pynetdicom's requestor.
+"""Associations with a PACS: C-STORE (PS3.4 annex B), C-FIND and C-MOVE (annex C), by pynetdicom's requestor.
 
 A data set goes out as it lies in its file, never decoded and never re-encoded. What is overridden: a response can no
 longer be taken by the association's other thread, the time limit is for each step and not for the whole of a transfer
@@ -11,7 +11,7 @@ import queue
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ _TRANSFER_SYNTAXES_REFUSED = 4  # PS3.8 table 9-18
 _LARGEST_PDU, _SMALLEST_PDU = 1 << 17, 512
 _LARGEST_ANSWER = 1 << 20
 _POLL_SECONDS = 0.25
+_PENDING = (0xFF00, 0xFF01)  # PS3.4 table C.4-1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,26 @@ class Association:
         """C-ECHO; return (Status, Error Comment). Raises DestinationDown."""
         return self._answer(self._assoc.send_c_echo)
 
+    def find(self, model: str, identifier: Dataset) -> Iterator[Dataset]:
+        """C-FIND (PS3.4 C.4.1); yield the matches. Raises DestinationDown, also for a status of failure."""
+        for status, match in self._responses(lambda: self._assoc.send_c_find(identifier, model)):
+            if match is not None:
+                yield match
+            elif status.Status != 0x0000:
+                raise DestinationDown(_failure("C-FIND", status))
+
+    def move(self, model: str, identifier: Dataset, to: str) -> int:
+        """C-MOVE (PS3.4 C.4.2) to AE title ``to``; return how many instances it says to have sent.
+
+        Raises DestinationDown, also for a status of failure where nothing was sent.
+        """
+        sent = 0
+        for status, _ in self._responses(lambda: self._assoc.send_c_move(identifier, to, model)):
+            sent = int(status.get("NumberOfCompletedSuboperations") or sent)
+            if status.Status not in _PENDING and status.Status != 0x0000 and not sent:
+                raise DestinationDown(_failure("C-MOVE", status))
+        return sent
+
     def release(self) -> None:
         """Release in order."""
         self._assoc.release()
@@ -121,8 +142,21 @@ class Association:
             with suppress(RuntimeError):  # it ended since
                 status = send()
         if "Status" not in status:
-            raise DestinationDown(self._dimse.gave_up or self._why or "the destination broke the protocol")
+            raise self._lost()
         return int(status.Status), str(status.get("ErrorComment") or "")
+
+    def _responses(self, send: Callable[[], Iterator[tuple[Dataset, Dataset | None]]]) -> Iterator[Any]:
+        try:
+            responses = send()
+        except (RuntimeError, ValueError) as error:  # it ended since, or the model was not accepted
+            raise self._lost() from error
+        for status, content in responses:
+            if "Status" not in status:
+                raise self._lost()
+            yield status, content if status.Status in _PENDING else None
+
+    def _lost(self) -> DestinationDown:
+        return DestinationDown(self._dimse.gave_up or self._why or "the destination broke the protocol")
 
     def _blame(self, why: str) -> None:
         self._why = self._why or why
@@ -253,6 +287,11 @@ class _Tls(ssl.SSLSocket):
         except OSError as error:
             self.error = error
             raise
+
+
+def _failure(service: str, status: Dataset) -> str:
+    comment = str(status.get("ErrorComment") or "")
+    return f"{service} failed with status 0x{int(status.Status):04X}" + (f": {comment}" if comment else "")
 
 
 def _why(error: OSError) -> str:

@@ -13,6 +13,7 @@ from chexnode.ledger.account import Accounts
 from chexnode.ledger.database import Database, utc_now
 from chexnode.ledger.deliveries import Deliveries
 from chexnode.ledger.files import Files
+from chexnode.ledger.holdings import Holdings
 from chexnode.ledger.instances import Instances
 from chexnode.ledger.jobs import Jobs
 from chexnode.ledger.leases import Leases
@@ -35,6 +36,7 @@ class Ledger:
         self.studies = Studies(self.database)
         self.reports = Reports(self.database)
         self.files = Files(self.database)
+        self.holdings = Holdings(self.database)
         self.views = Views(self.database)
         self.accounts = Accounts(self.database)
 

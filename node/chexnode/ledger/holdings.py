@@ -1,0 +1,57 @@
+"""What the node holds, for a comparison with what a PACS holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Column, select
+
+from chexnode.ledger.database import Database, in_chunks
+from chexnode.ledger.schema import deliveries, instances, jobs, results
+from chexnode.ledger.states import DeliveryState
+
+
+class Holdings:
+    """Queries by UID."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def received(self, sop_instance_uids: Sequence[str]) -> set[str]:
+        """Those of ``sop_instance_uids`` that were received, whatever became of them."""
+        return self._among(instances.c.sop_instance_uid, sop_instance_uids)
+
+    def made(self, sop_instance_uids: Sequence[str]) -> set[str]:
+        """Those of ``sop_instance_uids`` that are results of ours."""
+        return self._among(results.c.uid, sop_instance_uids)
+
+    def _among(self, column: Column[str], uids: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        with self._db.read() as conn:
+            for some in in_chunks(uids):
+                found |= set(conn.execute(select(column).where(column.in_(some))).scalars())
+        return found
+
+    def delivered(self, destination: str, since: datetime) -> dict[str, set[str]]:
+        """Study Instance UID -> SOP Instance UIDs of the results that ``destination`` accepted from ``since`` on."""
+        query = (
+            select(instances.c.study_instance_uid, results.c.uid)
+            .join(jobs, jobs.c.id == results.c.job_id)
+            .join(
+                instances,
+                (instances.c.sop_instance_uid == jobs.c.sop_instance_uid) & (instances.c.digest == jobs.c.digest),
+            )
+            .join(deliveries, deliveries.c.result_uid == results.c.uid)
+            .where(
+                deliveries.c.destination == destination,
+                deliveries.c.state.in_([DeliveryState.SENT, DeliveryState.COMMITTED]),
+                deliveries.c.finished_at >= since,
+                instances.c.study_instance_uid.is_not(None),
+            )
+        )
+        found: dict[str, set[str]] = {}
+        with self._db.read() as conn:
+            for study, uid in conn.execute(query):
+                found.setdefault(study, set()).add(uid)
+        return found

@@ -79,7 +79,7 @@ def test_vindr_has_three_readers_in_training_and_a_consensus_in_test(vindr_folde
 def test_vindr_boxes_are_those_of_the_file(vindr_folder: Path) -> None:
     found = built(Format.VINDR, vindr_folder)
     truth = datasets.dicom(vindr_folder / "again.dcm", 101, 1)[0]
-    assert np.allclose(case(found, "test0001").boxes[0], truth, atol=0.6)
+    assert np.allclose(case(found, "test0001").boxes[0], truth, atol=0.06)
 
 
 def test_vindr_names_are_matched_whatever_their_capitals(vindr_folder: Path) -> None:

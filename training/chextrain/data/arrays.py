@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import chexmodels.decode
 import chexmodels.pixels
 import chexmodels.tone
 from chextrain.data.cases import Case, Collection, box_mask, share
-from chextrain.data.images import stamp
+from chextrain.data.images import eight_bit, rendered, stamp
 from chextrain.data.processes import in_processes
 
 T = TypeVar("T", bound=np.generic)
@@ -129,7 +129,7 @@ def _masks(cases: Sequence[Case], size: int) -> Iterator[NDArray[np.bool_]]:
 
 
 def _shares(cases: Sequence[Case], size: int) -> Iterator[NDArray[np.uint8]]:
-    return (_eight_bit(share(case, size)) for case in cases)
+    return (eight_bit(share(case, size)) for case in cases)
 
 
 def _decoded(collection: Collection, cases: Sequence[Case], size: int, title: str) -> Iterator[NDArray[np.uint8]]:
@@ -138,15 +138,6 @@ def _decoded(collection: Collection, cases: Sequence[Case], size: int, title: st
         yield from track(map(work, cases), title, total=len(cases), transient=True)
     else:
         yield from track(in_processes(work, cases), title, total=len(cases), transient=True)
-
-
-def rendered(load_one: Callable[[Case, int], NDArray[np.float32]], case: Case, size: int) -> NDArray[np.uint8]:
-    """One image as it is kept: ``(S,S)`` uint8."""
-    return _eight_bit(load_one(case, size))
-
-
-def _eight_bit(array: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.round(array * 255).astype(np.uint8)
 
 
 def _code(collection: Collection) -> Iterator[str]:

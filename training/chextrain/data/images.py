@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +86,16 @@ def load_case(case: Case, size: int) -> NDArray[np.float32]:
         rows, columns = image.shape
         raise BadImage(f"{case.path.name}: {rows} x {columns} pixels instead of {case.rows} x {case.columns}")
     return Geometry(case.rows, case.columns, size).forward(image)
+
+
+def rendered(load: Callable[[Case, int], NDArray[np.float32]], case: Case, size: int) -> NDArray[np.uint8]:
+    """One image as it is kept: ``(S, S)`` uint8. Here, because a process that only decodes should not load torch."""
+    return eight_bit(load(case, size))
+
+
+def eight_bit(array: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[0, 1] -> 0 to 255, rounded."""
+    return np.round(array * 255).astype(np.uint8)
 
 
 def stamp(paths: Iterable[Path | None]) -> Iterable[str]:

@@ -25,6 +25,8 @@ class DataConfig:
     """Side of the network's input in pixels."""
     unboxed_weight: float = 0.5
     """Weight of the pixels outside the boxes where other findings may be unboxed."""
+    normals: float = 1.0
+    """Share of the images without a finding that an epoch shows, others each time."""
     consensus: Literal["union", "vote", "soft", "wbf", "cluster"] = "soft"
     """How the boxes of several readers become one target; see ``chextrain.consensus``."""
     split_seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +18,11 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from chextrain.boxing import TRANSFORMS
 from chextrain.config import Config
+from chextrain.data.arrays import Samples
 from chextrain.losses import pixel_loss, soft_dice
 from chextrain.metrics import pixel_ap, pointing_game
 from chextrain.runs import BEST
@@ -180,16 +182,37 @@ class KeepBest(Callback):
         self.best = state_dict["best"]
 
 
+class Epoch(Sampler[int]):
+    """Every image with a finding, and a share of the others drawn anew, in random order."""
+
+    def __init__(self, finding: Sequence[bool], share: float) -> None:
+        self.finding = torch.tensor(finding)
+        self.others = round(share * int((~self.finding).sum()))
+
+    def __len__(self) -> int:
+        return int(self.finding.sum()) + self.others
+
+    def __iter__(self) -> Iterator[int]:
+        others = torch.nonzero(~self.finding)[:, 0]
+        drawn = others[torch.randperm(len(others))[: self.others]]
+        shown = torch.cat([torch.nonzero(self.finding)[:, 0], drawn])
+        yield from shown[torch.randperm(len(shown))].tolist()
+
+
 def loader(samples: Dataset[Any], config: Config, *, train: bool) -> DataLoader[Any]:
     """Batches in the main process: the images are in memory already, workers would only copy them.
 
     On several GPUs the training images are shared out, and each process validates all images: exact, with no gathering.
     """
-    everything = DistributedSampler(samples, num_replicas=1, rank=0, shuffle=False)  # type: ignore[var-annotated]
+    sampler: Sampler[int] | None = None
+    if not train:
+        sampler = DistributedSampler(samples, num_replicas=1, rank=0, shuffle=False)
+    elif isinstance(samples, Samples) and config.data.normals < 1:
+        sampler = Epoch([bool(case.boxes) for case in samples.arrays.cases], config.data.normals)
     return DataLoader(
         samples,
         batch_size=config.training.batch_size,
-        shuffle=train,
-        sampler=None if train else everything,
+        shuffle=train and sampler is None,
+        sampler=sampler,
         drop_last=train,
     )

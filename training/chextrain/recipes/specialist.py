@@ -16,7 +16,7 @@ import numpy as np
 from chexmodels.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
-from chextrain.findings import VINDR, UnknownFinding, normalise
+from chextrain.findings import LOCAL, VINDR, UnknownFinding, normalise
 from chextrain.recipes import supermodel
 from chextrain.runs import Parameters
 
@@ -46,13 +46,13 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
 
 
 def boxed_in(train_set: Arrays, val_set: Arrays) -> tuple[str, ...]:
-    """Findings with a box in both sets: VinDr-CXR's 14 where there are any, else all, by name."""
+    """Findings with a box in both sets, by name; where all names are VinDr-CXR's, those of its 14."""
     train, val = (
         {name for case in arrays.cases if case.localised for names in case.box_findings for name in names}
         for arrays in (train_set, val_set)
     )
     both = train & val
-    return tuple(name for name in VINDR if name in both) or tuple(sorted(both))
+    return tuple(sorted(both & set(VINDR) if both <= set(LOCAL) else both))
 
 
 def select(arrays: Arrays, finding: str, negatives: str, seed: int) -> Arrays:

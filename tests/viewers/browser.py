@@ -42,6 +42,12 @@ _RENDERED = """
   return viewports.length > 0 && viewports.every(viewport => viewport.viewportStatus === 'rendered');
 }
 """
+#: What OHIF writes when a part of its page fails, as a mere debug message.
+_FAILED = "Error Boundary"
+#: Words, and the lines that lead to them, may lie anywhere on the image.
+_NO_WORDS = """
+[data-cy^="viewport-overlay"], svg.svg-layer text, svg.svg-layer line { visibility: hidden !important }
+"""
 _SECONDS = 90.0
 
 
@@ -79,7 +85,7 @@ class StudyPage:
         self.errors: list[str] = []
         """Whatever the browser has complained of so far."""
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
-        page.on("console", lambda line: self._complain(line.type == "error", line.text))
+        page.on("console", lambda line: self._complain(line.type == "error" or _FAILED in line.text, line.text))
         page.on("response", lambda answer: self._complain(answer.status >= 400, f"{answer.status} {answer.url}"))
         page.goto(url, wait_until="domcontentloaded")
         page.wait_for_selector('[data-cy^="study-browser-thumbnail"]', timeout=_SECONDS * 1000)
@@ -110,8 +116,13 @@ class StudyPage:
         self.series(modality, description).dblclick()
 
     def viewport(self) -> Picture:
-        """A picture of the viewport."""
-        return self._picture(self._page.locator('[data-cy="viewport-pane"]').screenshot())
+        """A picture of the viewport without OHIF's own words."""
+        png = self._page.locator('[data-cy="viewport-pane"]').screenshot(style=_NO_WORDS)
+        return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
+
+    def words(self) -> str:
+        """What can be read in the viewport."""
+        return str(self._page.locator('[data-cy="viewport-pane"]').text_content())
 
     def screen(self) -> bytes:
         """The whole page as PNG."""
@@ -127,7 +138,3 @@ class StudyPage:
             if time.monotonic() > deadline or (drawn(now) and np.array_equal(before, now)):
                 return now
             before = now
-
-    @staticmethod
-    def _picture(png: bytes) -> Picture:
-        return np.asarray(Image.open(BytesIO(png)).convert("RGB"))

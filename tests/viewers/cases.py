@@ -7,7 +7,7 @@ node's encoders; no model is asked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Literal
@@ -20,6 +20,7 @@ from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import sanitise
+from chexnode.encode.sr import Outline, SrVariant
 from chexnode.ledger.states import ResultKind
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset
@@ -43,11 +44,18 @@ class Case:
     columns: int
     spacing: tuple[float, float] | None = (0.2, 0.2)
     """Imager Pixel Spacing in mm: between rows, between columns."""
+    outline: Outline = "box"
+    """How the report draws the region."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return self.rows, self.columns
+
+    @property
+    def has_square_pixels(self) -> bool:
+        """Whether the pixels are as high as wide, or said nothing of."""
+        return self.spacing is None or self.spacing[0] == self.spacing[1]
 
     @property
     def aspect(self) -> float:
@@ -80,8 +88,9 @@ class Case:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The radiograph with pixels and file meta; each case is a study of its own."""
+        """The radiograph with pixels and file meta; each case is a patient of its own."""
         ds = to_dataset(CHEST, *self.shape, self.modality, self.photometric_interpretation)
+        ds.PatientID = f"PHANTOM-{self.name}"
         values = np.rint(self.image * HIGHEST).astype("<u2")
         inverse = self.photometric_interpretation == "MONOCHROME1"
         ds.PixelData = (HIGHEST - values if inverse else values).tobytes()
@@ -98,6 +107,13 @@ class Case:
         return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
     @property
+    def box_mask(self) -> NDArray[np.bool_]:
+        """The inside of the box, ``(rows, columns)`` bool."""
+        inside = np.zeros(self.shape, bool)
+        inside[self.box.y0 : self.box.y1, self.box.x0 : self.box.x1] = True
+        return inside
+
+    @property
     def findings(self) -> Findings:
         """What a perfect model would say."""
         region = Region(self.box, int(self.mask.sum()), 0.91, 0.7)
@@ -106,20 +122,23 @@ class Case:
     @property
     def provenance(self) -> Provenance:
         """Of a job of its own, so that no two cases share a UID."""
-        return Provenance(
-            **{name: getattr(PROVENANCE, name) for name in PROVENANCE.__slots__}
-            | {"job_key": sha256(self.name.encode()).hexdigest()}
-        )
+        return replace(PROVENANCE, job_key=sha256(self.name.encode()).hexdigest())
 
-    def results(self, *wanted: tuple[ResultKind, str]) -> list[Encoded]:
-        """Encode the (kind, variant) wanted, checked as the worker checks them."""
+    def results(self, findings: Findings) -> list[Encoded]:
+        """Encode what a destination of the default settings gets, and a presentation state."""
         display = np.rint(self.image * 255).astype(np.uint8)
-        return encode(sanitise(parsed(self.dataset)), display, self.findings, self.provenance, wanted)
+        wanted = (
+            (ResultKind.SEG, "planar"),
+            (ResultKind.SC, "rgb"),
+            (ResultKind.SR, str(SrVariant(outline=self.outline, seg_profile="planar"))),
+            (ResultKind.GSPS, "outline"),
+        )
+        return encode(sanitise(parsed(self.dataset)), display, findings, self.provenance, wanted)
 
 
 SHORT = (
     Case("dx-monochrome2", "DX", "MONOCHROME2", 1280, 1040),
-    Case("cr-monochrome1", "CR", "MONOCHROME1", 900, 1100),
+    Case("cr-monochrome1", "CR", "MONOCHROME1", 900, 1100, outline="contour"),
 )
 """Shown in every run of the suite."""
 CASES = (
@@ -127,5 +146,5 @@ CASES = (
     Case("odd-size", "DX", "MONOCHROME1", 701, 599),
     Case("no-spacing", "CR", "MONOCHROME2", 640, 512, spacing=None),
     Case("non-square-pixels", "DX", "MONOCHROME2", 500, 800, spacing=(0.4, 0.2)),
-    Case("3000x2500", "CR", "MONOCHROME1", 3000, 2500, spacing=(0.143, 0.143)),
+    Case("3000x2500", "CR", "MONOCHROME1", 3000, 2500, spacing=(0.143, 0.143), outline="contour"),
 )

@@ -1,4 +1,4 @@
-"""Fetch OHIF's prebuilt viewer from npm into a cache folder, once: ``python tests/viewers/fetch.py`` prints where it is.
+"""Fetch OHIF's prebuilt viewer from npm into a cache folder, once; ``python tests/viewers/fetch.py`` prints which.
 
 The folder is ``$XDG_CACHE_HOME/chexnode/ohif-VERSION``, by default under ``~/.cache``. It holds the package's ``dist``
 without its two heaviest parts, which are of no use for radiographs: an ONNX runtime and a microscopy viewer.

@@ -1,4 +1,4 @@
-"""OHIF served on a loopback port, with a DICOMweb server behind it on the same origin, as a hospital would deploy it."""
+"""OHIF served on a loopback port, with a DICOMweb server behind it on the same origin, as hospitals deploy it."""
 
 from __future__ import annotations
 

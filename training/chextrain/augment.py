@@ -83,9 +83,9 @@ def transplant(image: Tensor, target: Tensor, weight: Tensor, share: float) -> t
     part = torch.where(own.flatten(1).any(dim=1)[:, None, None, None], own, target[third] > 0).float()
     chosen = (torch.rand(batch) < share).to(image.device) & (part.mean(dim=(1, 2, 3)) < LARGEST)
     part = part * chosen[:, None, None, None]
-    edge = 2 * (side // 64) + 1
-    soft = F.max_pool2d(part, edge, stride=1, padding=edge // 2)
-    soft = F.avg_pool2d(soft, edge, stride=1, padding=edge // 2, count_include_pad=False)
+    blocks = F.max_pool2d(part, max(1, side // 32))  # edges as wide as a thirty-second of the frame
+    blocks = F.avg_pool2d(blocks, 3, stride=1, padding=1, count_include_pad=False)
+    soft = F.interpolate(blocks, size=(side, side), mode="bilinear", align_corners=False)
     return (
         torch.lerp(image, image[donor], soft),
         torch.where(part > 0, target[donor], target),

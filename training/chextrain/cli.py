@@ -141,52 +141,61 @@ def export(
     failures: Annotated[Path, typer.Option("--failures", help="Text for the card: where the model fails.")],
     data: DataOption = None,
     cache: CacheOption = None,
+    clean_normals: Annotated[
+        float, typer.Option("--clean-normals", min=0, max=1, help="What second_reader promises, as a share.")
+    ] = 0.8,
     sizes: SizesOption = None,
     groups: GroupsOption = None,
 ) -> None:
     """Calibrate RUN on the validation split, score it on test, write bundle and card."""
+    from chextrain.calibrate import NothingToFit
     from chextrain.export import export as write
     from chextrain.runs import Run
 
     values = Run.read(run).values["data"]
     collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
-    val, test = (load(collection, split, Run.read(run).size, cache) for split in ("val", "test"))
-    card = write(run, out, name, version, failures.read_text().strip(), collection, val, test)
+    try:
+        card = write(run, out, name, version, failures.read_text().strip(), collection, cache, clean_normals)
+    except NothingToFit as error:
+        raise ConfigError(str(error)) from error
     typer.echo((out / "card.md").read_text())
     typer.echo(f"{card.title} {card.digest}")
 
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="Name of a shipped bundle, or a folder.")],
+    models: Annotated[list[str], typer.Argument(help="Shipped bundles by name, folders of bundles, folders of runs.")],
     format_: FormatOption,
     data: DataOption = None,
     split: Annotated[Split, typer.Option("--split", help="Which images.")] = Split.TEST,
-    out: Annotated[Path | None, typer.Option("--out", help="Also write the numbers here, as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for report.md, report.json, plots and a gallery of the images.")
+    ] = None,
     cache: CacheOption = None,
+    external_format: Annotated[
+        Format | None, typer.Option("--external-format", help="Layout of another data set, all of which is test.")
+    ] = None,
+    external: Annotated[Path | None, typer.Option("--external", help="Folder of that data set.")] = None,
     consensus: ConsensusOption = None,
     split_seed: SeedOption = None,
     sizes: SizesOption = None,
     groups: GroupsOption = None,
 ) -> None:
-    """Score BUNDLE on a split, beside the baselines that need no image."""
-    from chexmodels.bundle import find
-    from chexmodels.calibration import pixel_probability
-    from chexmodels.registry import load as load_model
-    from chextrain.evaluate import evaluate as score
-    from chextrain.evaluate import markdown, mean_mask
-    from chextrain.predict import logits
+    """Score MODELS on a split: the paper's tables, and sound numbers beside the baselines that need no network."""
+    from chexmodels.bundle import BundleError
+    from chextrain.calibrate import NothingToFit
+    from chextrain.report import assemble, write
+    from chextrain.subjects import read_subject
 
-    model = load_model(find(bundle))
-    card = model.card
     collection = read(format_, data, consensus, split_seed, sizes, groups)
-    arrays = load(collection, split, card.size, cache)
-    prob = pixel_probability(logits(model.network, arrays), card.calibration.temperature)
-    mean = mean_mask(collection, card.size)
-    result = score(split, arrays, prob, card.calibration, card.operating_points, mean)
-    typer.echo(f"{card.title} {card.digest}\n\n{markdown(result)}")
-    if out is not None:
-        out.write_text(json.dumps(result.as_dict(), indent=2) + "\n")
+    other = read(external_format, external, None, None, None, None) if external_format else None
+    try:
+        report = assemble([read_subject(model) for model in models], collection, split, cache, other)
+    except (BundleError, NothingToFit) as error:
+        raise ConfigError(str(error)) from error
+    typer.echo(report.markdown())
+    for path in write(report, out) if out else ():
+        typer.echo(path)
 
 
 @app.command()

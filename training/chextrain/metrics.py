@@ -1,11 +1,13 @@
-"""Numbers about maps and scores, in NumPy. Shapes: ``prob`` and ``truth`` ``(N,S,S)``; scores ``(N,)``."""
+"""Sound numbers about maps and scores. Shapes: ``prob``, ``mask`` and ``truth`` ``(N,S,S)``; scores ``(N,)``.
+
+What the paper reports is in :mod:`chextrain.paper`, intervals are in :mod:`chextrain.bootstrap`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chexmodels.boxes import bounding_boxes, filled, iou
 
@@ -15,24 +17,12 @@ Masks = NDArray[np.bool_]
 
 def average_precision(score: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
     """Area under the precision-recall steps; ties share one step. NaN without a positive."""
-    score, truth = np.ravel(score), np.ravel(truth)
-    positives = int(truth.sum())
-    if positives == 0:
-        return float("nan")
-    order = np.argsort(-score, kind="stable")
-    score, truth = score[order], truth[order]
-    last = np.flatnonzero(np.append(np.diff(score) != 0, True))
-    hits = np.cumsum(truth)[last]
-    return float(np.sum(np.diff(hits, prepend=0) * hits / (last + 1)) / positives)
+    return float(average_precision_score(np.ravel(truth), np.ravel(score))) if truth.any() else float("nan")
 
 
 def auroc(score: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
     """Probability that a positive scores above a negative, ties counted half. NaN if one side is empty."""
-    positives, negatives = np.sort(score[truth]), np.sort(score[~truth])
-    if not len(positives) or not len(negatives):
-        return float("nan")
-    below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
-    return float(below.sum() / 2 / len(positives) / len(negatives))
+    return float(roc_auc_score(truth, score)) if truth.any() and not truth.all() else float("nan")
 
 
 def pixel_ap(prob: Maps, truth: Masks) -> float:
@@ -41,11 +31,16 @@ def pixel_ap(prob: Maps, truth: Masks) -> float:
     return average_precision(prob[positive], truth[positive])
 
 
+def pointing(prob: Maps, truth: Masks) -> NDArray[np.bool_]:
+    """Per image ``(N,)``: the hottest pixel, the first of equals, lies in a truth box."""
+    hottest = prob.reshape(len(prob), -1).argmax(axis=1)
+    return np.asarray(truth.reshape(len(truth), -1)[np.arange(len(truth)), hottest])
+
+
 def pointing_game(prob: Maps, truth: Masks) -> float:
     """Share of the images with a finding whose hottest pixel lies in a truth box (Zhang et al. 2018)."""
-    positive = np.flatnonzero(truth.any(axis=(1, 2)))
-    hits = [truth[i].flat[int(prob[i].argmax())] for i in positive]
-    return float(np.mean(hits)) if hits else float("nan")
+    positive = truth.any(axis=(1, 2))
+    return float(pointing(prob[positive], truth[positive]).mean()) if positive.any() else float("nan")
 
 
 def box_iou(mask: Masks, truth: Masks) -> NDArray[np.float64]:
@@ -54,16 +49,12 @@ def box_iou(mask: Masks, truth: Masks) -> NDArray[np.float64]:
     return np.array([iou(filled(bounding_boxes(found), found.shape), wanted) for found, wanted in pairs])
 
 
-def bootstrap(
-    metric: Callable[[Maps, Masks], float], prob: Maps, truth: Masks, groups: NDArray[np.str_], rounds: int = 200
-) -> tuple[float, float]:
-    """95 % interval of ``metric(prob, truth)`` with whole groups (patients) resampled; maps are thinned for speed."""
-    rng = np.random.default_rng(0)
-    prob, truth = prob[:, ::4, ::4], truth[:, ::4, ::4]
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    values = []
-    for _ in range(rounds):
-        index = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        values.append(metric(prob[index], truth[index]))
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
+def mask_iou(mask: Masks, truth: Masks) -> NDArray[np.float64]:
+    """Per image ``(N,)``: intersection over union, 1 if both are empty."""
+    return np.array([iou(found, wanted) for found, wanted in zip(mask, truth, strict=True)])
+
+
+def dice(mask: Masks, truth: Masks) -> NDArray[np.float64]:
+    """Per image ``(N,)``: twice the intersection over the sum of both areas, 1 if both are empty."""
+    overlap = mask_iou(mask, truth)
+    return 2 * overlap / (1 + overlap)

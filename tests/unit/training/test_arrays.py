@@ -14,7 +14,7 @@ import datasets
 from chextrain.augment import Augmentation
 from chextrain.consensus import Consensus
 from chextrain.data import arrays as arrays_module
-from chextrain.data import phantom
+from chextrain.data import phantom, processes
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection, share
 from chextrain.data.images import BadImage
@@ -127,7 +127,7 @@ def test_labels_and_targets_of_one_finding(folder: Path) -> None:
 def test_parallel_decoding_gives_the_same_images_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection = read(folder)
     alone = load(collection, "train", 32, None).images
-    monkeypatch.setattr(arrays_module, "MANY", 1)
+    monkeypatch.setattr(processes, "MANY", 1)
     assert np.array_equal(load(collection, "train", 32, None).images, alone)
 
 
@@ -135,7 +135,7 @@ def test_parallel_decoding_gives_the_same_images_in_order(folder: Path, monkeypa
 def test_an_image_that_cannot_be_decoded_is_named_and_leaves_no_cache(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
 ) -> None:
-    monkeypatch.setattr(arrays_module, "MANY", many)
+    monkeypatch.setattr(processes, "MANY", many)
     path = folder / "train" / "train0004.dicom"
     collection = read(folder)
     path.write_bytes(path.read_bytes()[:-1000])

@@ -30,8 +30,6 @@ from chextrain.data.images import eight_bit, rendered, stamp
 from chextrain.data.processes import in_processes
 
 T = TypeVar("T", bound=np.generic)
-MANY = 512
-"""From so many files on, several processes decode; starting them takes seconds."""
 PIPELINE = (chexmodels.codestream, chexmodels.decode, chexmodels.pixels, chexmodels.tone)
 """The modules whose source decides what pixels look like: a change there makes decoded images stale."""
 
@@ -134,10 +132,7 @@ def _shares(cases: Sequence[Case], size: int) -> Iterator[NDArray[np.uint8]]:
 
 def _decoded(collection: Collection, cases: Sequence[Case], size: int, title: str) -> Iterator[NDArray[np.uint8]]:
     work = partial(rendered, collection.load, size=size)
-    if len(cases) < MANY:
-        yield from track(map(work, cases), title, total=len(cases), transient=True)
-    else:
-        yield from track(in_processes(work, cases), title, total=len(cases), transient=True)
+    yield from track(in_processes(work, cases), title, total=len(cases), transient=True)
 
 
 def _code(collection: Collection) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One function over many values, in as many processes as there are processors."""
+"""One function over many values, in as many processes as there are processors where that is worth it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+MANY = 512
+"""So many values are worth starting processes, which takes seconds."""
 MOST = 16
 """More only wait for the disk."""
 
@@ -20,7 +22,7 @@ def in_processes(function: Callable[[A], B], values: Sequence[A]) -> Iterator[B]
     Processes are spawned, not forked: the threads of torch would not survive a fork.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if processors == 1:
+    if processors == 1 or len(values) < MANY:
         yield from map(function, values)
         return
     with ProcessPoolExecutor(min(processors, MOST), multiprocessing.get_context("spawn")) as pool:

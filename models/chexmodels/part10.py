@@ -21,12 +21,15 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 Buffer = bytes | memoryview | mmap.mmap
 
 #: Elements longer than this are left out of the header that results are made from: no attribute that a result copies
-#: may be that long (PS3.5 table 6.2-1), private dumps and look-up tables are.
+#: may be that long (PS3.5 table 6.2-1), private dumps are.
 LONG_ELEMENT = 65_536
+#: The exception: a presentation state repeats look-up tables, and five VOI LUTs of 16 bits in one image are real.
+LONG_TABLES = 1_048_576
 #: What is left of a header after that is at most this long.
 LONGEST_HEADER = 8_000_000
 
 _PIXEL_DATA = 0x7FE00010
+_TABLES = (0x00283000, 0x00283010)  # Modality LUT Sequence, VOI LUT Sequence
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -178,7 +181,7 @@ def scan(encoded: Buffer, transfer_syntax_uid: str, limits: ReadLimits) -> Layou
             depth = max(depth, nesting)
             if nesting > limits.max_nesting:
                 raise DecodeError("too-deep", f"sequences nested more than {limits.max_nesting} deep")
-            if len(stack) == 2 and length != _UNDEFINED and length > LONG_ELEMENT:
+            if len(stack) == 2 and length != _UNDEFINED and length > (LONG_TABLES if tag in _TABLES else LONG_ELEMENT):
                 long_elements.append((start, position + length))
             continue
         position += length

@@ -332,3 +332,13 @@ def test_long_elements_are_left_out_of_the_header_and_the_rest_is_kept() -> None
     header = read(part10(ds), LIMITS).dataset()
     assert len(header[0x00091001].value) == 200_000
     assert b"short" in part.header()
+
+
+@pytest.mark.parametrize(("tables", "kept"), [(5, True), (20, False)])
+def test_look_up_tables_are_kept_in_the_header_within_reason(tables: int, kept: bool) -> None:
+    """A presentation state shows the image as its header does, so it needs them."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [32_768, 0, 16])
+    item.add_new("LUTData", "OW", bytes(65_536))
+    header = read(part10(radiograph("CR", (8, 8), VOILUTSequence=[item] * tables)), LIMITS).header()
+    assert len(header) == pytest.approx(65_536 * tables * kept, abs=5_000)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from chextrain.config import ConfigError, load_config
+from chextrain.config import Config, ConfigError, load_config
 from chextrain.consensus import Consensus
 from chextrain.data.arrays import load
 from chextrain.data.cases import Collection
@@ -43,6 +43,8 @@ class Recipe(StrEnum):
 
 
 ENSEMBLES = (Recipe.MAX_ENSEMBLE, Recipe.MODEL_ENSEMBLE)
+STAGES = {Recipe.CHEXNOMALY: ("supermodel", "siamese"), Recipe.MODEL_ENSEMBLE: ("specialists",)}
+"""The runs a recipe can begin with."""
 
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data set; phantoms need none.")]
@@ -97,8 +99,8 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; else the defaults.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, after the file.")] = None,
     cache: CacheOption = None,
-    supermodel: Annotated[Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from.")] = None,
-    siamese: Annotated[Path | None, typer.Option("--siamese", help="Run whose maps chexnomaly sees.")] = None,
+    supermodel: Annotated[Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from; else trained.")] = None,
+    siamese: Annotated[Path | None, typer.Option("--siamese", help="Run whose maps chexnomaly sees; else trained.")] = None,
     specialists: Annotated[
         Path | None, typer.Option("--specialists", help="max_ensemble run that model_ensemble combines; else trained.")
     ] = None,
@@ -109,26 +111,37 @@ def train(
     groups: GroupsOption = None,
 ) -> None:
     """Train RECIPE, keep the weights that validate best in OUT."""
+    from chextrain.recipes import chexnomaly
     from chextrain.recipes.specialist import boxed_in
     from chextrain.runs import Run, load_network
 
     values = load_config(config, [*(set_ or ()), *_options(consensus, split_seed)])
-    stages = {"supermodel": supermodel, "siamese": siamese} if recipe is Recipe.CHEXNOMALY else {}
-    if None in stages.values():
-        raise typer.BadParameter("chexnomaly needs --supermodel and --siamese, the runs it is made of")
-    if recipe is Recipe.MODEL_ENSEMBLE and specialists is not None:
-        stages = {"specialists": specialists}
     collection = read(format_, data, values.data.consensus, values.data.split_seed, sizes, groups)
-    train_set, val_set = (load(collection, split, values.data.size, cache) for split in ("train", "val"))
-    module = importlib.import_module(f"chextrain.recipes.{recipe}")
-    networks = {stage: load_network(cast(Path, folder)) for stage, folder in stages.items()}
-    made_by = {stage: Run.read(cast(Path, folder)).commands for stage, folder in stages.items()}
-    known: dict[str, Any] = {}
+    train_set, val_set = (
+        load(collection, split, values.data.size, cache).without(values.data.hold_out) for split in ("train", "val")
+    )
+    offered = {"supermodel": supermodel, "siamese": siamese, "specialists": specialists}
+    begins = [stage for stage in STAGES.get(recipe, ()) if offered[stage] is not None]
+    networks = {stage: load_network(cast(Path, offered[stage])) for stage in begins}
+    made_by = {stage: Run.read(cast(Path, offered[stage])).commands for stage in begins}
+
+    def run(name: Recipe, values: Config, folder: Path, **known: Any) -> nn.Module:
+        module = importlib.import_module(f"chextrain.recipes.{name}")
+        stages = made_by if name is recipe else {}
+        findings = {key: value for key, value in known.items() if key == "findings"}
+        parameters = module.parameters(values, **findings)
+        Run(name, format_, module.ARCHITECTURE, parameters, asdict(values), stages).write(folder)
+        return cast(nn.Module, module.train(train_set, val_set, values, folder, resume=resume, **known))
+
+    if recipe is Recipe.CHEXNOMALY:
+        for stage in (stage for stage in chexnomaly.stages(values) if stage not in networks):
+            typer.echo(f"{stage}, as none is given: {out / stage}")
+            networks[stage] = run(Recipe(stage), chexnomaly.stage(stage, values), out / stage)
+    known: dict[str, Any] = dict(networks)
     if recipe in ENSEMBLES:
         given = networks.get("specialists")
-        known["findings"] = given.findings if given is not None else boxed_in(train_set, val_set)
-    Run(recipe, format_, module.ARCHITECTURE, module.parameters(values, **known), asdict(values), made_by).write(out)
-    module.train(train_set, val_set, values, out, resume=resume, **networks, **known)
+        known["findings"] = given.findings if given else boxed_in(train_set, val_set, values.ensemble.least)
+    run(recipe, values, out, **known)
 
 
 @app.command()

@@ -27,6 +27,8 @@ class DataConfig:
     """Weight of the pixels outside the boxes where other findings may be unboxed."""
     normals: float = 1.0
     """Share of the images without a finding that an epoch shows, others each time."""
+    hold_out: tuple[str, ...] = ()
+    """Images with any of these findings are not learnt from, nor do they choose the best epoch."""
     consensus: Literal["union", "vote", "soft", "wbf", "cluster"] = "soft"
     """How the boxes of several readers become one target; see ``chextrain.consensus``."""
     split_seed: int = 0
@@ -95,6 +97,10 @@ class ChexnomalyConfig:
     """Whether the extractor no longer learns."""
     warm_start: bool = True
     """Begin as the supermodel."""
+    supermodel_epochs: int = 10
+    """``training.epochs`` of the supermodel that is trained where no run of one is given."""
+    siamese_epochs: int = 4
+    """The same of the Siamese network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +115,12 @@ class SpecialistConfig:
 
 @dataclass(frozen=True, slots=True)
 class EnsembleConfig:
-    """The model ensemble's combiner."""
+    """Which specialists there are, and what combines them."""
 
+    least: int = 20
+    """Findings with fewer boxed training images have no specialist; all of VinDr-CXR's 14 have more."""
     scale: int = 2
-    """It works at the input's size divided by this."""
+    """The combiner works at the input's size divided by this."""
     folds: int = 2
     """It learns from maps of specialists that were trained on the other folds."""
     in_sample: bool = False
@@ -196,6 +204,10 @@ def _convert(hint: type[Any], value: Any, name: str) -> Any:
         if value not in get_args(hint):
             raise ConfigError(f"{name} is one of {', '.join(get_args(hint))}, not {value!r}")
         return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f'{name} must be a list such as ["Nodule", "Mass"], not {value!r}')
+        return tuple(value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ TINY = (
     "network.dropout=0",
     "siamese.preset=nano",
     "siamese.pairs=8",
+    "ensemble.least=1",
     "training.epochs=1",
     "training.batch_size=8",
     "training.precision=32-true",
@@ -124,6 +126,13 @@ class TestSpecialists:
         assert specialist.boxed_in(data["train"], data["val"]) == LESIONS
         assert specialist.boxed_in(data["train"], without) == LESIONS[:1]
 
+    def test_what_is_too_rare_to_learn_is_not_trained(self, data: Data) -> None:
+        large, small = (sum(name in names(case) for case in data["train"].cases) for name in LESIONS)
+        assert large != small
+        most = max(large, small)
+        assert specialist.boxed_in(data["train"], data["val"], most) == (LESIONS[small == most],)
+        assert specialist.boxed_in(data["train"], data["val"], most + 1) == ()
+
 
 def _renamed(case: Case, to: dict[str, str]) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(to[name] for name in found) for found in case.box_findings)
@@ -136,6 +145,11 @@ def specialists(data: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 class TestEnsembles:
+    @pytest.mark.parametrize("recipe", [max_ensemble, model_ensemble])
+    def test_of_nothing_are_refused(self, recipe: ModuleType) -> None:
+        with pytest.raises(ConfigError, match=r"ensemble\.least"):
+            recipe.parameters(config(), ())
+
     def test_members_are_the_specialists_that_were_trained(self, specialists: tuple[Path, MaxEnsemble]) -> None:
         folder, network = specialists
         assert network.findings == LESIONS

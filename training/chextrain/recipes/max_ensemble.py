@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from chexmodels.ensembles import MaxEnsemble
-from chextrain.config import Config
+from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
 from chextrain.recipes import specialist, supermodel
 from chextrain.runs import BEST, Parameters
@@ -23,7 +23,9 @@ ARCHITECTURE = "max_ensemble"
 
 
 def parameters(config: Config, findings: Sequence[str]) -> Parameters:
-    """Arguments of the network."""
+    """Arguments of the network; raises ``ConfigError`` where there is nothing to specialise in."""
+    if not findings:
+        raise ConfigError(f"no finding has {config.ensemble.least} boxed training images (ensemble.least)")
     return {"findings": list(findings), **supermodel.parameters(config)}
 
 

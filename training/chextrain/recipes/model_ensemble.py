@@ -25,7 +25,7 @@ from chexmodels.ensembles import MaxEnsemble, ModelEnsemble, reduced
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fitting import Batch, Localisation, fit, loader
-from chextrain.recipes import max_ensemble, specialist, supermodel
+from chextrain.recipes import max_ensemble, specialist
 from chextrain.runs import BEST, Parameters
 
 ARCHITECTURE = "model_ensemble"
@@ -33,8 +33,8 @@ BATCH = 16
 
 
 def parameters(config: Config, findings: Sequence[str]) -> Parameters:
-    """Arguments of the network."""
-    return {"findings": list(findings), "scale": config.ensemble.scale, **supermodel.parameters(config)}
+    """Arguments of the network; raises ``ConfigError`` where there is nothing to specialise in."""
+    return {"scale": config.ensemble.scale, **max_ensemble.parameters(config, findings)}
 
 
 def train(

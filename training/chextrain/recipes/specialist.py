@@ -8,6 +8,7 @@ its ensembles were scored on images that their members had learnt.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,14 +46,16 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
     return supermodel.train(shown, val_set.only(finding), own, folder, resume=resume)
 
 
-def boxed_in(train_set: Arrays, val_set: Arrays) -> tuple[str, ...]:
-    """Findings with a box in both sets, by name; where all names are VinDr-CXR's, those of its 14."""
+def boxed_in(train_set: Arrays, val_set: Arrays, least: int = 1) -> tuple[str, ...]:
+    """Findings with ``least`` boxed images in ``train_set`` and one in ``val_set``, by name; where all names are
+    VinDr-CXR's, those of its 14.
+    """
     train, val = (
-        {name for case in arrays.cases if case.localised for names in case.box_findings for name in names}
+        Counter(name for case in arrays.cases if case.localised for name in frozenset().union(*case.box_findings))
         for arrays in (train_set, val_set)
     )
-    both = train & val
-    return tuple(sorted(both & set(VINDR) if both <= set(LOCAL) else both))
+    ours = VINDR if train.keys() <= set(LOCAL) else train.keys()
+    return tuple(sorted(name for name in ours if train[name] >= least and val[name]))
 
 
 def select(arrays: Arrays, finding: str, negatives: str, seed: int) -> Arrays:

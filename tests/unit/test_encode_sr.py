@@ -165,8 +165,8 @@ def test_highdicom_reads_every_region_back(variant: SrVariant) -> None:
         ][number - 1]  # fmt: skip
 
 
-def test_the_algorithm_is_named_in_each_group() -> None:
-    for group in content(written(parsed(radiograph()))).get_planar_roi_measurement_groups():
+def test_the_algorithm_is_named_with_each_region() -> None:
+    for group in outlined(written(parsed(radiograph()))):
         said = {
             item.ConceptNameCodeSequence[0].CodeValue: item.get("TextValue") or item.ConceptCodeSequence[0].CodeMeaning
             for item in group[0].ContentSequence

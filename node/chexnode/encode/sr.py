@@ -221,8 +221,6 @@ def _segment_group(
         referenced_segment=frame,
         finding_category=CATEGORY,
         finding_type=LESION,
-        finding_sites=[FindingSite(THORAX)],
-        algorithm_id=_algorithm(provenance),
     )
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, MeasurementReport
+from highdicom.sr import (
+    Comprehensive3DSR,
+    ComprehensiveSR,
+    MeasurementReport,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+)
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
@@ -28,7 +33,6 @@ def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Proven
     numbers and outline, or if an image without one is not said to be Absent, Present or Failed as it should be.
     """
     report, evidence = _read(ds)
-    image = (source.sop_class_uid, source.ds.SOPInstanceUID)
     expected = {source.ds.SOPInstanceUID}
     regions = findings.regions if has_finding(findings) else ()
     if regions and variant.seg_profile is not None:
@@ -36,10 +40,11 @@ def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Proven
     if evidence != expected:
         raise InvalidResult("its evidence is not what it was made from")
     outlined = [g for g in report.get_planar_roi_measurement_groups() if g.reference_type == codes.DCM.ImageRegion]
-    if len(outlined) != len(regions):
-        raise InvalidResult(f"it has {len(outlined)} regions, not {len(regions)}")
-    for number, region in enumerate(regions, 1):
-        _check_region(report, source, findings, variant, region, tracking_uid(provenance.job_key, number), image)
+    tracked = [group.tracking_uid for group in outlined]
+    if tracked != [tracking_uid(provenance.job_key, number) for number, _region in enumerate(regions, 1)]:
+        raise InvalidResult("its groups do not track the regions")
+    for group, region in zip(outlined, regions, strict=True):
+        _check_region(group, source, findings, variant, region)
     _check_image_groups(report, findings)
 
 
@@ -70,18 +75,12 @@ def _read(ds: Dataset) -> tuple[MeasurementReport, set[str]]:
 
 
 def _check_region(
-    report: MeasurementReport,
+    group: PlanarROIMeasurementsAndQualitativeEvaluations,
     source: Source,
     findings: Findings,
     variant: SrVariant,
     region: Region,
-    uid: str,
-    image: tuple[str, str],
 ) -> None:
-    groups = report.get_planar_roi_measurement_groups(tracking_uid=uid, reference_type=codes.DCM.ImageRegion)
-    if len(groups) != 1:
-        raise InvalidResult(f"{len(groups)} groups track one region")
-    (group,) = groups
     said = [(each.name, each.value, each.unit) for each in group.get_measurements()]
     if said != [(each.name, each.value, each.unit) for each in measurements(source, region)]:
         raise InvalidResult("its measurements are not the region's")
@@ -90,7 +89,10 @@ def _check_region(
     if roi is None or not np.array_equal(roi.value, polyline(findings.mask, region, variant.outline)):
         raise InvalidResult("its outline is not the region's")
     reference = roi.ContentSequence[0].ReferencedSOPSequence[0]
-    if (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) != image:
+    if (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) != (
+        source.sop_class_uid,
+        source.ds.SOPInstanceUID,
+    ):
         raise InvalidResult("its outline is on another image")
 
 

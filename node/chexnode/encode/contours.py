@@ -31,7 +31,7 @@ def outline(mask: NDArray[np.bool_], region: Region) -> NDArray[np.float32]:
     while len(polygon) > MOST_POINTS:
         tolerance *= 2
         polygon = simplified(polygon, tolerance)
-    return polygon + np.float32([region.box.x0, region.box.y0])
+    return np.asarray(polygon + np.array([region.box.x0, region.box.y0], np.float32), np.float32)
 
 
 def component(mask: NDArray[np.bool_], region: Region) -> NDArray[np.bool_]:

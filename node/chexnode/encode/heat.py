@@ -103,7 +103,8 @@ def _mixtures() -> NDArray[np.uint8]:
     grey = np.arange(256)[np.newaxis, :, np.newaxis]
     colour = np.array(_COOL) + share * (np.array(_HOT) - np.array(_COOL))
     opacity = _OPACITY * share**_POWER
-    return np.rint((1 - opacity) * grey + opacity * colour).astype(np.uint8).reshape(-1, 3)
+    mixed = np.rint((1 - opacity) * grey + opacity * colour)
+    return np.asarray(mixed.reshape(-1, 3), np.uint8)
 
 
 def _draw_legend(picture: Image.Image, layout: Layout, kind: HeatKind) -> None:

@@ -6,9 +6,11 @@ Pure; pictures are ``(height, width, 3)`` uint8 RGB.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 Picture = NDArray[np.uint8]
@@ -88,3 +90,34 @@ def likeness(shown: NDArray[np.float32], image: NDArray[np.float32]) -> float:
     columns = (np.arange(shown.shape[1]) + 0.5) / shown.shape[1] * image.shape[1]
     resampled = image[np.ix_(rows.astype(int), columns.astype(int))]
     return float(np.corrcoef(shown.ravel(), resampled.ravel())[0, 1])
+
+
+def assert_covers(colour: Mask, lesion: Mask, slack: int = 2) -> None:
+    """The colour fills the lesion, to ``slack`` pixels, and is nowhere else."""
+    assert lesion.sum() > 1000
+    assert not (grown(lesion, -slack) & ~colour).any(), "a part of the lesion is not covered"
+    assert not (colour & ~grown(lesion, slack)).any(), "something else is covered"
+
+
+def assert_surrounds(colour: Mask, lesion: Mask, gap: int) -> None:
+    """The colour goes round the lesion, at most ``gap`` pixels of the screen outside; the lesion stays free.
+
+    OHIF draws dashes of four pixels.
+    """
+    assert lesion.sum() > 1000
+    assert not (edge(lesion) & ~grown(colour, gap + 4)).any(), "the outline has a hole"
+    assert not (colour & ~grown(lesion, gap)).any(), "something is drawn far from the lesion"
+    assert not (colour & grown(lesion, -3)).any(), "the lesion is drawn upon"
+
+
+def for_docs(png: bytes) -> Image.Image:
+    """Return a picture of a screen made small: five sevenths as wide, 48 greys and 128 colours."""
+    whole = Image.open(BytesIO(png)).convert("RGB")
+    small = whole.resize((whole.width * 5 // 7, whole.height * 5 // 7), Image.Resampling.LANCZOS)
+    rgb = np.asarray(small)
+    colours = rgb[np.ptp(rgb.astype(np.int16), axis=2) > 24]
+    palette = Image.fromarray(colours[None]).quantize(128, dither=Image.Dither.NONE).getpalette() or []
+    greys = [value for grey in np.linspace(0, 255, 48).astype(int).tolist() for value in (grey, grey, grey)]
+    few = Image.new("P", (1, 1))
+    few.putpalette([*palette[: 128 * 3], *greys])
+    return small.quantize(palette=few, dither=Image.Dither.NONE)

@@ -5,12 +5,10 @@ Only pixels of the screen are judged: the image is found by its frame, the lesio
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import servers
 from chexmodels.finding import Findings
@@ -20,7 +18,7 @@ from viewers import screen
 from viewers.browser import Chromium, StudyPage
 from viewers.cases import CASES, SHORT, Case
 from viewers.ohif import Ohif
-from viewers.screen import Mask, Picture, Rectangle
+from viewers.screen import Picture, Rectangle
 
 #: OHIF's first annotation colour, which it draws a report's outline in.
 GREEN = (0, 255, 0)
@@ -44,7 +42,7 @@ def test_the_lesion_is_shown_where_it_is(
         page.show("SEG")
         filled = page.wait(lambda picture: bool(screen.coloured(picture, COLOUR).any()))
         keep(page, pictures, f"{case.name}-seg")
-        assert_covers(screen.coloured(filled, COLOUR), image.place(case.mask, filled))
+        screen.assert_covers(screen.coloured(filled, COLOUR), image.place(case.mask, filled))
 
         page.show("SR")
         outlined = page.wait(lambda _: "Certainty of Finding: 91.00 %" in page.words())
@@ -53,7 +51,7 @@ def test_the_lesion_is_shown_where_it_is(
         green = screen.coloured(outlined, GREEN)
         outline = image.place(case.mask if case.outline == "contour" else case.box_mask, outlined)
         if case.has_square_pixels:
-            assert_surrounds(green, outline, gap=3)
+            screen.assert_surrounds(green, outline, gap=3)
         else:  # OHIF takes the row spacing for the column spacing, cornerstone3D issue 2758
             assert not (green & screen.grown(outline, 20)).any(), "OHIF can do it: ask of it what the other cases do"
 
@@ -62,7 +60,7 @@ def test_the_lesion_is_shown_where_it_is(
         keep(page, pictures, f"{case.name}-sc")
         inside = shown_image(burnt, case)
         within = inside.place(np.ones(case.shape, bool), burnt)  # the words below are red too
-        assert_surrounds(screen.coloured(burnt, COLOUR) & within, inside.place(case.mask, burnt), gap=12)
+        screen.assert_surrounds(screen.coloured(burnt, COLOUR) & within, inside.place(case.mask, burnt), gap=12)
         assert page.errors == []
 
 
@@ -71,8 +69,9 @@ def test_the_lesion_is_shown_where_it_is(
 def test_a_report_without_a_finding_is_read_in_words(
     abnormal: bool | None, words: str, pacs: servers.Orthanc, ohif: Ohif, chromium: Chromium, pictures: Path | None
 ) -> None:
-    case = Case(f"abnormal-{abnormal}", "DX", "MONOCHROME2", 600, 500 if abnormal is None else 510)
-    notes = ("out-of-distribution",) if abnormal is None else ()
+    evaluated = abnormal is not None
+    case = Case("no-finding" if evaluated else "not-evaluated", "DX", "MONOCHROME2", 600, 500 if evaluated else 510)
+    notes = () if evaluated else ("out-of-distribution",)
     store(pacs, case, Findings(None, np.zeros(case.shape, bool), (), 0.1, abnormal, "CheX-Nomaly 1.2.3", notes=notes))
     with chromium.open(ohif.url, str(case.dataset.StudyInstanceUID)) as page:
         page.wait(lambda picture: screen.find_frame(picture) is not None)
@@ -103,28 +102,7 @@ def shown_image(picture: Picture, case: Case) -> Rectangle:
     return found
 
 
-def assert_covers(colour: Mask, lesion: Mask) -> None:
-    """The colour fills the lesion, to two pixels of the screen, and is nowhere else."""
-    assert lesion.sum() > 1000
-    assert not (screen.grown(lesion, -2) & ~colour).any(), "a part of the lesion is not covered"
-    assert not (colour & ~screen.grown(lesion, 2)).any(), "something else is covered"
-
-
-def assert_surrounds(colour: Mask, lesion: Mask, gap: int) -> None:
-    """The colour goes round the lesion, at most ``gap`` pixels of the screen outside; the lesion stays free.
-
-    OHIF draws dashes of four pixels.
-    """
-    assert lesion.sum() > 1000
-    assert not (screen.edge(lesion) & ~screen.grown(colour, gap + 4)).any(), "the outline has a hole"
-    assert not (colour & ~screen.grown(lesion, gap)).any(), "something is drawn far from the lesion"
-    assert not (colour & screen.grown(lesion, -3)).any(), "the lesion is drawn upon"
-
-
 def keep(page: StudyPage, folder: Path | None, name: str) -> None:
     """Keep a picture of the whole screen, small enough for the docs."""
     if folder is not None:
-        whole = Image.open(BytesIO(page.screen())).convert("RGB")
-        half = whole.resize((whole.width * 5 // 7, whole.height * 5 // 7), Image.Resampling.LANCZOS)
-        few = half.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(folder / f"{name}.png", optimize=True)
+        screen.for_docs(page.screen()).save(folder / f"{name}.png", optimize=True)

@@ -11,9 +11,9 @@ from typing import Any
 from local_node import LocalNode
 from pacs import Pacs
 from pydicom import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
-KINDS = {SegmentationStorage: "SEG", SecondaryCaptureImageStorage: "SC"}
+KINDS = {SegmentationStorage: "SEG", Comprehensive3DSRStorage: "SR", SecondaryCaptureImageStorage: "SC"}
 OVER = {"DONE", "REFUSED", "FAILED", "CANCELLED", "NOT_ANALYSED", "QUARANTINED"}
 """States in which the node has nothing more to do for an image."""
 STUCK_SECONDS = 120
@@ -45,15 +45,16 @@ class Sent:
 
     @property
     def kinds(self) -> list[str]:
-        """SEG and SC, as they came back."""
-        return sorted((KINDS.get(ds.SOPClassUID, str(ds.Modality)) for ds in self.results), reverse=True)
+        """SEG, SR and SC, as they came back."""
+        order = list(KINDS.values())
+        return sorted((KINDS[ds.SOPClassUID] for ds in self.results), key=order.index)
 
     @property
     def lacks(self) -> list[str]:
         """Objects that should be in the PACS and are not."""
         if self.problem or self.state != "DONE":
             return []
-        wanted = ["SC"] + ["SEG"] * bool(self.job.get("regions"))
+        wanted = ["SEG"] * bool(self.job.get("regions")) + ["SR", "SC"]
         return [kind for kind in wanted if kind not in self.kinds]
 
     @property
@@ -99,6 +100,8 @@ class Exchange:
         new = self._pacs.results() - self._seen
         self._seen |= new
         for ds in filter(None, map(self._pacs.read, new)):
+            if ds.SOPClassUID not in KINDS:
+                continue
             sources = {str(element.value) for element in ds.iterall() if element.keyword == "ReferencedSOPInstanceUID"}
             for one in self._sent:
                 if one.uid in sources:

@@ -37,7 +37,7 @@ name = "pacs"
 ae_title = "{pacs_ae_title}"
 host = "127.0.0.1"
 port = {pacs_port}
-results = ["seg", "sc"]
+results = ["seg", "sr", "sc"]
 """
 
 

@@ -44,7 +44,7 @@ def test_phantoms_come_back(tmp_path: Path, small: bool) -> None:
     answer = run(tmp_path, "--model", "phantom64", *["--small-pacs"] * small)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert ("small" in answer.stdout) == small
-    assert "SEG + SC" in answer.stdout
+    assert "SEG + SR + SC" in answer.stdout
     pictures = sorted((tmp_path / "out").glob("*.png"))
     assert len(pictures) == 2
     with Image.open(pictures[0]) as picture:

@@ -7,16 +7,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pydicom
 import pytest
 from pydicom import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 import senders
 import validators
 from nodes import AE_TITLE, Node, loopback_destination
 from phantoms import phantom_files
-from servers import Orthanc, Redis, StoreSCP, wait_for
+from servers import OnlySecondaryCapture, Orthanc, Redis, StoreSCP, wait_for
 
 STUDY_AND_IDENTITY = [
     "PatientName",
@@ -53,8 +61,7 @@ class Site:
         for instance in self.pacs.instances():
             ds = self.pacs.dataset(instance)
             if ds.get("Manufacturer") == "ChexNode":
-                of = ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
-                found.setdefault(of, []).append(ds)
+                found.setdefault(source_of(ds), []).append(ds)
         return found
 
     def digests(self) -> dict[str, str]:
@@ -67,15 +74,35 @@ class Site:
         return digests
 
 
+def source_of(ds: Dataset) -> str:
+    """SOP Instance UID of the image that a result is of."""
+    if "CurrentRequestedProcedureEvidenceSequence" in ds:
+        series = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        images = [i for one in series for i in one.ReferencedSOPSequence]
+        (image,) = [i for i in images if i.ReferencedSOPClassUID != SegmentationStorage]
+    else:
+        series = ds.ReferencedSeriesSequence[0]
+        (image,) = series.get("ReferencedInstanceSequence") or series.ReferencedImageSequence
+    return str(image.ReferencedSOPInstanceUID)
+
+
+ALWAYS = (SecondaryCaptureImageStorage, Comprehensive3DSRStorage)
+WITH_A_FINDING = (SegmentationStorage,)
+
+
 def check_results(
-    sources: dict[str, Dataset], jobs: dict[str, list[dict[str, Any]]], results: dict[str, list[Dataset]]
+    sources: dict[str, Dataset],
+    jobs: dict[str, list[dict[str, Any]]],
+    results: dict[str, list[Dataset]],
+    with_a_finding: tuple[str, ...] = WITH_A_FINDING,
 ) -> None:
-    """Every analysed version has one SC, and one SEG exactly if something was found; identity and study are its own."""
+    """Every analysed version has one SC and SR, one SEG exactly if something was found; identity and study are its
+    own."""
     for uid, source in sources.items():
-        wanted = []
+        wanted: list[str] = []
         for job in jobs[uid]:
             assert job["state"] == "DONE", job
-            wanted += [SecondaryCaptureImageStorage] + ([SegmentationStorage] if job["regions"] else [])
+            wanted += [*ALWAYS, *(with_a_finding if job["regions"] else ())]
         assert sorted(ds.SOPClassUID for ds in results[uid]) == sorted(wanted), (uid, jobs[uid])
         for ds in results[uid]:
             for keyword in STUDY_AND_IDENTITY:
@@ -127,7 +154,7 @@ def test_a_resend_changes_nothing(tmp_path: Path) -> None:
                 site.send(files)
             site.node.wait_until_settled(2)
             first = site.digests()
-            assert 2 <= len(first) <= 4
+            assert 4 <= len(first) <= 6
         messages = site.node.data_dir / "broker" / "messages"
         for message in messages.iterdir():  # the flushed broker
             message.unlink()
@@ -213,10 +240,68 @@ def test_only_abnormal_and_only_from_one_peer(tmp_path: Path) -> None:
     abnormal = sum(bool(job["abnormal"]) for [job] in jobs.values())
     assert 0 < abnormal < 4, "the phantoms should be of both kinds"
     count: Callable[[str], int] = lambda name: len(list((node.folder / name).glob("*.dcm")))  # noqa: E731
-    assert count("all") == 4 + abnormal
-    assert count("abnormal") == 2 * abnormal
+    assert count("all") == 2 * 4 + abnormal
+    assert count("abnormal") == 3 * abnormal
     assert count("elsewhere") == 0
     assert count("jpeg") == 4
+
+
+def test_each_destination_has_what_it_can_show(tmp_path: Path) -> None:
+    """A PACS with everything, an old archive that takes captures only, a folder for research; and what was left out."""
+    site = Site(tmp_path, study={"quiet_seconds": 3})
+    archive = OnlySecondaryCapture(tmp_path / "archive")
+    everything = {"results": ["seg", "sc", "sr", "gsps"], "heat_map": True, "not_analysed": True}
+    research = {"results": ["seg", "sr"], "sr_class": "comprehensive", "sr_outline": "contour", "label": "RESEARCH"}
+    site.node.tables["destination"] = [
+        loopback_destination("pacs", "ORTHANC", site.pacs.port, **everything),
+        loopback_destination("archive", "STORESCP", archive.port),
+        {"name": "research", "kind": "folder", "path": "research", **research},
+    ]
+    site.node.write_settings()
+    files = phantom_files(tmp_path / "in", 2)
+    lateral = pydicom.dcmread(files[0])
+    lateral.SOPInstanceUID = lateral.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    lateral.ViewPosition = "LL"
+    lateral.save_as(tmp_path / "lateral.dcm")
+    with site.pacs, archive, site.node.up:
+        sources = site.send(files)
+        site.send([tmp_path / "lateral.dcm"])
+        jobs = site.node.wait_until_settled(3)
+        wait_for(lambda: lateral.SOPInstanceUID in site.results(), "the report of what was not analysed", every=0.5)
+        site.node.wait_until_settled(3)
+        results = site.results()
+        metrics = httpx.get(f"http://127.0.0.1:{site.node.web_port}/metrics").text
+        checks = {check["name"]: check for check in site.node.json("check")}
+        refused = site.node.json("deliveries", "--state", "DEAD")
+        site.node.account()
+    found = sum(bool(job["regions"]) for uid in sources for job in jobs[uid])
+    assert found > 0
+
+    (report,) = results.pop(lateral.SOPInstanceUID)
+    assert (report.SOPClassUID, report.StudyInstanceUID) == (Comprehensive3DSRStorage, lateral.StudyInstanceUID)
+    assert "lateral" in str(report).lower()
+    for uid, objects in results.items():
+        heat = [ds for ds in objects if ds.SeriesNumber == 9202]
+        assert len(heat) == 1
+        results[uid] = [ds for ds in objects if ds not in heat]
+    check_results(sources, jobs, results, (SegmentationStorage, GrayscaleSoftcopyPresentationStateStorage))
+
+    assert len(archive.files()) == 2
+    assert {d["destination"] for d in refused} == {"archive"}
+    assert sorted(d["kind"] for d in refused) == sorted(["sr"] * 2 + ["seg"] * found)
+    assert all(d["error"].startswith("SOP class not accepted by destination: ") for d in refused)
+    assert not checks["destination archive"]["ok"]
+    assert "does not accept Segmentation, Comprehensive 3D SR" in checks["destination archive"]["detail"]
+    assert checks["destination pacs"]["ok"]
+    assert 'chexnode_deliveries{destination="archive",kind="sr",state="DEAD"} 2.0' in metrics
+
+    research_objects = [pydicom.dcmread(path) for path in (site.node.folder / "research").iterdir()]
+    assert sorted(ds.SOPClassUID for ds in research_objects) == sorted(
+        [ComprehensiveSRStorage] * 2 + [SegmentationStorage] * found
+    )
+    assert all(ds.SeriesDescription.startswith("RESEARCH ") for ds in research_objects)
+    theirs = {ds.SOPInstanceUID for ds in research_objects}
+    assert not theirs & {ds.SOPInstanceUID for objects in results.values() for ds in objects}
 
 
 def test_one_destination_down_holds_up_no_other(tmp_path: Path) -> None:

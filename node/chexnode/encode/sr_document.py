@@ -89,12 +89,12 @@ def report(
     sr_class: SrClass,
     groups: Sequence[Group],
     words: Iterable[str],
-    evidence: Iterable[Reference],
+    evidence: Sequence[Reference],
     library: ContainerContentItem | None = None,
 ) -> Dataset:
     """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line.
 
-    ``evidence`` is every instance that the groups and the library refer to.
+    ``evidence`` is every instance that the groups and the library refer to, at least one.
     """
     observer = DeviceObserverIdentifyingAttributes(
         uid=device.uid,
@@ -116,7 +116,7 @@ def report(
         root.ContentSequence.insert(_index(root, codes.DCM.ImagingMeasurements), library)
     root.ContentSequence.append(_remarks(words))
     ds: Dataset = _CLASSES[sr_class](
-        evidence=[_instance(source, reference) for reference in evidence],
+        evidence=_instances(source, evidence),
         content=root,
         series_instance_uid=naming.series_instance_uid,
         series_number=naming.series.number,
@@ -133,6 +133,8 @@ def report(
         software_versions=device.software_versions,
         device_serial_number=device.serial_number,
     )
+    first = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    first.ReferencedSOPClassUID = evidence[0].sop_class_uid
     identify(ds, source)
     set_times(ds, created_at)
     return ds
@@ -150,14 +152,18 @@ def _index(root: Dataset, name: Code) -> int:
     return next(n for n, item in enumerate(root.ContentSequence) if item.name == name)
 
 
-def _instance(source: Source, reference: Reference) -> Dataset:
-    """Return the blank template as another instance of the study: all that highdicom asks of evidence."""
-    ds = source.template()
-    for keyword, uid in (
-        ("SOPClassUID", reference.sop_class_uid),
-        ("SOPInstanceUID", reference.sop_instance_uid),
-        ("SeriesInstanceUID", reference.series_instance_uid),
-    ):
-        del ds[keyword]  # its elements are the source's own
-        setattr(ds, keyword, uid)
-    return ds
+def _instances(source: Source, evidence: Sequence[Reference]) -> list[Dataset]:
+    """Return the blank template as each instance of ``evidence``, which is all that highdicom asks of them.
+
+    The first keeps the template's own SOP class: highdicom looks up what to copy by it, and knows no private one.
+    """
+    instances: list[Dataset] = []
+    for reference in evidence:
+        ds = source.template()
+        # Its elements are the source's own: they are replaced, not changed.
+        sop_class_uid = reference.sop_class_uid if instances else ds.SOPClassUID
+        del ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID
+        ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, reference.sop_instance_uid
+        ds.SeriesInstanceUID = reference.series_instance_uid
+        instances.append(ds)
+    return instances

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from chexmodels.boxes import bounding_boxes, filled, iou
 from chexmodels.pixels import Geometry
-from chextrain.data.cases import Case, Collection, masks
-from chextrain.metrics import Masks, box_iou
+from chextrain.data.cases import Case, Collection, box_mask
+from chextrain.metrics import Masks
 
 LUNG_FIELDS = ((0.12, 0.15, 0.45, 0.80), (0.55, 0.15, 0.88, 0.80))
 """x0, y0, x1, y1 as shares of a frontal radiograph's width and height."""
@@ -17,14 +18,22 @@ LUNG_FIELDS = ((0.12, 0.15, 0.45, 0.80), (0.55, 0.15, 0.88, 0.80))
 
 def mean_mask(collection: Collection, size: int) -> NDArray[np.float32]:
     """Share of the training images with a box there, ``(S,S)``: where findings are on average."""
-    return np.asarray(masks(collection.split("train"), size).mean(axis=0), dtype=np.float32)
+    cases = collection.split("train")
+    total = np.zeros((size, size), dtype=np.float64)
+    for case in cases:
+        total += box_mask(case, size)
+    return np.asarray(total / max(1, len(cases)), dtype=np.float32)
 
 
-def best_cut(mean: NDArray[np.float32], truth: Masks) -> float:
-    """The level of ``mean (S,S)`` whose boxes fit ``truth (N,S,S)`` best on average."""
+def best_cut(mean: NDArray[np.float32], boxed: Sequence[Case]) -> float:
+    """The level of ``mean (S,S)`` whose boxes fit those of the ``boxed`` cases best on average."""
     levels = np.quantile(mean, np.linspace(0.5, 0.99, 15))
-    fits = [box_iou(np.broadcast_to(mean >= level, truth.shape), truth).mean() for level in levels]
-    return float(levels[int(np.argmax(fits))])
+    marked = [filled(bounding_boxes(mean >= level), mean.shape) for level in levels]
+    fit = np.zeros(len(levels))
+    for case in boxed:
+        truth = box_mask(case, len(mean))
+        fit += [iou(mask, truth) for mask in marked]
+    return float(levels[int(np.argmax(fit))])
 
 
 def lung_fields(cases: Sequence[Case], size: int) -> Masks:

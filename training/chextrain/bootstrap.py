@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chextrain.metrics import Maps, Masks
+from chextrain.metrics import Maps, Masks, any_pixel
 
 ROUNDS = 1000
 LEVELS = 512
@@ -93,7 +93,7 @@ def pixel_ap_of(prob: Maps, truth: Masks) -> Statistic:
 
     Probabilities between two neighbouring quantiles count as ties, which moves the value by less than 0.002.
     """
-    positive = np.flatnonzero(truth.any(axis=(1, 2)))
+    positive = np.flatnonzero(any_pixel(truth))
     if not len(positive):
         return lambda weights: np.full(len(weights), np.nan)
     shares = np.linspace(0, 1, LEVELS)
@@ -131,4 +131,4 @@ def _average_precision(hits: NDArray[np.float64], all_: NDArray[np.float64]) -> 
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))

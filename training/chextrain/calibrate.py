@@ -15,9 +15,9 @@ from chexmodels.bundle import Calibration, OperatingPoint
 from chexmodels.calibration import pixel_probability
 from chexmodels.postprocess import label
 from chextrain.data.arrays import Arrays
-from chextrain.evaluate import is_boxed, is_scored
-from chextrain.metrics import Masks, box_iou
+from chextrain.metrics import Masks, any_pixel, box_iou
 from chextrain.predict import image_scores, probabilities, raw_scores
+from chextrain.scored import is_boxed, is_scored
 
 MIN_AREAS = (0, 25, 50, 100, 200, 400)
 """Candidates for the smallest finding, pixels at 512 px."""
@@ -112,7 +112,7 @@ def candidates(
     follows the peak also gets the pixel threshold that no validation image it marks falls below: a map flatter than
     all of those marks nothing.
     """
-    boxed = truth.any(axis=(1, 2))
+    boxed = any_pixel(truth)
     peaks = prob.max(axis=(1, 2))
     gates = _gates(scores, clean, abnormal)
     passed = scores[:, None] >= gates  # (N, G)

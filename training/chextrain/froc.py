@@ -52,7 +52,8 @@ class Froc:
 
         def statistic(weights: Weights) -> NDArray[np.float64]:
             false, found = self._curve(weights, chosen)
-            return np.max(np.where(false <= rate, found, 0), axis=1) + 0 * (found + false)[:, 0]  # NaN stays NaN
+            best = np.max(np.where(false <= rate, found, 0), axis=1)
+            return np.asarray(best + 0 * (found + false)[:, 0])  # NaN stays NaN
 
         return statistic
 

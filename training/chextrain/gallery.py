@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chexmodels.boxes import bounding_boxes
 from chextrain.evaluate import mark
-from chextrain.metrics import Masks, box_iou
+from chextrain.metrics import Masks, any_pixel, box_iou
 from chextrain.report import Answered
 
 EACH = 8
@@ -30,7 +30,7 @@ def gallery(one: Answered) -> Figure:
     overlap = box_iou(marked, split.truth)
     boxed, clean = np.flatnonzero(split.boxed), np.flatnonzero(split.clean)
     fit, loud = boxed[np.argsort(-overlap[boxed], kind="stable")], clean[np.argsort(-one.scores[clean], kind="stable")]
-    some = marked.any(axis=(1, 2))
+    some = any_pixel(marked)
     brightest = max(float(one.prob.max()), 1e-6)  # one scale for all, or clean images would glow
     rows = {
         "best box IoU": fit[:EACH],

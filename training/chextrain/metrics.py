@@ -25,9 +25,14 @@ def auroc(score: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
     return float(roc_auc_score(truth, score)) if truth.any() and not truth.all() else float("nan")
 
 
+def any_pixel(mask: Masks) -> NDArray[np.bool_]:
+    """Per image ``(N,)``: something is marked."""
+    return np.asarray(mask.any(axis=(1, 2)))
+
+
 def pixel_ap(prob: Maps, truth: Masks) -> float:
     """Average precision of the pixels of all images with a finding, pooled."""
-    positive = truth.any(axis=(1, 2))
+    positive = any_pixel(truth)
     return average_precision(prob[positive], truth[positive])
 
 
@@ -39,7 +44,7 @@ def pointing(prob: Maps, truth: Masks) -> NDArray[np.bool_]:
 
 def pointing_game(prob: Maps, truth: Masks) -> float:
     """Share of the images with a finding whose hottest pixel lies in a truth box (Zhang et al. 2018)."""
-    positive = truth.any(axis=(1, 2))
+    positive = any_pixel(truth)
     return float(pointing(prob[positive], truth[positive]).mean()) if positive.any() else float("nan")
 
 

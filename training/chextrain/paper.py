@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmodels.postprocess import label
-from chextrain.metrics import Maps, Masks, mask_iou
+from chextrain.metrics import Maps, Masks, any_pixel, mask_iou
 
 TOLERANCE = 100
 """Pixels of 512 x 512 (appendix B): a difference that no reader would mind."""
@@ -74,7 +74,7 @@ def iou_image_empty1(mask: Masks, truth: Masks) -> float:
 
 def iou_positive(mask: Masks, truth: Masks) -> float:
     """Mean IoU, reading (iii): per image, averaged over the images that have a finding; NaN without any."""
-    positive = truth.any(axis=(1, 2))
+    positive = any_pixel(truth)
     return float(mask_iou(mask[positive], truth[positive]).mean()) if positive.any() else float("nan")
 
 
@@ -86,7 +86,7 @@ def strict_confusion(mask: Masks, truth: Masks) -> Confusion:
     of its own images. Here it is FN.
     """
     tolerance = TOLERANCE * (truth.shape[1] / 512) ** 2
-    there, said = truth.any(axis=(1, 2)), mask.any(axis=(1, 2))
+    there, said = any_pixel(truth), any_pixel(mask)
     right = there & said & (np.count_nonzero(mask != truth, axis=(1, 2)) < tolerance)
     return _confusion(there, said & ~there | right)
 
@@ -98,7 +98,7 @@ def lenient_confusion(mask: Masks, truth: Masks) -> Confusion:
     is TP if the IoU is at least 0.4 or at least half of its boxes are touched by the mask, else FN.
     """
     tolerance = TOLERANCE * (truth.shape[1] / 512) ** 2
-    there = truth.any(axis=(1, 2))
+    there = any_pixel(truth)
     loud = np.count_nonzero(mask, axis=(1, 2)) >= tolerance
     good = mask_iou(mask, truth) >= 0.4
     touched = np.array([_touched(m, t) >= 0.5 for m, t in zip(mask, truth, strict=True)])
@@ -116,7 +116,7 @@ def paper_f1_pos(mask: Masks, truth: Masks) -> float:
     Without negatives there are no false positives, so this is ``2 r / (1 + r)`` of the recall ``r``: a model that marks
     one pixel on every image scores 1. It explains 0.96 to 1.00 beside a mean IoU of 0.01. NaN without an image.
     """
-    said = mask[truth.any(axis=(1, 2))].any(axis=(1, 2))
+    said = any_pixel(mask[any_pixel(truth)])
     recall = float(said.mean()) if len(said) else float("nan")
     return 2 * recall / (1 + recall)
 

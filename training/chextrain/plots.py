@@ -25,7 +25,7 @@ def plots(one: Answered) -> dict[str, Figure]:
     histogram, (bars,) = _figure(one, "Figure 13", 1)
     _histogram(bars, numbers.histogram, numbers.outliers)
     curve, (free,) = _figure(one, "FROC", 1)
-    _, found = split.map_numbers(one.prob)
+    _, found = split.map_statistics(one.prob)
     _froc(free, found)
     reliability, (images, cells) = _figure(one, "Reliability", 2)
     _reliability(images, "images", one.scores[split.read], split.abnormal[split.read])

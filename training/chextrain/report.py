@@ -18,8 +18,9 @@ from chexmodels.bundle import OperatingPoint
 from chextrain.bootstrap import Estimate
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Collection
-from chextrain.evaluate import Evaluation, Split, evaluate, is_scored
+from chextrain.evaluate import Evaluation, evaluate
 from chextrain.predict import image_scores, logits, probabilities
+from chextrain.scored import Split, is_scored
 from chextrain.shortcuts import MODEL, THUMBNAIL, shortcut_numbers, shortcut_scores
 from chextrain.sound import markdown
 from chextrain.stages import score_specialists, score_twins
@@ -90,7 +91,10 @@ def assemble(
 
     judge = Judge(collection, split, cache, collection)
     elsewhere = None if external is None else Judge(_as_test(external), "test", cache, collection)
-    models, specialists, twins, answered = [], [], [], []
+    models: list[Localised] = []
+    specialists: list[Specialised] = []
+    twins: list[Twins] = []
+    answered: list[Answered] = []
     for subject in subjects:
         if subject.localises:
             calibration, points = decided(subject, lambda subject=subject: val(subject.size))  # type: ignore[misc]
@@ -169,7 +173,7 @@ def _as_test(collection: Collection) -> Collection:
 def _plain(value: Any) -> Any:
     """For JSON."""
     if isinstance(value, Estimate) or dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from chextrain.bootstrap import Resampling, auroc_of, mean_of
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case, Collection
-from chextrain.evaluate import Numbers, Split
 from chextrain.metrics import auroc
+from chextrain.scored import Numbers, Split
 
 THUMBNAIL = 12
 """Side in pixels of what the thumbnail score sees."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chextrain.bootstrap import Estimate
 from chextrain.evaluate import Evaluation
 from chextrain.paper import Confusion
+from chextrain.scored import Numbers
 from chextrain.tables import grid
 
 WHERE = {
@@ -41,7 +41,9 @@ def rows(evaluation: Evaluation) -> str:
         f"{evaluation.clean} expert-read normal images (whether), of {evaluation.patients} patients; false regions "
         f"count on {evaluation.counted} images. In brackets 95 % intervals, patients resampled."
     )
-    return "\n\n".join([text, _grid("where", WHERE, evaluation.rows), _grid("whether", WHETHER, evaluation.rows)])
+    first = next(iter(evaluation.rows))
+    where = {**evaluation.rows, f"{first}, above the mean mask": evaluation.gain}
+    return "\n\n".join([text, _grid("where", WHERE, where), _grid("whether", WHETHER, evaluation.rows)])
 
 
 def froc(evaluation: Evaluation) -> str:
@@ -95,7 +97,7 @@ def readings(evaluation: Evaluation) -> str:
     return grid(head, lines)
 
 
-def _grid(name: str, columns: Mapping[str, str], found: Mapping[str, Mapping[str, Estimate]]) -> str:
+def _grid(name: str, columns: Mapping[str, str], found: Mapping[str, Numbers]) -> str:
     lines = [[row, *(str(numbers[key]) for key in columns)] for row, numbers in found.items()]
     return grid([name, *columns.values()], lines)
 

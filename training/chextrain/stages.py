@@ -13,11 +13,12 @@ from chexmodels.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.siamese import Siamese
 from chextrain.data.arrays import Arrays
 from chextrain.data.pairs import draw
-from chextrain.evaluate import is_boxed
+from chextrain.metrics import any_pixel
 from chextrain.paper import Confusion, paper_mae
 from chextrain.predict import logits, similarities
 from chextrain.recipes.siamese import VALIDATION_PAIRS
 from chextrain.recipes.specialist import select
+from chextrain.scored import is_boxed
 from chextrain.subjects import Subject
 from chextrain.tables import Specialised, Twins
 
@@ -50,7 +51,7 @@ def score_specialists(subject: Subject, arrays: Arrays) -> Iterator[Specialised]
         if not there.any():
             continue
         prob = expit(logits(network, own))
-        said = (prob > 0.5).any(axis=(1, 2))
+        said = any_pixel(prob > 0.5)
         counts = (~there & ~said, ~there & said, there & ~said, there & said)
         f1 = Confusion(*(int(np.count_nonzero(which)) for which in counts)).f1
         yield Specialised(finding, int(there.sum()), paper_mae(prob, own.targets), f1)

@@ -48,7 +48,7 @@ class Run:
     @property
     def commands(self) -> list[str]:
         """The command lines that repeat the run and those it started from, given ``--data`` and ``--out``."""
-        usual = dataclasses.asdict(Config())
+        usual = json.loads(json.dumps(dataclasses.asdict(Config())))  # as written: lists for tuples
         changed = [
             "--set " + shlex.quote(f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}")
             for section, pairs in self.values.items()
@@ -84,12 +84,13 @@ def committee(folders: Sequence[Path], mirror: bool) -> tuple[Run, nn.Module]:
     left as it is. Raises ``ConfigError`` where they differ in more than their training.
     """
     runs = [Run.read(folder) for folder in folders]
-    first, networks = runs[0], [load_network(folder) for folder in folders]
-    if len(runs) == 1 and not mirror:
-        return first, networks[0]
+    first = runs[0]
     for folder, run in zip(folders, runs, strict=True):
         if (run.architecture, run.parameters, run.size) != (first.architecture, first.parameters, first.size):
             raise ConfigError(f"{folder} and {folders[0]} are not of one architecture and size")
+    networks = [load_network(folder) for folder in folders]
+    if len(runs) == 1 and not mirror:
+        return first, networks[0]
     parameters = {"member": first.architecture, "count": len(runs), "mirror": mirror, **first.parameters}
     others = [line for run in runs[1:] for line in run.commands]
     joined = dataclasses.replace(first, architecture="committee", parameters=parameters, others=others)

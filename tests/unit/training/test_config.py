@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
         ("training.epochs=many", "training.epochs"),
         ("training.epochs=2.5", "training.epochs"),
         ("training.epochs=true", "training.epochs"),
+        ("specialist.negatives=some", "others, normal"),
         ("epochs=3", "section.key=value"),
         ("training.epochs", "section.key=value"),
     ],
@@ -49,6 +51,15 @@ def test_values_are_frozen() -> None:
 def test_shipped_files_are_valid_and_a_run_repeats_from_its_command(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     Run("supermodel", "phantom", "unet", {}, dataclasses.asdict(config)).write(tmp_path)
-    words = Run.read(tmp_path).commands[-1].split()
+    words = shlex.split(Run.read(tmp_path).commands[-1])
     assert words[:5] == ["chextrain", "train", "supermodel", "--format", "phantom"]
+    assert load_config(None, [word for word in words[5:] if word != "--set"]) == config
+
+
+def test_values_with_blanks_lists_and_switches_survive_the_command_line(tmp_path: Path) -> None:
+    given = ["specialist.finding=Lung Opacity", "ensemble.in_sample=true", 'data.hold_out=["Nodule", "Mass"]']
+    config = load_config(None, given)
+    Run("specialist", "phantom", "unet", {}, dataclasses.asdict(config)).write(tmp_path)
+    words = shlex.split(Run.read(tmp_path).commands[-1])
+    assert len(words) == 5 + 2 * len(given)
     assert load_config(None, [word for word in words[5:] if word != "--set"]) == config

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
 
+from chexmodels.residual import ResidualBody
+
 Inject = Literal["input", "bottleneck"]
 
 
@@ -28,6 +30,8 @@ class Preset:
     """Pixels a side of the patch that one cell of the first level sees."""
     groups: int = 8
     """Groups of the group normalisation, which unlike batch normalisation does not depend on who shares the batch."""
+    residual: bool = False
+    """A body of residual blocks, :mod:`chexmodels.residual`, in place of MONAI's; the image is centred for it."""
     plain: bool = False
     """As the paper's code: ReLU, no normalisation, and Keras' initial weights."""
 
@@ -45,13 +49,15 @@ PRESETS = {
     "base": Preset((64, 64, 128, 256, 512, 64), patch=1),
     "small": Preset((32, 32, 64, 128, 256, 32), patch=1),
     "fast": Preset((32, 48, 80, 128, 160, 32), patch=8),
+    "residual": Preset((32, 48, 80, 128, 160, 32), patch=8, residual=True),
+    "residual-half": Preset((16, 24, 40, 64, 80, 16), patch=8, residual=True),
     "half": Preset((16, 24, 40, 64, 80, 16), patch=8),
     "nano": Preset((16, 16, 32, 32, 64, 16), patch=2),
 }
 """``paper`` is the paper's network: 31.1 M parameters with MONAI's 2 x 2 transposed convolutions, 34.5 M with the
 author's of 3 x 3. ``base`` (7.9 M, 158 GFLOP at 512 px) and ``small`` (2.0 M, 40 GFLOP) also work at full resolution
-and want a GPU. ``fast`` (1.6 M) is made for CPU, ``nano`` (0.2 M) for tests. Half widths, for Siamese extractors, are
-``paper-half``, ``small`` (of ``base``) and ``half`` (of ``fast``)."""
+and want a GPU. ``fast`` (1.6 M) and ``residual`` (1.7 M) are made for CPU, ``nano`` (0.2 M) for tests. Half widths, for
+Siamese extractors, are ``paper-half``, ``small`` (of ``base``), ``half`` (of ``fast``) and ``residual-half``."""
 
 
 class UNet(nn.Module):
@@ -81,15 +87,23 @@ class UNet(nn.Module):
         self.inject = inject
         self.width = shape.features[-1]
         joined = extra_channels if inject == "input" else 0
-        self.body = BasicUNet(
-            spatial_dims=2,
-            in_channels=channels * shape.patch**2 + joined,
-            out_channels=1,
-            features=shape.features,
-            dropout=dropout,
-            **shape.blocks,
-        )
-        self.body.final_conv = nn.Identity()
+        self.centre = 0.5 if shape.residual else 0.0
+        read = channels * shape.patch**2 + joined
+        self.body: nn.Module
+        if shape.residual:
+            if inject != "input":
+                raise ValueError(f"the preset {preset!r} takes extra maps at the input only")
+            self.body = ResidualBody(read, shape.features[:5], shape.groups, dropout)
+        else:
+            self.body = BasicUNet(
+                spatial_dims=2,
+                in_channels=read,
+                out_channels=1,
+                features=shape.features,
+                dropout=dropout,
+                **shape.blocks,
+            )
+            self.body.final_conv = nn.Identity()
         self.head = nn.Conv2d(self.width, 1, kernel_size=1)
         if inject == "bottleneck":
             self.injection = nn.Conv2d(extra_channels, shape.features[4], kernel_size=1, bias=False)
@@ -99,13 +113,13 @@ class UNet(nn.Module):
     def features(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
         """Last decoder level, ``(B, width, S/patch, S/patch)``."""
         height, width = (side // self.patch for side in image.shape[-2:])
-        grid = [F.pixel_unshuffle(image, self.patch)] if self.channels else []
+        grid = [F.pixel_unshuffle(image - self.centre, self.patch)] if self.channels else []
         if extra is not None and self.inject == "input":
             grid.append(_resized(extra, height, width))
         joined = torch.cat(grid, dim=1)  # (B, channels * patch * patch + extra_channels, S/patch, S/patch)
         if extra is None or self.inject == "input":
             return cast(Tensor, self.body(joined))
-        body = self.body  # BasicUNet.forward, level by level
+        body = cast(BasicUNet, self.body)  # BasicUNet.forward, level by level
         level0 = body.conv_0(joined)
         level1 = body.down_1(level0)
         level2 = body.down_2(level1)
@@ -120,8 +134,9 @@ class UNet(nn.Module):
         return _resized(self.head(self.features(image, extra)), *image.shape[-2:])
 
     def first_convolution(self) -> nn.Conv2d:
-        """The convolution that reads the folded image and the joined maps, in this order of channels."""
-        return cast(nn.Conv2d, self.body.get_submodule("conv_0.conv_0.conv"))
+        """The convolution that reads the folded image and the joined maps, in this order, after any coordinates."""
+        name = "stem" if isinstance(self.body, ResidualBody) else "conv_0.conv_0.conv"
+        return cast(nn.Conv2d, self.body.get_submodule(name))
 
     def start_from(self, other: UNet) -> None:
         """Copy ``other``, built with the same preset and no extra maps; what reads the extra maps starts at zero.

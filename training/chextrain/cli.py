@@ -17,6 +17,7 @@ from chextrain.consensus import Consensus
 from chextrain.data.arrays import load
 from chextrain.data.cases import Collection
 from chextrain.data.rows import BadData
+from chextrain.findings import UnknownFinding
 from chextrain.formats import Format, Source
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -99,8 +100,12 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; else the defaults.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, after the file.")] = None,
     cache: CacheOption = None,
-    supermodel: Annotated[Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from; else trained.")] = None,
-    siamese: Annotated[Path | None, typer.Option("--siamese", help="Run whose maps chexnomaly sees; else trained.")] = None,
+    supermodel: Annotated[
+        Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from; else trained.")
+    ] = None,
+    siamese: Annotated[
+        Path | None, typer.Option("--siamese", help="Run whose maps chexnomaly sees; else trained.")
+    ] = None,
     specialists: Annotated[
         Path | None, typer.Option("--specialists", help="max_ensemble run that model_ensemble combines; else trained.")
     ] = None,
@@ -117,21 +122,22 @@ def train(
 
     values = load_config(config, [*(set_ or ()), *_options(consensus, split_seed)])
     collection = read(format_, data, values.data.consensus, values.data.split_seed, sizes, groups)
+    held_out = collection.named(values.data.hold_out)
     train_set, val_set = (
-        load(collection, split, values.data.size, cache).without(values.data.hold_out) for split in ("train", "val")
+        load(collection, split, values.data.size, cache).without(held_out) for split in ("train", "val")
     )
     offered = {"supermodel": supermodel, "siamese": siamese, "specialists": specialists}
     begins = [stage for stage in STAGES.get(recipe, ()) if offered[stage] is not None]
     networks = {stage: load_network(cast(Path, offered[stage])) for stage in begins}
     made_by = {stage: Run.read(cast(Path, offered[stage])).commands for stage in begins}
 
-    def run(name: Recipe, values: Config, folder: Path, **known: Any) -> nn.Module:
+    def run(name: Recipe, values: Config, folder: Path, **known: Any) -> Any:
         module = importlib.import_module(f"chextrain.recipes.{name}")
         stages = made_by if name is recipe else {}
         findings = {key: value for key, value in known.items() if key == "findings"}
         parameters = module.parameters(values, **findings)
         Run(name, format_, module.ARCHITECTURE, parameters, asdict(values), stages).write(folder)
-        return cast(nn.Module, module.train(train_set, val_set, values, folder, resume=resume, **known))
+        return module.train(train_set, val_set, values, folder, resume=resume, **known)
 
     if recipe is Recipe.CHEXNOMALY:
         for stage in (stage for stage in chexnomaly.stages(values) if stage not in networks):
@@ -247,6 +253,6 @@ def main() -> None:
     """Entry point; wrong configuration and unusable data exit with code 2."""
     try:
         app()
-    except (ConfigError, BadData) as error:
+    except (ConfigError, BadData, UnknownFinding) as error:
         typer.echo(f"chextrain: {error}", err=True)
         sys.exit(2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from chexmodels import registry
 from chexmodels.bundle import read_card
 from chexmodels.chexnomaly import CheXNomaly
 from chextrain.cli import app
-from chextrain.config import Config, load_config
+from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.export import export
+from chextrain.findings import UnknownFinding
 from chextrain.predict import logits
 from chextrain.recipes import chexnomaly, siamese, supermodel
-from chextrain.runs import BEST, Run, load_network
+from chextrain.runs import BEST, Run, committee, load_network
 
 SMALL = (
     "data.size=64",
@@ -129,6 +131,51 @@ def test_chexnomaly_is_made_of_a_supermodel_and_an_extractor(
     assert log(tmp_path / "chexnomaly", "loss")[0] < log(trained, "loss")[0]
 
 
+def test_one_command_trains_the_stages_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = phantom.collection(train=32, val=16, test=1)
+    monkeypatch.setattr("chextrain.cli.read", lambda *options: few)
+    sets = [*SMALL, "training.epochs=1", "chexnomaly.supermodel_epochs=2", "chexnomaly.siamese_epochs=1"]
+    words = ["train", "chexnomaly", "--format", "phantom", "--out", str(tmp_path)]
+    words += [word for value in sets for word in ("--set", value)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert epochs(tmp_path / "supermodel", 0) == {"0", "1"}
+    assert epochs(tmp_path / "siamese", 0) == {"0"}
+    network, start = load_network(tmp_path), load_network(tmp_path / "siamese")
+    for name, value in start.state_dict().items():
+        assert torch.equal(network.state_dict()[f"extractor.{name}"], value), name
+    (command,) = Run.read(tmp_path).commands  # one command repeats it
+    assert "chexnomaly.supermodel_epochs=2" in command
+    again = CliRunner().invoke(app, [*words, "--resume"])  # all is done: nothing is trained again
+    assert again.exit_code == 0, again.output
+    assert not (tmp_path / "log" / "version_1" / "metrics.csv").exists()
+
+
+def test_held_out_findings_are_not_learnt(data: dict[str, Arrays]) -> None:
+    cases = [
+        replace(case, findings=frozenset({"Nodule"} if i % 2 else {"Mass"})) for i, case in enumerate(data["val"].cases)
+    ]
+    arrays = replace(data["val"], cases=tuple(cases))
+    collection = replace(phantom.collection(1, 1, 1), cases=arrays.cases)
+    left = arrays.without(collection.named(["nodule"]))
+    assert len(left.cases) == len(cases) // 2
+    assert {name for case in left.cases for name in case.findings} == {"Mass"}
+    with pytest.raises(UnknownFinding, match="did you mean 'Mass'"):
+        collection.named(["Masse"])
+
+
+def test_a_committee_of_runs_is_exported_as_one_network(trained: Path, data: dict[str, Arrays], tmp_path: Path) -> None:
+    run, network = committee([trained, trained], mirror=False)
+    assert np.allclose(logits(network, data["val"]), logits(load_network(trained), data["val"]), atol=1e-5)
+    assert run.architecture == "committee"
+    assert run.commands == Run.read(trained).commands
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    replace(Run.read(other), parameters={"preset": "fast"}).write(other)
+    with pytest.raises(ConfigError, match="not of one architecture"):
+        committee([trained, other], mirror=False)
+
+
 def test_what_is_exported_is_what_was_trained(trained: Path, data: dict[str, Arrays], tmp_path: Path) -> None:
     collection = phantom.collection(train=80, val=24, test=24)
     card = export(trained, tmp_path, "tiny", "0.1", "It fails often.", collection)
@@ -152,7 +199,6 @@ def test_the_command_line_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     runner = CliRunner()
     for words in (
         ["train", "supermodel", "--format", "nih", "--out", str(tmp_path)],
-        ["train", "chexnomaly", "--format", "phantom", "--out", str(tmp_path)],
         ["train", "unheard-of", "--format", "phantom", "--out", str(tmp_path)],
     ):
         assert runner.invoke(app, words).exit_code == 2

@@ -55,6 +55,10 @@ class Arrays:
         soft = None if self.soft is None else self.soft[index]
         return Arrays(tuple(self.cases[i] for i in index), self.images[index], self.targets[index], soft)
 
+    def without(self, findings: Iterable[str]) -> Arrays:
+        """Only the cases that show none of ``findings``."""
+        return self.where([case.findings.isdisjoint(findings) for case in self.cases])
+
     def only(self, finding: str) -> Arrays:
         """The same images with the boxes of one finding."""
         cases = tuple(case.only(finding) for case in self.cases)

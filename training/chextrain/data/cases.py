@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmodels.pixels import Geometry
+from chextrain.findings import normalise
 
 Split = Literal["train", "val", "test"]
 Label = Literal["normal", "abnormal", "conflict"]
@@ -105,6 +106,11 @@ class Collection:
     """Image ids of a normal and an abnormal case that are alike in what is no finding: view, matrix."""
     soft: bool = False
     """Targets to learn from are the share of the panel that marked a pixel, not the union of the boxes."""
+
+    def named(self, findings: Sequence[str]) -> frozenset[str]:
+        """``findings`` as this data set spells them; raises ``UnknownFinding`` for one that no image has."""
+        known = {name for case in self.cases for name in case.findings}
+        return frozenset(normalise(name, known) for name in findings)
 
     def split(self, split: Split) -> tuple[Case, ...]:
         """The cases of one split, in file order."""

@@ -6,6 +6,7 @@ are values of the section ``chexnomaly``: ``extractor="random"``, ``frozen=false
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -40,6 +41,12 @@ def stages(config: Config) -> tuple[str, ...]:
     """Names of the recipes whose networks it begins with: an ablation may leave out either."""
     begins = {"supermodel": config.chexnomaly.warm_start, "siamese": config.chexnomaly.extractor == "contrastive"}
     return tuple(stage for stage, needed in begins.items() if needed)
+
+
+def stage(name: str, config: Config) -> Config:
+    """The values for a stage that is trained here because no run of it is given."""
+    epochs = {"supermodel": config.chexnomaly.supermodel_epochs, "siamese": config.chexnomaly.siamese_epochs}
+    return replace(config, training=replace(config.training, epochs=epochs[name]))
 
 
 def train(

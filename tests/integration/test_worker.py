@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
+from chexnode.encode import objects
 from chexnode.encode.objects import Encoded
+from chexnode.encode.source import sanitise
 from chexnode.errors import Refused, Transient
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import Reason, ResultKind
@@ -19,6 +23,7 @@ from chexnode.settings import Settings
 from chexnode.spool import Spool
 from chexnode.work.worker import Worker
 from ledgers import SPEC, arrival, opened
+from radiographs import PROVENANCE, lesion, parsed, picture, radiograph
 
 CLEAN = Findings(None, None, (), 0.1, False, "model 1")
 
@@ -199,3 +204,40 @@ def test_a_ring_during_work_makes_it_look_again(bench: Bench) -> None:
     bench.pipeline.meanwhile = arrive_late
     bench.worker.look()
     assert bench.states() == ["DELIVERING"] * 2
+
+
+@pytest.mark.parametrize("kind", ResultKind)
+def test_an_object_that_lacks_what_the_standard_requires_fails_the_job_and_is_not_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: ResultKind
+) -> None:
+    """One object of four is wrong: none is stored, none delivered, and the job says which attribute of which object."""
+    source = sanitise(parsed(radiograph()))
+    build = objects._build
+
+    def forget(of: ResultKind, *args: Any) -> Dataset | None:
+        ds = build(of, *args)
+        if of is kind and ds is not None:
+            del ds.InstanceNumber
+        return ds
+
+    def encode(prepared: Any, findings: Findings, key: str, created_at: Any, wanted: Any) -> list[Encoded]:
+        shape = (source.rows, source.columns)
+        made_by = replace(PROVENANCE, job_key=key)
+        return objects.encode(source, picture(shape), lesion(shape), made_by, wanted)
+
+    everything = bench.settings.destination[0].model_copy(update={"results": ("seg", "sc", "sr", "gsps")})
+    bench.worker._settings = bench.settings.model_copy(update={"destination": (everything,)})
+    monkeypatch.setattr(bench.pipeline, "encode", encode)
+    bench.receive(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "_build", forget)
+        bench.worker.look()
+    [job] = bench.ledger.views.jobs()
+    assert job.state == "FAILED"
+    assert job.error is not None
+    assert re.search(rf"InvalidResult: {kind} \S+: InstanceNumber \(Type [12]\) is absent$", job.error.strip())
+    assert bench.ledger.views.deliveries() == []
+    assert result_files(bench) == []
+    bench.ledger.jobs.retry(job.id)
+    bench.worker.look()
+    assert len(result_files(bench)) == len(bench.ledger.views.deliveries()) == 4

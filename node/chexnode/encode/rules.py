@@ -54,25 +54,27 @@ def faults(ds: Dataset) -> list[str]:
     """
     if not ds.get("SOPClassUID"):
         return [f"SOPClassUID (Type 1) is {'empty' if 'SOPClassUID' in ds else 'absent'}"]
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for module in modules(ds.SOPClassUID):
         if module.name not in _UNTABLED:
             # An optional module's own attributes say nothing of whether it is there; items of its sequences do.
-            found |= dict.fromkeys(_lacking(ds, attributes(module.name), "", is_present=module.usage == "M"))
-    return list(found)
+            for attribute, fault in _lacking(ds, attributes(module.name), "", is_present=module.usage == "M"):
+                found[attribute] = min(fault, found.get(attribute, fault))  # Type 1, where two modules differ
+    return list(found.values())
 
 
-def _lacking(ds: Dataset, rules: Mapping[str, Rule], path: str, *, is_present: bool) -> Iterator[str]:
+def _lacking(ds: Dataset, rules: Mapping[str, Rule], path: str, *, is_present: bool) -> Iterator[tuple[str, str]]:
+    """Yield (attribute, sentence)."""
     for keyword, rule in rules.items():
         if keyword in OPTIONAL:
             continue
         if keyword not in ds:
             if is_present and rule.type in ("1", "2"):
-                yield f"{path}{keyword} (Type {rule.type}) is absent"
+                yield path + keyword, f"{path}{keyword} (Type {rule.type}) is absent"
             continue
         element = ds[keyword]
         if is_present and rule.type == "1" and element.is_empty:
-            yield f"{path}{keyword} (Type 1) is empty"
+            yield path + keyword, f"{path}{keyword} (Type 1) is empty"
         if element.VR == "SQ":
             for item in element.value:
                 yield from _lacking(item, rule.items, f"{path}{keyword}.", is_present=keyword not in _GROUPS)

@@ -254,6 +254,24 @@ def test_the_image_is_shown_as_the_model_saw_it(name: str, tmp_path: Path) -> No
     assert np.corrcoef(shown.ravel(), seen.ravel())[0, 1] > 0.97
 
 
+def test_real_radiographs_are_shown_as_their_own_headers_say(shared: Path, tmp_path: Path) -> None:
+    paths = sorted((shared / "data" / "dicom" / "chest").glob("*.dcm"))
+    polarities = set()
+    for path in paths:
+        header = dcmread(path)
+        polarities.add(header.PhotometricInterpretation)
+        seen = to_image(header, header.pixel_array).pixels
+        if header.file_meta.TransferSyntaxUID.is_compressed:
+            header.decompress(generate_instance_uid=False)
+        image, state = tmp_path / "image.dcm", tmp_path / "state.dcm"
+        header.save_as(image)
+        state.write_bytes(to_bytes(gsps(dcmread(path, stop_before_pixels=True))))
+        own, ours = rendered(image), rendered(image, state)
+        assert np.abs(own - ours).max() <= 1, path.name
+        assert np.corrcoef(ours.ravel(), seen.ravel())[0, 1] > 0.99, path.name
+    assert polarities == {"MONOCHROME1", "MONOCHROME2"}
+
+
 @pytest.mark.parametrize("kind", ["CR", "DX", "SC"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_a_radiograph_is_the_right_way_up(kind: Kind, photometric: str, tmp_path: Path) -> None:

@@ -133,6 +133,20 @@ def test_the_judge_does_complain(tmp_path: Path) -> None:
     assert len(unexplained(part10(broken), part10(header))) >= 2
 
 
+def test_the_judge_of_several_files_does_complain(tmp_path: Path) -> None:
+    header = radiograph("CR", PatientName="Mueller^Joerg")  # it compares bytes, and ours are UTF-8
+    (tmp_path / "source.dcm").write_bytes(part10(header))
+    files = [tmp_path / "source.dcm"]
+    for each in results(parsed(header)):
+        files.append(tmp_path / f"{each.kind}-{each.variant}.dcm")
+        files[-1].write_bytes(each.data)
+    assert dcentvfy(files) == []
+    ds = dcmread(files[-1])
+    ds.PatientName = "Somebody^Else"
+    ds.save_as(files[-1])
+    assert len(dcentvfy(files)) >= 1
+
+
 def test_dcmtk_reads_every_result(tmp_path: Path) -> None:
     if shutil.which("dcmdump") is None:
         pytest.skip("dcmdump (dcmtk) is not installed")

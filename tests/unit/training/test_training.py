@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from chexmodels import registry
 from chexmodels.bundle import read_card
 from chexmodels.chexnomaly import CheXNomaly
-from chextrain.cli import app
+from chextrain.cli import app, main
 from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
@@ -195,11 +195,14 @@ def test_what_is_exported_is_what_was_trained(trained: Path, data: dict[str, Arr
         assert words in text
 
 
-def test_the_command_line_refuses_what_it_cannot_do(tmp_path: Path) -> None:
-    runner = CliRunner()
+def test_the_command_line_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in (
         ["train", "supermodel", "--format", "nih", "--out", str(tmp_path)],
+        ["train", "supermodel", "--format", "phantom", "--out", str(tmp_path), "--set", "data.hold_out=['Anvil']"],
         ["train", "unheard-of", "--format", "phantom", "--out", str(tmp_path)],
     ):
-        assert runner.invoke(app, words).exit_code == 2
+        monkeypatch.setattr("sys.argv", ["chextrain", *words])
+        with pytest.raises(SystemExit) as refused:
+            main()
+        assert refused.value.code == 2
     assert not list(tmp_path.iterdir())

@@ -142,6 +142,8 @@ def test_dicom_files_give_dicom_results(ran: tuple[Path, list[dict[str, Any]]], 
         ("one.sr.dcm", Comprehensive3DSRStorage), ("one.heat.dcm", SecondaryCaptureImageStorage)
     ):  # fmt: skip
         assert pydicom.dcmread(out / name, stop_before_pixels=True).SOPClassUID == sop_class_uid
+    heat_map = pydicom.dcmread(out / "one.heat.dcm", stop_before_pixels=True)
+    assert "calibrated probability" in heat_map.DerivationDescription, "as the model's card has it"
     reports = [r for r in reports if r["file"].endswith("one.dcm")]
     assert any(r["abnormal"] for r in reports), "neither phantom has a finding: this test sees nothing"
     for report, stem in zip(reports, ("one", "one-2"), strict=True):

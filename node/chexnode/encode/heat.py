@@ -17,7 +17,19 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
-from chexnode.encode.preview import MARGIN, WHITE, Caption, Layout, Line, caption, fitted, lay_out, write_captions
+from chexnode.encode.preview import (
+    MARGIN,
+    WHITE,
+    Caption,
+    Layout,
+    Line,
+    caption,
+    fitted,
+    image_score,
+    lay_out,
+    noted,
+    write_captions,
+)
 from chexnode.encode.provenance import HeatKind, Provenance
 from chexnode.encode.sc import capture
 from chexnode.encode.source import Source
@@ -70,8 +82,8 @@ def encode_heat(
 
 def heat_caption(findings: Findings, provenance: Provenance) -> Caption:
     """Say what the colours mean, beside who made them and what the image scored."""
-    words = caption(findings, provenance)
-    return Caption(words.above, (Line(_MEANING[provenance.heat_kind]), *words.below))
+    below = (Line(_MEANING[provenance.heat_kind]), Line(image_score(findings)), *noted(findings))
+    return Caption(caption(findings, provenance).above, below)
 
 
 def render_heat(

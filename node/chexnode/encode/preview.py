@@ -88,10 +88,9 @@ def caption(findings: Findings, provenance: Provenance) -> Caption:
             f"{provenance.operating_point} threshold {provenance.threshold:.3g}"
         ),
     )
-    score = f"Image score {_percent(findings.score)}."
-    notes = ", ".join(findings.notes)
+    score = image_score(findings)
     if findings.abnormal is None:
-        return Caption(above, (Line(f"NOT EVALUATED: {notes or 'no reason given'}", AMBER),))
+        return Caption(above, (Line(f"NOT EVALUATED: {', '.join(findings.notes) or 'no reason given'}", AMBER),))
     if not findings.abnormal:
         below = [Line(f"No finding above threshold. {score}")]
     elif not has_finding(findings):
@@ -103,9 +102,17 @@ def caption(findings: Findings, provenance: Provenance) -> Caption:
         below = [Line(f"{_count(len(findings.regions))} {score}", COLOUR)]
         if listed:
             below.append(Line(f"Peak score by region - {', '.join(listed)}"))
-    if notes:
-        below.append(Line(f"Noted: {notes}"))
-    return Caption(above, tuple(below))
+    return Caption(above, (*below, *noted(findings)))
+
+
+def image_score(findings: Findings) -> str:
+    """Say what the image scored as a whole."""
+    return f"Image score {_percent(findings.score)}."
+
+
+def noted(findings: Findings) -> tuple[Line, ...]:
+    """Say what was noticed on the way, if anything."""
+    return (Line(f"Noted: {', '.join(findings.notes)}"),) if findings.notes else ()
 
 
 def numbered(number: int, region: Region) -> str:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+from conformance import statement
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from writing import page, table
 
 from chexnode import shapes
 from chexnode.cli import Exit, app
-from chexnode.deliver.status import MEANINGS
 from chexnode.keys import section_of
 from chexnode.ledger import records
 from chexnode.ledger.account import Account
@@ -45,7 +46,6 @@ from chexnode.ledger.states import (
     StudyState,
 )
 from chexnode.ledger.views import EventView, JobDetail, ResultView
-from chexnode.receive.contexts import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, PROTOCOL_VERSION
 from chexnode.receive.dimse import Status
 from chexnode.settings import NOT_BUILT, Settings
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
@@ -53,7 +53,6 @@ from chexnode.web.app import create_app
 from chexnode.web.metrics import METRICS
 
 REFERENCE = Path(__file__).parent
-_GENERATED = "<!-- Written by generate.py from the code (make docs). Do not edit. -->"
 
 
 def pages() -> dict[str, str]:
@@ -63,20 +62,9 @@ def pages() -> dict[str, str]:
         "cli.md": _cli(),
         "states.md": _states(),
         "triage.md": _triage(),
-        "dimse.md": _dimse(),
+        "dicom-conformance.md": statement(_member_docs(Status), _member_docs(Reason)),
         "http.md": _http(),
     }
-
-
-def _page(title: str, *parts: str) -> str:
-    return "\n\n".join([f"# {title}", _GENERATED, *(part.strip("\n") for part in parts)]) + "\n"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
-    )
 
 
 def _text(thing: Any) -> str:
@@ -125,12 +113,12 @@ def _settings() -> str:
         parts.append(
             f"## `{f'[[{name}]]' if is_list else f'[{name}]'}`\n\n{_text(model)}" + (" Repeatable." if is_list else "")
         )
-        parts.append(_table(("key", "value", "default", "meaning"), _keys(model)))
+        parts.append(table(("key", "value", "default", "meaning"), _keys(model)))
     parts.append(
         "## Not built yet\n\nRefused with a message, never silently ignored.\n\n"
-        + _table(("setting", "why"), ((f"`{key.replace('=', ' = ')}`", why) for key, why in NOT_BUILT.items()))
+        + table(("setting", "why"), ((f"`{key.replace('=', ' = ')}`", why) for key, why in NOT_BUILT.items()))
     )
-    return _page("Settings", *parts)
+    return page("Settings", *parts)
 
 
 def _keys(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
@@ -186,7 +174,7 @@ def _cli() -> str:
         "standard error, an error as one line for each fault.",
         _options(group),
         "## Exit codes\n\n"
-        + _table(("code", "name", "meaning"), ((str(e.value), e.name, _member_docs(Exit)[e.name]) for e in Exit)),
+        + table(("code", "name", "meaning"), ((str(e.value), e.name, _member_docs(Exit)[e.name]) for e in Exit)),
         "## Commands",
     ]
     for words, command in _commands(group, ()):
@@ -196,8 +184,8 @@ def _cli() -> str:
         parts.append(f"### `{usage}`\n\n{text}\n\n{_options(command)}")
     parts.append("## JSON\n\nTimes are ISO 8601 in UTC; what is not a number is `null`.")
     for title, shape in _SHAPES.items():
-        parts.append(f"### {title}\n\n" + _table(("key", "type", "meaning"), _fields(shape)))
-    return _page("Commands", *parts)
+        parts.append(f"### {title}\n\n" + table(("key", "type", "meaning"), _fields(shape)))
+    return page("Commands", *parts)
 
 
 #: Heading -> the dataclass that is printed.
@@ -230,7 +218,7 @@ def _options(command: Any) -> str:
         for p in command.params
         if p.param_type_name == "option" and not p.hidden
     ]
-    return _table(("option", "meaning"), rows)
+    return table(("option", "meaning"), rows)
 
 
 def _fields(shape: type) -> Iterator[tuple[str, str, str]]:
@@ -288,15 +276,15 @@ def _states() -> str:
         lines += [f"    {state} --> {to}" for state in kind for to in kind if to in TRANSITIONS[state]]
         diagram = "\n".join(["```mermaid", *lines, "```"])
         rows = ((f"`{s}`", docs[s.name], ", ".join(f"`{t}`" for t in kind if t in TRANSITIONS[s])) for s in kind)
-        parts.append(f"## {title}\n\n{_text(kind)}\n\n{diagram}\n\n" + _table(("state", "meaning", "may become"), rows))
+        parts.append(f"## {title}\n\n{_text(kind)}\n\n{diagram}\n\n" + table(("state", "meaning", "may become"), rows))
     parts.append(f"## Reasons\n\n{_text(Reason)}\n\n" + _codes(Reason))
     parts.append(f"## Notes\n\n{_text(Note)}\n\n" + _codes(Note))
-    return _page("States, reasons and notes", *parts)
+    return page("States, reasons and notes", *parts)
 
 
 def _codes(kind: type[Reason | Note]) -> str:
     docs = _member_docs(kind)
-    return _table(("code", "meaning"), ((f"`{code}`", docs[code.name]) for code in kind))
+    return table(("code", "meaning"), ((f"`{code}`", docs[code.name]) for code in kind))
 
 
 # Triage
@@ -304,56 +292,22 @@ def _codes(kind: type[Reason | Note]) -> str:
 
 def _triage() -> str:
     reasons, notes = _member_docs(Reason), _member_docs(Note)
-    return _page(
+    return page(
         "Triage",
         "Which images are analysed. The header is judged in the transaction that stores the image, the pixels by the "
         "worker. Reasons are asked in this order and the first that holds is given; every note that holds is kept. "
         "`chexnode jobs` shows both.",
         "## From the header: not analysed\n\n"
-        + _table(
+        + table(
             ("reason", "state", "meaning"),
             ((f"`{r.reason}`", f"`{r.state}`", reasons[r.reason.name]) for r in REASONS),
         ),
         "## From the header: analysed, and noted\n\n"
-        + _table(("note", "meaning"), ((f"`{r.note}`", notes[r.note.name]) for r in NOTES)),
+        + table(("note", "meaning"), ((f"`{r.note}`", notes[r.note.name]) for r in NOTES)),
         "## From the pixels: refused\n\nDecoding itself refuses with the reasons of [States](states.md#reasons).\n\n"
-        + _table(("reason", "meaning"), ((f"`{reason}`", reasons[reason.name]) for reason, _ in PIXEL_REASONS)),
+        + table(("reason", "meaning"), ((f"`{reason}`", reasons[reason.name]) for reason, _ in PIXEL_REASONS)),
         "## From the pixels: analysed, and noted\n\n"
-        + _table(("note", "meaning"), ((f"`{note}`", notes[note.name]) for note, _ in PIXEL_NOTES)),
-    )
-
-
-# DIMSE
-
-
-def _dimse() -> str:
-    statuses = _member_docs(Status)
-    rejections = (
-        (CALLING_AE_UNKNOWN, "no `[[peer]]` has this AE title at this address; without any, only loopback may call"),
-        (CALLED_AE_UNKNOWN, "another AE title than ours was called and `node.any_called_ae` is off"),
-        (PROTOCOL_VERSION, "the peer does not speak version 1 of the protocol"),
-        (LOCAL_LIMIT, "too many associations, or the disk is low: try again later"),
-    )
-    return _page(
-        "DIMSE",
-        "The node is an SCP of Verification and Storage and an SCU of Storage and Verification. Every storage SOP "
-        "class is accepted, private ones too, in the first transfer syntax that the requestor proposes.",
-        "## What C-STORE is answered\n\nError Comment (0000,0902) says which case it is.\n\n"
-        + _table(("status", "when"), ((f"`0x{int(s):04X}`", statuses[s.name]) for s in Status)),
-        "## What an association request is refused with\n\nResult, source and reason of PS3.8 table 9-21.\n\n"
-        + _table(
-            ("result, source, reason", "meaning", "when"),
-            ((f"{r.result}, {r.source}, {r.reason}", r.text, why) for r, why in rejections),
-        ),
-        "## What a destination's status means for a delivery\n\nThe first row that fits decides. A status that stands "
-        "nowhere is tried again. Accepted deliveries become `SENT`, those tried again `WAITING`, the others `DEAD`.\n\n"
-        + _table(
-            ("status", "answer", "meaning"),
-            (
-                (f"`0x{first:04X}`" + (f" to `0x{last:04X}`" if last > first else ""), answer.value, meaning)
-                for first, last, answer, meaning in MEANINGS
-            ),
-        ),
+        + table(("note", "meaning"), ((f"`{note}`", notes[note.name]) for note, _ in PIXEL_NOTES)),
     )
 
 
@@ -384,14 +338,14 @@ def _http() -> str:
         )
         for name, (text, labels) in METRICS.items()
     )
-    return _page(
+    return page(
         "HTTP",
         "The web role, on loopback only: requests under any other host name are refused with 400. Everything is read "
         "only. The answers under `/api` are those of the [commands](cli.md#json) with `--json`; their OpenAPI schema "
         "is at `/api/openapi.json`. While the database is away they are 503 with `Retry-After`.",
-        "## Routes\n\n" + _table(("route", "query", "answer"), rows),
+        "## Routes\n\n" + table(("route", "query", "answer"), rows),
         "## Metrics\n\nRead from the ledger at every scrape. No label names a patient, a study or a peer.\n\n"
-        + _table(("metric", "type", "labels", "meaning"), metrics),
+        + table(("metric", "type", "labels", "meaning"), metrics),
     )
 
 

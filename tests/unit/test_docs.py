@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ REFERENCE = ROOT / "docs" / "reference"
 
 @pytest.fixture(scope="module")
 def generated() -> dict[str, str]:
+    sys.path.append(str(REFERENCE))  # where a script finds its neighbours
     spec = importlib.util.spec_from_file_location("generate", REFERENCE / "generate.py")
     assert spec is not None
     assert spec.loader is not None

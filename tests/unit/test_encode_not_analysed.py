@@ -181,8 +181,7 @@ def test_validators_find_no_error() -> None:
     )
     for each in (IMAGES, images):
         assert unexplained(written(each), part10(radiograph())) == []
-    ds = dcmread(BytesIO(written((*IMAGES, *images))))
-    assert dicom_sr_validator(to_bytes(ds)) == []
+    ds = dcmread(BytesIO(written(IMAGES)))
     # It takes CID 7021 for the whole list of titles, and looks no further below another one.
     title = codes.cid7021.ImagingMeasurementReport
     ds.ConceptNameCodeSequence[0].CodeValue, ds.ConceptNameCodeSequence[0].CodeMeaning = title.value, title.meaning

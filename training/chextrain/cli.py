@@ -152,7 +152,7 @@ def train(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs; several are averaged.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
     name: Annotated[str, typer.Option("--name")],
     version: Annotated[str, typer.Option("--version")],
@@ -163,18 +163,20 @@ def export(
     clean_normals: Annotated[
         float, typer.Option("--clean-normals", min=0, max=1, help="What second_reader promises, as a share.")
     ] = 0.8,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average with what is seen in the mirrored image.")] = False,
     sizes: SizesOption = None,
     groups: GroupsOption = None,
 ) -> None:
-    """Calibrate RUN on the validation split, score it on test, write bundle and card."""
+    """Calibrate RUNS on the validation split, score them on test, write bundle and card."""
     from chextrain.calibrate import NothingToFit
     from chextrain.export import export as write
-    from chextrain.runs import Run
+    from chextrain.runs import committee
 
-    values = Run.read(run).values["data"]
+    run, network = committee(runs, mirror)
+    values = run.values["data"]
     collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
     try:
-        card = write(run, out, name, version, failures.read_text().strip(), collection, cache, clean_normals)
+        card = write(run, network, out, name, version, failures.read_text().strip(), collection, cache, clean_normals)
     except NothingToFit as error:
         raise ConfigError(str(error)) from error
     typer.echo((out / "card.md").read_text())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from chexmodels.bundle import RESEARCH_USE_ONLY, Manifest, ModelCard, write_bundle
 from chexmodels.registry import serialise
 from chextrain.calibrate import CLEAN_NORMALS, decide
@@ -11,12 +13,13 @@ from chextrain.card import card_text
 from chextrain.data.cases import Collection
 from chextrain.predict import device, logits
 from chextrain.report import Judge
-from chextrain.runs import Run, load_network
+from chextrain.runs import Run
 from chextrain.subjects import Subject, variant_of
 
 
 def export(
-    run_folder: Path,
+    run: Run,
+    network: nn.Module,
     out: Path,
     name: str,
     version: str,
@@ -25,14 +28,13 @@ def export(
     cache: Path | None = None,
     clean_normals: float = CLEAN_NORMALS,
 ) -> ModelCard:
-    """Write the bundle of ``run_folder`` to ``out``.
+    """Write the bundle of ``network``, made by ``run``, to ``out``; :func:`chextrain.runs.committee` gives both.
 
     Everything is fitted on the validation images of ``collection``; the test images are scored once, for the card.
     ``failures`` is the card's prose on where the model fails, which no program knows; ``clean_normals`` is what the
     second reader's operating point promises. Raises ``NothingToFit``.
     """
-    run = Run.read(run_folder)
-    network = load_network(run_folder).half().float().to(device())  # what the bundle will hold
+    network = network.half().float().to(device())  # what the bundle will hold
     val, test = (Judge(collection, split, cache, collection) for split in ("val", "test"))
     arrays = val.split(run.size).arrays
     decision = decide(logits(network, arrays), arrays, clean_normals)

@@ -75,4 +75,5 @@ def decided(subject: Subject, val: Callable[[], Arrays]) -> tuple[Calibration, M
 
 def variant_of(architecture: str, parameters: Mapping[str, object]) -> str:
     """Which Siamese network an architecture is or contains; empty for those without one."""
-    return str(parameters.get("variant", "pooled")) if architecture in (SIAMESE, "chexnomaly") else ""
+    kind = parameters.get("member", architecture)  # a committee's members are alike
+    return str(parameters.get("variant", "pooled")) if kind in (SIAMESE, "chexnomaly") else ""

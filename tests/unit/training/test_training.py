@@ -178,7 +178,7 @@ def test_a_committee_of_runs_is_exported_as_one_network(trained: Path, data: dic
 
 def test_what_is_exported_is_what_was_trained(trained: Path, data: dict[str, Arrays], tmp_path: Path) -> None:
     collection = phantom.collection(train=80, val=24, test=24)
-    card = export(trained, tmp_path, "tiny", "0.1", "It fails often.", collection)
+    card = export(*committee([trained], mirror=False), tmp_path, "tiny", "0.1", "It fails often.", collection)
     model = registry.load(tmp_path)
     assert model.card == read_card(tmp_path) == card
     expected = logits(load_network(trained).half().float(), data["test"])

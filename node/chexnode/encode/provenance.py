@@ -22,9 +22,6 @@ from chexnode.ledger.states import ResultKind
 
 DISCLAIMER = "Research use only - not for diagnosis"
 
-#: Series Number by kind. Fixed, high, and each kind its own series: viewers list one SEG per series.
-SERIES_NUMBER = {ResultKind.SEG: 9001, ResultKind.SR: 9101, ResultKind.SC: 9201, ResultKind.GSPS: 9301}
-
 #: Segmented Property Category (CID 7150), Type (CID 7159) and Anatomic Region (CID 4).
 CATEGORY = codes.SCT.MorphologicallyAbnormalStructure
 LESION = codes.SCT.Lesion

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, func, or_, select, tuple_, update
 
 from chexnode.errors import Usage
 from chexnode.ledger.database import Database, add_missing, in_chunks, note_event, record_events
@@ -320,7 +320,7 @@ class Deliveries:
             )
 
 
-def _jobs_of(rows: Sequence[Row[Any]]) -> list[str]:
+def _jobs_of(rows: Sequence[Any]) -> list[str]:
     """Their jobs; a study's report has none."""
     return sorted({row.job_id for row in rows if row.job_id is not None})
 

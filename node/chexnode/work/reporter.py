@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from chexmodels.part10 import DecodeError, parse, read
-from chexnode.encode.not_analysed import NodeFacts, NotAnalysed, encode_not_analysed
+from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.readback import check_report
 from chexnode.encode.source import Source, sanitise
@@ -25,6 +26,8 @@ from chexnode.work.limits import read_limits
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
+
+_ENDS: Mapping[str, Cause] = {JobState.FAILED: JobState.FAILED, JobState.CANCELLED: JobState.CANCELLED}
 
 
 class Reporter:
@@ -111,5 +114,5 @@ class Reporter:
             self._ledger.reports.fail(study, error)
 
 
-def _cause(code: str) -> Reason | JobState:
-    return JobState(code) if code in (JobState.FAILED, JobState.CANCELLED) else Reason(code)
+def _cause(code: str) -> Cause:
+    return _ENDS.get(code) or Reason(code)

@@ -24,6 +24,8 @@ class AttentionUNet(nn.Module):
     def __init__(self, preset: str, dropout: float = 0.0) -> None:
         super().__init__()
         shape = PRESETS[preset]
+        if shape.residual:
+            raise ValueError(f"the preset {preset!r} is of residual blocks, which MONAI's AttentionUnet has not")
         self.patch = shape.patch
         self.body = AttentionUnet(
             spatial_dims=2,

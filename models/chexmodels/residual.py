@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,15 +25,23 @@ class ResidualBody(nn.Module):
         self.down = nn.ModuleList(Residual(upper, lower, groups, dropout) for upper, lower in below)
         self.up = nn.ModuleList(Residual(upper + lower, upper, groups, dropout) for upper, lower in below)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Features of the last level."""
+    def encode(self, maps: Tensor) -> list[Tensor]:
+        """Features of every level on the way down, the deepest last."""
         levels = [self.first(self.stem(torch.cat([coordinates(maps), maps], dim=1)))]
         for block in self.down:
             levels.append(block(F.max_pool2d(levels[-1], 2)))
-        features = cast(Tensor, levels.pop())
-        for block in reversed(self.up):
-            features = block(torch.cat([levels.pop(), F.interpolate(features, scale_factor=2)], dim=1))
+        return levels
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        """Features of the first level on the way up."""
+        *above, features = levels
+        for skip, block in zip(reversed(above), reversed(self.up), strict=True):
+            features = block(torch.cat([skip, F.interpolate(features, scale_factor=2)], dim=1))
         return features
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Down and up."""
+        return self.decode(self.encode(maps))
 
 
 class Residual(nn.Module):

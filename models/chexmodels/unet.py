@@ -7,6 +7,7 @@ strided convolution that must learn what to keep) and work on the patch grid; th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -60,12 +61,35 @@ and want a GPU. ``fast`` (1.6 M) and ``residual`` (1.7 M) are made for CPU, ``na
 Siamese extractors, are ``paper-half``, ``small`` (of ``base``), ``half`` (of ``fast``) and ``residual-half``."""
 
 
-class UNet(nn.Module):
-    """U-Net of Ronneberger et al. 2015, MONAI's ``BasicUNet``: ``(B,C,S,S)`` float in [0,1] -> ``(B,1,S,S)`` logits.
+class PlainBody(BasicUNet):
+    """MONAI's ``BasicUNet`` without its last convolution; it can be run in two halves."""
 
-    S must be a multiple of ``16 * patch``; C is ``channels``, one for a radiograph. ``extra`` maps, where the network
-    was built for them, are the injection of CheX-Nomaly. ``inject="input"`` brings them to the patch grid and joins
-    them to the folded image; ``"bottleneck"`` brings them to the deepest level and adds a 1 x 1 convolution of them.
+    def __init__(self, channels: int, shape: Preset, dropout: float) -> None:
+        super().__init__(2, channels, 1, shape.features, dropout=dropout, **shape.blocks)
+        self.final_conv = nn.Identity()
+
+    def encode(self, maps: Tensor) -> list[Tensor]:
+        """Features of every level on the way down, the deepest last."""
+        levels = [self.conv_0(maps)]
+        for down in (self.down_1, self.down_2, self.down_3, self.down_4):
+            levels.append(down(levels[-1]))
+        return levels
+
+    def decode(self, levels: Sequence[Tensor]) -> Tensor:
+        """Features of the first level on the way up."""
+        *above, features = levels
+        for skip, up in zip(reversed(above), (self.upcat_4, self.upcat_3, self.upcat_2, self.upcat_1), strict=True):
+            features = up(features, skip)
+        return features
+
+
+class UNet(nn.Module):
+    """U-Net of Ronneberger et al. 2015, MONAI's or, by preset, a residual one: ``(B,C,S,S)`` -> ``(B,1,S,S)`` logits.
+
+    The image is float in [0,1]; S must be a multiple of ``16 * patch``; C is ``channels``, one for a radiograph.
+    ``extra`` maps, where the network was built for them, are the injection of CheX-Nomaly. ``inject="input"`` brings
+    them to the patch grid and joins them to the folded image; ``"bottleneck"`` brings them to the deepest level and
+    adds a 1 x 1 convolution of them.
     With ``channels=0`` the network reads nothing but extra maps.
     """
 
@@ -89,21 +113,11 @@ class UNet(nn.Module):
         joined = extra_channels if inject == "input" else 0
         self.centre = 0.5 if shape.residual else 0.0
         read = channels * shape.patch**2 + joined
-        self.body: nn.Module
+        self.body: ResidualBody | PlainBody
         if shape.residual:
-            if inject != "input":
-                raise ValueError(f"the preset {preset!r} takes extra maps at the input only")
             self.body = ResidualBody(read, shape.features[:5], shape.groups, dropout)
         else:
-            self.body = BasicUNet(
-                spatial_dims=2,
-                in_channels=read,
-                out_channels=1,
-                features=shape.features,
-                dropout=dropout,
-                **shape.blocks,
-            )
-            self.body.final_conv = nn.Identity()
+            self.body = PlainBody(read, shape, dropout)
         self.head = nn.Conv2d(self.width, 1, kernel_size=1)
         if inject == "bottleneck":
             self.injection = nn.Conv2d(extra_channels, shape.features[4], kernel_size=1, bias=False)
@@ -119,15 +133,9 @@ class UNet(nn.Module):
         joined = torch.cat(grid, dim=1)  # (B, channels * patch * patch + extra_channels, S/patch, S/patch)
         if extra is None or self.inject == "input":
             return cast(Tensor, self.body(joined))
-        body = cast(BasicUNet, self.body)  # BasicUNet.forward, level by level
-        level0 = body.conv_0(joined)
-        level1 = body.down_1(level0)
-        level2 = body.down_2(level1)
-        level3 = body.down_3(level2)
-        level4 = body.down_4(level3)
-        level4 = level4 + self.injection(_resized(extra, *level4.shape[-2:]))
-        up = body.upcat_2(body.upcat_3(body.upcat_4(level4, level3), level2), level1)
-        return cast(Tensor, body.upcat_1(up, level0))
+        levels = self.body.encode(joined)
+        levels[-1] = levels[-1] + self.injection(_resized(extra, *levels[-1].shape[-2:]))
+        return self.body.decode(levels)
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits ``(B,1,S,S)`` of "abnormal here"."""
@@ -141,8 +149,9 @@ class UNet(nn.Module):
     def start_from(self, other: UNet) -> None:
         """Copy ``other``, built with the same preset and no extra maps; what reads the extra maps starts at zero.
 
-        With zeros there, the first forward equals ``other``'s exactly, whatever the extra maps hold. A network that
-        reads extra maps only has no use for the first convolution of ``other`` and keeps its own.
+        With zeros there, the first forward equals ``other``'s exactly, whatever the extra maps hold; to float32's
+        rounding where the longer sum is taken in another order. A network that reads extra maps only has no use for the
+        first convolution of ``other`` and keeps its own.
         """
         weights = other.state_dict()
         first = self.first_convolution().weight

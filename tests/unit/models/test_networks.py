@@ -19,9 +19,14 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("build", [UNet, AttentionUNet])
-@pytest.mark.parametrize("preset", ["fast", "half", "nano"])
-def test_one_logit_per_pixel(preset: str, build: type[nn.Module]) -> None:
+@pytest.mark.parametrize(
+    ("build", "preset"),
+    [
+        *((UNet, preset) for preset in ("fast", "half", "nano", "residual", "residual-half")),
+        *((AttentionUNet, preset) for preset in ("fast", "half", "nano")),
+    ],
+)
+def test_one_logit_per_pixel(build: type[nn.Module], preset: str) -> None:
     side = 16 * PRESETS[preset].patch
     logits = build(preset)(torch.rand(2, 1, side, side))
     assert logits.shape == (2, 1, side, side)
@@ -36,6 +41,7 @@ def test_one_logit_per_pixel(preset: str, build: type[nn.Module]) -> None:
         (UNet, "base", 7.9),
         (UNet, "small", 2.0),
         (UNet, "fast", 1.6),
+        (UNet, "residual", 1.7),
         (UNet, "nano", 0.2),
         (AttentionUNet, "paper", 31.7),
     ],
@@ -67,7 +73,7 @@ def test_the_papers_network_starts_as_keras_would() -> None:
 
 
 def test_half_presets_have_half_widths() -> None:
-    for whole, half in (("paper", "paper-half"), ("base", "small"), ("fast", "half")):
+    for whole, half in (("paper", "paper-half"), ("base", "small"), ("fast", "half"), ("residual", "residual-half")):
         assert PRESETS[half].features == tuple(width // 2 for width in PRESETS[whole].features)
         assert PRESETS[half].patch == PRESETS[whole].patch
 
@@ -85,17 +91,23 @@ def test_a_network_may_read_many_maps_instead_of_an_image() -> None:
     assert logits.shape == (2, 1, 32, 32)
 
 
-def test_bottleneck_injection_changes_nothing_else() -> None:
-    """Written level by level, the forward must stay BasicUNet's own."""
-    plain = UNet("nano").eval()
-    network = UNet("nano", extra_channels=3, inject="bottleneck").eval()
+@pytest.mark.parametrize("preset", ["nano", "residual-half"])
+def test_bottleneck_injection_changes_nothing_else(preset: str) -> None:
+    """In two halves, the forward must stay the body's own."""
+    plain = UNet(preset).eval()
+    network = UNet(preset, extra_channels=3, inject="bottleneck").eval()
     network.start_from(plain)
-    image = torch.rand(2, 1, 64, 64)
-    assert torch.equal(network(image, torch.rand(2, 3, 8, 8)), plain(image))
+    image, maps = torch.rand(2, 1, 128, 128), torch.rand(2, 3, 8, 8)
+    assert torch.equal(network(image, maps), plain(image))
     nn.init.ones_(network.injection.weight)
-    assert not torch.allclose(network(image, torch.rand(2, 3, 8, 8)), plain(image))
+    assert not torch.allclose(network(image, maps), plain(image))
 
 
 def test_unknown_places_of_injection_are_refused() -> None:
     with pytest.raises(ValueError, match="bottleneck"):
         UNet("nano", extra_channels=1, inject="top")  # type: ignore[arg-type]
+
+
+def test_attention_has_no_residual_blocks_to_offer() -> None:
+    with pytest.raises(ValueError, match="residual"):
+        AttentionUNet("residual")

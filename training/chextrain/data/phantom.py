@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chextrain.data.cases import Case, Collection, Split
+from chextrain.data.cases import Case, Collection, Mark, Split
 
 Grid = NDArray[np.float32]
 
@@ -48,6 +48,8 @@ class Chest:
 
 DESCRIPTION = "Phantoms: drawings of chests with drawn ellipses for lesions. No radiograph was used."
 LICENCE = "Apache-2.0."
+READER = "drawn"
+"""Who knows where the lesions are."""
 LUNGS = ((0.31, 0.47, 0.145, 0.29), (0.69, 0.49, 0.135, 0.30))
 """Centre and radii of the lung fields; the patient's right lung, on the viewer's left, is the wider and shorter one."""
 
@@ -134,12 +136,13 @@ def collection(train: int = 1200, val: int = 200, test: int = 200) -> Collection
 
 def _case(seed: int, split: Split) -> Case:
     chest = make_chest(seed)
+    placed = boxes(chest, 1000, 1000)
     return Case(
         image_id=str(seed),
         group=str(seed),
         split=split,
         label="abnormal" if chest.lesions else "normal",
-        boxes=boxes(chest, 1000, 1000),
+        boxes=placed,
         rows=1000,
         columns=1000,
         expert=True,
@@ -147,6 +150,8 @@ def _case(seed: int, split: Split) -> Case:
         exhaustive=True,
         box_findings=tuple(frozenset([lesion.finding]) for lesion in chest.lesions),
         votes=(1,) * len(chest.lesions),
+        marks=tuple(Mark(box, lesion.finding, READER) for box, lesion in zip(placed, chest.lesions, strict=True)),
+        panel=(READER,),
     )
 
 

@@ -153,7 +153,7 @@ def box_of_size(x: object, y: object, width: object, height: object) -> Box | No
     """x, y, width, height -> :func:`box`."""
     values = [number(cell) for cell in (x, y, width, height)]
     if any(value is None for value in values):
-        return box(*values)
+        return box(x, y, width, height)
     left, top, across, down = (value for value in values if value is not None)
     return box(left, top, left + across, top + down)
 

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from chextrain.augment import Augmentation
 
+Preset = Literal["paper", "paper-half", "base", "small", "fast", "half", "residual", "residual-half", "nano"]
+
 
 class ConfigError(ValueError):
     """A key or value that no recipe knows; the message names the nearest known key."""
@@ -39,8 +41,8 @@ class DataConfig:
 class NetworkConfig:
     """What is trained."""
 
-    preset: str = "fast"
-    """One of ``chexmodels.unet.PRESETS``."""
+    preset: Preset = "fast"
+    """Widths and patch of the U-Net, see ``chexmodels.unet.PRESETS``."""
     dropout: float = 0.1
 
 
@@ -70,8 +72,8 @@ class SiameseConfig:
 
     variant: Literal["pooled", "map", "cnn"] = "pooled"
     """See ``chexmodels.siamese``."""
-    preset: str = "half"
-    """One of ``chexmodels.unet.PRESETS``; ``cnn`` has none."""
+    preset: Preset = "half"
+    """The same of the extractor; ``cnn`` has none."""
     map_channels: int = 16
     """Channels of the map that is transferred; of ``pooled`` only."""
     embedding: int = 32
@@ -142,6 +144,8 @@ class TrainingConfig:
     patience: int = 0
     """Epochs without a better validation after which training stops; 0: never."""
     clip: float = 1.0
+    workers: int = 0
+    """Processes that prepare batches; 0: the training process, which on a CPU is fastest. With a GPU 4 to 8."""
     precision: str = "bf16-mixed"
     """Lightning's name; the losses are float32 whatever it says."""
     seed: int = 0

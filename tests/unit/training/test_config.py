@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import chextrain.recipes
-from chextrain.config import Config, ConfigError, load_config
+from chexmodels.unet import PRESETS
+from chextrain.config import Config, ConfigError, Preset, load_config
 from chextrain.runs import Run
 
 
@@ -33,6 +35,7 @@ def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
         ("training.epochs=2.5", "training.epochs"),
         ("training.epochs=true", "training.epochs"),
         ("specialist.negatives=some", "others, normal"),
+        ("network.preset=huge", "paper, "),
         ("epochs=3", "section.key=value"),
         ("training.epochs", "section.key=value"),
     ],
@@ -40,6 +43,10 @@ def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
 def test_unknown_keys_and_wrong_values_are_refused(override: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         load_config(None, [override])
+
+
+def test_every_preset_can_be_asked_for() -> None:
+    assert set(get_args(Preset)) == set(PRESETS)
 
 
 def test_values_are_frozen() -> None:

@@ -28,7 +28,6 @@ FILE_NAME = "chexnode.toml"
 #: Values the design names and this release does not act on. Refused, never silently ignored.
 NOT_BUILT: Mapping[str, str] = {
     "destination.kind=stow": "STOW-RS destinations are not built yet",
-    "destination.storage_commitment=true": "storage commitment is not built yet",
     "destination.url": "STOW-RS destinations are not built yet",
 }
 
@@ -241,7 +240,8 @@ class PeerSettings(_Section):
 
     ae_title: AETitle = Field(description="Calling AE title.")
     host: Annotated[str, AfterValidator(_network)] = Field(description="Address, CIDR block or host it calls from.")
-    port: Port | None = Field(None, description="Where it listens, for commitment answers.")
+    port: Port | None = Field(None, description="Where it listens, for answers to its storage commitment requests.")
+    tls: bool = Field(False, description="Speak TLS to it there.")
 
 
 class DestinationSettings(_Section):
@@ -275,7 +275,7 @@ class DestinationSettings(_Section):
     )
     peers: tuple[AETitle, ...] = Field((), description="Only images from these callers; empty: all.")
     send: Literal["always", "abnormal"] = Field("always", description="Everything, or only images with a finding.")
-    storage_commitment: Literal[False] = Field(False, description="Ask for storage commitment (not built yet).")
+    storage_commitment: bool = Field(False, description="Delivered is what it has committed to (dicom).")
     max_associations: int = Field(2, ge=1, le=64, description="Associations at once to this destination.")
     max_age_hours: float = Field(72, gt=0, description="A delivery older than this is given up and becomes DEAD.")
     timeout_seconds: float = Field(30, gt=0, description="Longest wait for the destination's answer to one message.")
@@ -286,6 +286,8 @@ class DestinationSettings(_Section):
         missing = [key for key in needed if getattr(self, key) is None]
         if missing:
             raise ValueError(f"destination {self.name!r} of kind {self.kind!r} needs {', '.join(missing)}")
+        if self.storage_commitment and self.kind != "dicom":
+            raise ValueError(f"destination {self.name!r} of kind {self.kind!r} offers no storage commitment")
         return self
 
     @model_validator(mode="after")
@@ -332,8 +334,9 @@ class Settings(BaseSettings):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"destination names must differ: {', '.join(sorted(twice))}")
-        if any(d.tls for d in self.destination) and self.tls.authorities is None:
-            raise ValueError("a destination with tls needs tls.authorities, which sign its certificate")
+        wanted = [*(one.tls for one in self.destination), *(one.tls for one in self.peer)]
+        if any(wanted) and self.tls.authorities is None:
+            raise ValueError("a destination or peer with tls needs tls.authorities, which sign its certificate")
         return self
 
     @classmethod

@@ -18,6 +18,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
+from pydicom.dataset import Dataset
+
+from chexnode import commitment
+from chexnode.commitment import NotACommitment
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import Answer, Destination, DestinationDown, Outgoing, Sent
 from chexnode.deliver.dicom import DicomDestination
@@ -43,6 +47,9 @@ SETTLE_SECONDS = 1.0
 STEP_BACK_SECONDS = 10.0
 """How much longer than the breaker the delivery waits during which the destination failed: the next try is then made
 with another one, so that an object that takes a destination down does not hold up the rest."""
+
+_MOST_FAILURES = 7
+"""As many failures as make the back-off as long as it gets: there is no hurry with one that is up but will not commit."""
 
 _LEASE_SECONDS = LEASE.total_seconds()
 
@@ -78,9 +85,10 @@ class Courier:
         while not self._stopping.is_set() and (slot := self._take_slot(settings)) is not None:
             destination = open_destination(settings, self._ae_title, self._stopping, self._tls)
             try:
-                answered += _Round(self._ledger, self._spool, settings, slot, self._stopping, self._backoff).carry(
-                    destination
-                )
+                one = _Round(self._ledger, self._spool, settings, slot, self._stopping, self._backoff)
+                answered += one.carry(destination)
+                if settings.storage_commitment and not self._stopping.is_set():
+                    self._ask(settings, destination)
             finally:
                 destination.close()
                 self._ledger.leases.release(slot)
@@ -88,6 +96,26 @@ class Courier:
             if not self._ledger.deliveries.due().get(name):
                 break
         return answered
+
+    def _ask(self, settings: DestinationSettings, destination: Destination) -> None:
+        """Ask for storage commitment of what the destination has accepted."""
+        commitments, max_age = self._ledger.commitments, timedelta(hours=settings.max_age_hours)
+        while not self._stopping.is_set() and (request := commitments.ask(settings.name, max_age)) is not None:
+            try:
+                destination.request_commitment(request, self._told)
+            except DestinationDown as down:
+                log.warning("destination %s: %s", settings.name, down)
+                again = timedelta(seconds=self._backoff.delay(_MOST_FAILURES))
+                commitments.not_asked(request, str(down), self._ledger.clock() + again)
+                return
+
+    def _told(self, information: Dataset) -> int:
+        try:
+            known = self._ledger.commitments.answered(*commitment.read_event(information))
+        except (NotACommitment, Transient) as error:
+            log.warning("a report of storage commitment was not recorded: %s", error)
+            known = False
+        return 0x0000 if known else 0x0110
 
     def _take_slot(self, settings: DestinationSettings) -> Lease | None:
         owner = f"{self._owner}/{secrets.token_hex(4)}"  # one worker's threads must not share a slot
@@ -173,7 +201,8 @@ class _Round:
     def _outcome(self, sent: Sent) -> DeliveryOutcome:
         claim = sent.item.claim
         if sent.answer is Answer.ACCEPTED:
-            return DeliveryOutcome(claim, DeliveryState.SENT, sent.detail)
+            to_be_committed = self._settings.storage_commitment
+            return DeliveryOutcome(claim, DeliveryState.SENT, sent.detail, to_be_committed=to_be_committed)
         if sent.answer is Answer.DEAD:
             return DeliveryOutcome(claim, DeliveryState.DEAD, sent.detail)
         wait = timedelta(seconds=self._backoff.delay(claim.attempts + 1))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from pydicom.dataset import Dataset
+
 from chexnode.errors import Transient
-from chexnode.ledger.records import DeliveryClaim
+from chexnode.ledger.records import CommitmentRequest, DeliveryClaim
 
 
 class DestinationDown(Transient):
@@ -68,6 +70,13 @@ class Destination(Protocol):
 
         Raises :class:`DestinationDown`; items not yet answered then stay unanswered. A destination may keep its
         connection for the next batch until :meth:`close`.
+        """
+        ...
+
+    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+        """Ask for storage commitment. ``told`` takes a report that comes at once and returns the status to answer.
+
+        Raises :class:`DestinationDown` where the request is not accepted.
         """
         ...
 

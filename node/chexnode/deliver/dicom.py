@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association as LibraryAssociation
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dsutils import split_dataset
@@ -28,19 +28,23 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE
 from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
+from chexnode import commitment
 from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
 from chexnode.deliver.status import judge
+from chexnode.ledger.records import CommitmentRequest, CommitmentVerdict
 from chexnode.settings import DestinationSettings
 
 Context = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID: what one presentation context proposes, so that each is answered alone."""
 
-_VERIFICATION: Context = ("1.2.840.10008.1.1", "1.2.840.10008.1.2")
+_IMPLICIT_VR = "1.2.840.10008.1.2"
+_VERIFICATION: Context = ("1.2.840.10008.1.1", _IMPLICIT_VR)
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd identifiers from 1 to 255
 _TRANSFER_SYNTAXES_REFUSED = 4  # PS3.8 table 9-18
 _LARGEST_PDU, _SMALLEST_PDU = 1 << 17, 512
 _LARGEST_ANSWER = 1 << 20
 _POLL_SECONDS = 0.25
+_ANSWER_SECONDS = 1.0
 _PENDING = (0xFF00, 0xFF01)  # PS3.4 table C.4-1
 
 
@@ -66,8 +70,14 @@ class Association:
         contexts: Sequence[Context],
         stop: Event,
         tls: ssl.SSLContext | None = None,
+        told: Callable[[Dataset], int] | None = None,
+        as_scp: Sequence[str] = (),
     ) -> None:
-        """Connect and negotiate; ``tls`` secures the connection. Raises DestinationDown."""
+        """Connect and negotiate; ``tls`` secures the connection. Raises DestinationDown.
+
+        ``told``: takes the Event Information of an N-EVENT-REPORT that comes on this association, and returns a status.
+        ``as_scp``: SOP classes of which we want to be the SCP here (PS3.7 D.3.3.4).
+        """
         assert settings.host is not None
         assert settings.port is not None
         assert settings.ae_title is not None
@@ -83,10 +93,13 @@ class Association:
             (evt.EVT_PDU_SENT, self._sent),
             (evt.EVT_CONN_CLOSE, lambda _: self._blame("the destination closed the connection")),
         ]
+        if told is not None:
+            handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (told(event.event_information), None)))
         proposed = [build_context(*context) for context in contexts]
         host, port = settings.host, settings.port
         try:
-            assoc = ae.associate(host, port, proposed, ae_title=settings.ae_title, evt_handlers=handlers)
+            roles: list[Any] = [build_role(sop_class, scp_role=True) for sop_class in as_scp]
+            assoc = ae.associate(host, port, proposed, ae_title=settings.ae_title, evt_handlers=handlers, ext_neg=roles)
             error = cast(_Socket, assoc.dul.socket).tcp.error
         except OSError as unresolved:
             error = unresolved
@@ -132,6 +145,17 @@ class Association:
                 raise DestinationDown(_failure("C-MOVE", status))
         return sent
 
+    def request_commitment(self, request: CommitmentRequest) -> tuple[int, str]:
+        """N-ACTION (PS3.4 J.3.2); return (Status, Error Comment). Raises DestinationDown."""
+        what = (commitment.PUSH_MODEL, commitment.PUSH_MODEL_INSTANCE)
+        return self._answer(lambda: self._assoc.send_n_action(commitment.action(request), commitment.REQUEST, *what)[0])
+
+    def report_commitment(self, transaction_uid: str, verdict: CommitmentVerdict) -> tuple[int, str]:
+        """N-EVENT-REPORT (PS3.4 J.3.3); return (Status, Error Comment). Raises DestinationDown."""
+        event_type, information = commitment.event(transaction_uid, verdict)
+        what = (commitment.PUSH_MODEL, commitment.PUSH_MODEL_INSTANCE)
+        return self._answer(lambda: self._assoc.send_n_event_report(information, event_type, *what)[0])
+
     def release(self) -> None:
         """Release in order."""
         self._assoc.release()
@@ -139,7 +163,7 @@ class Association:
     def _answer(self, send: Any) -> tuple[int, str]:
         status = Dataset()
         if self._assoc.is_established:
-            with suppress(RuntimeError):  # it ended since
+            with suppress(RuntimeError, ValueError):  # it ended since; or the role was not granted
                 status = send()
         if "Status" not in status:
             raise self._lost()
@@ -343,6 +367,32 @@ class DicomDestination:
                     self._assoc = None
                     raise DestinationDown(f"{error}, during a store", item) from error
                 yield Sent(item, *judge(status, comment), status=status)
+
+    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+        """Ask for storage commitment, and wait a moment for an answer on the same association.
+
+        ``told``: see :class:`Association`. Raises DestinationDown where the request is not accepted.
+        """
+        self.close()
+        context = (commitment.PUSH_MODEL, _IMPLICIT_VR)
+        answered = Event()
+
+        def answer(information: Dataset) -> int:
+            status = told(information)
+            answered.set()
+            return status
+
+        assoc = Association(self._settings, self._ae_title, [context], self._stop, self._tls, answer)
+        if context not in assoc.accepted:
+            raise DestinationDown("the destination does not offer storage commitment")
+        try:
+            status, comment = assoc.request_commitment(request)
+            if status != 0x0000:
+                why = f": {comment}" if comment else ""
+                raise DestinationDown(f"the request for storage commitment failed with status 0x{status:04X}{why}")
+            answered.wait(_ANSWER_SECONDS)
+        finally:
+            assoc.release()
 
     def close(self) -> None:
         """Release the association, if there is one."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
+from pydicom.dataset import Dataset
+
 from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
+from chexnode.ledger.records import CommitmentRequest
 
 
 class FolderDestination:
@@ -44,6 +47,10 @@ class FolderDestination:
             except OSError as error:
                 raise DestinationDown(f"cannot write to {self._path}: {error.strerror}", item) from error
             yield Sent(item, Answer.ACCEPTED, "" if written else "the destination already had it")
+
+    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+        """A folder makes no promises; the settings refuse to ask it for one."""
+        raise DestinationDown("a folder does not offer storage commitment")
 
     def close(self) -> None:
         """Nothing stays open."""

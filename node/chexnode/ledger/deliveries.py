@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, tuple_, update
 
 from chexnode.errors import Usage
 from chexnode.ledger.database import Database, add_missing, in_chunks, note_event, record_events
 from chexnode.ledger.jobs import finish_delivered
 from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome
+from chexnode.ledger.rows import UNFINISHED
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
 from chexnode.ledger.states import DeliveryState, JobState, ResultKind
 
@@ -147,7 +148,7 @@ class Deliveries:
         with self._db.write() as conn:
             job_ids = sorted({o.claim.job for o in outcomes if o.claim.job is not None})
             # Two couriers settling one job's last deliveries must see each other: the job's row is the meeting point.
-            _lock_jobs(conn, job_ids)
+            lock_jobs(conn, job_ids)
             history = []
             for outcome in outcomes:
                 claim = outcome.claim
@@ -165,8 +166,9 @@ class Deliveries:
                         attempts=deliveries.c.attempts + 1,
                         lease_until=None,
                         next_attempt=outcome.next_attempt,
+                        commit_at=now if outcome.to_be_committed else None,
                         error=outcome.error or None,
-                        finished_at=None if outcome.state in _OPEN else now,
+                        finished_at=None if outcome.state in _OPEN or outcome.to_be_committed else now,
                     )
                 )
                 history.append(
@@ -212,7 +214,7 @@ class Deliveries:
             replayed: set[int] = set()
             for some in in_chunks(found):
                 # The jobs' rows first, as when settling: couriers and retention wait, and the look below is the truth.
-                _lock_jobs(conn, _jobs_of(some))
+                lock_jobs(conn, _jobs_of(some))
                 lock_reports(conn, [row.result_uid for row in some if row.job_id is None])
                 rows = conn.execute(wanted.where(deliveries.c.id.in_([row.id for row in some]))).all()
                 conn.execute(
@@ -223,6 +225,7 @@ class Deliveries:
                         next_attempt=None,
                         finished_at=None,
                         lease_until=None,
+                        commit_at=None,
                         created_at=now,
                         fence=deliveries.c.fence + 1,
                     )
@@ -252,7 +255,10 @@ class Deliveries:
             counts = conn.execute(
                 select(deliveries.c.destination, func.count())
                 .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
-                .where(_due(now), or_(destinations.c.open_until.is_(None), destinations.c.open_until <= now))
+                .where(
+                    or_(_due(now), to_be_committed(now)),
+                    or_(destinations.c.open_until.is_(None), destinations.c.open_until <= now),
+                )
                 .group_by(deliveries.c.destination)
             )
             return {name: int(count) for name, count in counts}
@@ -263,11 +269,11 @@ class Deliveries:
         with self._db.write() as conn:
             lost = (
                 select(deliveries.c.id, deliveries.c.job_id, deliveries.c.state)
-                .where(deliveries.c.state.in_(_OPEN), deliveries.c.destination.not_in(list(known_destinations)))
+                .where(UNFINISHED, deliveries.c.destination.not_in(list(known_destinations)))
                 .order_by(deliveries.c.id)
                 .limit(500)  # the next tick goes on
             )
-            _lock_jobs(conn, _jobs_of(conn.execute(lost).all()))
+            lock_jobs(conn, _jobs_of(conn.execute(lost).all()))
             rows = conn.execute(lost.with_for_update()).all()
             if not rows:
                 return 0
@@ -275,7 +281,7 @@ class Deliveries:
             conn.execute(
                 update(deliveries)
                 .where(deliveries.c.id.in_([row.id for row in rows]))
-                .values(state=DeliveryState.DEAD, error=error, finished_at=now, lease_until=None)
+                .values(state=DeliveryState.DEAD, error=error, finished_at=now, lease_until=None, commit_at=None)
             )
             record_events(
                 conn,
@@ -330,9 +336,14 @@ def lock_reports(conn: Connection, uids: Sequence[str]) -> None:
     conn.execute(select(results.c.uid).where(results.c.uid.in_(uids)).order_by(results.c.uid).with_for_update()).all()
 
 
-def _lock_jobs(conn: Connection, job_ids: Sequence[str]) -> None:
+def lock_jobs(conn: Connection, job_ids: Sequence[str]) -> None:
     """Wait for, and keep out, whoever else moves these jobs' deliveries; in one order, so that nobody deadlocks."""
     conn.execute(select(jobs.c.id).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id).with_for_update()).all()
+
+
+def to_be_committed(now: datetime) -> ColumnElement[bool]:
+    """Deliveries whose storage commitment is to be asked for."""
+    return and_(deliveries.c.state == DeliveryState.SENT, deliveries.c.commit_at <= now)
 
 
 def _due(now: datetime) -> Any:

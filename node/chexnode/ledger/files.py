@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, or_, select, tuple_, update
 
 from chexnode.ledger.database import Database, add_missing
 from chexnode.ledger.deliveries import lock_reports
+from chexnode.ledger.rows import UNFINISHED
 from chexnode.ledger.schema import deliveries, instances, jobs, markers, results
 from chexnode.ledger.states import FINAL_JOB_STATES, DeliveryState, JobState
 
 _UNFINISHED = tuple(s for s in JobState if s not in FINAL_JOB_STATES)
 # A dead delivery was never accepted: its files stay until somebody replays it.
-_UNDELIVERED = (DeliveryState.PENDING, DeliveryState.WAITING, DeliveryState.DEAD)
+_OWED = or_(UNFINISHED, deliveries.c.state == DeliveryState.DEAD)
 
 _KEY = (instances.c.sop_instance_uid, instances.c.digest)
 
@@ -23,22 +24,13 @@ def _is_over(before: datetime) -> ColumnElement[bool]:
     """Received before ``before``, with a file, no unfinished job and no delivery that was never accepted."""
     version = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
     busy = select(jobs.c.id).where(version, jobs.c.state.in_(_UNFINISHED)).exists()
-    owed = (
-        select(deliveries.c.id)
-        .join(jobs, jobs.c.id == deliveries.c.job_id)
-        .where(version, deliveries.c.state.in_(_UNDELIVERED))
-        .exists()
-    )
+    owed = select(deliveries.c.id).join(jobs, jobs.c.id == deliveries.c.job_id).where(version, _OWED).exists()
     return and_(instances.c.received_at < before, instances.c.path.is_not(None), ~busy, ~owed)
 
 
 def _is_old_report(before: datetime) -> ColumnElement[bool]:
     """A study's report from before ``before``, with a file and no delivery that was never accepted."""
-    owed = (
-        select(deliveries.c.id)
-        .where(deliveries.c.result_uid == results.c.uid, deliveries.c.state.in_(_UNDELIVERED))
-        .exists()
-    )
+    owed = select(deliveries.c.id).where(deliveries.c.result_uid == results.c.uid, _OWED).exists()
     return and_(results.c.job_id.is_(None), results.c.created_at < before, results.c.path.is_not(None), ~owed)
 
 

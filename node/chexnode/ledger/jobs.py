@@ -13,9 +13,9 @@ from chexnode.ledger.database import Database, add_missing, add_rows, note_event
 from chexnode.ledger.instances import new_job
 from chexnode.ledger.records import Analysis, JobClaim, JobSpec, NewResult, Priority
 from chexnode.ledger.reports import look_again
-from chexnode.ledger.rows import delivery_rows, result_rows
+from chexnode.ledger.rows import UNFINISHED, delivery_rows, result_rows
 from chexnode.ledger.schema import deliveries, instances, jobs, results
-from chexnode.ledger.states import DeliveryState, JobState, Note, Reason
+from chexnode.ledger.states import JobState, Note, Reason
 
 LEASE = timedelta(seconds=30)
 """A worker that does not renew for this long has lost its jobs."""
@@ -272,10 +272,7 @@ class Jobs:
 
 def finish_delivered(conn: Connection, job_ids: Sequence[str], now: datetime) -> list[str]:
     """Move those of ``job_ids`` that are DELIVERING with no open delivery to DONE; return them."""
-    open_states = [DeliveryState.PENDING, DeliveryState.WAITING]
-    still_open = (
-        select(deliveries.c.id).where(deliveries.c.job_id == jobs.c.id, deliveries.c.state.in_(open_states)).exists()
-    )
+    still_open = select(deliveries.c.id).where(deliveries.c.job_id == jobs.c.id, UNFINISHED).exists()
     done = list(
         conn.execute(
             update(jobs)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from chexnode.ledger.account import Accounts
+from chexnode.ledger.commitments import Commitments
 from chexnode.ledger.database import Database, utc_now
 from chexnode.ledger.deliveries import Deliveries
 from chexnode.ledger.files import Files
@@ -32,6 +33,7 @@ class Ledger:
         self.instances = Instances(self.database)
         self.jobs = Jobs(self.database)
         self.deliveries = Deliveries(self.database)
+        self.commitments = Commitments(self.database)
         self.leases = Leases(self.database)
         self.studies = Studies(self.database)
         self.reports = Reports(self.database)

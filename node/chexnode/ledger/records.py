@@ -224,6 +224,30 @@ class DeliveryOutcome:
     """SENT, WAITING or DEAD."""
     error: str = ""
     next_attempt: datetime | None = None
+    to_be_committed: bool = False
+    """SENT is not the end: storage commitment is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRequest:
+    """What a storage commitment is asked for (PS3.4 J.3.2): ours, or a peer's."""
+
+    transaction_uid: str
+    peer: str
+    """Name of the destination we ask, or AE title of who asked us."""
+    instances: tuple[tuple[str, str], ...]
+    """SOP Class and SOP Instance UIDs."""
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentVerdict:
+    """The answer to one (PS3.4 J.3.3)."""
+
+    committed: tuple[tuple[str, str], ...]
+    """SOP Class and SOP Instance UIDs."""
+    failed: tuple[tuple[str, str, int], ...]
+    """SOP Class and SOP Instance UIDs and Failure Reason (PS3.3 C.14.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)

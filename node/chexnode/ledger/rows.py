@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import ColumnElement, and_, or_
+
 from chexnode.ledger.records import NewResult
+from chexnode.ledger.schema import deliveries
 from chexnode.ledger.states import DeliveryState
+
+#: A delivery that is not over: to be sent, or sent and still to be committed.
+UNFINISHED: ColumnElement[bool] = or_(
+    deliveries.c.state.in_([DeliveryState.PENDING, DeliveryState.WAITING]),
+    and_(deliveries.c.state == DeliveryState.SENT, deliveries.c.commit_at.is_not(None)),
+)
 
 
 def result_rows(

@@ -213,11 +213,29 @@ deliveries = Table(
     Column("fence", Integer, nullable=False, default=0),
     Column("lease_until", UtcDateTime),
     Column("next_attempt", UtcDateTime),
+    # SENT: when to ask for storage commitment, or to ask again; NULL where it is not wanted or was answered
+    Column("commit_at", UtcDateTime),
     Column("error", SafeText),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     UniqueConstraint("result_uid", "destination"),
     Index(None, "destination", "state", "next_attempt"),
+)
+
+#: Requests for storage commitment (PS3.4 annex J), ours to destinations and those of others to us.
+commitments = Table(
+    "commitments",
+    metadata,
+    _uid("transaction_uid", primary_key=True),
+    Column("ours", Boolean, nullable=False),
+    Column("peer", SafeText, nullable=False),  # ours: the destination's name; else the AE title that asked
+    Column("instances", JSON, nullable=False),  # [[SOP Class UID, SOP Instance UID], ...]
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("report_at", UtcDateTime),  # not ours: when to report next; NULL: reported, or given up
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("answered_at", UtcDateTime),
+    Column("error", SafeText),
+    Index(None, "report_at"),
 )
 
 destinations = Table(

@@ -83,7 +83,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     _J.CANCELLED: frozenset({_J.QUEUED}),  # `jobs retry`
     _D.PENDING: frozenset({_D.SENT, _D.WAITING, _D.DEAD}),
     _D.WAITING: frozenset({_D.SENT, _D.WAITING, _D.DEAD, _D.PENDING}),
-    _D.SENT: frozenset({_D.COMMITTED, _D.WAITING, _D.PENDING}),
+    _D.SENT: frozenset({_D.COMMITTED, _D.WAITING, _D.DEAD, _D.PENDING}),
     _D.COMMITTED: frozenset({_D.PENDING}),  # a replay
     _D.DEAD: frozenset({_D.PENDING}),  # a replay
     _S.OPEN: frozenset({_S.CLOSED}),

@@ -14,9 +14,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from chexnode.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from chexnode.receive import dimse
+from chexnode.receive.commitment import MAX_DATA_SET, CommitmentService, Report
 from chexnode.receive.contexts import (
     PROTOCOL_VERSION,
+    STORAGE_COMMITMENT,
     VERIFICATION,
     Context,
     Rejection,
@@ -45,6 +48,23 @@ from chexnode.tls import common_names
 log = logging.getLogger(__name__)
 
 _MAX_COMMAND = 1 << 16
+_COMMITMENT = (dimse.N_ACTION_RQ, dimse.N_EVENT_REPORT_RQ)
+
+
+class _Collected:
+    """A small data set, kept in memory."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next piece."""
+        self._data += piece
+
+    @property
+    def endless(self) -> bool:
+        """Whether it is larger than any storage commitment."""
+        return len(self._data) > MAX_DATA_SET
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +75,7 @@ class Policy:
     """Count the association in, or say why not."""
     limits: LimitSettings
     service: StorageService
+    commitment: CommitmentService
 
 
 class Association:
@@ -71,6 +92,8 @@ class Association:
         self._busy = False
         self._stopping = False
         self._max_length = 0
+        self._report: Report | None = None
+        """Sent, and not acknowledged yet."""
 
     @property
     def heard(self) -> bool:
@@ -164,9 +187,13 @@ class Association:
         if context is None:
             raise ProtocolError(REASON_INVALID_PARAMETER, "a presentation context that was not accepted")
         if command.field & dimse.RESPONSE:
-            raise ProtocolError(REASON_NOT_SPECIFIED, "a response to nothing")
+            self._acknowledged(command)
+            return
         if command.field == dimse.C_STORE_RQ:
             answer = self._store(context_id, command, context, caller)
+        elif context.abstract_syntax == STORAGE_COMMITMENT and command.field in _COMMITMENT and command.has_data_set:
+            self._commit(context_id, command, context, caller)
+            return
         else:
             if command.has_data_set:
                 self._data_set(context_id, None)
@@ -185,6 +212,24 @@ class Association:
             return reception.finish()
         finally:
             reception.abandon()
+
+    def _commit(self, context_id: int, command: Command, context: Context, caller: Caller) -> None:
+        """Answer a message of storage commitment, and report at once where that is to be done here."""
+        data = bytearray()
+        self._data_set(context_id, _Collected(data))
+        answer, report = self._policy.commitment.handle(command, bytes(data), context, caller)
+        self._upper.send_message(context_id, write_response(command, answer.status, answer.comment), self._max_length)
+        if report is not None:
+            self._report = report
+            request = dimse.write_event_report(PUSH_MODEL, PUSH_MODEL_INSTANCE, 1, report.event_type)
+            self._upper.send_message(context_id, request, self._max_length, report.data)
+
+    def _acknowledged(self, response: Command) -> None:
+        """The peer has answered our report."""
+        report, self._report = self._report, None
+        if report is None or response.field != dimse.N_EVENT_REPORT_RQ | dimse.RESPONSE or response.has_data_set:
+            raise ProtocolError(REASON_NOT_SPECIFIED, "a response to nothing")
+        report.sent()
 
     def _command(self) -> tuple[int, Command]:
         """Read a whole command set; return the context it came on and what it says."""
@@ -206,7 +251,7 @@ class Association:
         except CommandError as error:
             raise ProtocolError(REASON_INVALID_PARAMETER, str(error)) from error
 
-    def _data_set(self, context_id: int, reception: Reception | None) -> None:
+    def _data_set(self, context_id: int, reception: Reception | _Collected | None) -> None:
         """Pass a data set on to ``reception``, or drop it."""
         control = 0
         while not control & LAST:

@@ -1,5 +1,5 @@
-"""Which presentation contexts are accepted: Verification, and every storage SOP class with the requestor's own first
-transfer syntax.
+"""Which presentation contexts are accepted: Verification, Storage Commitment Push Model in both roles, and every
+storage SOP class with the requestor's own first transfer syntax.
 
 The node stores whatever it is sent as it is sent; whether it can be analysed is decided later, with a coded reason.
 So no list of classes or syntaxes is configured (170 configured contexts also cost 31 ms per association and would
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydicom.uid import UID
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
@@ -28,6 +29,7 @@ from pynetdicom.presentation import PresentationContext, build_context, negotiat
 MAX_PDU_LENGTH = 1 << 20
 
 VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
 
 _USER_REJECTION = 0x01
 _IMPLICIT_VR = "1.2.840.10008.1.2"
@@ -109,10 +111,10 @@ def accept(request: Request) -> tuple[Mapping[int, Context], bytes]:
         if isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.sop_class_uid
     }
     results, role_items = negotiate_unrestricted(
-        primitive.presentation_context_definition_list, [_verification()], roles
+        primitive.presentation_context_definition_list, [_verification(), _storage_commitment()], roles
     )
     for context in results:
-        if context.result == 0 and not context.as_scp:
+        if context.result == 0 and not context.as_scp and context.abstract_syntax != STORAGE_COMMITMENT:
             context.result = _USER_REJECTION  # the requestor wants to be SCP only; this node sends on no such context
     accepted = {
         context.context_id: Context(str(context.abstract_syntax), str(context.transfer_syntax[0]))
@@ -131,6 +133,9 @@ def accept(request: Request) -> tuple[Mapping[int, Context], bytes]:
         role.scp_role = False
         if role.scu_role:
             answer.user_information.append(role)
+    if STORAGE_COMMITMENT in roles:  # a destination that reports to us does so as SCP; the library answers it no role
+        scu_role, scp_role = roles[STORAGE_COMMITMENT]
+        answer.user_information.append(_role(STORAGE_COMMITMENT, scu_role=bool(scu_role), scp_role=bool(scp_role)))
     if any(isinstance(item, AsynchronousOperationsWindowNegotiation) for item in items):
         window = AsynchronousOperationsWindowNegotiation()
         window.maximum_number_operations_invoked = 1
@@ -150,6 +155,19 @@ def reject(rejection: Rejection) -> bytes:
 
 def _verification() -> PresentationContext:
     return build_context(VERIFICATION, [_IMPLICIT_VR, _EXPLICIT_VR])
+
+
+def _storage_commitment() -> PresentationContext:
+    context = build_context(STORAGE_COMMITMENT, [_IMPLICIT_VR, _EXPLICIT_VR])
+    context.scu_role = context.scp_role = True
+    return context
+
+
+def _role(sop_class_uid: UID, *, scu_role: bool, scp_role: bool) -> SCP_SCU_RoleSelectionNegotiation:
+    item = SCP_SCU_RoleSelectionNegotiation()
+    item.sop_class_uid = sop_class_uid
+    item.scu_role, item.scp_role = scu_role, scp_role
+    return item
 
 
 def _max_length() -> MaximumLengthNotification:

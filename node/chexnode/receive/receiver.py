@@ -6,6 +6,7 @@ import pydicom.config
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import JobSpec
+from chexnode.receive.commitment import CommitmentService
 from chexnode.receive.committer import Bell, Committer
 from chexnode.receive.scp import StorageService
 from chexnode.receive.server import AssociationServer
@@ -28,7 +29,7 @@ class Receiver:
             bell,
         )
         service = StorageService(settings, spool, self._committer)
-        self._server = AssociationServer(settings, service)
+        self._server = AssociationServer(settings, service, CommitmentService(ledger, settings.peer))
 
     @property
     def port(self) -> int | None:

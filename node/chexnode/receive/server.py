@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from chexnode.errors import BadEnvironment
 from chexnode.receive.association import Association, Policy
 from chexnode.receive.callers import Callers, read_address
+from chexnode.receive.commitment import CommitmentService
 from chexnode.receive.contexts import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, Rejection, Request
 from chexnode.receive.scp import StorageService
 from chexnode.settings import Settings
@@ -38,11 +39,11 @@ class AssociationServer:
     Raises BadEnvironment where that is impossible.
     """
 
-    def __init__(self, settings: Settings, service: StorageService) -> None:
+    def __init__(self, settings: Settings, service: StorageService, commitment: CommitmentService) -> None:
         self._settings = settings
         self._service = service
         self._callers = Callers(settings.peer)
-        self._policy = Policy(self._admit, settings.limits, service)
+        self._policy = Policy(self._admit, settings.limits, service, commitment)
         self._lock = threading.Lock()
         self._waiting: dict[Association, threading.Thread] = {}
         """Connections that have not negotiated, oldest first."""

@@ -167,13 +167,19 @@ class Upper:
         except OSError as error:
             raise Closed("the peer does not read") from error
 
-    def send_message(self, context_id: int, command: bytes, max_length: int) -> None:
-        """Send a command set as P-DATA-TF, in fragments if the peer's maximum length (0: none) asks for it."""
-        step = max(max_length - _PDV.size, 1) if max_length else len(command)
+    def send_message(self, context_id: int, command: bytes, max_length: int, data: bytes = b"") -> None:
+        """Send a command set, and perhaps a data set, as P-DATA-TF, in fragments if the peer's maximum length (0: none)
+        asks for it."""
+        self._send_fragments(context_id, command, max_length, COMMAND)
+        if data:
+            self._send_fragments(context_id, data, max_length, 0)
+
+    def _send_fragments(self, context_id: int, content: bytes, max_length: int, kind: int) -> None:
+        step = max(max_length - _PDV.size, 1) if max_length else len(content)
         out = b""
-        for start in range(0, len(command), step):
-            part = command[start : start + step]
-            control = COMMAND | (LAST if start + step >= len(command) else 0)
+        for start in range(0, len(content), step):
+            part = content[start : start + step]
+            control = kind | (LAST if start + step >= len(content) else 0)
             out += _HEADER.pack(P_DATA_TF, len(part) + _PDV.size) + _PDV.pack(len(part) + 2, context_id, control) + part
         self.send(out)
 

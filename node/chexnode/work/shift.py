@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from chexnode.deliver.commitments import report_due
 from chexnode.deliver.courier import Courier
 from chexnode.errors import NodeError
 from chexnode.keep.housekeeping import TICK_SECONDS
@@ -65,6 +66,9 @@ class Shift:
         if self._courier is not None:
             self._courier.deliver(destination)
 
+    def _report_commitments(self) -> None:
+        report_due(self._ledger, self._settings, self._stopping)
+
     def tick_with(self, keep_house: Callable[[], None]) -> None:
         """Start ticking: keep house and look for what nobody rang for."""
         self._ticker = threading.Thread(target=self._tick, args=(keep_house,), name="tick", daemon=True)
@@ -77,6 +81,8 @@ class Shift:
                 if self._worker is not None and self._ledger.jobs.due(self._spec):
                     self._own.submit(self._logged, self.infer)
                 if self._courier is not None:
+                    if any(peer.port is not None for peer in self._settings.peer):
+                        self._own.submit(self._logged, self._report_commitments)
                     for destination in self._ledger.deliveries.due():
                         self._own.submit(self._logged, partial(self.deliver, destination))
             except NodeError as error:

@@ -72,10 +72,11 @@ def test_storage_of_any_kind_is_accepted_with_the_first_syntax_offered() -> None
         3: (CR_IMAGE, "1.2.840.10008.1.2.4.90"),
         5: (PRIVATE, "1.2.3.99"),
         7: (VERIFICATION, IMPLICIT_VR),
+        11: (STORAGE_COMMITMENT, IMPLICIT_VR),
     }
     pdu = A_ASSOCIATE_AC()
     pdu.decode(answer)
-    assert [c.result for c in pdu.presentation_context] == [0, 0, 0, 0, 4, 3, 3]
+    assert [c.result for c in pdu.presentation_context] == [0, 0, 0, 0, 4, 0, 3]
 
 
 def role(uid: str, scu: int, scp: int) -> bytes:

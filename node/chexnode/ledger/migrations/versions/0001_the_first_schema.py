@@ -211,6 +211,7 @@ def upgrade() -> None:
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("next_attempt", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("commit_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
@@ -227,8 +228,28 @@ def upgrade() -> None:
         )
         batch_op.create_index(batch_op.f("ix_deliveries_job_id"), ["job_id"], unique=False)
 
+    op.create_table(
+        "commitments",
+        sa.Column("transaction_uid", sa.String(length=128), nullable=False),
+        sa.Column("ours", sa.Boolean(), nullable=False),
+        sa.Column("peer", sa.Text(), nullable=False),
+        sa.Column("instances", sa.JSON(), nullable=False),
+        sa.Column("requested_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("report_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("answered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("transaction_uid", name=op.f("pk_commitments")),
+    )
+    with op.batch_alter_table("commitments", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_commitments_report_at"), ["report_at"], unique=False)
+
 
 def downgrade() -> None:
+    with op.batch_alter_table("commitments", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_commitments_report_at"))
+
+    op.drop_table("commitments")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_deliveries_job_id"))
         batch_op.drop_index(batch_op.f("ix_deliveries_destination_state_next_attempt"))

@@ -1,0 +1,64 @@
+"""Answers to peers that asked us for storage commitment, each on an association of our own (PS3.4 J.3.3).
+
+The receiver writes the request down; a worker reports what the ledger then says of it, and tries again until the peer
+has the report or is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import timedelta
+
+from chexnode import commitment
+from chexnode.deliver.backoff import Backoff
+from chexnode.deliver.destination import DestinationDown
+from chexnode.deliver.dicom import Association
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import CommitmentRequest
+from chexnode.settings import DestinationSettings, PeerSettings, Settings
+from chexnode.tls import client_context
+
+log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 20
+"""With the back-off's longest wait of a minute: a quarter of an hour at least. Whoever still wants it asks again."""
+
+_CONTEXT = (commitment.PUSH_MODEL, "1.2.840.10008.1.2")
+
+
+def report_due(ledger: Ledger, settings: Settings, stopping: threading.Event) -> int:
+    """Report whatever is due; return how many reports were acknowledged. Raises Transient when the database is away."""
+    acknowledged = 0
+    while not stopping.is_set() and (request := ledger.commitments.due()) is not None:
+        peer = next((p for p in settings.peer if p.ae_title == request.peer and p.port is not None), None)
+        if peer is None:
+            ledger.commitments.reported(request.transaction_uid, "the settings no longer say where this peer listens")
+            continue
+        try:
+            _report(ledger, settings, peer, request, stopping)
+            ledger.commitments.reported(request.transaction_uid)
+            acknowledged += 1
+        except DestinationDown as down:
+            wait = timedelta(seconds=Backoff().delay(request.attempts))
+            again_at = ledger.clock() + wait if request.attempts < MOST_ATTEMPTS else None
+            log.warning("no report of storage commitment to %s: %s", peer.ae_title, down)
+            ledger.commitments.reported(request.transaction_uid, str(down), again_at)
+    return acknowledged
+
+
+def _report(
+    ledger: Ledger, settings: Settings, peer: PeerSettings, request: CommitmentRequest, stopping: threading.Event
+) -> None:
+    to = DestinationSettings(name="peer", ae_title=peer.ae_title, host=peer.host, port=peer.port)
+    tls = client_context(settings.tls) if peer.tls else None
+    assoc = Association(to, settings.node.ae_title, [_CONTEXT], stopping, tls, as_scp=[commitment.PUSH_MODEL])
+    try:
+        if _CONTEXT not in assoc.accepted:
+            raise DestinationDown("it does not take reports of storage commitment")
+        verdict = ledger.commitments.verdict(request.instances)
+        status, comment = assoc.report_commitment(request.transaction_uid, verdict)
+        if status != 0x0000:
+            raise DestinationDown(f"it answered with status 0x{status:04X} {comment}".strip())
+    finally:
+        assoc.release()

@@ -49,7 +49,7 @@ STEP_BACK_SECONDS = 10.0
 with another one, so that an object that takes a destination down does not hold up the rest."""
 
 _MOST_FAILURES = 7
-"""As many failures as make the back-off as long as it gets: there is no hurry with one that is up but will not commit."""
+"""As many as make the back-off as long as it gets: there is no hurry with one that is up but will not commit."""
 
 _LEASE_SECONDS = LEASE.total_seconds()
 

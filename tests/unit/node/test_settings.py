@@ -154,7 +154,6 @@ def test_all_faults_are_told_at_once() -> None:
     ("line", "key"),
     [
         ('kind = "stow"', "destination.kind=stow"),
-        ("storage_commitment = true", "destination.storage_commitment=true"),
         ('url = "http://x"', "destination.url"),
     ],
 )
@@ -164,8 +163,9 @@ def test_what_is_not_built_is_refused_and_not_ignored(line: str, key: str) -> No
     assert NOT_BUILT[key] in str(caught.value)
 
 
-def test_storage_commitment_may_be_declined() -> None:
-    load(written('[[destination]]\nname="x"\nhost="h"\nport=1\nae_title="A"\nstorage_commitment=false\n'))
+def test_a_folder_promises_nothing() -> None:
+    with pytest.raises(Usage, match="offers no storage commitment"):
+        load(written('[[destination]]\nname="x"\nkind="folder"\npath="out"\nstorage_commitment=true\n'))
 
 
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ class Epoch(Sampler[int]):
 
 
 def loader(samples: Dataset[Any], config: Config, *, train: bool) -> DataLoader[Any]:
-    """Batches in the main process: the images are in memory already, workers would only copy them.
+    """Batches; the images are in memory or mapped, so that workers copy nothing but what they return.
 
     On several GPUs the training images are shared out, and each process validates all images: exact, with no gathering.
     """
@@ -215,4 +215,6 @@ def loader(samples: Dataset[Any], config: Config, *, train: bool) -> DataLoader[
         shuffle=train and sampler is None,
         sampler=sampler,
         drop_last=train,
+        num_workers=config.training.workers,
+        pin_memory=torch.cuda.is_available(),
     )

@@ -11,8 +11,8 @@ from chexmodels.registry import serialise
 from chextrain.calibrate import CLEAN_NORMALS, decide
 from chextrain.card import card_text
 from chextrain.data.cases import Collection
+from chextrain.judge import Judge
 from chextrain.predict import device, logits
-from chextrain.report import Judge
 from chextrain.runs import Run
 from chextrain.subjects import Subject, variant_of
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from chexmodels.boxes import bounding_boxes
 from chextrain.evaluate import mark
+from chextrain.judge import Answered
 from chextrain.metrics import Masks, any_pixel, box_iou
-from chextrain.report import Answered
 
 EACH = 8
 """Images in each row of the sheet."""

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from chextrain.froc import RATES, Froc
+from chextrain.judge import Answered
 from chextrain.paper import BIN, Confusion
-from chextrain.report import Answered
 
 BINS = 10
 

@@ -11,32 +11,15 @@ from functools import cache as remembered
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from chexmodels.bundle import OperatingPoint
-from chextrain.bootstrap import Estimate
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Collection
-from chextrain.evaluate import Evaluation, evaluate
-from chextrain.predict import image_scores, logits, probabilities
-from chextrain.scored import Split, is_scored
-from chextrain.shortcuts import MODEL, THUMBNAIL, shortcut_numbers, shortcut_scores
+from chextrain.gallery import gallery
+from chextrain.judge import Answered, Judge
+from chextrain.plots import plots
 from chextrain.sound import markdown
 from chextrain.stages import score_specialists, score_twins
 from chextrain.subjects import Subject, decided
 from chextrain.tables import Localised, Specialised, Twins, paper_tables
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What a localiser said of the scored images: for pictures."""
-
-    evaluation: Evaluation
-    split: Split
-    prob: NDArray[np.float32]
-    scores: NDArray[np.float64]
-    point: OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -112,46 +95,8 @@ def assemble(
     return Report(collection.name, split, tuple(models), tuple(specialists), tuple(twins), tuple(answered))
 
 
-class Judge:
-    """A split at whatever size a model wants it; images and shortcut scores are read once.
-
-    What needs no network is learnt from the training images of ``learnt``.
-    """
-
-    def __init__(self, collection: Collection, split: str, cache: Path | None, learnt: Collection) -> None:
-        self.collection, self.name, self.cache, self.learnt = collection, split, cache, learnt
-        self.splits: dict[int, Split] = {}
-        self.shortcuts: Mapping[str, NDArray[np.float64]] | None = None
-
-    def split(self, size: int) -> Split:
-        """The scored images at ``size``."""
-        if size not in self.splits:
-            cases = tuple(case for case in self.collection.cases if case.split == self.name and is_scored(case))
-            arrays = load(replace(self.collection, cases=cases), self.name, size, self.cache)
-            self.splits[size] = Split(f"{self.collection.name}, {self.name}", arrays)
-        return self.splits[size]
-
-    def of(self, subject: Subject) -> Answered:
-        """Every number of a localiser whose calibration and operating points are known."""
-        assert subject.calibration is not None
-        assert subject.points is not None
-        split = self.split(subject.size)
-        heat = logits(subject.network, split.arrays)
-        prob = probabilities(heat, split.arrays, subject.calibration)
-        scores = image_scores(prob, subject.calibration)
-        if self.shortcuts is None:
-            thumbnails = load(replace(self.collection, cases=split.arrays.cases), self.name, THUMBNAIL, self.cache)
-            self.shortcuts = shortcut_scores(self.learnt, thumbnails, self.cache)
-        beside = shortcut_numbers(split, {MODEL: scores, **self.shortcuts}, self.collection.matched)
-        found = evaluate(subject.title, split, prob, scores, subject.points, self.learnt, beside)
-        return Answered(found, split, prob, scores, next(iter(subject.points.values())))
-
-
 def write(report: Report, out: Path) -> list[Path]:
     """``report.md``, ``report.json``, and for each model its plots and a contact sheet of hits and misses."""
-    from chextrain.gallery import gallery
-    from chextrain.plots import plots
-
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "report.md", out / "report.json"]
     paths[0].write_text(report.markdown())
@@ -172,7 +117,7 @@ def _as_test(collection: Collection) -> Collection:
 
 def _plain(value: Any) -> Any:
     """For JSON."""
-    if isinstance(value, Estimate) or dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import track
-
 from chextrain.consensus import Agreed, Consensus, agree, without_repeats
 from chextrain.data.cases import Box, Case, Collection, Label, Mark
 from chextrain.data.images import BadImage, Header, header, load_case
+from chextrain.data.processes import watched
 from chextrain.data.rows import BadData, Facts, Listing, Problem, Row
 from chextrain.splits import assign, straddling
 
@@ -102,7 +101,7 @@ def _headers(first: Mapping[str, Row], listing: Listing, *, probe: bool) -> Iter
 
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         answers = pool.map(one, first.values())
-        yield from zip(first, track(answers, "reading headers", total=len(first), transient=True), strict=True)
+        yield from zip(first, watched(answers, "reading headers", len(first)), strict=True)
 
 
 def _shared(cases: Sequence[Case]) -> dict[Path, list[str]]:

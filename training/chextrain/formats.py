@@ -57,6 +57,8 @@ class Source:
             raise BadData("phantoms are drawn, not read")
         if self.data is None:
             raise BadData(f"--format {self.format} needs --data")
+        if self.format is Format.NIH and (self.sizes or self.groups):
+            raise BadData("the manifest of --format nih names sizes and patients: no --sizes, no --groups")
         if not self.data.exists():
             raise BadData(f"{self.data}: no such folder")
         return READERS[self.format](self.data, sizes(self.sizes), groups(self.groups))

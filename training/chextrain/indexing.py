@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from chextrain.build import Built
 from chextrain.data.cases import Case, Collection
 from chextrain.data.images import BadImage, pixels
-from chextrain.data.processes import in_processes
+from chextrain.data.processes import in_processes, watched
 from chextrain.data.rows import Listing
 from chextrain.leakage import Copy, auroc_of, copies, descriptor, told_by
 from chextrain.splits import uneven
@@ -125,7 +124,7 @@ def index(listing: Listing | None, built: Built) -> Index:
 def with_images(found: Index, collection: Collection) -> Index:
     """``found``, after decoding every image: those that cannot be are problems, copies across splits are named."""
     cases = [case for case in collection.cases if case.path is not None]
-    answers = track(in_processes(examined, cases), "decoding", total=len(cases), transient=True)
+    answers = watched(in_processes(examined, cases), "decoding", len(cases))
     good, descriptors, problems = [], [], []
     for case, answer in zip(cases, answers, strict=True):
         if isinstance(answer, str):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 import datasets
-from chextrain.cli import app
+from chextrain.cli import app, main
+from chextrain.config import DataConfig
+from chextrain.consensus import Consensus
 from chextrain.data.rows import BadData
+from chextrain.formats import Format, Source
 from chextrain.runs import BEST, Run, load_network
 
 FAST = (
@@ -89,6 +93,25 @@ def test_images_that_cannot_be_decoded_are_found_on_request(tmp_path: Path) -> N
     assert answer.exit_code == 1
     assert "train0002: train0002.dicom: more than one sample per pixel" in answer.output
     assert "decoded: 5" in answer.output
+
+
+def test_recipes_know_every_consensus() -> None:
+    assert get_args(get_type_hints(DataConfig)["consensus"]) == tuple(Consensus)
+
+
+def test_unusable_data_end_with_the_reason_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["chextrain", "index", "--format", "rsna", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "stage_2_train_labels.csv: No such file" in capsys.readouterr().err
+
+
+def test_what_the_manifest_names_is_not_taken_from_options(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="no --groups"):
+        Source(Format.NIH, tmp_path, groups=tmp_path / "groups.csv").listing()
 
 
 def test_phantoms_need_no_folder_and_everything_else_does() -> None:

@@ -17,7 +17,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,7 +26,7 @@ import chexmodels.pixels
 import chexmodels.tone
 from chextrain.data.cases import Case, Collection, box_mask, share
 from chextrain.data.images import eight_bit, rendered, stamp
-from chextrain.data.processes import in_processes
+from chextrain.data.processes import in_processes, watched
 
 T = TypeVar("T", bound=np.generic)
 PIPELINE = (chexmodels.codestream, chexmodels.decode, chexmodels.pixels, chexmodels.tone)
@@ -136,7 +135,7 @@ def _shares(cases: Sequence[Case], size: int) -> Iterator[NDArray[np.uint8]]:
 
 def _decoded(collection: Collection, cases: Sequence[Case], size: int, title: str) -> Iterator[NDArray[np.uint8]]:
     work = partial(rendered, collection.load, size=size)
-    yield from track(in_processes(work, cases), title, total=len(cases), transient=True)
+    yield from watched(in_processes(work, cases), title, len(cases))
 
 
 def _code(collection: Collection) -> Iterator[str]:

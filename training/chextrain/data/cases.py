@@ -150,8 +150,3 @@ def share(case: Case, size: int) -> NDArray[np.float32]:
 def _span(start: float, stop: float, scale: float, low: int, high: int) -> slice:
     first = int(np.clip(np.ceil(start * scale + low - 0.5), low, high - 1))
     return slice(first, int(np.clip(np.ceil(stop * scale + low - 0.5), first + 1, high)))
-
-
-def masks(cases: Sequence[Case], size: int) -> NDArray[np.bool_]:
-    """Box masks ``(N,S,S)`` of many cases."""
-    return np.stack([box_mask(case, size) for case in cases]) if cases else np.zeros((0, size, size), dtype=bool)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from chexmodels.boxes import bounding_boxes
+from chextrain.data.cases import Box
 from chextrain.data.images import images_in
 from chextrain.data.rows import BadData, Facts, Listing, Row
 
@@ -53,7 +54,7 @@ def _by_finding(folder: Path, spelling: Callable[[str], str | None]) -> dict[str
     return {spelling(path.name) or UNNAMED: images_in(path) for path in folders}
 
 
-def _boxes(found: Listing, file: Path, name: str) -> tuple[tuple[float, float, float, float], ...]:
+def _boxes(found: Listing, file: Path, name: str) -> tuple[Box, ...]:
     with Pillow.open(file, formats=("PNG",)) as picture:
         values = np.asarray(picture)
     mask = np.asarray(values.any(axis=2) if values.ndim == 3 else values > 0, dtype=np.bool_)
@@ -65,7 +66,7 @@ def _row(
     path: Path,
     name: str,
     groups: Mapping[str, str],
-    boxes: tuple[tuple[float, float, float, float], ...],
+    boxes: tuple[Box, ...],
     finding: str | None,
 ) -> Row:
     return Row(path, name, groups.get(name, name), boxes, finding, READER)

@@ -1,12 +1,15 @@
-"""One function over many values, in as many processes as there are processors where that is worth it."""
+"""Long work: one function over many values, in several processes where that is worth it, with a bar that moves."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -27,3 +30,8 @@ def in_processes(function: Callable[[A], B], values: Sequence[A]) -> Iterator[B]
         return
     with ProcessPoolExecutor(min(processors, MOST), multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(function, values, chunksize=8)
+
+
+def watched(values: Iterable[A], title: str, total: int) -> Iterable[A]:
+    """``values``, with a progress bar on standard error that goes away at the end."""
+    return track(values, title, total=total, transient=True, console=Console(stderr=True))

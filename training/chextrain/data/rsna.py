@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from chextrain.data.cases import Box
 from chextrain.data.images import images_in
 from chextrain.data.rows import Facts, Listing, Row, box_of_size, table
 from chextrain.findings import normalise
@@ -51,7 +52,7 @@ def listing(folder: Path, sizes: Mapping[str, tuple[int, int]], groups: Mapping[
     return found
 
 
-def _read(cells: Mapping[str, str], told: str | None) -> tuple[str, tuple[tuple[float, float, float, float], ...]]:
+def _read(cells: Mapping[str, str], told: str | None) -> tuple[str, tuple[Box, ...]]:
     """What a row shows; ``told`` is the class of its image."""
     if not cells["patientId"]:
         raise ValueError("no patientId")

@@ -121,8 +121,8 @@ def send(node: Node, pacs: Orthanc, files: Sequence[Path]) -> Round:
     arrivals.close()
     last: dict[str, float] = {}
     for instance, at in arrivals.times.items():
-        [item] = pacs.tags(instance)["ReferencedSeriesSequence"]
-        source = item["ReferencedInstanceSequence"][0]["ReferencedSOPInstanceUID"]
+        tags = json.dumps(pacs.tags(instance))
+        source = next(uid for uid in answered if f'"{uid}"' in tags)  # each kind refers to it in its own way
         last[source] = max(at, last.get(source, 0.0))
     assert set(last) == set(answered)
     each = [last[uid] - answered[uid] for uid in answered]

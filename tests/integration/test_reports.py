@@ -21,7 +21,7 @@ from chexnode.ledger.states import DeliveryState, InstanceState, Reason
 from chexnode.settings import Settings
 from chexnode.spool import Spool
 from chexnode.work import reporter as reporter_module
-from chexnode.work.reporter import Reporter
+from chexnode.work.reporter import LONG_SERIES, Reporter
 from ledgers import SPEC, Clock, arrival, claim, complete, opened, record
 from radiographs import parsed, part10, radiograph
 
@@ -233,6 +233,23 @@ def test_destinations_have_their_own_forms_and_share_equal_ones(site: Site) -> N
     assert research.SeriesDescription == f"RESEARCH {a.SeriesDescription}"
     assert len({a.SOPInstanceUID, old.SOPInstanceUID, research.SOPInstanceUID}) == 3
     assert len(site.files()) == 3
+
+
+def test_a_long_series_is_one_sentence(site: Site) -> None:
+    slices = [
+        site.receive(
+            Verdict(InstanceState.NOT_ANALYSED, Reason.MODALITY, "Modality is CT"), series_instance_uid="1.2.4"
+        )
+        for _ in range(LONG_SERIES + 5)
+    ]
+    lateral = site.receive(LATERAL)
+    site.close()
+    (report,) = site.delivered()
+    named = said(report)
+    assert sorted(named.values()) == ["lateral-view", "modality"]
+    assert named[lateral.sop_instance_uid] == "lateral-view"
+    assert set(named) < {lateral.sop_instance_uid, *(one.sop_instance_uid for one in slices)}
+    assert f"(Modality is CT; and {len(slices) - 1} more of its series)" in report.to_json()
 
 
 def test_an_image_that_comes_while_it_is_being_reported_is_in_the_next_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from chexnode.encode.readback import check_report
 from chexnode.encode.source import Source, sanitise
 from chexnode.errors import StaleMove, Transient
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import ClosedStudy, variant_with
+from chexnode.ledger.records import ClosedStudy, Unanalysed, variant_with
 from chexnode.ledger.states import JobState, Reason, ResultKind
 from chexnode.settings import DestinationSettings, Settings
 from chexnode.spool import Spool
@@ -26,6 +26,9 @@ from chexnode.work.limits import read_limits
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
+
+LONG_SERIES = 20
+"""Instances of one series with one reason that are no longer named one by one."""
 
 _ENDS: Mapping[str, Cause] = {JobState.FAILED: JobState.FAILED, JobState.CANCELLED: JobState.CANCELLED}
 
@@ -77,10 +80,7 @@ class Reporter:
         log.info("reported %d image(s) of a study that were not analysed", len(study.images))
 
     def _encode(self, study: ClosedStudy, source: Source, destination: DestinationSettings) -> Encoded:
-        images = [
-            NotAnalysed(i.sop_class_uid, i.sop_instance_uid, i.series_instance_uid, _cause(i.code), i.detail)
-            for i in study.images
-        ]
+        images = condensed(study.images)
         facts = NodeFacts(
             software_version=version("chexnode"),
             created_at=study.closed_at.astimezone(),
@@ -112,6 +112,31 @@ class Reporter:
     def _fail(self, study: ClosedStudy, error: str) -> None:
         with suppress(StaleMove):  # reopened meanwhile: it will be looked at again
             self._ledger.reports.fail(study, error)
+
+
+def condensed(images: Sequence[Unanalysed]) -> list[NotAnalysed]:
+    """Name each image, but of a long series that has one reason only the first, and say how many more there are.
+
+    Somebody's CT in the study is hundreds of instances, and one sentence.
+    """
+    together: dict[tuple[str, str], list[Unanalysed]] = {}
+    for image in images:
+        together.setdefault((image.series_instance_uid, image.code), []).append(image)
+    told = []
+    for group in together.values():
+        named = group if len(group) < LONG_SERIES else group[:1]
+        more = f"and {len(group) - 1} more of its series" if named is not group else ""
+        told += [
+            NotAnalysed(
+                image.sop_class_uid,
+                image.sop_instance_uid,
+                image.series_instance_uid,
+                _cause(image.code),
+                "; ".join(filter(None, (image.detail, more))),
+            )
+            for image in named
+        ]
+    return told
 
 
 def _cause(code: str) -> Cause:

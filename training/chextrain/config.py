@@ -133,7 +133,7 @@ class EnsembleConfig:
 class TrainingConfig:
     """How it is trained."""
 
-    epochs: int = 30
+    epochs: int = 15
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2

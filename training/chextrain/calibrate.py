@@ -17,7 +17,7 @@ from chexmodels.postprocess import label
 from chextrain.data.arrays import Arrays
 from chextrain.metrics import Masks, any_pixel, box_iou
 from chextrain.predict import image_scores, probabilities, raw_scores
-from chextrain.scored import is_boxed, is_scored
+from chextrain.scored import NothingToScore, is_boxed, is_scored
 
 MIN_AREAS = (0, 25, 50, 100, 200, 400)
 """Candidates for the smallest finding, pixels at 512 px."""
@@ -31,7 +31,7 @@ GATES = 48
 """Most image thresholds that are tried."""
 
 
-class NothingToFit(ValueError):
+class NothingToFit(NothingToScore):
     """The validation split lacks what a decision is fitted on; the message says what."""
 
 

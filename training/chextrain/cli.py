@@ -168,16 +168,16 @@ def export(
     groups: GroupsOption = None,
 ) -> None:
     """Calibrate RUNS on the validation split, score them on test, write bundle and card."""
-    from chextrain.calibrate import NothingToFit
     from chextrain.export import export as write
     from chextrain.runs import committee
+    from chextrain.scored import NothingToScore
 
     run, network = committee(runs, mirror)
     values = run.values["data"]
     collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
     try:
         card = write(run, network, out, name, version, failures.read_text().strip(), collection, cache, clean_normals)
-    except NothingToFit as error:
+    except NothingToScore as error:
         raise ConfigError(str(error)) from error
     typer.echo((out / "card.md").read_text())
     typer.echo(f"{card.title} {card.digest}")
@@ -204,15 +204,15 @@ def evaluate(
 ) -> None:
     """Score MODELS on a split: the paper's tables, and sound numbers beside the baselines that need no network."""
     from chexmodels.bundle import BundleError
-    from chextrain.calibrate import NothingToFit
     from chextrain.report import assemble, write
+    from chextrain.scored import NothingToScore
     from chextrain.subjects import read_subject
 
     collection = read(format_, data, consensus, split_seed, sizes, groups)
     other = read(external_format, external, None, None, None, None) if external_format else None
     try:
         report = assemble([read_subject(model) for model in models], collection, split, cache, other)
-    except (BundleError, NothingToFit) as error:
+    except (BundleError, NothingToScore) as error:
         raise ConfigError(str(error)) from error
     typer.echo(report.markdown())
     for path in write(report, out) if out else ():

@@ -35,17 +35,23 @@ Judged = dict[str, tuple[Statistic, NDArray[np.bool_]]]
 """Statistics and the images that each looks at."""
 
 
+class NothingToScore(ValueError):
+    """A split has no image that any number may rest on."""
+
+
 class Split:
     """The scored images of a split, and what every number about them needs.
 
     Scored are boxed abnormal images, abnormal images and normal images that an expert read. Images on which readers
-    disagree are not, nor those whose report says "No Finding": that is not normal.
+    disagree are not, nor those whose report says "No Finding": that is not normal. Raises ``NothingToScore``.
     """
 
     def __init__(self, name: str, arrays: Arrays, rounds: int = ROUNDS) -> None:
         self.name = name
         self.arrays = arrays.where([is_scored(case) for case in arrays.cases])
         cases = self.arrays.cases
+        if not cases:
+            raise NothingToScore(f"{name}: no image with a box, and none that an expert read")
         self.truth: Masks = self.arrays.targets
         self.size = self.truth.shape[-1]
         self.boxed = np.array([is_boxed(case) for case in cases])

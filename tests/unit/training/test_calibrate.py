@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from chextrain.calibrate import (
     fit_calibration,
     tradeoff,
 )
+from chextrain.cli import export
 from chextrain.data import phantom
 from chextrain.data.arrays import load
 from chextrain.evaluate import mark
@@ -121,6 +124,10 @@ def test_where_findings_differ_in_height_a_share_of_the_peak_fits_better() -> No
     assert following.box_iou > 0.9 > fixed.box_iou + 0.1
     assert following.point.threshold <= 0.2 * following.point.relative_threshold + 1e-6
     assert following.point.threshold > 0.01
+
+
+def test_the_command_promises_what_the_function_does() -> None:
+    assert inspect.signature(export).parameters["clean_normals"].default == CLEAN_NORMALS
 
 
 def test_a_validation_split_without_normals_or_boxes_is_refused() -> None:

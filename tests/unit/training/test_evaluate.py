@@ -21,7 +21,7 @@ from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case, Collection
 from chextrain.evaluate import MEAN_MASK, evaluate
 from chextrain.report import assemble, write
-from chextrain.scored import Split, is_scored
+from chextrain.scored import NothingToScore, Split, is_scored
 from chextrain.shortcuts import MODEL, THUMBNAIL, shortcut_numbers, shortcut_scores
 from chextrain.stages import score_specialists
 from chextrain.subjects import Subject, read_subject
@@ -205,6 +205,25 @@ def test_evaluate_takes_several_bundles_and_writes_only_where_told(
     assert result.exit_code == 0, result.output
     assert result.output.count("## phantom64 1 on phantom, test") == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_set_of_positives_only_has_no_numbers_that_need_normals(few: Collection) -> None:
+    """As RSNA's, the external set of the paper."""
+    positives = replace(few, cases=tuple(one for one in few.cases if one.label == "abnormal"))
+    (model,) = assemble([read_subject("phantom64")], few, "test", external=positives).models
+    assert model.external is not None
+    row = model.external.rows["second_reader"]
+    assert row["pixel_ap"].value > 0.9
+    assert row["sensitivity"].value > 0.9
+    for key in ("image_auroc", "clean_normals"):
+        assert np.isnan(row[key].value)
+    assert model.external.paper["second_reader"].f1_pos > 0.9
+
+
+def test_a_split_without_a_judged_image_is_refused(few: Collection) -> None:
+    unread = replace(few, cases=tuple(replace(one, expert=False, boxes=()) for one in few.cases))
+    with pytest.raises(NothingToScore, match="phantom, test"):
+        assemble([read_subject("phantom64")], unread, "test")
 
 
 def test_specialised_models_are_scored_on_their_finding_and_as_many_others(few: Collection) -> None:

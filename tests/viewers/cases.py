@@ -19,8 +19,11 @@ from pydicom.dataset import Dataset
 from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
+from chexnode.encode.sc import Encoding
+from chexnode.encode.seg import Profile
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import Outline, SrVariant
+from chexnode.encode.sr_document import SrClass
 from chexnode.ledger.states import ResultKind
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset
@@ -35,7 +38,7 @@ FRAME = 0.012
 
 @dataclass(frozen=True)
 class Case:
-    """One radiograph as a modality may send it."""
+    """One radiograph as a modality may send it, and what its destination wants."""
 
     name: str
     modality: Literal["CR", "DX"]
@@ -45,7 +48,9 @@ class Case:
     spacing: tuple[float, float] | None = (0.2, 0.2)
     """Imager Pixel Spacing in mm: between rows, between columns."""
     outline: Outline = "box"
-    """How the report draws the region."""
+    seg_profile: Profile = "planar"
+    sc_encoding: Encoding = "rgb"
+    sr_class: SrClass = "comprehensive3d"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -125,12 +130,12 @@ class Case:
         return replace(PROVENANCE, job_key=sha256(self.name.encode()).hexdigest())
 
     def results(self, findings: Findings) -> list[Encoded]:
-        """Encode what a destination of the default settings gets, and a presentation state."""
+        """Encode what a destination of the case's settings gets, all four kinds."""
         display = np.rint(self.image * 255).astype(np.uint8)
         wanted = (
-            (ResultKind.SEG, "planar"),
-            (ResultKind.SC, "rgb"),
-            (ResultKind.SR, str(SrVariant(outline=self.outline, seg_profile="planar"))),
+            (ResultKind.SEG, self.seg_profile),
+            (ResultKind.SC, self.sc_encoding),
+            (ResultKind.SR, str(SrVariant(self.sr_class, self.outline, self.seg_profile))),
             (ResultKind.GSPS, "outline"),
         )
         return encode(sanitise(parsed(self.dataset)), display, findings, self.provenance, wanted)
@@ -143,8 +148,8 @@ SHORT = (
 """Shown in every run of the suite."""
 CASES = (
     *SHORT,
-    Case("odd-size", "DX", "MONOCHROME1", 701, 599),
-    Case("no-spacing", "CR", "MONOCHROME2", 640, 512, spacing=None),
+    Case("odd-size", "DX", "MONOCHROME1", 701, 599, seg_profile="full"),
+    Case("no-spacing", "CR", "MONOCHROME2", 640, 512, spacing=None, sr_class="comprehensive"),
     Case("non-square-pixels", "DX", "MONOCHROME2", 500, 800, spacing=(0.4, 0.2)),
-    Case("3000x2500", "CR", "MONOCHROME1", 3000, 2500, spacing=(0.143, 0.143), outline="contour"),
+    Case("3000x2500", "CR", "MONOCHROME1", 3000, 2500, (0.143, 0.143), outline="contour", sc_encoding="jpeg"),
 )

@@ -62,13 +62,15 @@ def _download(work: Path) -> Path:
     archive = work / "app.tgz"
     try:
         if npm := shutil.which("npm"):
-            command = [npm, "pack", "--silent", "--pack-destination", str(work), f"@ohif/app@{VERSION}"]
+            options = ["--loglevel=error", "--fetch-retries=1", f"--pack-destination={work}"]
+            command = [npm, "pack", *options, f"@ohif/app@{VERSION}"]
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=_SECONDS, check=True)
             return work / done.stdout.split()[-1]
         with urllib.request.urlopen(URL, timeout=60) as answer, archive.open("wb") as file:
             shutil.copyfileobj(answer, file)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unreachable(f"@ohif/app {VERSION} cannot be fetched from npm: {error}") from error
+        reason = (getattr(error, "stderr", None) or str(error)).splitlines()[0]
+        raise Unreachable(f"@ohif/app {VERSION} cannot be fetched from npm: {reason}") from error
     return archive
 
 

@@ -69,7 +69,7 @@ def coloured(picture: Picture, colour: tuple[int, int, int]) -> Mask:
     chroma = rgb.max(axis=2) - rgb.min(axis=2)
     wanted = np.asarray(colour, float) - min(colour)
     direction = (rgb - rgb.min(axis=2, keepdims=True)) / np.maximum(chroma, 1)[..., None]
-    return (chroma > 40) & (np.abs(direction - wanted / wanted.max()).max(axis=2) < 0.25)
+    return (chroma > 60) & (np.abs(direction - wanted / wanted.max()).max(axis=2) < 0.25)
 
 
 def grown(mask: Mask, pixels: int) -> Mask:

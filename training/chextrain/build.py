@@ -33,6 +33,8 @@ class Built:
     """Boxes of no area, after clipping."""
     repeated: int
     """Boxes that one reader drew twice."""
+    hashed: frozenset[str] = frozenset()
+    """Ids of the images whose split the data set does not name."""
 
 
 def build(listing: Listing, consensus: Consensus = Consensus.SOFT, seed: int = 0, *, probe: bool = True) -> Built:
@@ -74,7 +76,8 @@ def build(listing: Listing, consensus: Consensus = Consensus.SOFT, seed: int = 0
         matched=listing.matched,
         soft=consensus is Consensus.SOFT and several,
     )
-    return Built(collection, tuple(problems), counts["clipped"], counts["dropped"], counts["repeated"])
+    hashed = frozenset(row.image_id for row in listing.rows if row.split is None)
+    return Built(collection, tuple(problems), counts["clipped"], counts["dropped"], counts["repeated"], hashed)
 
 
 def usable(built: Built) -> Collection:

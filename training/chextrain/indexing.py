@@ -116,7 +116,7 @@ def index(listing: Listing | None, built: Built) -> Index:
         notes=dict(listing.notes) if listing else {},
         strata={kind: dict(counts.most_common()) for kind, counts in strata.items() if counts},
         shortcuts={kind: auroc_of(table) for kind, table in shortcuts.items() if len(table) > 1},
-        uneven=tuple(map(str, uneven(cases))),
+        uneven=tuple(map(str, uneven([case for case in cases if case.image_id in built.hashed]))),
         problems=tuple(map(str, built.problems)),
     )
 
@@ -197,7 +197,7 @@ def text(found: Index) -> str:
     lines.table("readers (images)", found.readers)
     lines.table("panels (images)", found.panels)
     for kind, values in found.strata.items():
-        lines.table(f"{kind} (images)", values)
+        lines.table("most readers who agree (images)" if kind == "readers" else f"{kind} (images)", values)
     for kind, value in found.shortcuts.items():
         if not math.isnan(value):
             lines.text.append(f"{kind} alone tells abnormal from normal with AUROC {value:.2f}")

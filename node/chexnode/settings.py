@@ -8,20 +8,24 @@ reserves for a later release are refused as not built yet. Relative paths resolv
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chexnode.encode.series import OUR_NAMES, SeriesName, SeriesNames
 from chexnode.errors import Usage
 from chexnode.keys import known_keys
+from chexnode.sections.base import AETitle, Port, Section, network
+from chexnode.sections.destination import DestinationSettings as DestinationSettings
+from chexnode.sections.web import TlsSettings as TlsSettings
+from chexnode.sections.web import WebSettings as WebSettings
 
 FILE_NAME = "chexnode.toml"
 
@@ -32,37 +36,16 @@ NOT_BUILT: Mapping[str, str] = {
 }
 
 
-def _ae_title(value: str) -> str:
-    """Check an AE title: 1 to 16 characters of the default repertoire, no backslash, not only spaces (PS3.5 6.2)."""
-    value = value.strip()
-    if not 1 <= len(value) <= 16 or "\\" in value or any(not 0x20 <= ord(c) < 0x7F for c in value):
-        raise ValueError("an AE title is 1 to 16 printable ASCII characters without a backslash")
-    return value
+def _collector(url: str) -> str:
+    """Check where audit messages go: ``SCHEME://HOST`` or ``SCHEME://HOST:PORT``, or nothing."""
+    parts = urlsplit(url)
+    well = parts.scheme in ("udp", "tcp", "tls") and parts.hostname and parts.netloc == url.partition("://")[2]
+    if url and (not well or "@" in url or parts.port == 0):
+        raise ValueError("an audit collector is udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT")
+    return url
 
 
-def _network(value: str) -> str:
-    """Check an address, a CIDR block or a host name (a name is resolved when it is used)."""
-    if "/" in value:
-        ipaddress.ip_network(value, strict=False)
-    return value
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class NodeSettings(_Section):
+class NodeSettings(Section):
     """Who we are and where we listen."""
 
     ae_title: AETitle = Field("CHEXNODE", description="Our AE title.")
@@ -72,46 +55,7 @@ class NodeSettings(_Section):
     any_called_ae: bool = Field(False, description="Accept associations addressed to another AE title than ours.")
 
 
-class WebSettings(_Section):
-    """The web role."""
-
-    host: str = Field("127.0.0.1", description="Address the web server binds to; only loopback until users exist.")
-    port: Port = Field(8080, description="HTTP port; 0 takes a free one.")
-
-    @model_validator(mode="after")
-    def _loopback(self) -> WebSettings:
-        if self.host != "localhost" and not _is_loopback(self.host):
-            raise ValueError("the web role has no users yet and so binds to loopback addresses only")
-        return self
-
-
-class TlsSettings(_Section):
-    """Transport security (PS3.15 B.12, BCP 195), of the DICOM listener, of calls to destinations and of the web."""
-
-    certificate: Path | None = Field(None, description="PEM file of our certificate and its chain.")
-    key: Path | None = Field(None, description="PEM file of its private key; none: it is in the certificate's file.")
-    authorities: Path | None = Field(None, description="PEM file of the authorities that sign our peers' certificates.")
-    port: Port | None = Field(None, description="DICOM TLS port (2762 by custom), 0 takes a free one; none: no TLS.")
-    plain: bool = Field(True, description="Listen on node.port, without TLS, as well.")
-    require_certificate: bool = Field(True, description="Callers must show a certificate of our authorities.")
-    match_ae_title: bool = Field(False, description="A caller's certificate must have its AE title as Common Name.")
-    min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest TLS version spoken.")
-    web: bool = Field(False, description="Serve HTTPS instead of HTTP on web.port.")
-
-    @model_validator(mode="after")
-    def _complete(self) -> TlsSettings:
-        if (self.port is not None or self.web) and self.certificate is None:
-            raise ValueError("serving TLS needs tls.certificate")
-        if self.port is not None and self.require_certificate and self.authorities is None:
-            raise ValueError("callers' certificates need tls.authorities; or set tls.require_certificate = false")
-        if self.match_ae_title and not self.require_certificate:
-            raise ValueError("tls.match_ae_title needs tls.require_certificate")
-        if not self.plain and self.port is None:
-            raise ValueError("without tls.plain there must be a tls.port")
-        return self
-
-
-class DatabaseSettings(_Section):
+class DatabaseSettings(Section):
     """Where the truth is."""
 
     url: str = Field(
@@ -119,13 +63,13 @@ class DatabaseSettings(_Section):
     )
 
 
-class BrokerSettings(_Section):
+class BrokerSettings(Section):
     """The doorbell."""
 
     url: str = Field("embedded", description="embedded (files under data_dir), redis://... or amqp://...")
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """What analyses the images."""
 
     bundle: str = Field("chexnomaly", description="Name of a shipped bundle, or the path of a bundle folder.")
@@ -135,7 +79,7 @@ class ModelSettings(_Section):
     )
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """One worker process."""
 
     batch_size: int = Field(8, ge=1, le=256, description="Images claimed and inferred together.")
@@ -147,7 +91,7 @@ class WorkerSettings(_Section):
     max_crashes: int = Field(3, ge=1, description="Times a job may take its worker down before it becomes FAILED.")
 
 
-class GateSettings(_Section):
+class GateSettings(Section):
     """What is analysed."""
 
     min_age_years: int = Field(0, ge=0, le=150, description="Patients known to be younger are not analysed.")
@@ -157,7 +101,7 @@ class GateSettings(_Section):
     require_body_part: bool = Field(False, description="Refuse, instead of note, an image without Body Part Examined.")
 
 
-class StudySettings(_Section):
+class StudySettings(Section):
     """The study as an aggregate."""
 
     quiet_seconds: float = Field(30, gt=0, description="A study closes this long after its last image.")
@@ -167,7 +111,7 @@ _Number = Annotated[int, Field(ge=0, le=2**31 - 1)]  # IS, PS3.5 section 6.2
 _Description = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[^\\\x00-\x1f\x7f]+$")]
 
 
-class SeriesSettings(_Section):
+class SeriesSettings(Section):
     """Series Number and Series Description of the results, for worklists and hanging protocols."""
 
     seg_number: _Number = Field(OUR_NAMES.seg.number, description="Series Number of Segmentations.")
@@ -206,20 +150,20 @@ class SeriesSettings(_Section):
         )
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """How long files are kept."""
 
     days: float = Field(30, gt=0, description="Files of finished, delivered work are deleted after this many days.")
 
 
-class DiskSettings(_Section):
+class DiskSettings(Section):
     """When to refuse new images for lack of space."""
 
     watermark: float = Field(0.9, gt=0, le=1, description="Refuse while the disk is fuller than this fraction.")
     reserve_gb: float = Field(5, ge=0, description="Refuse while less than this many GB are free.")
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Bounds on whatever a stranger sends."""
 
     max_object_mb: int = Field(256, ge=1, description="Largest data set accepted by C-STORE, in MB.")
@@ -235,74 +179,25 @@ class LimitSettings(_Section):
     max_pixels: int = Field(64_000_000, ge=4096, description="Rows times Columns of an image that is analysed.")
 
 
-class PeerSettings(_Section):
+class AuditSettings(Section):
+    """The audit trail (PS3.15 A.5): who sent and got which patient's images, told to a collector by syslog."""
+
+    url: Annotated[str, AfterValidator(_collector)] = Field(
+        "", description="udp://HOST:514, tcp://HOST:514 or tls://HOST:6514 (by the section tls); empty: no audit trail."
+    )
+    enterprise_site_id: str = Field("", description="Audit Enterprise Site ID: how the collector tells sites apart.")
+    spool_limit: int = Field(
+        100_000, ge=1, description="Messages kept while the collector is away; beyond that the oldest are dropped."
+    )
+
+
+class PeerSettings(Section):
     """Who may call."""
 
     ae_title: AETitle = Field(description="Calling AE title.")
-    host: Annotated[str, AfterValidator(_network)] = Field(description="Address, CIDR block or host it calls from.")
+    host: Annotated[str, AfterValidator(network)] = Field(description="Address, CIDR block or host it calls from.")
     port: Port | None = Field(None, description="Where it listens, for answers to its storage commitment requests.")
     tls: bool = Field(False, description="Speak TLS to it there.")
-
-
-class DestinationSettings(_Section):
-    """Where results go."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name in tables, commands and metrics.")
-    kind: Literal["dicom", "folder"] = Field("dicom", description="dicom (C-STORE) or folder.")
-    ae_title: AETitle | None = Field(None, description="Called AE title (dicom).")
-    host: str | None = Field(None, description="Host (dicom).")
-    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="Port (dicom).")
-    tls: bool = Field(False, description="Speak TLS to it (dicom), by what the section tls says.")
-    tls_name: str | None = Field(None, description="Host name or address in its certificate; none: host.")
-    path: Path | None = Field(None, description="Folder that takes the files (folder).")
-    results: tuple[Literal["seg", "sc", "sr", "gsps"], ...] = Field(
-        ("seg", "sc", "sr"), min_length=1, description="Objects sent here, for each analysed image."
-    )
-    seg_profile: Literal["planar", "full", "none"] = Field("planar", description="SEG plane groups, by viewer.")
-    sc_encoding: Literal["rgb", "jpeg"] = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")
-    sr_class: Literal["comprehensive3d", "comprehensive"] = Field(
-        "comprehensive3d", description="SR as Comprehensive 3D SR, or as Comprehensive SR for older archives."
-    )
-    sr_outline: Literal["box", "contour"] = Field("box", description="Regions in the SR as boxes or as contours.")
-    heat_map: bool = Field(False, description="Also send the heat map, as a second Secondary Capture.")
-    not_analysed: bool = Field(
-        False, description="Also send, when a study closes, a Structured Report of what was not analysed and why."
-    )
-    label: str = Field(
-        "",
-        pattern=r"^([A-Za-z0-9]([A-Za-z0-9 ._-]{0,10}[A-Za-z0-9])?)?$",
-        description="Begins the Series Description of what is sent here, such as RESEARCH; at most 12 characters.",
-    )
-    peers: tuple[AETitle, ...] = Field((), description="Only images from these callers; empty: all.")
-    send: Literal["always", "abnormal"] = Field("always", description="Everything, or only images with a finding.")
-    storage_commitment: bool = Field(False, description="Delivered is what it has committed to (dicom).")
-    max_associations: int = Field(2, ge=1, le=64, description="Associations at once to this destination.")
-    max_age_hours: float = Field(72, gt=0, description="A delivery older than this is given up and becomes DEAD.")
-    timeout_seconds: float = Field(30, gt=0, description="Longest wait for the destination's answer to one message.")
-
-    @model_validator(mode="after")
-    def _complete(self) -> DestinationSettings:
-        needed = ("ae_title", "host", "port") if self.kind == "dicom" else ("path",)
-        missing = [key for key in needed if getattr(self, key) is None]
-        if missing:
-            raise ValueError(f"destination {self.name!r} of kind {self.kind!r} needs {', '.join(missing)}")
-        if self.storage_commitment and self.kind != "dicom":
-            raise ValueError(f"destination {self.name!r} of kind {self.kind!r} offers no storage commitment")
-        return self
-
-    @model_validator(mode="after")
-    def _acted_on(self) -> DestinationSettings:
-        """Refuse the form of an object that is not sent: it would be silently ignored."""
-        report = self.not_analysed or "sr" in self.results
-        for key, is_sent, wanted in (
-            ("seg_profile", "seg" in self.results, "results has no seg"),
-            ("sc_encoding", "sc" in self.results or self.heat_map, "results has no sc, and heat_map is false"),
-            ("sr_class", report, "results has no sr, and not_analysed is false"),
-            ("sr_outline", "sr" in self.results, "results has no sr"),
-        ):
-            if key in self.model_fields_set and not is_sent:
-                raise ValueError(f"destination {self.name!r} has {key}, but its {wanted}")
-        return self
 
 
 class Settings(BaseSettings):
@@ -325,6 +220,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     disk: DiskSettings = DiskSettings()
     limits: LimitSettings = LimitSettings()
+    audit: AuditSettings = AuditSettings()
     peer: tuple[PeerSettings, ...] = ()
     destination: tuple[DestinationSettings, ...] = ()
 
@@ -337,6 +233,8 @@ class Settings(BaseSettings):
         wanted = [*(one.tls for one in self.destination), *(one.tls for one in self.peer)]
         if any(wanted) and self.tls.authorities is None:
             raise ValueError("a destination or peer with tls needs tls.authorities, which sign its certificate")
+        if self.audit.url.startswith("tls://") and self.tls.authorities is None:
+            raise ValueError("an audit collector with TLS needs tls.authorities, which sign its certificate")
         return self
 
     @classmethod

@@ -1,0 +1,71 @@
+"""Where results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from chexnode.sections.base import AETitle, Section
+
+
+class DestinationSettings(Section):
+    """Where results go."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name in tables, commands and metrics.")
+    kind: Literal["dicom", "folder"] = Field("dicom", description="dicom (C-STORE) or folder.")
+    ae_title: AETitle | None = Field(None, description="Called AE title (dicom).")
+    host: str | None = Field(None, description="Host (dicom).")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(None, description="Port (dicom).")
+    tls: bool = Field(False, description="Speak TLS to it (dicom), by what the section tls says.")
+    tls_name: str | None = Field(None, description="Host name or address in its certificate; none: host.")
+    path: Path | None = Field(None, description="Folder that takes the files (folder).")
+    results: tuple[Literal["seg", "sc", "sr", "gsps"], ...] = Field(
+        ("seg", "sc", "sr"), min_length=1, description="Objects sent here, for each analysed image."
+    )
+    seg_profile: Literal["planar", "full", "none"] = Field("planar", description="SEG plane groups, by viewer.")
+    sc_encoding: Literal["rgb", "jpeg"] = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")
+    sr_class: Literal["comprehensive3d", "comprehensive"] = Field(
+        "comprehensive3d", description="SR as Comprehensive 3D SR, or as Comprehensive SR for older archives."
+    )
+    sr_outline: Literal["box", "contour"] = Field("box", description="Regions in the SR as boxes or as contours.")
+    heat_map: bool = Field(False, description="Also send the heat map, as a second Secondary Capture.")
+    not_analysed: bool = Field(
+        False, description="Also send, when a study closes, a Structured Report of what was not analysed and why."
+    )
+    label: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9 ._-]{0,10}[A-Za-z0-9])?)?$",
+        description="Begins the Series Description of what is sent here, such as RESEARCH; at most 12 characters.",
+    )
+    peers: tuple[AETitle, ...] = Field((), description="Only images from these callers; empty: all.")
+    send: Literal["always", "abnormal"] = Field("always", description="Everything, or only images with a finding.")
+    storage_commitment: bool = Field(False, description="Delivered is what it has committed to (dicom).")
+    max_associations: int = Field(2, ge=1, le=64, description="Associations at once to this destination.")
+    max_age_hours: float = Field(72, gt=0, description="A delivery older than this is given up and becomes DEAD.")
+    timeout_seconds: float = Field(30, gt=0, description="Longest wait for the destination's answer to one message.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> DestinationSettings:
+        needed = ("ae_title", "host", "port") if self.kind == "dicom" else ("path",)
+        missing = [key for key in needed if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"destination {self.name!r} of kind {self.kind!r} needs {', '.join(missing)}")
+        if self.storage_commitment and self.kind != "dicom":
+            raise ValueError(f"destination {self.name!r} of kind {self.kind!r} offers no storage commitment")
+        return self
+
+    @model_validator(mode="after")
+    def _acted_on(self) -> DestinationSettings:
+        """Refuse the form of an object that is not sent: it would be silently ignored."""
+        report = self.not_analysed or "sr" in self.results
+        for key, is_sent, wanted in (
+            ("seg_profile", "seg" in self.results, "results has no seg"),
+            ("sc_encoding", "sc" in self.results or self.heat_map, "results has no sc, and heat_map is false"),
+            ("sr_class", report, "results has no sr, and not_analysed is false"),
+            ("sr_outline", "sr" in self.results, "results has no sr"),
+        ):
+            if key in self.model_fields_set and not is_sent:
+                raise ValueError(f"destination {self.name!r} has {key}, but its {wanted}")
+        return self

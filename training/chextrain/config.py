@@ -27,6 +27,8 @@ class DataConfig:
     """Side of the network's input in pixels."""
     unboxed_weight: float = 0.5
     """Weight of the pixels outside the boxes where other findings may be unboxed."""
+    balance: float = 0.0
+    """Weight of small boxes: 0 counts every pixel alike, 1 every box."""
     normals: float = 1.0
     """Share of the images without a finding that an epoch shows, others each time."""
     hold_out: tuple[str, ...] = ()

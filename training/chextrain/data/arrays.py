@@ -24,7 +24,7 @@ import chexmodels.codestream
 import chexmodels.decode
 import chexmodels.pixels
 import chexmodels.tone
-from chextrain.data.cases import Case, Collection, box_mask, share
+from chextrain.data.cases import Case, Collection, box_mask, drawn, share
 from chextrain.data.images import eight_bit, rendered, stamp
 from chextrain.data.processes import in_processes, watched
 
@@ -145,11 +145,19 @@ def _code(collection: Collection) -> Iterator[str]:
 
 
 class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """``image, target, weight``, each ``(1,S,S)`` float32; weight lowers the pixels whose label is only half known."""
+    """``image, target, weight``, each ``(1,S,S)`` float32; weight lowers the pixels whose label is only half known.
 
-    def __init__(self, arrays: Arrays, unboxed_weight: float = 1.0) -> None:
+    A box of a share ``a`` of the frame weighs ``(TYPICAL / a) ** balance``, from 1 to ``HEAVIEST``: with 1 each box
+    counts alike, with 0 each pixel.
+    """
+
+    TYPICAL = 0.05
+    HEAVIEST = 8.0
+
+    def __init__(self, arrays: Arrays, unboxed_weight: float = 1.0, balance: float = 0.0) -> None:
         self.arrays = arrays
         self.unboxed_weight = unboxed_weight
+        self.balance = balance
 
     def __len__(self) -> int:
         return len(self.arrays.cases)
@@ -164,4 +172,8 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         # Outside the boxes of an image with one boxed finding there may be others that nobody boxed.
         doubtful = bool(case.boxes) and not case.exhaustive
         weight = torch.where(target > 0, 1.0, self.unboxed_weight) if doubtful else torch.ones_like(target)
+        for box in case.boxes if self.balance else ():
+            inside = torch.from_numpy(drawn([box], case.rows, case.columns, image.shape[-1]))[None]
+            heavy = (self.TYPICAL / float(inside.float().mean())) ** self.balance
+            weight[inside] = weight[inside].clamp(min=min(heavy, self.HEAVIEST))
         return image, target, weight

@@ -78,6 +78,6 @@ def train(
     except RuntimeError as error:
         raise ConfigError(f"a stage was trained with other values of network or siamese: {error}") from error
     module = Localisation(network, config, prior=learnt.fraction)
-    samples = Samples(learnt, config.data.unboxed_weight)
+    samples = Samples(learnt, config.data.unboxed_weight, config.data.balance)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)
     return network

@@ -41,5 +41,5 @@ def learn(
     boxed = val_set.where([bool(case.boxes) and case.localised for case in val_set.cases])
     network.set_prior(learnt.fraction)
     module = Localisation(network, config, prior=learnt.fraction)
-    samples = Samples(learnt, config.data.unboxed_weight)
+    samples = Samples(learnt, config.data.unboxed_weight, config.data.balance)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)

@@ -9,7 +9,7 @@ import torch
 
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.data.cases import masks
+from chextrain.data.cases import box_mask
 
 SIDE = 64
 
@@ -17,7 +17,7 @@ SIDE = 64
 def arrays(*boxes: tuple[float, float, float, float]) -> Arrays:
     """One exhaustively read image of 64 x 64 pixels."""
     case = replace(phantom.collection(1, 1, 1).cases[0], rows=SIDE, columns=SIDE, boxes=boxes, exhaustive=True)
-    return Arrays((case,), np.zeros((1, SIDE, SIDE), dtype=np.uint8), masks([case], SIDE))
+    return Arrays((case,), np.zeros((1, SIDE, SIDE), dtype=np.uint8), box_mask(case, SIDE)[None])
 
 
 def test_balanced_boxes_count_alike() -> None:

@@ -322,6 +322,7 @@ def reconcile(
 ) -> None:
     """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
     from chexnode import shapes, show
+    from chexnode.audit.trail import open_trail
     from chexnode.deliver.archive import Archive
     from chexnode.keep.reconcile import reconcile as compare
     from chexnode.tls import client_context
@@ -332,7 +333,11 @@ def reconcile(
         raise Usage(f"no destination of kind dicom is called {pacs!r}")
     tls = client_context(settings.tls) if one.tls else None
     ours = settings.node.ae_title
-    with _ledger(ctx) as ledger, Archive(one, ours, tls) as archive:
+    with (
+        _ledger(ctx) as ledger,
+        open_trail(settings, "reconcile") as trail,
+        Archive(one, ours, tls, trail) as archive,
+    ):
         to = ours if fetch else None
         found = compare(ledger, archive, pacs, since.date(), settings.gate.modalities, to, show.asking(pacs))
     if json:

@@ -17,6 +17,7 @@ from types import FrameType
 
 from chexnode import marker
 from chexnode.analysis import job_spec
+from chexnode.audit.trail import open_trail
 from chexnode.errors import BadEnvironment
 from chexnode.ledger.ledger import Ledger
 from chexnode.queue.bell import Bell
@@ -33,11 +34,11 @@ def run_receiver(settings: Settings, supervised: bool = False) -> None:
     """Accept images until SIGTERM or SIGINT."""
     from chexnode.receive.receiver import Receiver
 
-    with _place(settings, supervised), _ledger(settings) as ledger:
+    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "receiver") as trail:
         spool = Spool(settings.node.data_dir)
         spool.prepare()
         bell = Bell(settings.broker.url, settings.node.data_dir)
-        receiver = Receiver(settings, ledger, spool, bell, job_spec(settings))
+        receiver = Receiver(settings, ledger, spool, bell, job_spec(settings), trail)
         receiver.start()
         node = settings.node
         for port, how in ((receiver.port, "without TLS"), (receiver.tls_port, "with TLS")):
@@ -54,7 +55,7 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
 
     from chexnode.web.app import create_app
 
-    with _place(settings, supervised), _ledger(settings) as ledger:
+    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "web"):
         app = create_app(settings, ledger)
         # Browsers have no certificate of ours to show; who they are is asked elsewhere.
         web_tls = settings.tls.model_copy(update={"require_certificate": False})
@@ -77,14 +78,14 @@ def run_worker(settings: Settings, supervised: bool = False) -> None:
     from chexnode.work.reporter import Reporter
     from chexnode.work.shift import Shift
 
-    with _place(settings, supervised), _ledger(settings) as ledger:
+    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "worker") as trail:
         spool = Spool(settings.node.data_dir)
         spool.prepare()
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         stopping = threading.Event()
         bell = Bell(settings.broker.url, settings.node.data_dir)
         spec = job_spec(settings)
-        with Shift(settings, ledger, spool, bell, spec, owner, stopping) as shift:
+        with Shift(settings, ledger, spool, bell, spec, owner, stopping, trail) as shift:
             reporter = Reporter(settings, ledger, spool)
             housekeeper = Housekeeper(settings, ledger, spool, spec, owner, reporter.report)
             shift.tick_with(housekeeper.tick)

@@ -11,7 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
+from chexnode.audit.trail import OFF, Trail
 from chexnode.deliver.destination import DestinationDown
 from chexnode.deliver.dicom import Association
 from chexnode.settings import DestinationSettings
@@ -38,8 +41,10 @@ class Held:
 class Archive:
     """A PACS to ask. Use as a context manager; entering raises DestinationDown."""
 
-    def __init__(self, settings: DestinationSettings, ae_title: str, tls: ssl.SSLContext | None) -> None:
-        self._settings, self._ae_title, self._tls = settings, ae_title, tls
+    def __init__(
+        self, settings: DestinationSettings, ae_title: str, tls: ssl.SSLContext | None, trail: Trail = OFF
+    ) -> None:
+        self._settings, self._ae_title, self._tls, self._trail = settings, ae_title, tls, trail
 
     def __enter__(self) -> Self:
         contexts = [
@@ -60,7 +65,7 @@ class Archive:
         found: dict[str, None] = {}
         for modality in modalities:  # one at a time: Modalities in Study takes no list (PS3.4 C.2.2.2.1)
             wanted = _identifier("STUDY", StudyDate=f"{since:%Y%m%d}-", ModalitiesInStudy=modality, StudyInstanceUID="")
-            for match in self._assoc.find(_FIND, wanted):
+            for match in self._find(wanted):
                 # An archive that cannot match on it returns all studies and what is in each.
                 inside = match.get("ModalitiesInStudy") or modality
                 if modality in ([inside] if isinstance(inside, str) else inside):
@@ -70,16 +75,11 @@ class Archive:
     def instances(self, study_instance_uid: str) -> Iterator[Held]:
         """Yield everything it holds of a study. Raises DestinationDown."""
         keys = dict.fromkeys(("SeriesInstanceUID", "Modality", "BodyPartExamined"), "")
-        series = list(
-            self._assoc.find(
-                _FIND,
-                _identifier("SERIES", StudyInstanceUID=study_instance_uid, **keys),
-            )
-        )
+        series = list(self._find(_identifier("SERIES", StudyInstanceUID=study_instance_uid, **keys)))
         for one in series:
             uid = str(one.SeriesInstanceUID)
             wanted = _identifier("IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=uid, SOPInstanceUID="")
-            for match in self._assoc.find(_FIND, wanted):
+            for match in self._find(wanted):
                 yield Held(
                     study_instance_uid,
                     uid,
@@ -87,6 +87,11 @@ class Archive:
                     str(one.get("Modality") or ""),
                     str(one.get("BodyPartExamined") or ""),
                 )
+
+    def _find(self, identifier: Dataset) -> Iterator[Dataset]:
+        if self._trail.on:
+            self._trail.queried(self._settings, _FIND, _IMPLICIT, _encoded(identifier))
+        return self._assoc.find(_FIND, identifier)
 
     def send(self, instances: Sequence[Held], to: str) -> int:
         """Have it store ``instances`` of one series to AE title ``to``; return how many it says it has.
@@ -106,6 +111,13 @@ class Archive:
             )
             sent += self._assoc.move(_MOVE, wanted, to)
         return sent
+
+
+def _encoded(identifier: Dataset) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, True
+    write_dataset(buffer, identifier)
+    return buffer.getvalue()
 
 
 def _identifier(level: str, **keys: str | list[str]) -> Dataset:

@@ -21,6 +21,8 @@ from datetime import timedelta
 from pydicom.dataset import Dataset
 
 from chexnode import commitment
+from chexnode.audit.trail import OFF, Trail
+from chexnode.audit.transfers import Transfers
 from chexnode.commitment import NotACommitment
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import Answer, Destination, DestinationDown, Outgoing, Sent
@@ -30,7 +32,7 @@ from chexnode.errors import Transient, Usage
 from chexnode.ledger.deliveries import LEASE
 from chexnode.ledger.leases import Lease
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome
+from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome, Subject
 from chexnode.ledger.states import DeliveryState
 from chexnode.settings import DestinationSettings, Settings
 from chexnode.spool import Spool
@@ -65,12 +67,14 @@ class Courier:
         owner: str,
         stopping: threading.Event,
         backoff: Backoff | None = None,
+        trail: Trail = OFF,
     ) -> None:
         self._destinations = {d.name: d for d in settings.destination}
         self._ae_title = settings.node.ae_title
         self._tls = client_context(settings.tls) if any(d.tls for d in settings.destination) else None
         self._ledger, self._spool, self._owner, self._stopping = ledger, spool, owner, stopping
         self._backoff = backoff or Backoff()
+        self._trail = trail
 
     def deliver(self, name: str) -> int:
         """Carry what is due to destination ``name`` until nothing is, or until we stop; return how many were answered.
@@ -85,7 +89,7 @@ class Courier:
         while not self._stopping.is_set() and (slot := self._take_slot(settings)) is not None:
             destination = open_destination(settings, self._ae_title, self._stopping, self._tls)
             try:
-                one = _Round(self._ledger, self._spool, settings, slot, self._stopping, self._backoff)
+                one = _Round(self._ledger, self._spool, settings, slot, self._stopping, self._backoff, self._trail)
                 answered += one.carry(destination)
                 if settings.storage_commitment and not self._stopping.is_set():
                     self._ask(settings, destination)
@@ -147,12 +151,14 @@ class _Round:
         slot: Lease,
         stopping: threading.Event,
         backoff: Backoff,
+        trail: Trail,
     ) -> None:
         self._ledger, self._spool, self._settings, self._slot = ledger, spool, settings, slot
-        self._stopping, self._backoff = stopping, backoff
+        self._stopping, self._backoff, self._trail = stopping, backoff, trail
         self._open: list[DeliveryClaim] = []  # not yet settled; replaced, never changed: the heartbeat reads it
         self._answers: list[DeliveryOutcome] = []  # not yet written down
         self._answered = 0
+        self._accepted: list[DeliveryClaim] = []  # not yet told to the audit trail
         self._reached = False
 
     def carry(self, destination: Destination) -> int:
@@ -170,6 +176,7 @@ class _Round:
                         self._fail(down, failures + 1)
                         break
                 finally:
+                    self._tell()
                     deliveries.release(self._open)
                     self._open = []
                 if self._reached:
@@ -201,12 +208,28 @@ class _Round:
     def _outcome(self, sent: Sent) -> DeliveryOutcome:
         claim = sent.item.claim
         if sent.answer is Answer.ACCEPTED:
+            self._accepted.append(claim)
             to_be_committed = self._settings.storage_commitment
             return DeliveryOutcome(claim, DeliveryState.SENT, sent.detail, to_be_committed=to_be_committed)
         if sent.answer is Answer.DEAD:
             return DeliveryOutcome(claim, DeliveryState.DEAD, sent.detail)
         wait = timedelta(seconds=self._backoff.delay(claim.attempts + 1))
         return DeliveryOutcome(claim, DeliveryState.WAITING, sent.detail, self._ledger.clock() + wait)
+
+    def _tell(self) -> None:
+        """Keep the audit trail of what the destination has taken."""
+        accepted, self._accepted = self._accepted, []
+        if not accepted or not self._trail.on:
+            return
+        try:
+            subjects = self._ledger.subjects.of_results([claim.sop_instance_uid for claim in accepted])
+        except Transient as error:
+            log.warning("the audit trail does not say whose results went to %s: %s", self._settings.name, error)
+            subjects = {}
+        transfers = Transfers()
+        for claim in accepted:
+            transfers.add(subjects.get(claim.sop_instance_uid, Subject()), claim.sop_class_uid, None)
+        self._trail.sent(self._settings, transfers)
 
     def _fail(self, down: DestinationDown, failures: int) -> None:
         """Open the breaker, and let what was under way wait for it."""

@@ -21,6 +21,7 @@ from chexnode.ledger.leases import Leases
 from chexnode.ledger.migrate import check_schema
 from chexnode.ledger.reports import Reports
 from chexnode.ledger.studies import Studies
+from chexnode.ledger.subjects import Subjects
 from chexnode.ledger.views import Views
 
 
@@ -37,6 +38,7 @@ class Ledger:
         self.leases = Leases(self.database)
         self.studies = Studies(self.database)
         self.reports = Reports(self.database)
+        self.subjects = Subjects(self.database)
         self.files = Files(self.database)
         self.holdings = Holdings(self.database)
         self.views = Views(self.database)

@@ -136,6 +136,16 @@ class JobClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """The study and the patient that an object belongs to, for the audit trail; empty is what is not known."""
+
+    study_instance_uid: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    accession_number: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NewResult:
     """One encoded object whose file is already durable."""
 

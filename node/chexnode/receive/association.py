@@ -14,10 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from chexnode.audit.trail import Trail
+from chexnode.audit.transfers import Transfers
 from chexnode.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from chexnode.receive import dimse
 from chexnode.receive.commitment import MAX_DATA_SET, CommitmentService, Report
 from chexnode.receive.contexts import (
+    CALLED_AE_UNKNOWN,
+    CALLING_AE_UNKNOWN,
     PROTOCOL_VERSION,
     STORAGE_COMMITMENT,
     VERIFICATION,
@@ -38,6 +42,7 @@ from chexnode.receive.upper import (
     REASON_INVALID_PARAMETER,
     REASON_NOT_SPECIFIED,
     Closed,
+    NotSecured,
     ProtocolError,
     Released,
     Upper,
@@ -76,6 +81,7 @@ class Policy:
     limits: LimitSettings
     service: StorageService
     commitment: CommitmentService
+    trail: Trail
 
 
 class Association:
@@ -94,6 +100,7 @@ class Association:
         self._max_length = 0
         self._report: Report | None = None
         """Sent, and not acknowledged yet."""
+        self._transfers = Transfers()
 
     @property
     def heard(self) -> bool:
@@ -108,6 +115,8 @@ class Association:
             # Why a handshake failed is what an administrator looks for; that a probe hung up is not.
             level = logging.WARNING if self._tls is not None and self.names is None else logging.DEBUG
             log.log(level, "connection ended", extra={"address": self.address, "why": str(end)})
+            if isinstance(end, NotSecured):
+                self._policy.trail.refused(self.address, "", str(end))
         except ProtocolError as error:
             log.warning("aborted", extra={"address": self.address, "why": str(error)})
             self._upper.send_abort(error.reason)
@@ -149,6 +158,8 @@ class Association:
                 },
             )
             self._upper.send(reject(rejection))
+            if rejection in (CALLING_AE_UNKNOWN, CALLED_AE_UNKNOWN):
+                self._policy.trail.refused(self.address, request.calling_ae_title, rejection.text)
             self._upper.await_close(limits.negotiation_seconds)
             return
         contexts, answer = accept(request)
@@ -163,6 +174,8 @@ class Association:
         except Released:
             self._upper.send_release()
             self._upper.await_close(limits.negotiation_seconds)
+        finally:
+            self._policy.trail.received(caller.ae_title, caller.address, self._transfers)
 
     def _next_message(self) -> bool:
         """Wait between messages; False after an abort because the server stops."""
@@ -191,6 +204,8 @@ class Association:
             return
         if command.field == dimse.C_STORE_RQ:
             answer = self._store(context_id, command, context, caller)
+            if self._transfers.due:
+                self._policy.trail.received(caller.ae_title, caller.address, self._transfers)
         elif context.abstract_syntax == STORAGE_COMMITMENT and command.field in _COMMITMENT and command.has_data_set:
             self._commit(context_id, command, context, caller)
             return
@@ -209,9 +224,13 @@ class Association:
         reception = self._policy.service.begin(command, context, caller)
         try:
             self._data_set(context_id, reception)
-            return reception.finish()
+            answer = reception.finish()
         finally:
             reception.abandon()
+        if reception.stored is not None and self._policy.trail.on:
+            one = reception.stored
+            self._transfers.add(one.subject, one.sop_class_uid, one.held_before)
+        return answer
 
     def _commit(self, context_id: int, command: Command, context: Context, caller: Caller) -> None:
         """Answer a message of storage commitment, and report at once where that is to be done here."""

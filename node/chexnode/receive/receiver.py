@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pydicom.config
 
+from chexnode.audit.trail import OFF, Trail
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import JobSpec
 from chexnode.receive.commitment import CommitmentService
@@ -20,7 +21,9 @@ GRACE_SECONDS = 30.0
 class Receiver:
     """Verification and Storage SCP. Ports are bound at once (raises BadEnvironment), served from :meth:`start` on."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool, bell: Bell, spec: JobSpec) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, spool: Spool, bell: Bell, spec: JobSpec, trail: Trail = OFF
+    ) -> None:
         spool.prepare()
         self._committer = Committer(
             spool,
@@ -29,7 +32,7 @@ class Receiver:
             bell,
         )
         service = StorageService(settings, spool, self._committer)
-        self._server = AssociationServer(settings, service, CommitmentService(ledger, settings.peer))
+        self._server = AssociationServer(settings, service, CommitmentService(ledger, settings.peer), trail)
 
     @property
     def port(self) -> int | None:

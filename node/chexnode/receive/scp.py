@@ -12,7 +12,7 @@ import logging
 import zlib
 from dataclasses import dataclass
 
-from chexnode.ledger.records import Arrival, Outcome, Receipt, Verdict
+from chexnode.ledger.records import Arrival, Outcome, Receipt, Subject, Verdict
 from chexnode.ledger.states import InstanceState, Reason
 from chexnode.receive.committer import Committer, NotRecorded
 from chexnode.receive.contexts import Context
@@ -36,6 +36,16 @@ class Caller:
 
     ae_title: str
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the audit trail tells of a stored instance."""
+
+    subject: Subject
+    sop_class_uid: str
+    held_before: bool
+    """Whether the node had it, or has made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,8 @@ class Reception:
         self._received = 0
         self._refusal: Refusal | None = None
         self._incoming: Incoming | None = None
+        self.stored: Stored | None = None
+        """Set by :meth:`finish` where the instance was acknowledged."""
         try:
             self._check_command()
             self._incoming = service.spool.incoming(file_prefix(command, context, caller.ae_title))
@@ -154,6 +166,11 @@ class Reception:
                 raise Refusal(Status.OUT_OF_RESOURCES, "not recorded, try again later") from error
             raise Refusal(Status.PROCESSING_FAILURE, "not recorded") from error
         self._settle(receipt, stored)
+        self.stored = Stored(
+            _subject(header),
+            header.sop_class_uid,
+            held_before=receipt.outcome in (Outcome.DUPLICATE, Outcome.OWN_RESULT),
+        )
         self._log(
             logging.INFO,
             "stored",
@@ -277,6 +294,11 @@ class _inflated:  # noqa: N801  (used as a statement)
 
     def __exit__(self, *exc: object) -> None:
         self._plain.discard()
+
+
+def _subject(header: Header) -> Subject:
+    facts = (str(header.study.get(name) or "") for name in ("patient_id", "patient_name", "accession_number"))
+    return Subject(header.study_instance_uid, *facts)
 
 
 def _disk_refusal(error: DiskRefused) -> Refusal:

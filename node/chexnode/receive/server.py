@@ -18,6 +18,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
+from chexnode.audit.trail import Trail
 from chexnode.errors import BadEnvironment
 from chexnode.receive.association import Association, Policy
 from chexnode.receive.callers import Callers, read_address
@@ -39,11 +40,13 @@ class AssociationServer:
     Raises BadEnvironment where that is impossible.
     """
 
-    def __init__(self, settings: Settings, service: StorageService, commitment: CommitmentService) -> None:
+    def __init__(
+        self, settings: Settings, service: StorageService, commitment: CommitmentService, trail: Trail
+    ) -> None:
         self._settings = settings
         self._service = service
         self._callers = Callers(settings.peer)
-        self._policy = Policy(self._admit, settings.limits, service, commitment)
+        self._policy = Policy(self._admit, settings.limits, service, commitment, trail)
         self._lock = threading.Lock()
         self._waiting: dict[Association, threading.Thread] = {}
         """Connections that have not negotiated, oldest first."""

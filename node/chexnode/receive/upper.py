@@ -45,6 +45,10 @@ class Closed(Exception):
     """The connection ended, or was silent for too long."""
 
 
+class NotSecured(Closed):
+    """The TLS handshake failed: a certificate that is not trusted, a version or a cipher that is not spoken."""
+
+
 class Released(Exception):
     """The peer asked for release between messages."""
 
@@ -89,7 +93,7 @@ class Upper:
             secured.do_handshake()
             return secured.getpeercert() or {}
         except ssl.SSLError as error:
-            raise Closed(f"TLS: {error.reason or 'no handshake'}") from error
+            raise NotSecured(f"TLS: {error.reason or 'no handshake'}") from error
         except TimeoutError as error:
             raise Closed("did not shake hands in time") from error
         except OSError as error:

@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from chexnode.audit.trail import OFF, Trail
 from chexnode.deliver.commitments import report_due
 from chexnode.deliver.courier import Courier
 from chexnode.errors import NodeError
@@ -41,6 +42,7 @@ class Shift:
         spec: JobSpec,
         owner: str,
         stopping: threading.Event,
+        trail: Trail = OFF,
     ) -> None:
         self._settings, self._ledger, self._spec, self._stopping = settings, ledger, spec, stopping
         self._worker: Worker | None = None
@@ -51,7 +53,7 @@ class Shift:
             pipeline = self._opened.enter_context(open_pipeline(settings, spec))
             self._worker = Worker(settings, ledger, spool, pipeline, spec, bell, owner, stopping)
         if "deliver" in settings.worker.queues:
-            self._courier = Courier(settings, ledger, spool, owner, stopping)
+            self._courier = Courier(settings, ledger, spool, owner, stopping, trail=trail)
         self.threads = 1 + sum(d.max_associations for d in settings.destination)
         """Celery threads: one that infers and one for each association."""
         self._own = ThreadPoolExecutor(self.threads, "tick")

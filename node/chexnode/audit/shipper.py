@@ -1,0 +1,116 @@
+"""The thread that carries messages from the spool to the collector, in order. One process of the node at a time does.
+
+A collector that is down costs one attempt every few seconds, and nobody else anything: what is due to it waits in the
+spool, whose oldest messages are dropped, and counted, beyond the limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from chexnode.audit.spool import AuditSpool
+from chexnode.audit.syslog import Collector, CollectorDown
+
+log = logging.getLogger(__name__)
+
+BATCH = 100
+_LOOK_SECONDS = 1.0
+_LONGEST_PAUSE = 10.0
+
+
+class Shipper:
+    """Runs from :meth:`start` to :meth:`stop`."""
+
+    def __init__(
+        self,
+        spool: AuditSpool,
+        collector: Collector,
+        limit: int,
+        tick: Callable[[], None],
+        loss: Callable[[int], bytes],
+    ) -> None:
+        """``limit``: messages that may wait. ``tick`` is called about every second, whether or not we are the one that
+        ships. ``loss``: the message that tells of so many lost ones."""
+        self._spool, self._collector, self._limit = spool, collector, limit
+        self._tick, self._loss = tick, loss
+        self._pause = 0.0
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was put."""
+        if not self._pause:
+            self._wake.set()
+
+    def stop(self) -> None:
+        """Carry what is there if the collector was up a moment ago, and end."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+        self._collector.close()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._stopping.is_set()
+            try:
+                with self._spool.held() as ours:
+                    self._look(ours)
+                    while ours and not last:
+                        self._rest()
+                        last = self._stopping.is_set()
+                        self._look(ours and not (last and self._pause))
+                if not ours and not last:
+                    self._rest()
+            except OSError as error:
+                log.error("the audit spool cannot be used: %s", error.strerror)
+                self._stopping.wait(_LOOK_SECONDS)
+
+    def _look(self, ours: bool) -> None:
+        self._tick()
+        if ours:
+            self._ship()
+
+    def _rest(self) -> None:
+        if self._pause:
+            self._stopping.wait(self._pause)
+        else:
+            self._wake.wait(_LOOK_SECONDS)
+        self._wake.clear()
+
+    def _ship(self) -> None:
+        names = self._kept(self._spool.waiting())
+        try:
+            lost, told = self._spool.losses
+            if lost > told:
+                self._collector.send([self._loss(lost - told)])
+                self._spool.note_losses(lost, lost)
+            while names:
+                some, names = names[:BATCH], names[BATCH:]
+                self._collector.send(self._spool.read(some))
+                self._spool.remove(some)
+        except CollectorDown as down:
+            if not self._pause:
+                log.warning("audit messages wait, %s", down, extra={"waiting": len(self._spool.waiting())})
+            self._pause = min(max(2 * self._pause, _LOOK_SECONDS), _LONGEST_PAUSE)
+            self._spool.secure(self._spool.waiting())
+            return
+        if self._pause:
+            log.info("the audit collector is back")
+        self._pause = 0.0
+
+    def _kept(self, names: list[str]) -> list[str]:
+        surplus = names[: max(0, len(names) - self._limit)]
+        if surplus:
+            lost, told = self._spool.losses
+            self._spool.note_losses(lost + len(surplus), told)
+            self._spool.remove(surplus)
+            log.error("audit messages were dropped, the spool is full", extra={"dropped": len(surplus)})
+        self._spool.tidy()
+        return names[len(surplus) :]

@@ -1,0 +1,117 @@
+"""Messages that wait for the collector: one file each in ``data_dir/audit``, named in the order they were written.
+
+A file is there as soon as it is put, so that a message outlives its process whatever ends that; it is made durable
+against a power cut only when the collector turns out to be away, and so costs no receiver an fsync. Any number of
+processes put; the one that holds the lock takes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_SUFFIX = ".msg"
+_STALE_SECONDS = 3600.0
+
+
+class AuditSpool:
+    """The folder. :meth:`put` is thread safe; the rest is for the holder of the lock."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "audit"
+        self._numbers = itertools.count()
+        self._synced: set[str] = set()
+
+    def put(self, message: bytes) -> None:
+        """Add one. Raises OSError."""
+        name = f"{time.time_ns():020d}-{os.getpid()}-{next(self._numbers):06d}{_SUFFIX}"
+        part = self._folder / f"{name}.part"
+        try:
+            file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names patients
+            file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(file, "wb", buffering=0) as sink:
+                if sink.write(message) != len(message):
+                    raise OSError("the disk is full")
+            part.rename(self._folder / name)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def waiting(self) -> list[str]:
+        """Names of what is there, oldest first."""
+        try:
+            return sorted(name for name in os.listdir(self._folder) if name.endswith(_SUFFIX))
+        except FileNotFoundError:
+            return []
+
+    def read(self, names: Sequence[str]) -> list[bytes]:
+        """Their contents."""
+        return [(self._folder / name).read_bytes() for name in names]
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete what is delivered, or given up."""
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+        self._synced.difference_update(names)
+
+    def secure(self, names: Sequence[str]) -> None:
+        """Make them durable: they may have to stay for long."""
+        fresh = [name for name in names if name not in self._synced]
+        for path in [*(self._folder / name for name in fresh), *([self._folder] if fresh else [])]:
+            with suppress(FileNotFoundError):
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+        self._synced.update(fresh)
+
+    def tidy(self) -> None:
+        """Delete what processes that were killed in the middle of :meth:`put` have left."""
+        oldest = time.time() - _STALE_SECONDS
+        for part in self._folder.glob("*.part"):
+            with suppress(FileNotFoundError):
+                if part.stat().st_mtime < oldest:
+                    part.unlink()
+
+    @property
+    def losses(self) -> tuple[int, int]:
+        """How many messages were lost since the first start, and of how many of them the collector was told."""
+        try:
+            lost, told = json.loads((self._folder / "lost").read_text("ascii"))
+            return int(lost), int(told)
+        except (OSError, ValueError, TypeError):
+            return 0, 0
+
+    def note_losses(self, lost: int, told: int) -> None:
+        """Write both down. Raises OSError."""
+        part = self._folder / "lost.part"
+        part.write_text(json.dumps([lost, told]), "ascii")
+        part.rename(self._folder / "lost")
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Whether the lock is ours, for as long as the body runs. It goes with the process that holds it."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                try:
+                    yield True
+                finally:
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile holds the file too
+        finally:
+            os.close(file)

@@ -1,0 +1,181 @@
+"""The audit trail as the roles keep it: one method for each thing worth a message. Off unless the settings name a
+collector; a trail never raises and never waits for one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from chexnode.audit import message, syslog
+from chexnode.audit.message import Instances, Message, Outcome, Participant, Source
+from chexnode.audit.refusals import Refusal, Refusals
+from chexnode.audit.shipper import Shipper
+from chexnode.audit.spool import AuditSpool
+from chexnode.audit.syslog import Address
+from chexnode.audit.transfers import Transfers
+from chexnode.settings import DestinationSettings, Settings
+from chexnode.tls import client_context
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Who and where this process is."""
+
+    source: Source
+    process: Participant
+
+
+class Trail:
+    """Writes messages into the spool. Thread safe."""
+
+    def __init__(self, place: _Place | None = None, spool: AuditSpool | None = None) -> None:
+        """``place`` and ``spool``: see :func:`open_trail`; a trail without them is off."""
+        self._place, self._spool = place, spool
+        self._refusals = Refusals()
+        self._lock = threading.Lock()
+        self._unwritten = 0
+        self.shipper: Shipper | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether anybody wants to know."""
+        return self._spool is not None
+
+    def activity(self, *, started: bool) -> None:
+        """This process has started, or is about to stop."""
+        if self._place is not None:
+            self._write(message.application(self._place.source, _now(), self._place.process, started))
+
+    def received(self, ae_title: str, address: str, transfers: Transfers) -> None:
+        """A caller's instances were stored."""
+        if self._place is not None:
+            caller = Participant(ae_title, ae_title, host=address)
+            for instances, held_before in transfers.take():
+                at, (source, us) = _now(), (self._place.source, self._place.process)
+                self._write(message.transferred(source, at, caller, us, instances, held_before))
+
+    def sent(self, destination: DestinationSettings, transfers: Transfers) -> None:
+        """A destination has accepted instances, or files were written into its folder."""
+        for instances, _ in transfers.take():
+            self._delivered(destination, instances)
+
+    def _delivered(self, destination: DestinationSettings, instances: Instances) -> None:
+        if self._place is None:
+            return
+        source, us, at = self._place.source, self._place.process, _now()
+        if destination.kind == "folder":
+            assert destination.path is not None
+            self._write(message.exported(source, at, us, destination.path.absolute().as_uri(), instances))
+        else:
+            self._write(message.transferred(source, at, us, _party(destination), instances, None))
+
+    def queried(
+        self, archive: DestinationSettings, sop_class_uid: str, transfer_syntax_uid: str, identifier: bytes
+    ) -> None:
+        """An archive is asked what it holds; ``identifier`` is the encoded data set."""
+        if self._place is not None:
+            us, them = self._place.process, _party(archive)
+            asked = (sop_class_uid, transfer_syntax_uid, identifier)
+            self._write(message.query(self._place.source, _now(), us, them, *asked))
+
+    def refused(self, address: str, ae_title: str, why: str) -> None:
+        """A caller was turned away because of who it is; ``ae_title`` is empty where it had not said."""
+        refusal = Refusal(address, ae_title, why)
+        if self._place is not None and self._refusals.add(refusal):
+            self._alert(refusal, 1)
+
+    def tick(self, everything: bool = False) -> None:
+        """Tell of the refusals of a minute that is over, and count what could not be written."""
+        for refusal, count in self._refusals.take(everything):
+            self._alert(refusal, count)
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, 0
+        if unwritten and self._spool is not None:
+            log.error("audit messages could not be written", extra={"lost": unwritten})
+            try:
+                lost, told = self._spool.losses
+                self._spool.note_losses(lost + unwritten, told)
+            except OSError:
+                self._unwritten += unwritten
+
+    def loss(self, count: int) -> bytes:
+        """The encoded message that tells of ``count`` lost ones."""
+        assert self._place is not None
+        kind, what = message.AUDIT_RECORDING_STOPPED, f"{count} audit messages were lost"
+        source, us = self._place.source, self._place.process
+        return self._encoded(message.alert(source, _now(), kind, Outcome.SERIOUS_FAILURE, us, what))
+
+    def _alert(self, refusal: Refusal, count: int) -> None:
+        assert self._place is not None
+        who = Participant(refusal.ae_title or refusal.address, refusal.ae_title, host=refusal.address)
+        what = f"{refusal.why}, {count} time(s)"
+        source, us = self._place.source, self._place.process
+        kind, caller = message.NODE_AUTHENTICATION, who if refusal.address else None
+        self._write(message.alert(source, _now(), kind, Outcome.MINOR_FAILURE, us, what, caller))
+
+    def _write(self, one: Message) -> None:
+        if self._spool is None:
+            return
+        try:
+            self._spool.put(self._encoded(one))
+        except OSError:
+            with self._lock:
+                self._unwritten += 1
+        if self.shipper is not None:
+            self.shipper.wake()
+
+    def _encoded(self, one: Message) -> bytes:
+        assert self._place is not None
+        return syslog.encode(one, self._place.process.host, "ChexNode", os.getpid())
+
+
+OFF = Trail()
+"""A trail that nobody wants."""
+
+
+@contextmanager
+def open_trail(settings: Settings, role: str) -> Iterator[Trail]:
+    """Keep the trail of one process, a ``role`` of the node or a command, from its start to its end.
+
+    Raises BadEnvironment where the collector wants TLS and a file of it is unfit.
+    """
+    if not settings.audit.url:
+        yield OFF
+        return
+    address = Address.parse(settings.audit.url)
+    tls = client_context(settings.tls) if address.scheme == "tls" else None
+    host, ours = socket.gethostname(), settings.node.ae_title
+    place = _Place(
+        Source(f"{ours}@{host}", settings.audit.enterprise_site_id),
+        Participant(str(os.getpid()), ours, f"ChexNode {role}", host),
+    )
+    spool = AuditSpool(settings.node.data_dir)
+    trail = Trail(place, spool)
+    limit = settings.audit.spool_limit
+    shipper = trail.shipper = Shipper(spool, syslog.collector(address, tls), limit, trail.tick, trail.loss)
+    shipper.start()
+    trail.activity(started=True)
+    try:
+        yield trail
+    finally:
+        trail.tick(everything=True)
+        trail.activity(started=False)
+        shipper.stop()
+
+
+def _party(destination: DestinationSettings) -> Participant:
+    title = destination.ae_title or ""
+    return Participant(title, title, host=destination.host or "")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -65,6 +65,8 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
             port=settings.web.port,
             log_config=None,
             access_log=False,
+            server_header=False,
+            limit_concurrency=settings.web.max_connections,
             ssl_context_factory=(lambda *_: server_context(web_tls)) if web_tls.web else None,
         )
         uvicorn.Server(config).run()

@@ -79,6 +79,7 @@ def _prepare(settings: Settings) -> None:
     if before != now:
         log.info("database schema raised from %s to %s", before or "nothing", now)
     ledger = Ledger(settings.database.url)
+    ledger.tokens.check(settings.web.host)  # told here, once, and not by a role that starts again and again
     expired = ledger.jobs.expire(settings.worker.max_crashes, everything=True)
     ledger.leases.clear()
     ledger.deliveries.release_all()

@@ -254,7 +254,7 @@ events = Table(
     metadata,
     Column("id", _RowId, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    Column("subject", String(12), nullable=False),  # instance, job, delivery, study
+    Column("subject", String(12), nullable=False),  # instance, job, delivery, study, token
     Column("subject_id", String(128), nullable=False),
     Column("event", String(24), nullable=False),
     Column("from_state", String(16)),
@@ -278,4 +278,14 @@ markers = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("value", SafeText, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("sha256", String(64), nullable=False, unique=True),  # of the secret, which is kept nowhere
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
 )

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from chexnode.sections.base import Port, Section, is_loopback
+from chexnode.sections.base import Port, Section
+
+
+def _origin(value: str) -> str:
+    """Check an origin (RFC 6454): scheme, host and perhaps port, nothing else. A wildcard is none."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or value != f"{parts.scheme}://{parts.netloc}" or "*" in value:
+        raise ValueError(f"{value!r} is no origin, such as https://viewer.example")
+    return value
 
 
 class WebSettings(Section):
     """The web role."""
 
-    host: str = Field("127.0.0.1", description="Address the web server binds to; only loopback until users exist.")
+    host: str = Field(
+        "127.0.0.1", description="Address the web server binds to; any but loopback needs a token to exist."
+    )
     port: Port = Field(8080, description="HTTP port; 0 takes a free one.")
-
-    @model_validator(mode="after")
-    def _loopback(self) -> WebSettings:
-        if self.host != "localhost" and not is_loopback(self.host):
-            raise ValueError("the web role has no users yet and so binds to loopback addresses only")
-        return self
+    names: tuple[str, ...] = Field(
+        (),
+        description="Host names that clients may call us by, besides web.host and localhost; empty: on loopback "
+        "none, elsewhere any.",
+    )
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        (), description="Origins, such as https://viewer.example, whose pages may read our answers; empty: none."
+    )
+    requests_per_second: float = Field(
+        200, ge=0, description="Requests from one address, four times that at once; more get 429. 0: no limit."
+    )
+    max_request_mb: int = Field(4096, ge=1, description="Largest body of one request, in MB; larger ones get 413.")
+    idle_seconds: float = Field(30, gt=0, description="A body, or the reading of an answer, may pause this long.")
+    max_connections: int = Field(200, ge=1, description="Connections at once; more get 503.")
 
 
 class TlsSettings(Section):

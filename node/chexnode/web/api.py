@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import TypeAdapter
 
 from chexnode import shapes
@@ -12,7 +12,9 @@ from chexnode.errors import Usage
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import DeliveryView, JobView
+from chexnode.ledger.tokens import Scope
 from chexnode.ledger.views import JobDetail
+from chexnode.web.auth import require
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most this many, newest first.")]
 States = Annotated[list[str], Query(alias="state", description="Only these states; repeatable, any case.")]
@@ -20,7 +22,7 @@ States = Annotated[list[str], Query(alias="state", description="Only these state
 
 def router(ledger: Ledger) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/api", tags=["api"])
+    routes = APIRouter(prefix="/api", tags=["api"], dependencies=[Depends(require(Scope.READ))])
 
     @routes.get("/jobs", response_model=list[JobView])
     def jobs(

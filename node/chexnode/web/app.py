@@ -1,4 +1,4 @@
-"""The web role's application: health, metrics and the JSON interface, on loopback."""
+"""The web role's application: health, metrics and the JSON interface, and what stands before all of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from chexnode.errors import Transient, Usage
 from chexnode.ledger.ledger import Ledger
+from chexnode.sections.base import is_loopback
 from chexnode.settings import Settings
 from chexnode.web import api, health, metrics
+from chexnode.web.auth import Doorkeeper
+from chexnode.web.headers import SecurityHeaders
+from chexnode.web.limits import Limits
 
 
 def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
-    """The application. Raises BadEnvironment if ``data_dir`` is not the one the ledger knows."""
+    """The application.
+
+    Raises BadEnvironment if ``data_dir`` is not the one the ledger knows, or the address needs a token and none exists.
+    """
     app = FastAPI(
         title="ChexNode",
         version=version("chexnode"),
@@ -23,18 +31,33 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
         docs_url=None,  # its scripts come from elsewhere on the Internet
         redoc_url=None,
     )
-    # A page of a stranger's, in a browser on this machine, could otherwise reach us under a name of its own choice.
-    app.add_middleware(
-        TrustedHostMiddleware,
-        allowed_hosts=["localhost", "127.0.0.1", "::1", "[::1]", settings.web.host],
-        www_redirect=False,
-    )
+    app.state.doorkeeper = Doorkeeper(settings, ledger)
+    _protect(app, settings)
     app.include_router(health.router(settings, ledger))
     app.include_router(metrics.router(settings, ledger))
     app.include_router(api.router(ledger))
     app.add_exception_handler(Usage, _bad_request)
     app.add_exception_handler(Transient, _not_now)
     return app
+
+
+def _protect(app: FastAPI, settings: Settings) -> None:
+    """Add what looks at every request, before any route: the last one added looks first."""
+    web = settings.web
+    # A page of a stranger's, in a browser on this machine, could otherwise reach us under a name of its own choice.
+    anybody = not is_loopback(web.host) and not web.names
+    ours = ["localhost", "127.0.0.1", "::1", "[::1]", web.host, *web.names]
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if anybody else ours, www_redirect=False)
+    if web.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=web.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Accept", "Range"],
+            expose_headers=["Content-Location", "Retry-After", "Warning", "WWW-Authenticate"],
+        )
+    app.add_middleware(Limits, settings=web)
+    app.add_middleware(SecurityHeaders, https=settings.tls.web)
 
 
 def _bad_request(request: Request, error: Exception) -> JSONResponse:

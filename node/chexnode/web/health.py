@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from chexnode import marker
-from chexnode.errors import BadEnvironment, NodeError
+from chexnode.errors import BadEnvironment, NodeError, Transient
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import check_schema
+from chexnode.ledger.tokens import Scope
 from chexnode.settings import Settings
 from chexnode.shapes import CHECKS, Check, to_json
+from chexnode.web.auth import Doorkeeper
 
 
 def router(settings: Settings, ledger: Ledger) -> APIRouter:
@@ -30,12 +33,17 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
         return {"status": "live"}
 
     @routes.get("/ready", response_model=list[Check], responses={503: {"model": list[Check]}})
-    def ready() -> Response:
-        """200 if the database has this release's schema and data_dir can be written, else 503; both with detail."""
+    def ready(request: Request) -> Response:
+        """200 if the database has this release's schema and data_dir can be written, else 503.
+
+        Open to everybody, as whoever restarts us needs it; the details only to who may read.
+        """
         checks = [
             _check("database", lambda: check_schema(ledger.database), "schema is current"),
             _check("data_dir", lambda: probe_folder(data_dir, name), "writable"),
         ]
+        if not _may_read(request):
+            checks = [replace(check, detail="") for check in checks]
         code = 200 if all(check.ok for check in checks) else 503
         return Response(to_json(CHECKS, checks), code, media_type="application/json")
 
@@ -53,6 +61,14 @@ def probe_folder(data_dir: Path, name: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise BadEnvironment(f"not writable: {error.strerror}") from error
+
+
+def _may_read(request: Request) -> bool:
+    doorkeeper: Doorkeeper = request.app.state.doorkeeper
+    try:
+        return doorkeeper.allows(request, Scope.READ)
+    except Transient:
+        return False
 
 
 def _check(name: str, action: Callable[[], None], well: str) -> Check:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
@@ -19,8 +19,10 @@ from chexnode.errors import NodeError
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind
+from chexnode.ledger.tokens import Scope
 from chexnode.ledger.views import Backlog
 from chexnode.settings import Settings
+from chexnode.web.auth import require
 
 #: name -> (what it says, its labels). A name ending in ``_total`` is a counter, ``_info`` an info, all others gauges.
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -47,7 +49,7 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
     """The one route."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(LedgerCollector(settings, ledger))
-    routes = APIRouter()
+    routes = APIRouter(dependencies=[Depends(require(Scope.READ))])
 
     @routes.get("/metrics", tags=["metrics"], response_class=Response)
     def metrics() -> Response:

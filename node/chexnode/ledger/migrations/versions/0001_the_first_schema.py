@@ -57,6 +57,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_markers")),
     )
     op.create_table(
+        "tokens",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("scopes", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_tokens")),
+        sa.UniqueConstraint("sha256", name=op.f("uq_tokens_sha256")),
+    )
+    op.create_table(
         "studies",
         sa.Column("study_instance_uid", sa.String(length=128), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -279,6 +289,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_studies_accession_number"))
 
     op.drop_table("studies")
+    op.drop_table("tokens")
     op.drop_table("markers")
     op.drop_table("leases")
     with op.batch_alter_table("events", schema=None) as batch_op:

@@ -1,0 +1,131 @@
+"""API tokens: who may use the web role, and for what.
+
+A token is 256 random bits and is shown once; the ledger keeps its SHA-256. A slow password hash would add nothing:
+those slow down guessing at what people choose, and nobody guesses at 256 random bits. A revoked token's row is
+deleted; the events keep that it was there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+
+from chexnode.errors import BadEnvironment, Usage
+from chexnode.ledger.database import Database, add_rows, note_event, record_events
+from chexnode.ledger.schema import tokens
+from chexnode.sections.base import is_loopback
+
+PREFIX = "chexnode_"
+"""Begins every token, so that a search for leaked secrets can find them."""
+
+
+class Scope(StrEnum):
+    """What a token is good for."""
+
+    READ = "read"
+    """Look: jobs, deliveries, the account, metrics, DICOMweb search and retrieve."""
+    STORE = "store"
+    """Bring images: DICOMweb store."""
+    ADMIN = "admin"
+    """Everything, what changes the node's work included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token, without its secret."""
+
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    """None: never."""
+
+    def allows(self, scope: Scope) -> bool:
+        """Whether it is good for ``scope``; admin is good for everything."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+class Tokens:
+    """Make, list, revoke, recognise."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, name: str, scopes: Collection[Scope], lifetime: timedelta | None = None) -> tuple[Token, str]:
+        """Make a token; return it and its secret, which nobody can show again. Raises Usage if the name is taken."""
+        if not scopes:
+            raise Usage("a token needs at least one scope")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        now = self._db.clock()
+        token = Token(name, tuple(s for s in Scope if s in scopes), now, now + lifetime if lifetime else None)
+        row = {
+            "name": name,
+            "sha256": _digest(secret),
+            "scopes": [scope.value for scope in token.scopes],
+            "created_at": now,
+            "expires_at": token.expires_at,
+        }
+        try:
+            with self._db.write() as conn:
+                add_rows(conn, tokens, [row])
+                record_events(conn, [note_event("token", name, "added", now, detail=" ".join(token.scopes))])
+        except IntegrityError as error:
+            raise Usage(f"there is a token {name!r} already; revoke it first") from error
+        return token, secret
+
+    def list(self) -> list[Token]:
+        """All tokens, by name; expired ones too."""
+        with self._db.read() as conn:
+            return [_token(row) for row in conn.execute(select(tokens).order_by(tokens.c.name))]
+
+    def revoke(self, name: str) -> None:
+        """End a token at once. Raises Usage if there is none of that name."""
+        with self._db.write() as conn:
+            if conn.execute(delete(tokens).where(tokens.c.name == name)).rowcount != 1:
+                raise Usage(f"there is no token {name!r}")
+            record_events(conn, [note_event("token", name, "revoked", self._db.clock())])
+
+    def recognise(self, secret: str) -> Token | None:
+        """The token with this secret; None if there is none, or if it has expired.
+
+        What the database's index compares, in whatever time, is the digest of a guess: its caller chose neither that
+        nor any part of it.
+        """
+        digest = _digest(secret)
+        with self._db.read() as conn:
+            row = conn.execute(select(tokens).where(tokens.c.sha256 == digest)).one_or_none()
+        if row is None or not hmac.compare_digest(row.sha256, digest):
+            return None
+        token = _token(row)
+        return None if token.expires_at is not None and token.expires_at <= self._db.clock() else token
+
+    def exist(self) -> bool:
+        """Whether any token was ever made and not revoked, expired ones included."""
+        with self._db.read() as conn:
+            return conn.execute(select(tokens.c.name).limit(1)).first() is not None
+
+    def check(self, host: str) -> bool:
+        """Whether a web role at ``host`` asks for tokens. Raises BadEnvironment where it must and there is none."""
+        exist = self.exist()
+        if not exist and not is_loopback(host):
+            raise BadEnvironment(
+                f"web.host {host} is open to others, and there is no token: "
+                "make one with `chexnode tokens add NAME --scope read`"
+            )
+        return exist
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _token(row: object) -> Token:
+    return Token(row.name, tuple(Scope(s) for s in row.scopes), row.created_at, row.expires_at)  # type: ignore[attr-defined]

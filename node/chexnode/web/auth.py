@@ -1,0 +1,98 @@
+"""Who may: bearer tokens (RFC 6750) with scopes, asked for by each route that needs one.
+
+On a loopback address, and as long as no token was ever made, everybody on the machine may do everything: the embedded
+default. The first token closes that for good. On any other address the web role does not start without a token.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
+
+from chexnode.errors import Transient
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.tokens import Scope, Token
+from chexnode.sections.base import is_loopback
+from chexnode.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REALM = "ChexNode"
+
+
+class Doorkeeper:
+    """Decides about each request; ``app.state.doorkeeper``. Raises BadEnvironment where it may not open at all."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._tokens = ledger.tokens
+        host = settings.web.host
+        exist = self._tokens.check(host)
+        self._open = not exist
+        if self._open:
+            log.warning("no token exists: whoever is on this machine may do everything over HTTP")
+        elif not is_loopback(host) and not settings.tls.web:
+            log.warning("tokens and patient data are served without TLS, unless a proxy adds it: see tls.web")
+
+    def is_open(self) -> bool:
+        """Whether nobody needs a token. Once closed it stays so, also when the last token is revoked."""
+        if self._open:
+            with suppress(Transient):  # the database is away: there is nothing to be read then but that it is
+                self._open = not self._tokens.exist()
+        return self._open
+
+    def caller(self, request: Request) -> Token | None:
+        """Whose token the request brings; None if it brings none. Raises 401 if that is no good."""
+        headers = request.headers.getlist("authorization")
+        if not headers:
+            return None
+        scheme, secret = get_authorization_scheme_param(headers[0])
+        if len(headers) > 1 or not secret or scheme.lower() != "bearer":
+            raise _refusal(401, "the Authorization header is to be: Bearer TOKEN")
+        token = self._tokens.recognise(secret)
+        if token is None:
+            raise _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")
+        return token
+
+    def allows(self, request: Request, scope: Scope) -> bool:
+        """Whether ``request`` may see what needs ``scope``, without an exception where not."""
+        if self.is_open():
+            return True
+        try:
+            token = self.caller(request)
+        except HTTPException:
+            return False
+        return token is not None and token.allows(scope)
+
+    def admit(self, request: Request, scope: Scope) -> None:
+        """Let ``request`` pass, or raise 401 or 403 as RFC 6750 section 3 says."""
+        if self.is_open():
+            return
+        token = self.caller(request)
+        if token is None:
+            raise _refusal(401, "a token is needed")
+        if not token.allows(scope):
+            raise _refusal(403, f"the token has no scope {scope}", error="insufficient_scope", scope=scope)
+
+
+def require(scope: Scope) -> Callable[..., None]:
+    """A dependency for a route, or for a whole router: ``dependencies=[Depends(require(Scope.READ))]``."""
+    # It only describes the need in the OpenAPI document: its own refusals are not RFC 6750's.
+    described = Depends(HTTPBearer(scheme_name=f"token-{scope}", auto_error=False))
+
+    def admitted(request: Request, _: object = described) -> None:
+        doorkeeper: Doorkeeper = request.app.state.doorkeeper
+        doorkeeper.admit(request, scope)
+
+    return admitted
+
+
+def _refusal(status: int, detail: str, **parameters: str) -> HTTPException:
+    """With its challenge. RFC 6750 section 3.1: no error code where the request brought no credentials."""
+    said = {"realm": REALM} | parameters | ({"error_description": detail} if parameters else {})
+    challenge = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in said.items())
+    return HTTPException(status, detail, {"WWW-Authenticate": challenge})

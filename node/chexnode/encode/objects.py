@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 
 import numpy as np
@@ -21,7 +21,7 @@ from chexnode.encode.sc import ENCODINGS, encode_sc
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import Source
 from chexnode.encode.sr import SrVariant, encode_sr
-from chexnode.ledger.records import variant_parts
+from chexnode.ledger.records import Attributes, variant_parts
 from chexnode.ledger.states import ResultKind
 
 
@@ -35,6 +35,40 @@ class Encoded:
     sop_class_uid: str
     data: bytes
     """A DICOM file (PS3.10)."""
+    series_instance_uid: str = ""
+    series: Attributes = field(default_factory=dict)
+    instance: Attributes = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: ResultKind, variant: str, ds: Dataset, data: bytes) -> Encoded:
+        """``ds``, encoded as ``data``, with what a search by attributes needs to know of it."""
+        return cls(
+            kind,
+            variant,
+            str(ds.SOPInstanceUID),
+            str(ds.SOPClassUID),
+            data,
+            str(ds.SeriesInstanceUID),
+            {
+                "modality": ds.Modality,
+                "series_number": _number(ds, "SeriesNumber"),
+                "series_description": ds.get("SeriesDescription"),
+                "body_part_examined": ds.get("BodyPartExamined"),
+            },
+            {
+                "transfer_syntax_uid": str(ds.file_meta.TransferSyntaxUID),
+                "instance_number": _number(ds, "InstanceNumber"),
+                "rows": _number(ds, "Rows"),
+                "columns": _number(ds, "Columns"),
+                "bits_allocated": _number(ds, "BitsAllocated"),
+                "number_of_frames": _number(ds, "NumberOfFrames"),
+            },
+        )
+
+
+def _number(ds: Dataset, keyword: str) -> int | None:
+    value = ds.get(keyword)
+    return None if value is None else int(value)
 
 
 def encode(
@@ -63,7 +97,7 @@ def encode(
             check(data, source, findings, marked, kind, form)
         except InvalidResult as error:
             raise InvalidResult(f"{kind.value} {variant}: {error}") from error
-        encoded.append(Encoded(kind, variant, ds.SOPInstanceUID, ds.SOPClassUID, data))
+        encoded.append(Encoded.of(kind, variant, ds, data))
     return encoded
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
 from chexnode.ledger.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
 from chexnode.ledger.reports import look_again
+from chexnode.ledger.rows import columns_of
 from chexnode.ledger.schema import instances, jobs, results, series, studies
 from chexnode.ledger.states import InstanceState, JobState, StudyState
 
@@ -134,7 +135,7 @@ class _Batch:
                 "address": arrival.address,
                 "duplicates": 0,
                 "received_at": self.now,
-                **_columns(instances, arrival.instance),
+                **columns_of(instances, arrival.instance),
             }
         )
         outcome = Outcome.CONFLICT if conflict else Outcome.NEW
@@ -180,10 +181,12 @@ class _Batch:
         study, one_series = arrival.study_instance_uid, arrival.series_instance_uid
         if not (study and one_series):
             return
-        self.studies.setdefault(study, dict(_columns(studies, arrival.study), study_instance_uid=study))
+        facts = columns_of(studies, arrival.study)
+        key = name_key(str(arrival.study.get("patient_name") or ""))
+        self.studies.setdefault(study, dict(facts, study_instance_uid=study, patient_name_key=key or None))
         self.series.setdefault(
             (study, one_series),
-            dict(_columns(series, arrival.series), study_instance_uid=study, series_instance_uid=one_series),
+            dict(columns_of(series, arrival.series), study_instance_uid=study, series_instance_uid=one_series),
         )
 
     def _has_job(self, arrival: Arrival) -> bool:
@@ -252,6 +255,11 @@ def new_job(sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, no
     }
 
 
+def name_key(patient_name: str) -> str:
+    """A person name as it is searched for: without case, and without trailing empty components (PS3.5 6.2.1)."""
+    return "=".join(group.strip().rstrip("^ ") for group in patient_name.casefold().split("=")).rstrip("=")
+
+
 def _own_results(conn: Connection, arrivals: Sequence[Arrival]) -> set[str]:
     ours = [a.sop_instance_uid for a in arrivals if a.manufacturer == MANUFACTURER]
     if not ours:
@@ -266,11 +274,6 @@ def _known_versions(conn: Connection, arrivals: Sequence[Arrival]) -> dict[str, 
     for uid, digest, state, path in conn.execute(_FIND_VERSIONS, {"uids": uids}):
         known.setdefault(uid, {})[digest] = (state, path)
     return known
-
-
-def _columns(table: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``values`` that the table has a column for."""
-    return {name: value for name, value in values.items() if name in table.c}
 
 
 def _uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

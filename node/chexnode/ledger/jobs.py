@@ -13,8 +13,8 @@ from chexnode.ledger.database import Database, add_missing, add_rows, note_event
 from chexnode.ledger.instances import new_job
 from chexnode.ledger.records import Analysis, JobClaim, JobSpec, NewResult, Priority
 from chexnode.ledger.reports import look_again
-from chexnode.ledger.rows import UNFINISHED, delivery_rows, result_rows
-from chexnode.ledger.schema import deliveries, instances, jobs, results
+from chexnode.ledger.rows import UNFINISHED, add_results, delivery_rows
+from chexnode.ledger.schema import deliveries, instances, jobs
 from chexnode.ledger.states import JobState, Note, Reason
 
 LEASE = timedelta(seconds=30)
@@ -98,7 +98,7 @@ class Jobs:
         }
         with self._db.write() as conn:
             _move(conn, claim, JobState.DELIVERING, "analysed", now, **facts)
-            add_rows(conn, results, result_rows(new_results, now, job_id=claim.id))
+            add_results(conn, new_results, now, _study_of(conn, claim), claim.id)
             add_rows(conn, deliveries, delivery_rows(to, now, claim.id))
             return JobState.DELIVERING if not finish_delivered(conn, [claim.id], now) else JobState.DONE
 
@@ -305,6 +305,12 @@ def _move(
     if moved.rowcount != 1:
         raise StaleMove(f"job {claim.id} is no longer ours")
     record_events(conn, [event])
+
+
+def _study_of(conn: Connection, claim: JobClaim) -> str | None:
+    version = and_(instances.c.sop_instance_uid == claim.sop_instance_uid, instances.c.digest == claim.digest)
+    study: str | None = conn.execute(select(instances.c.study_instance_uid).where(version)).scalar_one_or_none()
+    return study
 
 
 def _claims(conn: Connection, ids: Sequence[str]) -> list[JobClaim]:

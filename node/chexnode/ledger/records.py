@@ -156,6 +156,10 @@ class NewResult:
     sha256: str
     path: str
     size: int
+    series_instance_uid: str = ""
+    """Empty: DICOMweb does not serve it."""
+    series: Attributes = field(default_factory=dict)
+    instance: Attributes = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, and_, select, update
 from chexnode.errors import StaleMove
 from chexnode.ledger.database import Database, add_missing, note_event, record_events
 from chexnode.ledger.records import ClosedStudy, NewResult, Unanalysed
-from chexnode.ledger.rows import delivery_rows, result_rows
+from chexnode.ledger.rows import add_results, delivery_rows
 from chexnode.ledger.schema import deliveries, instances, jobs, results, studies
 from chexnode.ledger.states import InstanceState, JobState, StudyState
 
@@ -70,7 +70,7 @@ class Reports:
                 conn.execute(select(results.c.uid).where(results.c.uid.in_([r.uid for r in new_results]))).scalars()
             )
             fresh = [r for r in new_results if r.uid not in known]
-            add_missing(conn, results, result_rows(fresh, now, study_instance_uid=uid))
+            add_results(conn, fresh, now, uid)
             add_missing(conn, deliveries, delivery_rows([pair for pair in to if pair[0] not in known], now))
             if fresh:
                 record_events(conn, [note_event("study", uid, "reported", now, detail=f"{len(study.images)} image(s)")])

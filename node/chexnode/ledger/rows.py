@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement, Connection, Table, and_, or_
 
+from chexnode.ledger.database import add_missing, add_rows
 from chexnode.ledger.records import NewResult
-from chexnode.ledger.schema import deliveries
+from chexnode.ledger.schema import deliveries, results, series
 from chexnode.ledger.states import DeliveryState
 
 #: A delivery that is not over: to be sent, or sent and still to be committed.
@@ -18,16 +19,40 @@ UNFINISHED: ColumnElement[bool] = or_(
     and_(deliveries.c.state == DeliveryState.SENT, deliveries.c.commit_at.is_not(None)),
 )
 
+#: Columns of ``results``, and of ``instances``, that tell of the object itself.
+INDEXED = ("transfer_syntax_uid", "instance_number", "rows", "columns", "bits_allocated", "number_of_frames")
 
-def result_rows(
-    new_results: Sequence[NewResult], now: datetime, *, job_id: str | None = None, study_instance_uid: str | None = None
+
+def add_results(
+    conn: Connection,
+    new_results: Sequence[NewResult],
+    now: datetime,
+    study_instance_uid: str | None,
+    job_id: str | None = None,
+) -> None:
+    """Insert results, with their series, of a job or of a study's report."""
+    placed = [r for r in new_results if study_instance_uid and r.series_instance_uid]
+    for r in placed:
+        key = {"study_instance_uid": study_instance_uid, "series_instance_uid": r.series_instance_uid}
+        add_missing(conn, series, [columns_of(series, r.series) | key])
+    add_rows(conn, results, _result_rows(new_results, now, study_instance_uid, job_id))
+
+
+def columns_of(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that ``table`` has a column for."""
+    return {name: value for name, value in values.items() if name in table.c}
+
+
+def _result_rows(
+    new_results: Sequence[NewResult], now: datetime, study_instance_uid: str | None, job_id: str | None
 ) -> list[dict[str, Any]]:
-    """Rows of ``results``, which belong to a job or to a study."""
     return [
-        {
+        {name: r.instance.get(name) for name in INDEXED}
+        | {
             "uid": r.uid,
             "job_id": job_id,
             "study_instance_uid": study_instance_uid,
+            "series_instance_uid": r.series_instance_uid or None,
             "kind": r.kind,
             "variant": r.variant,
             "sop_class_uid": r.sop_class_uid,

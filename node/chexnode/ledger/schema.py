@@ -12,7 +12,6 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
-    CheckConstraint,
     Column,
     DateTime,
     Dialect,
@@ -62,9 +61,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class SafeText(TypeDecorator[str]):
-    """Text of any origin. PostgreSQL takes neither NUL nor lone surrogates: they become U+FFFD on every database."""
+    """Text of any origin, compared by its bytes, so that a range of dates or a prefix of a name can use an index.
 
-    impl = Text
+    PostgreSQL takes neither NUL nor lone surrogates: they become U+FFFD on every database.
+    """
+
+    impl = Text().with_variant(Text(collation="C"), "postgresql")
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
@@ -90,6 +92,7 @@ studies = Table(
     Column("state", String(16), nullable=False),
     Column("patient_id", SafeText),
     Column("patient_name", SafeText),
+    Column("patient_name_key", SafeText),  # without case, for searching
     Column("patient_birth_date", SafeText),
     Column("patient_sex", SafeText),
     Column("accession_number", SafeText, index=True),
@@ -105,18 +108,21 @@ studies = Table(
     Column("report_digest", String(64)),
     Index(None, "state", "last_received_at"),
     Index(None, "patient_id"),
-    Index(None, "study_date"),
+    Index(None, "patient_name_key"),
+    Index(None, "study_date", "study_instance_uid"),
 )
 
 series = Table(
     "series",
     metadata,
     _uid("study_instance_uid", ForeignKey("studies.study_instance_uid"), primary_key=True),
-    _uid("series_instance_uid", primary_key=True),
-    Column("modality", SafeText),
+    _uid("series_instance_uid", primary_key=True, index=True),
+    Column("modality", SafeText, index=True),
     Column("series_number", Integer),
     Column("series_description", SafeText),
     Column("body_part_examined", SafeText),
+    Column("performed_procedure_step_start_date", SafeText),
+    Column("performed_procedure_step_start_time", SafeText),
 )
 
 instances = Table(
@@ -138,6 +144,8 @@ instances = Table(
     Column("instance_number", Integer),
     Column("rows", Integer),
     Column("columns", Integer),
+    Column("bits_allocated", Integer),
+    Column("number_of_frames", Integer),
     Column("view_position", SafeText),
     Column("photometric_interpretation", SafeText),
     Column("path", SafeText),  # NULL once retention has deleted the file
@@ -188,17 +196,26 @@ results = Table(
     "results",
     metadata,
     _uid("uid", primary_key=True),
-    Column("job_id", ForeignKey("jobs.id"), index=True),
-    # Of a report at its closing, which belongs to no job.
-    _uid("study_instance_uid", ForeignKey("studies.study_instance_uid"), index=True),
+    Column("job_id", ForeignKey("jobs.id"), index=True),  # NULL: a study's report at its closing
+    _uid("study_instance_uid"),
+    _uid("series_instance_uid"),
     Column("kind", String(8), nullable=False),
     Column("variant", String(64), nullable=False),
     _uid("sop_class_uid", nullable=False),
+    _uid("transfer_syntax_uid"),
+    Column("instance_number", Integer),
+    Column("rows", Integer),
+    Column("columns", Integer),
+    Column("bits_allocated", Integer),
+    Column("number_of_frames", Integer),
     Column("sha256", String(64), nullable=False),
     Column("path", SafeText),  # NULL once retention has deleted the file
     Column("size", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    CheckConstraint("(job_id IS NULL) <> (study_instance_uid IS NULL)", name="owner"),
+    ForeignKeyConstraint(
+        ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
+    ),
+    Index(None, "study_instance_uid", "series_instance_uid"),
 )
 
 deliveries = Table(

@@ -94,6 +94,8 @@ def read_header(data: Buffer, transfer_syntax_uid: str, limits: LimitSettings) -
             "instance_number": text.integer(0x00200013),
             "rows": text.unsigned(0x00280010, encoding.little),
             "columns": text.unsigned(0x00280011, encoding.little),
+            "bits_allocated": text.unsigned(0x00280100, encoding.little),
+            "number_of_frames": text.integer(0x00280008),
         },
     )
 
@@ -120,7 +122,13 @@ _STUDY = _tags(
     "StudyDescription",
     "ReferringPhysicianName",
 )
-_SERIES = _tags("Modality", "SeriesDescription", "BodyPartExamined")
+_SERIES = _tags(
+    "Modality",
+    "SeriesDescription",
+    "BodyPartExamined",
+    "PerformedProcedureStepStartDate",
+    "PerformedProcedureStepStartTime",
+)
 _INSTANCE = _tags("ViewPosition", "PhotometricInterpretation")
 
 #: Person names and free text are in Specific Character Set; everything else is in the default repertoire (PS3.5 6.1.2).

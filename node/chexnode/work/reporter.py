@@ -91,7 +91,7 @@ class Reporter:
         data = to_bytes(ds)
         check_report(data, source, images)
         variant = variant_with(f"not-analysed-{destination.sr_class}", destination.label)
-        return Encoded(ResultKind.SR, variant, ds.SOPInstanceUID, ds.SOPClassUID, data)
+        return Encoded.of(ResultKind.SR, variant, ds, data)
 
     def _source(self, study: ClosedStudy) -> Source:
         """The sanitised header of an image of the study. Raises ValueError if there is none any more."""

@@ -17,7 +17,18 @@ def store(spool: Spool, encoded: Sequence[Encoded]) -> list[NewResult]:
     for one in encoded:
         stored = spool.write_result(one.data)
         rows.append(
-            NewResult(one.uid, one.kind, one.variant, one.sop_class_uid, stored.digest, stored.path, stored.size)
+            NewResult(
+                one.uid,
+                one.kind,
+                one.variant,
+                one.sop_class_uid,
+                stored.digest,
+                stored.path,
+                stored.size,
+                one.series_instance_uid,
+                one.series,
+                one.instance,
+            )
         )
     return rows
 

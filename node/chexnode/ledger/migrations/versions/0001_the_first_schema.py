@@ -15,13 +15,17 @@ branch_labels = None
 depends_on = None
 
 
+def _text() -> sa.types.TypeEngine[str]:
+    return sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
 def upgrade() -> None:
     op.create_table(
         "destinations",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("open_until", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("last_error", _text(), nullable=True),
         sa.Column("last_success_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_failure_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_destinations")),
@@ -35,7 +39,7 @@ def upgrade() -> None:
         sa.Column("event", sa.String(length=24), nullable=False),
         sa.Column("from_state", sa.String(length=16), nullable=True),
         sa.Column("to_state", sa.String(length=16), nullable=True),
-        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("detail", _text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
     with op.batch_alter_table("events", schema=None) as batch_op:
@@ -45,7 +49,7 @@ def upgrade() -> None:
     op.create_table(
         "leases",
         sa.Column("name", sa.String(length=128), nullable=False),
-        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("owner", _text(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("until", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
@@ -53,7 +57,7 @@ def upgrade() -> None:
     op.create_table(
         "markers",
         sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("value", _text(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_markers")),
     )
     op.create_table(
@@ -70,16 +74,17 @@ def upgrade() -> None:
         "studies",
         sa.Column("study_instance_uid", sa.String(length=128), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("patient_id", sa.Text(), nullable=True),
-        sa.Column("patient_name", sa.Text(), nullable=True),
-        sa.Column("patient_birth_date", sa.Text(), nullable=True),
-        sa.Column("patient_sex", sa.Text(), nullable=True),
-        sa.Column("accession_number", sa.Text(), nullable=True),
-        sa.Column("study_id", sa.Text(), nullable=True),
-        sa.Column("study_date", sa.Text(), nullable=True),
-        sa.Column("study_time", sa.Text(), nullable=True),
-        sa.Column("study_description", sa.Text(), nullable=True),
-        sa.Column("referring_physician_name", sa.Text(), nullable=True),
+        sa.Column("patient_id", _text(), nullable=True),
+        sa.Column("patient_name", _text(), nullable=True),
+        sa.Column("patient_name_key", _text(), nullable=True),
+        sa.Column("patient_birth_date", _text(), nullable=True),
+        sa.Column("patient_sex", _text(), nullable=True),
+        sa.Column("accession_number", _text(), nullable=True),
+        sa.Column("study_id", _text(), nullable=True),
+        sa.Column("study_date", _text(), nullable=True),
+        sa.Column("study_time", _text(), nullable=True),
+        sa.Column("study_description", _text(), nullable=True),
+        sa.Column("referring_physician_name", _text(), nullable=True),
         sa.Column("first_received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True),
@@ -89,24 +94,33 @@ def upgrade() -> None:
     with op.batch_alter_table("studies", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_studies_accession_number"), ["accession_number"], unique=False)
         batch_op.create_index(batch_op.f("ix_studies_patient_id"), ["patient_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_studies_patient_name_key"), ["patient_name_key"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_studies_state_last_received_at"), ["state", "last_received_at"], unique=False
         )
-        batch_op.create_index(batch_op.f("ix_studies_study_date"), ["study_date"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_studies_study_date_study_instance_uid"), ["study_date", "study_instance_uid"], unique=False
+        )
 
     op.create_table(
         "series",
         sa.Column("study_instance_uid", sa.String(length=128), nullable=False),
         sa.Column("series_instance_uid", sa.String(length=128), nullable=False),
-        sa.Column("modality", sa.Text(), nullable=True),
+        sa.Column("modality", _text(), nullable=True),
         sa.Column("series_number", sa.Integer(), nullable=True),
-        sa.Column("series_description", sa.Text(), nullable=True),
-        sa.Column("body_part_examined", sa.Text(), nullable=True),
+        sa.Column("series_description", _text(), nullable=True),
+        sa.Column("body_part_examined", _text(), nullable=True),
+        sa.Column("performed_procedure_step_start_date", _text(), nullable=True),
+        sa.Column("performed_procedure_step_start_time", _text(), nullable=True),
         sa.ForeignKeyConstraint(
             ["study_instance_uid"], ["studies.study_instance_uid"], name=op.f("fk_series_study_instance_uid")
         ),
         sa.PrimaryKeyConstraint("study_instance_uid", "series_instance_uid", name=op.f("pk_series")),
     )
+    with op.batch_alter_table("series", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_series_modality"), ["modality"], unique=False)
+        batch_op.create_index(batch_op.f("ix_series_series_instance_uid"), ["series_instance_uid"], unique=False)
+
     op.create_table(
         "instances",
         sa.Column("sop_instance_uid", sa.String(length=128), nullable=False),
@@ -116,7 +130,7 @@ def upgrade() -> None:
         sa.Column("conflict", sa.Boolean(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=32), nullable=True),
-        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("detail", _text(), nullable=True),
         sa.Column("notes", sa.JSON(), nullable=False),
         sa.Column("priority", sa.String(length=8), nullable=False),
         sa.Column("sop_class_uid", sa.String(length=128), nullable=False),
@@ -124,12 +138,14 @@ def upgrade() -> None:
         sa.Column("instance_number", sa.Integer(), nullable=True),
         sa.Column("rows", sa.Integer(), nullable=True),
         sa.Column("columns", sa.Integer(), nullable=True),
-        sa.Column("view_position", sa.Text(), nullable=True),
-        sa.Column("photometric_interpretation", sa.Text(), nullable=True),
-        sa.Column("path", sa.Text(), nullable=True),
+        sa.Column("bits_allocated", sa.Integer(), nullable=True),
+        sa.Column("number_of_frames", sa.Integer(), nullable=True),
+        sa.Column("view_position", _text(), nullable=True),
+        sa.Column("photometric_interpretation", _text(), nullable=True),
+        sa.Column("path", _text(), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("calling_ae_title", sa.Text(), nullable=False),
-        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("calling_ae_title", _text(), nullable=False),
+        sa.Column("address", _text(), nullable=False),
         sa.Column("duplicates", sa.Integer(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
@@ -154,18 +170,18 @@ def upgrade() -> None:
         sa.Column("key", sa.String(length=64), nullable=False),
         sa.Column("sop_instance_uid", sa.String(length=128), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
-        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("model", _text(), nullable=False),
         sa.Column("model_digest", sa.String(length=64), nullable=False),
         sa.Column("settings_digest", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=32), nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("error", _text(), nullable=True),
         sa.Column("urgency", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("crashes", sa.Integer(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
-        sa.Column("owner", sa.Text(), nullable=True),
+        sa.Column("owner", _text(), nullable=True),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("score", sa.Float(), nullable=True),
         sa.Column("abnormal", sa.Boolean(), nullable=True),
@@ -192,23 +208,35 @@ def upgrade() -> None:
         sa.Column("uid", sa.String(length=128), nullable=False),
         sa.Column("job_id", sa.String(length=16), nullable=True),
         sa.Column("study_instance_uid", sa.String(length=128), nullable=True),
+        sa.Column("series_instance_uid", sa.String(length=128), nullable=True),
         sa.Column("kind", sa.String(length=8), nullable=False),
         sa.Column("variant", sa.String(length=64), nullable=False),
         sa.Column("sop_class_uid", sa.String(length=128), nullable=False),
+        sa.Column("transfer_syntax_uid", sa.String(length=128), nullable=True),
+        sa.Column("instance_number", sa.Integer(), nullable=True),
+        sa.Column("rows", sa.Integer(), nullable=True),
+        sa.Column("columns", sa.Integer(), nullable=True),
+        sa.Column("bits_allocated", sa.Integer(), nullable=True),
+        sa.Column("number_of_frames", sa.Integer(), nullable=True),
         sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("path", sa.Text(), nullable=True),
+        sa.Column("path", _text(), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint("(job_id IS NULL) <> (study_instance_uid IS NULL)", name=op.f("ck_results_owner")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_results_job_id")),
         sa.ForeignKeyConstraint(
-            ["study_instance_uid"], ["studies.study_instance_uid"], name=op.f("fk_results_study_instance_uid")
+            ["study_instance_uid", "series_instance_uid"],
+            ["series.study_instance_uid", "series.series_instance_uid"],
+            name=op.f("fk_results_study_instance_uid_series_instance_uid"),
         ),
         sa.PrimaryKeyConstraint("uid", name=op.f("pk_results")),
     )
     with op.batch_alter_table("results", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_results_job_id"), ["job_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_results_study_instance_uid"), ["study_instance_uid"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_results_study_instance_uid_series_instance_uid"),
+            ["study_instance_uid", "series_instance_uid"],
+            unique=False,
+        )
 
     op.create_table(
         "deliveries",
@@ -222,7 +250,7 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("next_attempt", sa.DateTime(timezone=True), nullable=True),
         sa.Column("commit_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("error", _text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_deliveries_job_id")),
@@ -242,13 +270,13 @@ def upgrade() -> None:
         "commitments",
         sa.Column("transaction_uid", sa.String(length=128), nullable=False),
         sa.Column("ours", sa.Boolean(), nullable=False),
-        sa.Column("peer", sa.Text(), nullable=False),
+        sa.Column("peer", _text(), nullable=False),
         sa.Column("instances", sa.JSON(), nullable=False),
         sa.Column("requested_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("report_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("answered_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("error", _text(), nullable=True),
         sa.PrimaryKeyConstraint("transaction_uid", name=op.f("pk_commitments")),
     )
     with op.batch_alter_table("commitments", schema=None) as batch_op:

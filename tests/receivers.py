@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from chexnode.audit.trail import open_trail
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances
 from chexnode.receive.receiver import Receiver
@@ -37,9 +38,12 @@ class CountingBell:
 @contextmanager
 def receiving(settings: Settings, ledger: Ledger | None = None) -> Iterator[tuple[Receiver, Ledger, CountingBell]]:
     """A receiver in this process."""
-    with nullcontext(ledger) if ledger else opened(settings.database.url) as the_ledger:
+    with (
+        nullcontext(ledger) if ledger else opened(settings.database.url) as the_ledger,
+        open_trail(settings, "receiver") as trail,
+    ):
         bell = CountingBell()
-        receiver = Receiver(settings, the_ledger, Spool(settings.node.data_dir), bell, SPEC)
+        receiver = Receiver(settings, the_ledger, Spool(settings.node.data_dir), bell, SPEC, trail)
         receiver.start()
         try:
             yield receiver, the_ledger, bell

@@ -302,6 +302,10 @@ def element(tag: int, vr: bytes, value: bytes) -> bytes:
     )
 
 
+_VRS = {0x00080005: b"CS", 0x00080050: b"SH"}
+"""Of elements that an image may have, and has only if asked."""
+
+
 def an_image(uid: str = "1.2.3.4", pixels: int = 128 * 128, **values: bytes) -> Part10:
     """A CR image in Explicit VR Little Endian that the gate lets through; ``_00080060=b"DX"`` replaces an element."""
     side = int(pixels**0.5)
@@ -327,6 +331,6 @@ def an_image(uid: str = "1.2.3.4", pixels: int = 128 * 128, **values: bytes) -> 
     }
     for name, value in values.items():
         tag = int(name.lstrip("_"), 16)
-        elements[tag] = (elements[tag][0], value)
+        elements[tag] = (elements[tag][0] if tag in elements else _VRS[tag], value)
     data = b"".join(element(tag, vr, value) for tag, (vr, value) in sorted(elements.items()))
     return Part10(CR_IMAGE, uid, EXPLICIT_VR, data)

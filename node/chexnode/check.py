@@ -38,6 +38,8 @@ def run(settings: Settings, path: Path | None) -> list[Check]:
     ]
     if settings.tls.certificate is not None:
         looks.append(("certificate", 10, lambda: certificate(settings)))
+    if settings.audit.url:
+        looks.append(("audit", 30, lambda: audit(settings)))
     for one in settings.destination:
         looks.append((f"destination {one.name}", one.timeout_seconds + 10, lambda one=one: destination(settings, one)))  # type: ignore[misc]
     pending = [_Look(name, seconds, look) for name, seconds, look in looks]
@@ -71,6 +73,28 @@ def certificate(settings: Settings) -> str:
         verb = "expires" if left > timedelta() else "expired"
         raise BadEnvironment(f"{settings.tls.certificate} {verb} on {end:%Y-%m-%d}")
     return f"{settings.tls.certificate} is valid until {end:%Y-%m-%d}"
+
+
+def audit(settings: Settings) -> str:
+    """Whether the collector takes audit messages, and how many wait for it."""
+    from chexnode.audit.spool import AuditSpool
+    from chexnode.audit.syslog import Address, CollectorDown, collector
+    from chexnode.tls import client_context
+
+    address = Address.parse(settings.audit.url)
+    way = collector(address, client_context(settings.tls) if address.scheme == "tls" else None)
+    spool = AuditSpool(settings.node.data_dir)
+    count = len(spool.waiting())
+    waits = f"{count} message{' waits' if count == 1 else 's wait'}"
+    try:
+        way.send([])
+    except CollectorDown as down:
+        raise BadEnvironment(f"{down}; {waits}") from down
+    finally:
+        way.close()
+    lost, _ = spool.losses
+    answers = "is known, and by UDP never answers" if address.scheme == "udp" else "answers"
+    return f"{address} {answers}, {waits}" + (f"; {lost} were lost since the first start" if lost else "")
 
 
 def database(settings: Settings) -> str:

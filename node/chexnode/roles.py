@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
             limit_concurrency=settings.web.max_connections,
             ssl_context_factory=(lambda *_: server_context(web_tls)) if web_tls.web else None,
         )
+        # When it has ended it raises the signal that ended it again, which must not keep us from closing in order.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.Server(config).run()
 
 

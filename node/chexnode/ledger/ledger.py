@@ -19,10 +19,11 @@ from chexnode.ledger.instances import Instances
 from chexnode.ledger.jobs import Jobs
 from chexnode.ledger.leases import Leases
 from chexnode.ledger.migrate import check_schema
+from chexnode.ledger.objects import Objects
 from chexnode.ledger.reports import Reports
 from chexnode.ledger.studies import Studies
-from chexnode.ledger.tokens import Tokens
 from chexnode.ledger.subjects import Subjects
+from chexnode.ledger.tokens import Tokens
 from chexnode.ledger.views import Views
 
 
@@ -42,6 +43,7 @@ class Ledger:
         self.subjects = Subjects(self.database)
         self.files = Files(self.database)
         self.holdings = Holdings(self.database)
+        self.objects = Objects(self.database)
         self.tokens = Tokens(self.database)
         self.views = Views(self.database)
         self.accounts = Accounts(self.database)

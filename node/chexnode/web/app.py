@@ -15,6 +15,7 @@ from chexnode.sections.base import is_loopback
 from chexnode.settings import Settings
 from chexnode.web import api, health, metrics
 from chexnode.web.auth import Doorkeeper
+from chexnode.web.dicomweb import service
 from chexnode.web.headers import SecurityHeaders
 from chexnode.web.limits import Limits
 
@@ -36,6 +37,7 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
     app.include_router(health.router(settings, ledger))
     app.include_router(metrics.router(settings, ledger))
     app.include_router(api.router(ledger))
+    app.include_router(service.router(settings, ledger))
     app.add_exception_handler(Usage, _bad_request)
     app.add_exception_handler(Transient, _not_now)
     return app

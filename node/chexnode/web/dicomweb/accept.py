@@ -1,0 +1,120 @@
+"""What a client accepts (PS3.18 section 8.3.3 and 8.7; RFC 9110 section 12.5.1), read and ranked. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+MULTIPART = "multipart/related"
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  (RFC 9110 section 5.6.2)
+_TYPE = re.compile(rf"\s*({_TOKEN})/({_TOKEN})\s*")
+#: Unquoted values may hold a slash: ``type=application/dicom`` breaks RFC 2045, and many clients send it.
+_PARAMETER = re.compile(rf';\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*')
+_MAX_LENGTH = 8192
+_MAX_RANGES = 64
+
+
+class BadMediaType(ValueError):
+    """Not a media type."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaType:
+    """A media type or range with its parameters; names in lower case, values as given."""
+
+    essence: str
+    """``type/subtype``; either may be ``*``."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def quality(self) -> float:
+        """The weight ``q`` in [0, 1]; 1 where there is none or it is nonsense."""
+        try:
+            return min(1.0, max(0.0, float(self.parameters.get("q", "1"))))
+        except ValueError:
+            return 1.0
+
+    @property
+    def is_multipart(self) -> bool:
+        """Whether it asks for ``multipart/related``."""
+        return self.essence == MULTIPART
+
+    @property
+    def inner(self) -> str:
+        """The type asked for, of each part where it is multipart; ``*/*`` where it is not said."""
+        return self.parameters.get("type", "*/*").strip().lower() if self.is_multipart else self.essence
+
+    @property
+    def transfer_syntax(self) -> str:
+        """The transfer syntax asked for; ``*`` is any, empty where it is not said."""
+        return self.parameters.get("transfer-syntax", "").strip()
+
+    def covers(self, essence: str) -> bool:
+        """Whether ``essence``, of a part where this is multipart, is inside this range."""
+        wanted_type, _, wanted_subtype = self.inner.partition("/")
+        given_type, _, given_subtype = essence.partition("/")
+        return wanted_type in ("*", given_type) and wanted_subtype in ("*", given_subtype)
+
+    @property
+    def _specificity(self) -> int:
+        return (self.essence != "*/*") + ("*" not in self.essence) + ("*" not in self.inner)
+
+
+#: What is accepted where nothing is said.
+ANYTHING = MediaType("*/*")
+
+
+def parse_media_type(text: str) -> MediaType:
+    """Parse a Content-Type. Raises :class:`BadMediaType`."""
+    found, end = _media_type(text, 0)
+    if text[end:].strip():
+        raise BadMediaType("not a media type")
+    return found
+
+
+def parse_accept(header: str | None, query: str | None = None) -> list[MediaType]:
+    """The ranges of an Accept header, best first; ``query`` is the ``accept`` query parameter (PS3.18 8.3.3.1), which
+    comes first where both are given. What cannot be read is passed over; ranges with weight 0 are left out."""
+    ranges = [*_ranges(query or ""), *_ranges(header or "")]
+    if query and not header:
+        ranges = _ranked(_ranges(query))
+    elif query:
+        ranges = [*_ranked(_ranges(query)), *_ranked(_ranges(header or ""))]
+    else:
+        ranges = _ranked(ranges)
+    return ranges if ranges or (header or "").strip() or query else [ANYTHING]
+
+
+def _ranked(ranges: Iterator[MediaType] | list[MediaType]) -> list[MediaType]:
+    wanted = [one for one in ranges if one.quality > 0]
+    return sorted(wanted, key=lambda one: (-one.quality, -one._specificity))
+
+
+def _ranges(text: str) -> Iterator[MediaType]:
+    position = 0
+    text = text[:_MAX_LENGTH]
+    for _ in range(_MAX_RANGES):
+        if position >= len(text):
+            return
+        try:
+            found, position = _media_type(text, position)
+            yield found
+        except BadMediaType:
+            pass
+        comma = text.find(",", position)
+        position = len(text) if comma < 0 else comma + 1
+
+
+def _media_type(text: str, start: int) -> tuple[MediaType, int]:
+    match = _TYPE.match(text, start)
+    if match is None:
+        raise BadMediaType("not a media type")
+    parameters: dict[str, str] = {}
+    end = match.end()
+    while (parameter := _PARAMETER.match(text, end)) is not None:
+        name, quoted, plain = parameter.groups()
+        parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else plain)
+        end = parameter.end()
+    return MediaType(f"{match[1]}/{match[2]}".lower(), parameters), end

@@ -1,0 +1,33 @@
+"""Answers that are not the thing asked for (PS3.18 section 8.5), always with a sentence."""
+
+from __future__ import annotations
+
+from fastapi import HTTPException
+
+
+class BadRequest(HTTPException):
+    """400: the request cannot be read."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(400, detail)
+
+
+class NotFound(HTTPException):
+    """404: the node never held it."""
+
+    def __init__(self, detail: str = "nothing of that UID is held here") -> None:
+        super().__init__(404, detail)
+
+
+class NotAcceptable(HTTPException):
+    """406: it is held, but not to be had in any form that the client accepts."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(406, detail)
+
+
+class Gone(HTTPException):
+    """410: the node held it, and retention has deleted the file."""
+
+    def __init__(self) -> None:
+        super().__init__(410, "received, analysed and deleted when its retention had passed (retention.days)")

@@ -1,0 +1,102 @@
+"""WADO-RS: metadata as DICOM JSON (PS3.18 section 10.4.1.1.2), one instance after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from chexmodels.part10 import DecodeError
+from chexnode.ledger.objects import Held
+from chexnode.web.dicomweb.accept import parse_accept
+from chexnode.web.dicomweb.model import Json, element, model_of
+from chexnode.web.dicomweb.places import (
+    DICOM_JSON,
+    NO_STORE,
+    Instance,
+    Series,
+    Study,
+    base_of,
+    json_type,
+    to_json,
+    url_of,
+)
+from chexnode.web.dicomweb.shelf import Shelf, header_of
+
+log = logging.getLogger(__name__)
+
+_PIXEL_DATA = "7FE00010"
+
+
+def routes(shelf: Shelf) -> APIRouter:
+    """Metadata at three levels."""
+    router = APIRouter()
+    answers: dict[int | str, dict[str, object]] = {
+        200: {"content": {DICOM_JSON: {}}, "description": "One object an instance; long values as BulkDataURI."},
+        206: {"description": "Of some of them: retention has deleted others."},
+        404: {"description": "Never held here."},
+        410: {"description": "Deleted when its retention had passed."},
+    }
+
+    def metadata(
+        request: Request, study: str, series: str | None = None, instance: str | None = None
+    ) -> StreamingResponse:
+        kind = json_type(parse_accept(request.headers.get("accept"), request.query_params.get("accept")))
+        found = shelf.find(study, series, instance)
+        body = _stream(shelf, found.objects, base_of(request))
+        return StreamingResponse(body, 206 if found.missing else 200, NO_STORE, kind)
+
+    @router.get("/studies/{study}/metadata", responses=answers)
+    def of_study(request: Request, study: Study) -> StreamingResponse:
+        """Metadata of all instances of a study (WADO-RS)."""
+        return metadata(request, study)
+
+    @router.get("/studies/{study}/series/{series}/metadata", responses=answers)
+    def of_series(request: Request, study: Study, series: Series) -> StreamingResponse:
+        """Metadata of all instances of a series (WADO-RS)."""
+        return metadata(request, study, series)
+
+    @router.get("/studies/{study}/series/{series}/instances/{instance}/metadata", responses=answers)
+    def of_instance(request: Request, study: Study, series: Series, instance: Instance) -> StreamingResponse:
+        """Metadata of an instance (WADO-RS)."""
+        return metadata(request, study, series, instance)
+
+    return router
+
+
+def _stream(shelf: Shelf, objects: Sequence[Held], base: str) -> Iterator[bytes]:
+    between = b"["
+    for held in objects:
+        yield between + to_json(_model(shelf, held, base))
+        between = b","
+    yield b"]"
+
+
+def _model(shelf: Shelf, held: Held, base: str) -> Json:
+    url = url_of(base, held)
+    try:
+        part10 = shelf.read(held)
+        model = model_of(header_of(part10), lambda path: f"{url}/bulkdata/{path}")
+    except (DecodeError, OSError, ValueError) as error:
+        # A quarantined data set that cannot be read is served as it came; of its metadata there is this much.
+        log.warning("no metadata of a stored object: %s", type(error).__name__)
+        return _identity(held)
+    if part10.layout.pixel_data is not None:
+        vr = "OB" if not part10.file_meta.TransferSyntaxUID.is_implicit_VR and _is_bytes(model) else "OW"
+        model[_PIXEL_DATA] = {"vr": vr, "BulkDataURI": f"{url}/bulkdata/{_PIXEL_DATA}"}
+    return model
+
+
+def _is_bytes(model: Json) -> bool:
+    return model.get("00280100", {}).get("Value") == [8]
+
+
+def _identity(held: Held) -> Json:
+    return {
+        **element("SOPClassUID", held.sop_class_uid),
+        **element("SOPInstanceUID", held.sop_instance_uid),
+        **element("StudyInstanceUID", held.study_instance_uid),
+        **element("SeriesInstanceUID", held.series_instance_uid),
+    }

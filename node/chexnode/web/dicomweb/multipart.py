@@ -1,0 +1,174 @@
+"""``multipart/related`` (RFC 2387, RFC 2046 section 5.1), read and written piece by piece. No I/O here.
+
+A reader keeps no more than one boundary and one part's headers; what is inside a part is handed on as it comes.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+MAX_HEADERS = 16_384
+"""Bytes of one part's headers."""
+_MAX_PADDING = 128
+"""Spaces and tabs after a boundary."""
+
+
+class MultipartError(ValueError):
+    """The body is not what its Content-Type says. The text is safe to be shown to the sender."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBegins:
+    """A part with these headers follows; names in lower case."""
+
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PartData:
+    """The next piece of the part."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnds:
+    """The part is complete."""
+
+
+Event = PartBegins | PartData | PartEnds
+
+
+class MultipartReader:
+    """Feed it a body in pieces of any size. Raises :class:`MultipartError`; then it takes no more."""
+
+    def __init__(self, boundary: str) -> None:
+        if not _BOUNDARY.fullmatch(boundary):
+            raise MultipartError("no boundary, or not a valid one")
+        self._delimiter = b"\r\n--" + boundary.encode("ascii")
+        # The first boundary may stand at the very beginning, without the line break that belongs to it.
+        self._buffer = bytearray(b"\r\n")
+        self._skip = 0
+        self._state = self._in_preamble
+        self.is_complete = False
+        """Whether the closing boundary has come."""
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Yield what ``data`` completes."""
+        self._buffer += data
+        while not self.is_complete:
+            events, going_on = self._state()
+            yield from events
+            if not going_on:
+                break
+        if self.is_complete:
+            self._buffer.clear()  # the epilogue means nothing
+
+    def close(self) -> None:
+        """The body is over. Raises :class:`MultipartError` where it broke off."""
+        if not self.is_complete:
+            raise MultipartError("the body ends before its closing boundary")
+
+    def _in_preamble(self) -> tuple[list[Event], bool]:
+        events, going_on = self._up_to_delimiter()
+        return [event for event in events if not isinstance(event, PartData)], going_on
+
+    def _in_part(self) -> tuple[list[Event], bool]:
+        return self._up_to_delimiter()
+
+    def _up_to_delimiter(self) -> tuple[list[Event], bool]:
+        """Hand on what surely is no delimiter; at one, say that the part ends and what comes next."""
+        buffer, delimiter = self._buffer, self._delimiter
+        start = 0
+        while True:
+            found = buffer.find(delimiter, start)
+            if found < 0:
+                keep = len(delimiter) - 1
+                return self._take(max(0, len(buffer) - keep)), False
+            after = found + len(delimiter)
+            kind, end = self._after_delimiter(after)
+            if kind == "unknown":
+                return self._take(found), False
+            if kind == "data":  # the boundary is only the beginning of this line
+                start = after
+                continue
+            events = self._take(found)
+            if self._state == self._in_part:
+                events.append(PartEnds())
+            del buffer[: end - found]
+            self._skip = 0
+            if kind == "close":
+                self.is_complete = True
+            else:
+                self._state = self._in_headers
+            return events, kind == "open"
+
+    def _after_delimiter(self, after: int) -> tuple[str, int]:
+        """What stands behind a delimiter, and where it ends."""
+        buffer = self._buffer
+        if buffer[after : after + 2] == b"--":
+            return "close", after + 2
+        position = after
+        while position < len(buffer) and buffer[position] in b" \t" and position - after <= _MAX_PADDING:
+            position += 1
+        line_end = buffer[position : position + 2]
+        if line_end == b"\r\n":
+            return "open", position + 2
+        if len(line_end) == 2 or (line_end and line_end not in (b"\r", b"-")) or position - after > _MAX_PADDING:
+            return "data", after
+        return "unknown", after
+
+    def _in_headers(self) -> tuple[list[Event], bool]:
+        buffer = self._buffer
+        if buffer[:2] == b"\r\n":
+            head, length = b"", 2
+        else:
+            end = buffer.find(b"\r\n\r\n")
+            if end < 0 or end > MAX_HEADERS:
+                if len(buffer) > MAX_HEADERS:
+                    raise MultipartError("the headers of a part are too long")
+                return [], False
+            head, length = bytes(buffer[:end]), end + 4
+        # The line break that ends the headers stays: if a boundary follows at once, it is that boundary's.
+        del buffer[: length - 2]
+        self._skip = 2
+        self._state = self._in_part
+        return [PartBegins(_headers(head))], True
+
+    def _take(self, count: int) -> list[Event]:
+        skipped = min(self._skip, count)
+        self._skip -= skipped
+        data = bytes(memoryview(self._buffer)[skipped:count])
+        del self._buffer[:count]
+        return [PartData(data)] if data else []
+
+
+def _headers(head: bytes) -> dict[str, str]:
+    """Header fields, unfolded. Raises :class:`MultipartError`."""
+    found: dict[str, str] = {}
+    for line in re.sub(rb"\r\n[ \t]+", b" ", head).split(b"\r\n") if head else []:
+        name, colon, value = line.partition(b":")
+        if not colon or not name.strip():
+            raise MultipartError("a part has a header that is none")
+        found.setdefault(name.strip().decode("latin-1").lower(), value.strip().decode("latin-1"))
+    return found
+
+
+def new_boundary() -> str:
+    """A boundary that nothing contains by chance."""
+    return secrets.token_hex(16)
+
+
+def part_head(boundary: str, content_type: str, location: str = "", *, first: bool = False) -> bytes:
+    """What stands before the content of a part."""
+    lines = [f"--{boundary}", f"Content-Type: {content_type}"] + ([f"Content-Location: {location}"] if location else [])
+    return (b"" if first else b"\r\n") + "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+
+def closing(boundary: str) -> bytes:
+    """What stands behind the last part."""
+    return f"\r\n--{boundary}--\r\n".encode("ascii")

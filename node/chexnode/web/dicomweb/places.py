@@ -1,0 +1,57 @@
+"""Where things are under ``/dicom-web`` (PS3.18 section 10.3), and the types their answers have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Path, Request
+from starlette.datastructures import URL
+
+from chexnode.ledger.objects import Held
+from chexnode.web.dicomweb.accept import MediaType
+from chexnode.web.dicomweb.errors import NotAcceptable
+
+ROOT = "/dicom-web"
+DICOM = "application/dicom"
+DICOM_JSON = "application/dicom+json"
+JSON = "application/json"
+BYTES = "application/octet-stream"
+
+_uid = Path(pattern=r"^[0-9.]{1,128}$")
+Study = Annotated[str, _uid]
+Series = Annotated[str, _uid]
+Instance = Annotated[str, _uid]
+
+#: Patient data: no cache may keep it.
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def base_of(request: Request) -> str:
+    """The address of the service as the client called it."""
+    return str(URL(str(request.base_url))).rstrip("/") + ROOT
+
+
+def url_of(base: str, held: Held) -> str:
+    """The address of one instance."""
+    return instance_url(base, held.study_instance_uid, held.series_instance_uid, held.sop_instance_uid)
+
+
+def instance_url(base: str, study: str, series: str, instance: str) -> str:
+    """The address of one instance by its UIDs."""
+    return f"{base}/studies/{study}/series/{series}/instances/{instance}"
+
+
+def json_type(accepted: Sequence[MediaType]) -> str:
+    """The JSON type to answer with. Raises NotAcceptable."""
+    for one in accepted:
+        for offered in (DICOM_JSON, JSON):
+            if not one.is_multipart and one.covers(offered):
+                return offered
+    raise NotAcceptable(f"this is to be had as {DICOM_JSON}")
+
+
+def to_json(value: object) -> bytes:
+    """Compact JSON in UTF-8 (PS3.18 F.2)."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")

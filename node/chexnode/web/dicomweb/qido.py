@@ -1,0 +1,110 @@
+"""QIDO-RS: search for studies, series and instances (PS3.18 section 10.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from chexnode.ledger.objects import Objects, Query
+from chexnode.web.dicomweb.accept import parse_accept
+from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
+from chexnode.web.dicomweb.model import Json, element
+from chexnode.web.dicomweb.places import DICOM_JSON, NO_STORE, Series, Study, base_of, instance_url, json_type, to_json
+from chexnode.web.dicomweb.query import Search, read_query
+
+_Row = Mapping[str, Any]
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {DICOM_JSON: {}}, "description": "What matches."},
+    204: {"description": "Nothing matches."},
+    400: {"description": "The query cannot be read."},
+}
+
+
+def routes(objects: Objects) -> APIRouter:
+    """The searches: of all, of a study, of a series."""
+    router = APIRouter()
+    found: Mapping[Level, Callable[[Query], Sequence[_Row]]] = {
+        Level.STUDY: objects.studies,
+        Level.SERIES: objects.series,
+        Level.INSTANCE: objects.instances,
+    }
+
+    def search(request: Request, level: Level, **path: str) -> Response:
+        kind = json_type(parse_accept(request.headers.get("accept"), request.query_params.get("accept")))
+        wanted = read_query(level, request.query_params.multi_items(), path)
+        rows = found[level](wanted.query)
+        return _answer(wanted, rows, base_of(request), kind)
+
+    @router.get("/studies", responses=_ANSWERS)
+    def studies(request: Request) -> Response:
+        """Search for studies (QIDO-RS)."""
+        return search(request, Level.STUDY)
+
+    @router.get("/series", responses=_ANSWERS)
+    def series(request: Request) -> Response:
+        """Search for series of all studies (QIDO-RS)."""
+        return search(request, Level.SERIES)
+
+    @router.get("/instances", responses=_ANSWERS)
+    def instances(request: Request) -> Response:
+        """Search for instances of all studies (QIDO-RS)."""
+        return search(request, Level.INSTANCE)
+
+    @router.get("/studies/{study}/series", responses=_ANSWERS)
+    def series_of_study(request: Request, study: Study) -> Response:
+        """Search for series of a study (QIDO-RS)."""
+        return search(request, Level.SERIES, StudyInstanceUID=study)
+
+    @router.get("/studies/{study}/instances", responses=_ANSWERS)
+    def instances_of_study(request: Request, study: Study) -> Response:
+        """Search for instances of a study (QIDO-RS)."""
+        return search(request, Level.INSTANCE, StudyInstanceUID=study)
+
+    @router.get("/studies/{study}/series/{series}/instances", responses=_ANSWERS)
+    def instances_of_series(request: Request, study: Study, series: Series) -> Response:
+        """Search for instances of a series (QIDO-RS)."""
+        return search(request, Level.INSTANCE, StudyInstanceUID=study, SeriesInstanceUID=series)
+
+    return router
+
+
+def _answer(search: Search, rows: Sequence[_Row], base: str, kind: str) -> Response:
+    page = rows[: search.query.limit - 1]
+    warnings = list(search.warnings)
+    if len(rows) > len(page):
+        warnings.append("There are additional results that can be requested.")
+    headers = dict(NO_STORE)
+    if warnings:
+        headers["Warning"] = ", ".join(f'299 {base} "{text}"' for text in warnings)
+    if not page:
+        return Response(None, 204, headers)
+    return Response(to_json([_model(search, row, base) for row in page]), 200, headers, kind)
+
+
+def _model(search: Search, row: _Row, base: str) -> Json:
+    """One match with the attributes that are usual, asked for, or all (PS3.18 table 10.6.3-3 and those after it)."""
+    level = search.level
+    model: Json = {}
+    for attribute in ATTRIBUTES.values():
+        if attribute.level <= level and attribute.column in row:
+            model |= element(attribute.keyword, row[attribute.column])
+    model |= element("InstanceAvailability", "ONLINE" if row.get("held", row.get("path")) else "UNAVAILABLE")
+    study = row["study_instance_uid"]
+    if level is Level.STUDY:
+        model |= element("ModalitiesInStudy", sorted(row["modalities"]))
+        model |= element("NumberOfStudyRelatedSeries", row["series"])
+        model |= element("NumberOfStudyRelatedInstances", row["instances"])
+        if search.everything or "SOPClassesInStudy" in search.included:
+            model |= element("SOPClassesInStudy", sorted(row["sop_classes"]))
+        url = f"{base}/studies/{study}"
+    elif level is Level.SERIES:
+        model |= element("NumberOfSeriesRelatedInstances", row["instances"])
+        url = f"{base}/studies/{study}/series/{row['series_instance_uid']}"
+    else:
+        model |= element("AvailableTransferSyntaxUID", row["transfer_syntax_uid"])
+        url = instance_url(base, study, row["series_instance_uid"], row["sop_instance_uid"])
+    model |= element("RetrieveURL", url)
+    return dict(sorted(model.items()))

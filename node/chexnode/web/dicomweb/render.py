@@ -1,0 +1,158 @@
+"""From stored values to a picture for a screen (PS3.4 N.2, PS3.3 C.7.6.3.1 and C.11.2). Pure but for the codecs."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
+
+_FUNCTIONS = ("linear", "linear-exact", "sigmoid")
+_NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Centre and width (PS3.3 C.11.2.1.2) and the function between, as PS3.18 names it."""
+
+    center: float
+    width: float
+    function: str = "linear"
+
+    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values in [0, 1]."""
+        if self.function == "sigmoid":  # C.11.2.1.3.1
+            exponent = np.clip(-4 * (values - self.center) / self.width, -700, 700)
+            return np.asarray(1 / (1 + np.exp(exponent)))
+        if self.function == "linear-exact":  # C.11.2.1.3.2
+            return np.clip((values - self.center) / self.width + 0.5, 0, 1)
+        if self.width <= 1:
+            return (values > self.center - 0.5).astype(np.float64)
+        return np.clip((values - (self.center - 0.5)) / (self.width - 1) + 0.5, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewport:
+    """The size to fit into, and the part of the image to show (PS3.18 8.3.5.1.3); the whole where it is None."""
+
+    width: int
+    height: int
+    region: tuple[float, float, float, float] | None = None
+    """x, y, width, height in pixels; a negative width or height mirrors."""
+
+
+def parse_window(text: str) -> Window:
+    """``center,width,function`` (PS3.18 8.3.5.1.4). Raises ValueError."""
+    match = re.fullmatch(rf"({_NUMBER}),({_NUMBER})(?:,([A-Za-z-]+))?", text)
+    function = (match[3] or "linear").lower() if match else ""
+    if match is None or function not in _FUNCTIONS:
+        raise ValueError(f"window is center,width,function; functions are {', '.join(_FUNCTIONS)}")
+    center, width = float(match[1]), float(match[2])
+    if not (math.isfinite(center) and math.isfinite(width)) or (width < 1 if function == "linear" else width <= 0):
+        raise ValueError("the window's width is too small")
+    return Window(center, width, function)
+
+
+def parse_viewport(text: str, largest: int = 8192) -> Viewport:
+    """``vw,vh`` or ``vw,vh,sx,sy,sw,sh``; of the region, what is left empty is the image's. Raises ValueError."""
+    parts = text.split(",")
+    if len(parts) not in (2, 6) or not all(re.fullmatch(r"\d{1,5}", one) for one in parts[:2]):
+        raise ValueError("viewport is width,height or width,height,x,y,width,height")
+    width, height = int(parts[0]), int(parts[1])
+    if not (1 <= width <= largest and 1 <= height <= largest):
+        raise ValueError(f"a viewport's sides are 1 to {largest}")
+    if len(parts) == 2:
+        return Viewport(width, height)
+    if not all(one == "" or re.fullmatch(_NUMBER, one) for one in parts[2:]):
+        raise ValueError("the region of a viewport is four numbers")
+    x, y, w, h = (float(one) if one else math.nan for one in parts[2:])
+    return Viewport(width, height, (x, y, w, h))
+
+
+def to_screen(values: NDArray[Any], ds: Dataset, window: Window | None) -> NDArray[np.uint8]:
+    """Render stored values, ``(H, W)`` or ``(H, W, 3)`` RGB, to 8 bits: modality LUT, VOI, polarity."""
+    if values.ndim == 3:
+        return _eight_bits(values)
+    photometric = str(ds.get("PhotometricInterpretation", "MONOCHROME2"))
+    if photometric == "PALETTE COLOR":
+        return _eight_bits(apply_color_lut(values, ds))
+    grey = _windowed(values, ds, window)
+    if photometric == "MONOCHROME1":
+        grey = 1 - grey
+    return np.asarray(np.rint(grey * 255), np.uint8)
+
+
+def _windowed(values: NDArray[Any], ds: Dataset, window: Window | None) -> NDArray[np.float64]:
+    rescaled = np.asarray(apply_modality_lut(values, ds))
+    if window is None:
+        window = _own_window(ds)
+    if window is not None:
+        return window.apply(rescaled.astype(np.float64))
+    if ds.get("VOILUTSequence"):
+        rescaled = np.asarray(apply_voi(rescaled, ds))
+    low, high = float(rescaled.min()), float(rescaled.max())
+    return (rescaled.astype(np.float64) - low) / (high - low) if high > low else np.zeros(rescaled.shape)
+
+
+def _own_window(ds: Dataset) -> Window | None:
+    """The first window of the data set, if it is one; a VOI LUT is preferred where there are both (C.11.2.1.2)."""
+    if ds.get("VOILUTSequence"):
+        return None
+    try:
+        center, width = (_first(ds.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    except (TypeError, ValueError):
+        return None
+    if center is None or width is None or not width >= 1 or not math.isfinite(center):
+        return None
+    function = str(ds.get("VOILUTFunction") or "LINEAR").lower().replace("_", "-")
+    return Window(center, width, function if function in _FUNCTIONS else "linear")
+
+
+def _first(value: Any) -> float | None:
+    if value is None or isinstance(value, str):
+        return float(value) if value else None
+    return float(value[0] if hasattr(value, "__len__") else value)
+
+
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return np.asarray(values, np.uint8)
+    return np.asarray(values.astype(np.float64) / np.iinfo(values.dtype).max * 255, np.uint8)
+
+
+def to_picture(screen: NDArray[np.uint8], viewport: Viewport | None, media_type: str, quality: int) -> bytes:
+    """Encode as PNG or JPEG, cut out and fitted into the viewport without changing its proportions."""
+    picture = Picture.fromarray(screen)
+    if viewport is not None:
+        picture = _fitted(picture, viewport)
+    buffer = BytesIO()
+    if media_type == "image/png":
+        picture.save(buffer, "PNG", compress_level=1)
+    else:
+        picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _fitted(picture: Picture.Image, viewport: Viewport) -> Picture.Image:
+    if viewport.region is not None:
+        whole = (0.0, 0.0, float(picture.width), float(picture.height))
+        x, y, w, h = (own if math.isnan(one) else one for one, own in zip(viewport.region, whole, strict=True))
+        box = [round(x), round(y), round(x + abs(w)), round(y + abs(h))]
+        box = [max(0, box[0]), max(0, box[1]), min(picture.width, box[2]), min(picture.height, box[3])]
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise ValueError("the viewport shows nothing of the image")
+        picture = picture.crop((box[0], box[1], box[2], box[3]))
+        if w < 0:
+            picture = picture.transpose(Picture.Transpose.FLIP_LEFT_RIGHT)
+        if h < 0:
+            picture = picture.transpose(Picture.Transpose.FLIP_TOP_BOTTOM)
+    scale = min(viewport.width / picture.width, viewport.height / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Picture.Resampling.LANCZOS if scale < 1 else Picture.Resampling.BILINEAR)

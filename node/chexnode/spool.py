@@ -101,13 +101,18 @@ class Incoming:
         return StoredFile(self._final, digest, self._flushed)
 
     def keep(self) -> None:
-        """After :meth:`complete`: fsync and rename. The name is durable after :meth:`Spool.sync_folders` of the path.
+        """After :meth:`complete`: rename and fsync. The name is durable after :meth:`Spool.sync_folders` of the path.
+
+        In this order, because one journal commit of the file system then covers content and name, and the folder's
+        fsync finds little to do; a name whose content was lost in a crash has no row, and is swept.
 
         Raises :class:`DiskRefused`, after which nothing is left of the file.
         """
         with self._all_or_nothing():
+            final = f"{self._spool.data_dir}/{self._final}"
+            os.rename(self._path, final)
+            self._path = final
             os.fsync(self._fd)
-            os.rename(self._path, f"{self._spool.data_dir}/{self._final}")
         os.close(self._fd)
         self._fd = -1
 

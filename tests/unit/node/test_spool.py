@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -199,7 +200,7 @@ def test_killed_before_the_rename_nothing_is_visible(spool: Spool) -> None:
     assert left[0].suffix == ".part"
 
 
-def test_fsync_comes_before_the_rename_and_the_folder_last(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_and_name_become_durable_together_and_the_folder_last(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, rename = os.fsync, os.rename
 
@@ -216,7 +217,18 @@ def test_fsync_comes_before_the_rename_and_the_folder_last(spool: Spool, monkeyp
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "rename", note_rename)
     spool.write_result(b"x")
-    assert calls == ["fsync file", "rename", "fsync folder"]
+    assert calls == ["rename", "fsync file", "fsync folder"]
+
+
+def test_a_file_that_cannot_be_made_durable_is_not_left(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "the disk is failing")
+
+    spool.hour_folder("results")
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(DiskRefused):
+        spool.write_result(b"x")
+    assert files(spool) == []
 
 
 def test_one_fsync_of_a_folder_serves_all_files_in_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def fit(module: Fitted, train: DataLoader[Any], val: DataLoader[Any], folder: Pa
     monitor = cast(Any, module).monitor
     keep = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
     best = KeepBest(folder / BEST, monitor)
-    callbacks: list[Callback] = [EMAWeightAveraging(decay=values.ema), best, keep, TQDMProgressBar(refresh_rate=5)]
+    callbacks: list[Callback] = [best, Averaging(decay=values.ema), keep, TQDMProgressBar(refresh_rate=5)]
     if values.patience:
         callbacks.append(EarlyStopping(monitor, mode="max", patience=values.patience))
     csv = CSVLogger(folder, name="log")
@@ -156,10 +156,22 @@ def supported(precision: str) -> str:
     return precision
 
 
-class KeepBest(Callback):
-    """Write the network's weights whenever the monitored value is the best so far.
+class Averaging(EMAWeightAveraging):
+    """Averaged weights are in the network until validation has ended.
 
-    It runs inside the validation hooks, where the averaging callback has put the averaged weights into the network.
+    Lightning takes them out before the module computes its numbers, and before anybody can keep them.
+    """
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Too early."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+class KeepBest(Callback):
+    """Write the network's weights whenever the monitored value is the best so far; to be called before
+    :class:`Averaging`, which takes the averaged weights out.
     """
 
     def __init__(self, path: Path, monitor: str) -> None:

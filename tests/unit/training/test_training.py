@@ -89,6 +89,16 @@ def test_the_same_seed_gives_the_same_weights(trained: Path, data: dict[str, Arr
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_the_averaged_weights_are_kept(data: dict[str, Arrays], tmp_path: Path) -> None:
+    supermodel.train(data["train"], data["val"], config("training.epochs=1"), tmp_path)
+    kept = torch.load(tmp_path / BEST, weights_only=True)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    for name, value in kept.items():
+        assert torch.equal(value, checkpoint["state_dict"][f"network.{name}"]), name  # the average
+    last = checkpoint["current_model_state"]
+    assert any(not torch.equal(value, last[f"network.{name}"]) for name, value in kept.items())
+
+
 def test_a_run_goes_on_where_it_stopped(
     data: dict[str, Arrays], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ def test_a_disk_that_fails_at_the_last_moment_leaves_neither_row_nor_file(
     fsync = os.fsync
 
     def failing(fd: int) -> None:
-        if os.readlink(f"/proc/self/fd/{fd}").endswith(".part"):
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".dcm"):
             raise OSError(errno.EIO, "I/O error")
         fsync(fd)
 

@@ -200,7 +200,7 @@ def test_killed_before_the_rename_nothing_is_visible(spool: Spool) -> None:
     assert left[0].suffix == ".part"
 
 
-def test_content_and_name_become_durable_together_and_the_folder_last(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_and_name_become_durable_together(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, rename = os.fsync, os.rename
 

@@ -50,7 +50,7 @@ class Clock:
 class Node:
     """A ledger, a spool and a courier with one destination called ``pacs``."""
 
-    def __init__(self, folder: Path, url: str, authorities: TlsSettings | None = None, **destination: Any) -> None:
+    def __init__(self, folder: Path, url: str, /, authorities: TlsSettings | None = None, **destination: Any) -> None:
         database = Database(url)
         upgrade(database)
         database.close()

@@ -47,7 +47,7 @@ from chexnode.ledger.states import (
 )
 from chexnode.ledger.views import EventView, JobDetail, ResultView
 from chexnode.receive.dimse import Status
-from chexnode.settings import NOT_BUILT, Settings
+from chexnode.settings import Settings
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
 from chexnode.web.app import create_app
 from chexnode.web.metrics import METRICS
@@ -114,10 +114,6 @@ def _settings() -> str:
             f"## `{f'[[{name}]]' if is_list else f'[{name}]'}`\n\n{_text(model)}" + (" Repeatable." if is_list else "")
         )
         parts.append(table(("key", "value", "default", "meaning"), _keys(model)))
-    parts.append(
-        "## Not built yet\n\nRefused with a message, never silently ignored.\n\n"
-        + table(("setting", "why"), ((f"`{key.replace('=', ' = ')}`", why) for key, why in NOT_BUILT.items()))
-    )
     return page("Settings", *parts)
 
 

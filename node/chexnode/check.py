@@ -173,10 +173,16 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
             raise BadEnvironment(f"the folder {one.path} does not exist")
         with tempfile.TemporaryFile(dir=one.path):
             return f"{one.path} is writable"
+    from chexnode.deliver import stow
     from chexnode.deliver.dicom import probe
     from chexnode.deliver.routing import contexts
     from chexnode.tls import client_context
 
+    if one.kind == "stow":
+        stow.probe(one, client_context(settings.tls) if one.speaks_tls else None)
+        secret = one.user or one.token or one.token_file
+        open_secret = ", but our credentials go there without TLS" if secret and not one.speaks_tls else ""
+        return f"{one.url} answers STOW-RS{open_secret}"
     proposed = contexts(one)
     found = probe(one, settings.node.ae_title, proposed, client_context(settings.tls) if one.tls else None)
     where = f"{one.ae_title} at {one.host}:{one.port}"

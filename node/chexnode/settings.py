@@ -1,8 +1,8 @@
 """The node's settings: one frozen tree, read once by the command that starts and then passed as an argument.
 
 Sources, later ones win: defaults, ``chexnode.toml``, ``CHEXNODE_*`` variables with ``__`` between levels. This is the
-only module that reads the environment. Unknown keys are refused with the nearest known name; keys that the design
-reserves for a later release are refused as not built yet. Relative paths resolve against the settings file's folder.
+only module that reads the environment. Unknown keys are refused with the nearest known name. Relative paths resolve
+against the settings file's folder.
 """
 
 from __future__ import annotations
@@ -28,12 +28,6 @@ from chexnode.sections.web import TlsSettings as TlsSettings
 from chexnode.sections.web import WebSettings as WebSettings
 
 FILE_NAME = "chexnode.toml"
-
-#: Values the design names and this release does not act on. Refused, never silently ignored.
-NOT_BUILT: Mapping[str, str] = {
-    "destination.kind=stow": "STOW-RS destinations are not built yet",
-    "destination.url": "STOW-RS destinations are not built yet",
-}
 
 
 def _collector(url: str) -> str:
@@ -266,7 +260,7 @@ def load(path: Path | None = None) -> tuple[Settings, Path | None]:
             content = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise Usage(f"{path}: {error}") from error
-    faults = list(_unknown_variables(os.environ)) + list(_not_built(content))
+    faults = list(_unknown_variables(os.environ))
     if faults:
         raise Usage("\n".join(faults))
     try:
@@ -301,7 +295,14 @@ def _resolved(settings: Settings, base: Path) -> Settings:
                 }
             ),
             "destination": tuple(
-                d.model_copy(update={"path": base / d.path.expanduser()}) if d.path else d for d in settings.destination
+                d.model_copy(
+                    update={
+                        key: base / path.expanduser()
+                        for key in ("path", "token_file", "password_file")
+                        if (path := getattr(d, key)) is not None
+                    }
+                )
+                for d in settings.destination
             ),
         }
     )
@@ -315,17 +316,6 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(environ):
         if name.upper().startswith("CHEXNODE_") and name.upper() not in known:
             yield f"unknown variable {name}{_nearest(name.upper(), known)}"
-
-
-def _not_built(content: Mapping[str, Any]) -> Iterator[str]:
-    for table in content.get("destination", ()):
-        if not isinstance(table, Mapping):
-            continue
-        for key, value in table.items():
-            for candidate in [key, *(f"{key}={v}".lower() for v in (value if isinstance(value, list) else [value]))]:
-                why = NOT_BUILT.get(f"destination.{candidate}")
-                if why:
-                    yield f"destination.{candidate.replace('=', ' = ')}: {why}"
 
 
 def _nearest(name: str, known: set[str]) -> str:

@@ -39,8 +39,12 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
 
 
 def client_context(settings: TlsSettings) -> ssl.SSLContext:
-    """For those we call: their certificate must come from our authorities and name the host. Raises BadEnvironment."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, settings)
+    """For those we call: their certificate must name the host and come from our authorities, or from the system's where
+    the settings name none. Raises BadEnvironment."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, settings)
+    if settings.authorities is None:
+        context.load_default_certs()
+    return context
 
 
 def common_names(certificate: dict[str, Any] | None) -> frozenset[str]:

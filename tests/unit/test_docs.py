@@ -13,7 +13,7 @@ import typer
 from chexnode.cli import Exit, app
 from chexnode.keys import known_keys
 from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, StudyState
-from chexnode.settings import NOT_BUILT, Settings
+from chexnode.settings import Settings
 from chexnode.web.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +49,6 @@ def test_every_setting_is_documented(key: str) -> None:
     row = re.search(rf"^\| `{name}` \| .+ \| .+ \| (.+) \|$", found[1], re.M)
     assert row, key
     assert row[1].strip()
-
-
-@pytest.mark.parametrize("key", NOT_BUILT)
-def test_what_is_not_built_is_documented(key: str) -> None:
-    assert f"`{key.replace('=', ' = ')}`" in page("settings.md")
 
 
 def _commands(group: object, words: str = "chexnode") -> list[tuple[str, object]]:

@@ -28,6 +28,7 @@ from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import Answer, Destination, DestinationDown, Outgoing, Sent
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.deliver.folder import FolderDestination
+from chexnode.deliver.stow import StowDestination
 from chexnode.errors import Transient, Usage
 from chexnode.ledger.deliveries import LEASE
 from chexnode.ledger.leases import Lease
@@ -71,7 +72,7 @@ class Courier:
     ) -> None:
         self._destinations = {d.name: d for d in settings.destination}
         self._ae_title = settings.node.ae_title
-        self._tls = client_context(settings.tls) if any(d.tls for d in settings.destination) else None
+        self._tls = client_context(settings.tls) if any(d.speaks_tls for d in settings.destination) else None
         self._ledger, self._spool, self._owner, self._stopping = ledger, spool, owner, stopping
         self._backoff = backoff or Backoff()
         self._trail = trail
@@ -137,6 +138,8 @@ def open_destination(
     if settings.kind == "folder":
         assert settings.path is not None
         return FolderDestination(settings.name, settings.path, stop)
+    if settings.kind == "stow":
+        return StowDestination(settings, stop, tls if settings.speaks_tls else None)
     return DicomDestination(settings, ae_title, stop, tls if settings.tls else None)
 
 

@@ -54,7 +54,7 @@ class Sent:
     detail: str = ""
     """An error or warning as a sentence; empty for a plain success."""
     status: int | None = None
-    """DIMSE status, where there is one."""
+    """DIMSE or HTTP status, where there is one."""
 
 
 class Destination(Protocol):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from chexnode.errors import Usage
 from chexnode.keys import flat, known_keys, masked
-from chexnode.settings import NOT_BUILT, Settings, load, source_of
+from chexnode.settings import Settings, load, source_of
 
 DESIGN_KEYS = [
     "node.ae_title", "node.host", "node.port", "node.data_dir", "node.any_called_ae", "web.host", "web.port",
@@ -151,17 +151,37 @@ def test_all_faults_are_told_at_once() -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
+STOW = '[[destination]]\nname = "x"\nkind = "stow"\n'
+
+
 @pytest.mark.parametrize(
-    ("line", "key"),
+    ("lines", "fault"),
     [
-        ('kind = "stow"', "destination.kind=stow"),
-        ('url = "http://x"', "destination.url"),
+        ("", "needs url"),
+        ('url = "https://pacs/dicom-web"\nhost = "pacs"', "has no host"),
+        ('url = "https://pacs/dicom-web"\ntls = true', "has no tls"),
+        ('url = "https://me:secret@pacs/dicom-web"', "by the keys user and password_file"),
+        ('url = "ftp://pacs"', "such as https"),
+        ('url = "https://pacs"\nstorage_commitment = true', "no storage commitment"),
+        ('url = "https://pacs"\ntoken = "a"\ntoken_file = "b"', "token and token_file: give one"),
+        ('url = "https://pacs"\nuser = "me"', "user and password_file together"),
+        ('url = "https://pacs"\npassword_file = "b"', "user and password_file together"),
+        ('url = "https://pacs"\nuser = "me"\ntoken = "a"', "user and password_file together"),
     ],
 )
-def test_what_is_not_built_is_refused_and_not_ignored(line: str, key: str) -> None:
-    with pytest.raises(Usage, match=r"not built yet") as caught:
-        load(written(f'[[destination]]\nname = "x"\nhost = "h"\nport = 1\nae_title = "A"\n{line}\n'))
-    assert NOT_BUILT[key] in str(caught.value)
+def test_a_stow_destination_that_cannot_work_is_refused(lines: str, fault: str) -> None:
+    with pytest.raises(Usage, match=fault) as caught:
+        load(written(STOW + lines + "\n"))
+    assert "secret" not in str(caught.value)
+
+
+def test_secrets_are_shown_by_nobody() -> None:
+    settings, _ = load(written(STOW + 'url = "https://pacs/dicom-web/"\nuser = "me"\npassword = "hunter2"\n'))
+    assert settings.destination[0].url == "https://pacs/dicom-web"
+    assert dict(flat(settings))["destination[0].password"] == "**********"
+    assert "hunter2" not in repr(settings)
+    settings, _ = load(written(STOW + 'url = "https://pacs"\ntoken_file = "tokens/pacs"\n', "a/node.toml"))
+    assert settings.destination[0].token_file == Path("a/tokens/pacs").absolute()
 
 
 def test_a_folder_promises_nothing() -> None:

@@ -1,0 +1,134 @@
+"""STOW-RS to a DICOMweb service: the Store Transaction of PS3.18 section 10.5."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from threading import Event
+
+import httpx
+from pydicom.dataset import Dataset
+
+from chexnode.deliver.destination import DestinationDown, Outgoing, Sent, load
+from chexnode.deliver.dicomweb import open_client, translated, unusable
+from chexnode.deliver.stow_answer import StoreAnswer, is_about_instances, judge, read_answer
+from chexnode.ledger.records import CommitmentRequest
+from chexnode.settings import DestinationSettings
+
+MOST_BYTES = 32_000_000
+"""Of instances in one request, which are held in memory; a larger one goes alone."""
+
+_CHUNK = 256 * 1024
+_LONGEST_ANSWER = 4_000_000
+_JSON = "application/dicom+json"
+
+
+class StowDestination:
+    """One DICOMweb service, through one connection, which is kept from batch to batch until :meth:`close`."""
+
+    def __init__(self, settings: DestinationSettings, stop: Event, tls: ssl.SSLContext | None = None) -> None:
+        self._settings, self._stop, self._tls = settings, stop, tls
+        self._client: httpx.Client | None = None
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
+        """See :class:`~chexnode.deliver.destination.Destination`. Several instances go in one request."""
+        group: list[tuple[Outgoing, bytes]] = []
+        for item in items:
+            content = load(item)
+            if isinstance(content, Sent):
+                yield content
+                continue
+            if group and sum(len(c) for _, c in group) + len(content) > MOST_BYTES:
+                yield from self._store(group)
+                group = []
+            group.append((item, content))
+        yield from self._store(group)
+
+    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+        """The settings refuse to ask for it: Storage Commitment by web (PS3.18 section 13) is not what is offered."""
+        raise DestinationDown("a DICOMweb service is not asked for storage commitment")
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _store(self, group: Sequence[tuple[Outgoing, bytes]]) -> Iterator[Sent]:
+        """Send ``group`` in one request; one by one, where the answer does not tell them apart."""
+        if not group or self._stop.is_set():
+            return
+        if self._client is None:
+            self._client = open_client(self._settings, self._tls)
+        alone = len(group) == 1
+        try:
+            answer = _post(self._client, self._settings, [content for _, content in group], self._stop)
+        except DestinationDown as down:
+            self.close()
+            # Of several it is not known which one it was; the next try is made with one.
+            raise DestinationDown(str(down), group[0][0] if alone else None) from down
+        untold = []
+        for item, content in group:
+            verdict = judge(answer, item.claim.sop_instance_uid, alone)
+            if verdict is None:
+                untold.append((item, content))
+            else:
+                yield Sent(item, *verdict, status=answer.status)
+        for one in untold:
+            yield from self._store([one])
+
+
+def probe(settings: DestinationSettings, tls: ssl.SSLContext | None = None) -> None:
+    """Send a Store request without an instance, which stores nothing. Raises DestinationDown unless it is understood.
+
+    A service may well refuse it as empty; what matters is that it is there and takes our credentials.
+    """
+    with open_client(settings, tls) as client:
+        _post(client, settings, [], Event())
+
+
+def _post(client: httpx.Client, settings: DestinationSettings, parts: Sequence[bytes], stop: Event) -> StoreAnswer:
+    boundary = secrets.token_hex(24)
+    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    end = f"--{boundary}--\r\n".encode()
+
+    def body() -> Iterator[bytes]:
+        for part in parts:
+            yield head
+            for start in range(0, len(part), _CHUNK):
+                if stop.is_set():
+                    raise DestinationDown("stopped by us")
+                yield part[start : start + _CHUNK]
+            yield b"\r\n"
+        yield end
+
+    headers = {
+        "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+        "Content-Length": str(sum(len(head) + len(part) + 2 for part in parts) + len(end)),
+        "Accept": _JSON,
+    }
+    with (
+        translated(settings.timeout_seconds),
+        client.stream("POST", "/studies", content=body(), headers=headers) as response,
+    ):
+        if not is_about_instances(response.status_code):
+            raise DestinationDown(unusable(response))
+        return read_answer(response.status_code, _read(response, settings.timeout_seconds))
+
+
+def _read(response: httpx.Response, seconds: float) -> bytes:
+    """The answer's body, in bounded time and memory."""
+    content, deadline = b"", time.monotonic() + seconds
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > _LONGEST_ANSWER:
+            raise DestinationDown("its answer is too long")
+        if time.monotonic() > deadline:
+            raise DestinationDown(f"no end of its answer within {seconds:g} s")
+    return content

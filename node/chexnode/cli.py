@@ -6,65 +6,45 @@ Nothing heavy is imported at the top: looking at jobs starts fast, and the recei
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chexnode.command import (
+    Exit,
+    Json,
+    JsonLogs,
+    Limit,
+    Options,
+    States,
+    Supervised,
+    group,
+    is_for_subcommand,
+    ledger_of,
+    need,
+    print_json,
+    settings_of,
+    start,
+    tell,
+)
 from chexnode.errors import BadEnvironment, NodeError, Transient, Usage
-from chexnode.logs import Level, configure, escaped
+from chexnode.logs import Level, escaped
+from chexnode.token_commands import tokens_app
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
     from chexnode.ledger.ledger import Ledger
-    from chexnode.settings import Settings
 
 
-class Exit(IntEnum):
-    """Exit codes of every command."""
-
-    OK = 0
-    """Done, and everything is well."""
-    SOME_FAILED = 1
-    """Done, but something failed: a file, a check, or the account's difference is not zero."""
-    USAGE = 2
-    """The command line or the settings are wrong."""
-    ENVIRONMENT = 3
-    """The machine is not fit: database, schema, disk, broker or an extra that is not installed."""
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-JsonLogs = Annotated[bool, typer.Option("--json", help="Log JSON lines even on a terminal.")]
-Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="Set by `up` for its roles.")]
-States = Annotated[list[str] | None, typer.Option("--state", metavar="STATE", help="Only this state; repeatable.")]
-Limit = Annotated[int, typer.Option(min=1, help="At most this many, newest first.")]
-
-
-def _group(text: str, **more: Any) -> typer.Typer:
-    return typer.Typer(help=text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **more)
-
-
-app = _group("ChexNode: finds abnormalities on chest radiographs and returns them to PACS.", no_args_is_help=True)
-jobs_app = _group("Show what was received and what became of it, or act on one job.")
-deliveries_app = _group("Show what was sent where, or send it again.")
-db_app = _group("The database schema.", no_args_is_help=True)
+app = group("ChexNode: finds abnormalities on chest radiographs and returns them to PACS.", no_args_is_help=True)
+jobs_app = group("Show what was received and what became of it, or act on one job.")
+deliveries_app = group("Show what was sent where, or send it again.")
+db_app = group("The database schema.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
 app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
+app.add_typer(tokens_app, name="tokens")
 app.add_typer(db_app, name="db")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What stands before the command."""
-
-    config: Path | None
-    log_level: Level
 
 
 def main() -> None:
@@ -111,7 +91,7 @@ def options(
 @app.command()
 def up(ctx: typer.Context, json: JsonLogs = False) -> None:
     """Run everything on this machine: receiver, worker and web, with no outside service. Ctrl-C stops all."""
-    settings = _start(ctx, json)
+    settings = start(ctx, json)
     from chexnode.up import run
 
     run(settings, ctx.obj.config, ctx.obj.log_level, json)
@@ -120,7 +100,7 @@ def up(ctx: typer.Context, json: JsonLogs = False) -> None:
 @app.command()
 def receive(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
     """Run the receiver role: C-STORE and C-ECHO."""
-    settings = _start(ctx, json)
+    settings = start(ctx, json)
     from chexnode.roles import run_receiver
 
     run_receiver(settings, supervised)
@@ -129,8 +109,8 @@ def receive(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised =
 @app.command()
 def worker(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
     """Run the worker role: analyse, encode, deliver, keep house."""
-    settings = _start(ctx, json)
-    _need("celery", "torch")
+    settings = start(ctx, json)
+    need("celery", "torch")
     from chexnode.roles import run_worker
 
     run_worker(settings, supervised)
@@ -139,7 +119,7 @@ def worker(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = 
 @app.command()
 def web(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
     """Run the web role: health, metrics and the JSON interface."""
-    settings = _start(ctx, json)
+    settings = start(ctx, json)
     from chexnode.roles import run_web
 
     run_web(settings, supervised)
@@ -154,14 +134,14 @@ def analyze(
     json: Json = False,
 ) -> None:
     """Analyse files without any service; the results go to DIR. Exit code 1 if any file has no result."""
-    settings = _start(ctx, False)
-    _need("torch")
+    settings = start(ctx, False)
+    need("torch")
     from chexnode import shapes, show
     from chexnode.work.analyze import analyze as run
 
     reports = list(show.with_progress(run(settings, files, out, heat), len(files)))
     if json:
-        _print(shapes.REPORTS, reports)
+        print_json(shapes.REPORTS, reports)
     else:
         show.show(show.reports_table(reports))
     raise typer.Exit(Exit.OK if all(report.state == "DONE" for report in reports) else Exit.SOME_FAILED)
@@ -177,7 +157,7 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     settings, path = load(ctx.obj.config)
     checks = run(settings, path)
     if json:
-        _print(shapes.CHECKS, checks)
+        print_json(shapes.CHECKS, checks)
     else:
         show.show(show.checks_table(checks))
     raise typer.Exit(Exit.OK if all(line.ok for line in checks) else Exit.SOME_FAILED)
@@ -192,15 +172,15 @@ def jobs(
     json: Json = False,
 ) -> None:
     """Show what was received and what became of it, newest first; or act on one job."""
-    if _is_for_subcommand(ctx):
+    if is_for_subcommand(ctx):
         return
     from chexnode import shapes, show
 
     states = shapes.job_states(state or ())
-    with _ledger(ctx) as ledger:
+    with ledger_of(ctx) as ledger:
         found = ledger.views.jobs(states, study, limit=limit)
     if json:
-        _print(shapes.JOBS, found)
+        print_json(shapes.JOBS, found)
     else:
         show.show(show.jobs_table(found))
 
@@ -211,14 +191,14 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `jobs` show
 @jobs_app.command("show")
 def jobs_show(ctx: typer.Context, job: JobId, json: Json = False) -> None:
     """Show one job: its facts, results, deliveries and history."""
-    with _ledger(ctx) as ledger:
+    with ledger_of(ctx) as ledger:
         _print_job(ctx, ledger, job, json)
 
 
 @jobs_app.command("retry")
 def jobs_retry(ctx: typer.Context, job: JobId, json: Json = False) -> None:
     """Put a REFUSED, FAILED or CANCELLED job back into the queue."""
-    with _ledger(ctx) as ledger:
+    with ledger_of(ctx) as ledger:
         ledger.jobs.retry(job)
         _print_job(ctx, ledger, job, json)
 
@@ -226,7 +206,7 @@ def jobs_retry(ctx: typer.Context, job: JobId, json: Json = False) -> None:
 @jobs_app.command("cancel")
 def jobs_cancel(ctx: typer.Context, job: JobId, json: Json = False) -> None:
     """Leave a QUEUED or RUNNING job undone."""
-    with _ledger(ctx) as ledger:
+    with ledger_of(ctx) as ledger:
         ledger.jobs.cancel(job)
         _print_job(ctx, ledger, job, json)
 
@@ -236,9 +216,9 @@ def _print_job(ctx: typer.Context, ledger: Ledger, job: str, json: bool) -> None
 
     found = ledger.views.job(job)
     if json:
-        _print(shapes.JOB, found)
+        print_json(shapes.JOB, found)
     else:
-        show.show(show.job_page(found, str(_settings(ctx).node.data_dir)))
+        show.show(show.job_page(found, str(settings_of(ctx).node.data_dir)))
 
 
 @app.command()
@@ -246,10 +226,10 @@ def account(ctx: typer.Context, json: Json = False) -> None:
     """Say where every acknowledged image is. Exit code 1 if the sum does not come out."""
     from chexnode import shapes, show
 
-    with _ledger(ctx) as ledger:
+    with ledger_of(ctx) as ledger:
         counted = ledger.accounts.account()
     if json:
-        _print(shapes.ACCOUNT, counted)
+        print_json(shapes.ACCOUNT, counted)
     else:
         show.show(show.account_table(counted))
     raise typer.Exit(Exit.SOME_FAILED if counted.difference else Exit.OK)
@@ -264,15 +244,15 @@ def deliveries(
     json: Json = False,
 ) -> None:
     """Show what was sent where, newest first; or send it again."""
-    if _is_for_subcommand(ctx):
+    if is_for_subcommand(ctx):
         return
     from chexnode import shapes, show
 
     states = shapes.delivery_states(state or ())
-    with _ledger(ctx) as ledger:
+    with ledger_of(ctx) as ledger:
         found = ledger.views.deliveries(states, destination, limit=limit)
     if json:
-        _print(shapes.DELIVERIES, found)
+        print_json(shapes.DELIVERIES, found)
     else:
         show.show(show.deliveries_table(found))
 
@@ -289,12 +269,12 @@ def deliveries_replay(
     """Send results again, the very same bytes: of some ids, of one destination, or all."""
     if sum((bool(ids), destination is not None, everything)) != 1:
         raise Usage("give delivery ids, or --destination NAME, or --all")
-    known = [d.name for d in _settings(ctx).destination]
+    known = [d.name for d in settings_of(ctx).destination]
     if destination is not None and destination not in known:
         raise Usage(f"no destination {destination!r} in the settings; there are: {', '.join(known) or 'none'}")
-    with _ledger(ctx) as ledger:
+    with ledger_of(ctx) as ledger:
         count = ledger.deliveries.replay(ids=ids or (), destination=destination, dead_only=dead_only)
-    _tell(json, {"replayed": count}, f"{count} deliveries will be sent again")
+    tell(json, {"replayed": count}, f"{count} deliveries will be sent again")
 
 
 @app.command()
@@ -307,7 +287,7 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
     tree, path = load(ctx.obj.config)
     lines = [shapes.Setting(key, value, source_of(key, path)) for key, value in flat(tree)]
     if json:
-        _print(shapes.SETTINGS, lines)
+        print_json(shapes.SETTINGS, lines)
     else:
         show.show(show.settings_table(lines))
 
@@ -327,21 +307,21 @@ def reconcile(
     from chexnode.keep.reconcile import reconcile as compare
     from chexnode.tls import client_context
 
-    settings = _settings(ctx)
+    settings = settings_of(ctx)
     one = next((d for d in settings.destination if d.name == pacs and d.kind == "dicom"), None)
     if one is None:
         raise Usage(f"no destination of kind dicom is called {pacs!r}")
     tls = client_context(settings.tls) if one.tls else None
     ours = settings.node.ae_title
     with (
-        _ledger(ctx) as ledger,
+        ledger_of(ctx) as ledger,
         open_trail(settings, "reconcile") as trail,
         Archive(one, ours, tls, trail) as archive,
     ):
         to = ours if fetch else None
         found = compare(ledger, archive, pacs, since.date(), settings.gate.modalities, to, show.asking(pacs))
     if json:
-        _print(shapes.ANYTHING, found)
+        print_json(shapes.ANYTHING, found)
     else:
         show.show(*show.reconciliation(found))
     raise typer.Exit(Exit.OK if found.balanced else Exit.SOME_FAILED)
@@ -368,9 +348,9 @@ def certs(
 
     authority = Authority.open(out, max(days, 3650))
     hosts = host or ["127.0.0.1", "localhost"]
-    issued = [authority.issue(name, hosts, days) for name in names or [_settings(ctx).node.ae_title]]
+    issued = [authority.issue(name, hosts, days) for name in names or [settings_of(ctx).node.ae_title]]
     if json:
-        _print(shapes.ANYTHING, issued)
+        print_json(shapes.ANYTHING, issued)
     else:
         for one in issued:
             print(f"{one.name}: {one.certificate}, {one.key}, until {one.not_after:%Y-%m-%d}")
@@ -384,70 +364,13 @@ def db_upgrade(ctx: typer.Context, json: Json = False) -> None:
     from chexnode.ledger.database import Database
     from chexnode.ledger.migrate import upgrade
 
-    database = Database(_settings(ctx).database.url)
+    database = Database(settings_of(ctx).database.url)
     try:
         before, now = upgrade(database)
     finally:
         database.close()
     text = f"the schema is at {now}" + ("" if before == now else f" (it was {before or 'empty'})")
-    _tell(json, {"before": before, "now": now}, text)
-
-
-def _start(ctx: typer.Context, json: bool) -> Settings:
-    """What every role does first."""
-    configure(ctx.obj.log_level, True if json else None)
-    return _settings(ctx)
-
-
-def _settings(ctx: typer.Context) -> Settings:
-    from chexnode.settings import load
-
-    return load(ctx.obj.config)[0]
-
-
-@contextmanager
-def _ledger(ctx: typer.Context) -> Iterator[Ledger]:
-    from chexnode.ledger.ledger import Ledger
-
-    ledger = Ledger(_settings(ctx).database.url)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
-def _need(*packages: str) -> None:
-    """Raise BadEnvironment unless the worker extra is installed."""
-    from importlib.util import find_spec
-
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise BadEnvironment(f"{', '.join(missing)} not installed: pip install 'chexnode[worker]'")
-
-
-def _is_for_subcommand(ctx: typer.Context) -> bool:
-    """Whether a subcommand follows; options before it would have no effect and so are refused."""
-    if ctx.invoked_subcommand is None:
-        return False
-    given = [name for name in ctx.params if "COMMANDLINE" in str(ctx.get_parameter_source(name))]
-    if given:
-        raise Usage(f"give --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}")
-    return True
-
-
-def _print(adapter: TypeAdapter[Any], value: object) -> None:
-    from chexnode.shapes import to_json
-
-    print(to_json(adapter, value, indent=2))
-
-
-def _tell(json: bool, facts: dict[str, Any], text: str) -> None:
-    from chexnode.shapes import ANYTHING
-
-    if json:
-        _print(ANYTHING, facts)
-    else:
-        print(text)
+    tell(json, {"before": before, "now": now}, text)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from chexnode.shapes import Check, FileReport, Setting
 
 if TYPE_CHECKING:
     from chexnode.keep.reconcile import Reconciliation
+    from chexnode.ledger.tokens import Token
 
 T = TypeVar("T")
 
@@ -223,6 +224,16 @@ def settings_table(settings: Sequence[Setting]) -> Table:
     for line in settings:
         style = "dim" if line.source == "default" else ""
         table.add_row(line.key, Text(_value(line.value), overflow="fold"), line.source, style=style)
+    return table
+
+
+def tokens_table(tokens: Sequence[Token]) -> Table:
+    """``chexnode tokens list``."""
+    table = _table("NAME", "SCOPES", "MADE", "EXPIRES")
+    for token in tokens:
+        expires = "never" if token.expires_at is None else token.expires_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        made = token.created_at.astimezone().strftime("%Y-%m-%d")
+        table.add_row(token.name, ", ".join(token.scopes), made, expires)
     return table
 
 

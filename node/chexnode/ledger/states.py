@@ -192,3 +192,14 @@ class Note(StrEnum):
     """Photometric Interpretation and Presentation LUT Shape contradict each other."""
     MODEL_OUTPUT_INVALID = "model-output-invalid"
     """The model answered with nothing, NaN or infinity: the image counts as not evaluated, never as negative."""
+
+
+class Scope(StrEnum):
+    """What a token is good for."""
+
+    READ = "read"
+    """Look: jobs, deliveries, the account, metrics, DICOMweb search and retrieve."""
+    STORE = "store"
+    """Bring images: DICOMweb store."""
+    ADMIN = "admin"
+    """Everything, what changes the node's work included."""

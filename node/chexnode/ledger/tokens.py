@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
@@ -21,21 +20,11 @@ from sqlalchemy.exc import IntegrityError
 from chexnode.errors import BadEnvironment, Usage
 from chexnode.ledger.database import Database, add_rows, note_event, record_events
 from chexnode.ledger.schema import tokens
+from chexnode.ledger.states import Scope
 from chexnode.sections.base import is_loopback
 
 PREFIX = "chexnode_"
 """Begins every token, so that a search for leaked secrets can find them."""
-
-
-class Scope(StrEnum):
-    """What a token is good for."""
-
-    READ = "read"
-    """Look: jobs, deliveries, the account, metrics, DICOMweb search and retrieve."""
-    STORE = "store"
-    """Bring images: DICOMweb store."""
-    ADMIN = "admin"
-    """Everything, what changes the node's work included."""
 
 
 @dataclass(frozen=True, slots=True)

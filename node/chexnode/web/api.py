@@ -12,7 +12,7 @@ from chexnode.errors import Usage
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import DeliveryView, JobView
-from chexnode.ledger.tokens import Scope
+from chexnode.ledger.states import Scope
 from chexnode.ledger.views import JobDetail
 from chexnode.web.auth import require
 

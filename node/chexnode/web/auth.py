@@ -16,7 +16,8 @@ from fastapi.security.utils import get_authorization_scheme_param
 
 from chexnode.errors import Transient
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.tokens import Scope, Token
+from chexnode.ledger.states import Scope
+from chexnode.ledger.tokens import Token
 from chexnode.sections.base import is_loopback
 from chexnode.settings import Settings
 

@@ -14,7 +14,7 @@ from chexnode import marker
 from chexnode.errors import BadEnvironment, NodeError, Transient
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import check_schema
-from chexnode.ledger.tokens import Scope
+from chexnode.ledger.states import Scope
 from chexnode.settings import Settings
 from chexnode.shapes import CHECKS, Check, to_json
 from chexnode.web.auth import Doorkeeper

@@ -18,8 +18,7 @@ from prometheus_client.registry import Collector
 from chexnode.errors import NodeError
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind
-from chexnode.ledger.tokens import Scope
+from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind, Scope
 from chexnode.ledger.views import Backlog
 from chexnode.settings import Settings
 from chexnode.web.auth import require

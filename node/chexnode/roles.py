@@ -54,10 +54,15 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
     """Serve HTTP until SIGTERM or SIGINT."""
     import uvicorn
 
+    from chexnode.receive.receiver import storage_service
     from chexnode.web.app import create_app
 
-    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "web"):
-        app = create_app(settings, ledger)
+    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "web") as trail:
+        spool = Spool(settings.node.data_dir)
+        spool.prepare()
+        bell = Bell(settings.broker.url, settings.node.data_dir)
+        storage = storage_service(settings, ledger, spool, bell, job_spec(settings))
+        app = create_app(settings, ledger, storage, trail)
         # Browsers have no certificate of ours to show; who they are is asked elsewhere.
         web_tls = settings.tls.model_copy(update={"require_certificate": False})
         config = uvicorn.Config(
@@ -72,7 +77,12 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
         )
         # When it has ended it raises the signal that ended it again, which must not keep us from closing in order.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        uvicorn.Server(config).run()
+        storage.start()
+        try:
+            uvicorn.Server(config).run()
+        finally:
+            storage.stop()
+            bell.close()
 
 
 def run_worker(settings: Settings, supervised: bool = False) -> None:

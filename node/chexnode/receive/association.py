@@ -35,7 +35,8 @@ from chexnode.receive.contexts import (
 )
 from chexnode.receive.dimse import Command, CommandError, Status, read_command, write_response
 from chexnode.receive.faults import fault
-from chexnode.receive.scp import Answer, Caller, Reception, StorageService
+from chexnode.receive.filemeta import Announced
+from chexnode.receive.storage import Answer, Caller, Reception, Refusal, StorageService
 from chexnode.receive.upper import (
     COMMAND,
     LAST,
@@ -221,7 +222,14 @@ class Association:
     def _store(self, context_id: int, command: Command, context: Context, caller: Caller) -> Answer:
         if not command.has_data_set:
             return Answer(Status.CANNOT_UNDERSTAND, "no data set")
-        reception = self._policy.service.begin(command, context, caller)
+        announced = Announced(
+            command.affected_sop_class_uid, command.affected_sop_instance_uid, context.transfer_syntax
+        )
+        refusal = None
+        if announced.sop_class_uid != context.abstract_syntax:
+            why = "Affected SOP Class UID is not the context's abstract syntax"
+            refusal = Refusal(dimse.Status.DATA_SET_MISMATCH, why)
+        reception = self._policy.service.begin(announced, caller, refusal)
         try:
             self._data_set(context_id, reception)
             answer = reception.finish()

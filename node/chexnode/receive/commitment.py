@@ -18,7 +18,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.receive.contexts import Context
 from chexnode.receive.dimse import N_ACTION_RQ, Command, Status
 from chexnode.receive.faults import fault
-from chexnode.receive.scp import Answer, Caller
+from chexnode.receive.storage import Answer, Caller
 from chexnode.settings import PeerSettings
 
 log = logging.getLogger(__name__)

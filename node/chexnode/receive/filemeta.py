@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
-from chexnode.receive.contexts import Context
-from chexnode.receive.dimse import Command
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a sender says of a data set before it comes."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str = ""
+    """Of the study it must belong to; empty: any."""
 
 
-def file_prefix(command: Command, context: Context, calling_ae_title: str) -> bytes:
+def file_prefix(announced: Announced, calling_ae_title: str) -> bytes:
     """Preamble of zeros, ``DICM`` and group 0002, in Explicit VR Little Endian.
 
     Written here because the UIDs may break the rules that pydicom enforces: such a data set is stored and quarantined.
     """
     body = (
         _long(0x0001, b"OB", b"\0\1")
-        + _short(0x0002, b"UI", context.abstract_syntax)
-        + _short(0x0003, b"UI", command.affected_sop_instance_uid)
-        + _short(0x0010, b"UI", context.transfer_syntax)
+        + _short(0x0002, b"UI", announced.sop_class_uid)
+        + _short(0x0003, b"UI", announced.sop_instance_uid)
+        + _short(0x0010, b"UI", announced.transfer_syntax_uid)
         + _short(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID)
         + _short(0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION)
         + _short(0x0016, b"AE", calling_ae_title)

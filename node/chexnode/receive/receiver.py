@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import pydicom.config
-
 from chexnode.audit.trail import OFF, Trail
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import JobSpec
 from chexnode.receive.commitment import CommitmentService
 from chexnode.receive.committer import Bell, Committer
-from chexnode.receive.scp import StorageService
 from chexnode.receive.server import AssociationServer
+from chexnode.receive.storage import StorageService
 from chexnode.settings import Settings
 from chexnode.spool import Spool
 
 #: Messages under way when the node stops may take this long to be answered.
 GRACE_SECONDS = 30.0
+
+
+def storage_service(settings: Settings, ledger: Ledger, spool: Spool, bell: Bell, spec: JobSpec) -> StorageService:
+    """The storage service over ``ledger`` and ``spool``, not yet started."""
+    committer = Committer(
+        spool,
+        lambda arrivals, before_commit: ledger.instances.record(arrivals, spec, before_commit),
+        ledger.files.known,
+        bell,
+    )
+    return StorageService(settings, spool, committer)
 
 
 class Receiver:
@@ -25,14 +34,8 @@ class Receiver:
         self, settings: Settings, ledger: Ledger, spool: Spool, bell: Bell, spec: JobSpec, trail: Trail = OFF
     ) -> None:
         spool.prepare()
-        self._committer = Committer(
-            spool,
-            lambda arrivals, before_commit: ledger.instances.record(arrivals, spec, before_commit),
-            ledger.files.known,
-            bell,
-        )
-        service = StorageService(settings, spool, self._committer)
-        self._server = AssociationServer(settings, service, CommitmentService(ledger, settings.peer), trail)
+        self._service = storage_service(settings, ledger, spool, bell, spec)
+        self._server = AssociationServer(settings, self._service, CommitmentService(ledger, settings.peer), trail)
 
     @property
     def port(self) -> int | None:
@@ -46,12 +49,10 @@ class Receiver:
 
     def start(self) -> None:
         """Begin to accept associations."""
-        # pydicom's warnings about values quote them, and a log may hold no patient data.
-        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-        self._committer.start()
+        self._service.start()
         self._server.start()
 
     def stop(self) -> None:
         """Let running stores be answered, then end all associations."""
         self._server.stop(GRACE_SECONDS)
-        self._committer.stop()
+        self._service.stop()

@@ -24,7 +24,7 @@ from chexnode.receive.association import Association, Policy
 from chexnode.receive.callers import Callers, read_address
 from chexnode.receive.commitment import CommitmentService
 from chexnode.receive.contexts import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, Rejection, Request
-from chexnode.receive.scp import StorageService
+from chexnode.receive.storage import StorageService
 from chexnode.settings import Settings
 from chexnode.tls import server_context
 

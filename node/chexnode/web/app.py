@@ -9,8 +9,10 @@ from fastapi.responses import JSONResponse
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from chexnode.audit.trail import OFF, Trail
 from chexnode.errors import Transient, Usage
 from chexnode.ledger.ledger import Ledger
+from chexnode.receive.storage import StorageService
 from chexnode.sections.base import is_loopback
 from chexnode.settings import Settings
 from chexnode.web import api, health, metrics
@@ -20,8 +22,10 @@ from chexnode.web.headers import SecurityHeaders
 from chexnode.web.limits import Limits
 
 
-def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
-    """The application.
+def create_app(
+    settings: Settings, ledger: Ledger, storage: StorageService | None = None, trail: Trail = OFF
+) -> FastAPI:
+    """The application; without ``storage``, which is the caller's to start and stop, DICOMweb stores nothing.
 
     Raises BadEnvironment if ``data_dir`` is not the one the ledger knows, or the address needs a token and none exists.
     """
@@ -37,7 +41,7 @@ def create_app(settings: Settings, ledger: Ledger) -> FastAPI:
     app.include_router(health.router(settings, ledger))
     app.include_router(metrics.router(settings, ledger))
     app.include_router(api.router(ledger))
-    app.include_router(service.router(settings, ledger))
+    app.include_router(service.router(settings, ledger, storage, trail))
     app.add_exception_handler(Usage, _bad_request)
     app.add_exception_handler(Transient, _not_now)
     return app

@@ -10,9 +10,9 @@ from hypothesis import given, strategies
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
 
 from chexnode.receive.callers import Callers
-from chexnode.receive.contexts import LOCAL_LIMIT, Context, Rejection, RequestError, accept, read_request, reject
+from chexnode.receive.contexts import LOCAL_LIMIT, Rejection, RequestError, accept, read_request, reject
 from chexnode.receive.dimse import Command, CommandError, Status, read_command, write_response
-from chexnode.receive.filemeta import file_prefix
+from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.settings import PeerSettings
 from senders import CR_IMAGE, EXPLICIT_VR, IMPLICIT_VR, VERIFICATION, associate_rq, command_element, item, us
 from senders import read_command as read_response
@@ -166,8 +166,7 @@ def test_file_meta_information_is_read_by_pydicom() -> None:
 
     import pydicom
 
-    command = Command(1, 1, True, CR_IMAGE, "1.2.3")
-    prefix = file_prefix(command, Context(CR_IMAGE, EXPLICIT_VR), "SENDER")
+    prefix = file_prefix(Announced(CR_IMAGE, "1.2.3", EXPLICIT_VR), "SENDER")
     ds = pydicom.dcmread(BytesIO(prefix))
     assert ds.preamble == bytes(128)
     assert ds.file_meta.MediaStorageSOPInstanceUID == "1.2.3"

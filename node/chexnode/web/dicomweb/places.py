@@ -29,8 +29,17 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 def base_of(request: Request) -> str:
-    """The address of the service as the client called it."""
-    return str(URL(str(request.base_url))).rstrip("/") + ROOT
+    """The address of the service as the client called it.
+
+    Some clients leave the port out of their Host header: where no proxy can have meant it so, it is ours.
+    """
+    url = URL(str(request.base_url))
+    server = request.scope.get("server")
+    forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-forwarded-host"))
+    if url.port is None and server is not None and not forwarded:
+        usual = 443 if url.scheme == "https" else 80
+        url = url.replace(port=server[1] if server[1] != usual else None)
+    return str(url).rstrip("/") + ROOT
 
 
 def url_of(base: str, held: Held) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
+from chexnode.audit.trail import Trail
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.tokens import Scope
+from chexnode.ledger.states import Scope
+from chexnode.receive.storage import StorageService
 from chexnode.settings import Settings
 from chexnode.spool import Spool
 from chexnode.web.auth import require
-from chexnode.web.dicomweb import frames, metadata, qido, rendered, retrieve
+from chexnode.web.dicomweb import frames, metadata, qido, rendered, retrieve, stow
 from chexnode.web.dicomweb.places import ROOT
 from chexnode.web.dicomweb.shelf import Shelf
 
 
-def router(settings: Settings, ledger: Ledger) -> APIRouter:
-    """The routes."""
+def router(settings: Settings, ledger: Ledger, storage: StorageService | None, trail: Trail) -> APIRouter:
+    """The routes; without ``storage`` nothing can be stored."""
     shelf = Shelf(ledger.objects, Spool(settings.node.data_dir), settings.limits)
     service = APIRouter(prefix=ROOT, tags=["dicomweb"])
     reading = [Depends(require(Scope.READ))]
@@ -27,4 +29,6 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
         rendered.routes(shelf),
     ):
         service.include_router(routes, dependencies=reading)
+    if storage is not None:
+        service.include_router(stow.routes(storage, trail), dependencies=[Depends(require(Scope.STORE))])
     return service

@@ -1,4 +1,4 @@
-"""The storage service: what happens between a C-STORE request and its response.
+"""The storage service: what happens between a C-STORE or STOW-RS request and its response.
 
     room on disk -> size limit -> header, with limits -> UIDs and announced class -> gate -> spool (fsync, rename)
     -> one ledger transaction (grouped with others') -> 0x0000
@@ -12,13 +12,14 @@ import logging
 import zlib
 from dataclasses import dataclass
 
+import pydicom.config
+
 from chexnode.ledger.records import Arrival, Outcome, Receipt, Subject, Verdict
 from chexnode.ledger.states import InstanceState, Reason
 from chexnode.receive.committer import Committer, NotRecorded
-from chexnode.receive.contexts import Context
-from chexnode.receive.dimse import Command, Status
+from chexnode.receive.dimse import Status
 from chexnode.receive.faults import fault
-from chexnode.receive.filemeta import file_prefix
+from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import DEFLATED, Header, NotUnderstood, is_safe_uid, read_header
 from chexnode.receive.scan import Buffer
 from chexnode.settings import Settings
@@ -28,6 +29,11 @@ from chexnode.triage.gate import judge_header
 log = logging.getLogger(__name__)
 
 _INFLATE_STEP = 1 << 20
+
+# Error Comments of Status.OUT_OF_RESOURCES, where who answers by other words needs to tell them apart.
+DISK_LOW = "disk low"
+DISK_FAILED = "the disk is full or failing"
+NOT_NOW = "not recorded, try again later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class Stored:
     sop_class_uid: str
     held_before: bool
     """Whether the node had it, or has made it."""
+    series_instance_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +72,62 @@ class Refusal(Exception):
 
 
 class StorageService:
-    """Begins a :class:`Reception` for each C-STORE request. Thread safe."""
+    """Begins a :class:`Reception` for each data set that is to be stored. Thread safe."""
 
     def __init__(self, settings: Settings, spool: Spool, committer: Committer) -> None:
         self.settings = settings
         self.spool = spool
         self.committer = committer
 
+    def start(self) -> None:
+        """Begin to commit."""
+        # pydicom's warnings about values quote them, and a log may hold no patient data.
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        self.committer.start()
+
+    def stop(self) -> None:
+        """Commit what is there and end. Nothing may be begun afterwards."""
+        self.committer.stop()
+
     def has_room(self) -> bool:
         """Whether an image may be taken now."""
         return self.spool.has_room(self.settings.disk)
 
-    def begin(self, command: Command, context: Context, caller: Caller) -> Reception:
-        """Start to receive the data set of ``command``."""
-        return Reception(self, command, context, caller)
+    def begin(self, announced: Announced, caller: Caller, refusal: Refusal | None = None) -> Reception:
+        """Start to receive a data set; with ``refusal`` it is only read to its end, to be answered with that."""
+        return Reception(self, announced, caller, refusal)
 
 
 class Reception:
     """One data set on its way in. A refused one is still read to its end, and dropped, so that it can be answered."""
 
-    def __init__(self, service: StorageService, command: Command, context: Context, caller: Caller) -> None:
+    def __init__(
+        self, service: StorageService, announced: Announced, caller: Caller, refusal: Refusal | None = None
+    ) -> None:
         self._service = service
-        self._command = command
-        self._context = context
+        self._announced = announced
         self._caller = caller
         self._limit = service.settings.limits.max_object_mb * 1_000_000
         self._received = 0
-        self._refusal: Refusal | None = None
+        self._refusal = refusal
         self._incoming: Incoming | None = None
         self.stored: Stored | None = None
         """Set by :meth:`finish` where the instance was acknowledged."""
+        if refusal is not None:
+            return
         try:
-            self._check_command()
-            self._incoming = service.spool.incoming(file_prefix(command, context, caller.ae_title))
-        except Refusal as refusal:
-            self._refusal = refusal
+            self._check_announced()
+            self._incoming = service.spool.incoming(file_prefix(announced, caller.ae_title))
+        except Refusal as why:
+            self._refusal = why
         except DiskRefused as error:
             self._refusal = _disk_refusal(error)
 
-    def _check_command(self) -> None:
-        if self._command.affected_sop_class_uid != self._context.abstract_syntax:
-            raise Refusal(Status.DATA_SET_MISMATCH, "Affected SOP Class UID is not the context's abstract syntax")
-        if not is_safe_uid(self._command.affected_sop_instance_uid):
+    def _check_announced(self) -> None:
+        if not is_safe_uid(self._announced.sop_instance_uid):
             raise Refusal(Status.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID")
         if not self._service.has_room():
-            raise Refusal(Status.OUT_OF_RESOURCES, "disk low")
+            raise Refusal(Status.OUT_OF_RESOURCES, DISK_LOW)
 
     def write(self, data: memoryview) -> None:
         """Take the next piece of the data set."""
@@ -163,13 +181,14 @@ class Reception:
             if error.removable:
                 self._service.spool.unlink(stored.path)
             if error.transient:
-                raise Refusal(Status.OUT_OF_RESOURCES, "not recorded, try again later") from error
+                raise Refusal(Status.OUT_OF_RESOURCES, NOT_NOW) from error
             raise Refusal(Status.PROCESSING_FAILURE, "not recorded") from error
         self._settle(receipt, stored)
         self.stored = Stored(
             _subject(header),
             header.sop_class_uid,
             held_before=receipt.outcome in (Outcome.DUPLICATE, Outcome.OWN_RESULT),
+            series_instance_uid=header.series_instance_uid,
         )
         self._log(
             logging.INFO,
@@ -185,7 +204,7 @@ class Reception:
 
     def _read(self, incoming: Incoming) -> Header:
         """Parse and compare with what was announced. Raises :class:`Refusal`."""
-        syntax = self._context.transfer_syntax
+        syntax = self._announced.transfer_syntax_uid
         limits = self._service.settings.limits
         try:
             if syntax in DEFLATED:
@@ -199,10 +218,12 @@ class Reception:
             raise _disk_refusal(error) from error
         if not header.sop_class_uid or not header.sop_instance_uid:
             raise Refusal(Status.CANNOT_UNDERSTAND, "no SOP Class or Instance UID in the data set")
-        if header.sop_class_uid != self._command.affected_sop_class_uid:
+        if header.sop_class_uid != self._announced.sop_class_uid:
             raise Refusal(Status.DATA_SET_MISMATCH, "SOP Class UID differs from the one announced")
-        if header.sop_instance_uid != self._command.affected_sop_instance_uid:
+        if header.sop_instance_uid != self._announced.sop_instance_uid:
             raise Refusal(Status.DATA_SET_MISMATCH, "SOP Instance UID differs from the one announced")
+        if self._announced.study_instance_uid not in ("", header.study_instance_uid):
+            raise Refusal(Status.DATA_SET_MISMATCH, "Study Instance UID differs from the one announced")
         for uid in (header.study_instance_uid, header.series_instance_uid):
             if uid and not is_safe_uid(uid):
                 raise Refusal(Status.CANNOT_UNDERSTAND, "Study or Series Instance UID is not a UID")
@@ -221,7 +242,7 @@ class Reception:
                 has_pixel_data=header.scan.pixels is not None,
                 max_pixels=settings.limits.max_pixels,
                 sop_class_uid=header.sop_class_uid,
-                transfer_syntax_uid=self._context.transfer_syntax,
+                transfer_syntax_uid=self._announced.transfer_syntax_uid,
             )
         except Exception as error:  # a bug in the gate must not lose an image
             self._log(logging.ERROR, "gate failed", error=fault(error))
@@ -232,7 +253,7 @@ class Reception:
             sop_instance_uid=header.sop_instance_uid,
             digest=stored.digest,
             sop_class_uid=header.sop_class_uid,
-            transfer_syntax_uid=self._context.transfer_syntax,
+            transfer_syntax_uid=self._announced.transfer_syntax_uid,
             study_instance_uid=header.study_instance_uid,
             series_instance_uid=header.series_instance_uid,
             path=stored.path,
@@ -303,4 +324,4 @@ def _subject(header: Header) -> Subject:
 
 def _disk_refusal(error: DiskRefused) -> Refusal:
     log.error("disk refused", extra={"error": str(error)})
-    return Refusal(Status.OUT_OF_RESOURCES, "the disk is full or failing")
+    return Refusal(Status.OUT_OF_RESOURCES, DISK_FAILED)

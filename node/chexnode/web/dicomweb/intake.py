@@ -1,0 +1,215 @@
+"""The instances of one STOW-RS request on their way into the spool, piece by piece: multipart, part, Part 10, data set.
+
+Blocking, so never called in the event loop. Nothing that comes is kept in memory beyond a part's file meta information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chexmodels.part10 import DecodeError, parse_file_meta
+from chexnode.audit.transfers import Transfers
+from chexnode.receive.dimse import Status
+from chexnode.receive.filemeta import Announced
+from chexnode.receive.header import is_safe_uid
+from chexnode.receive.storage import Answer, Caller, Reception, StorageService, Stored
+from chexnode.web.dicomweb.accept import BadMediaType, parse_media_type
+from chexnode.web.dicomweb.multipart import MultipartError, MultipartReader, PartBegins, PartData
+from chexnode.web.dicomweb.places import DICOM
+
+MOST_PARTS = 50_000
+_MOST_FILE_META = 65_536
+_PREAMBLE = 128
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one part."""
+
+    answer: Answer
+    sop_class_uid: str = ""
+    """Empty, as the next, where the part does not say what it is."""
+    sop_instance_uid: str = ""
+    stored: Stored | None = None
+    is_of_another_type: bool = False
+    """Whether the part was no DICOM file by its own Content-Type."""
+
+
+class Instance:
+    """One DICOM file. End it with :meth:`end` or :meth:`abandon`."""
+
+    def __init__(self, service: StorageService, caller: Caller, study_instance_uid: str) -> None:
+        self._service, self._caller, self._study = service, caller, study_instance_uid
+        self._head = bytearray()
+        self._announced: Announced | None = None
+        self._reception: Reception | None = None
+        self._fault: str | None = None
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece of the file."""
+        if self._reception is not None:
+            self._reception.write(memoryview(data))
+        elif self._fault is None:
+            self._head += data
+            self._look(is_all=False)
+
+    def end(self) -> Outcome:
+        """The file is complete: store it, durably."""
+        if self._reception is None and self._fault is None:
+            self._look(is_all=True)
+        if self._reception is None or self._announced is None:
+            return Outcome(Answer(Status.CANNOT_UNDERSTAND, self._fault or "not a DICOM file"))
+        answer = self._reception.finish()
+        announced = self._announced
+        return Outcome(answer, announced.sop_class_uid, announced.sop_instance_uid, self._reception.stored)
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        if self._reception is not None:
+            self._reception.abandon()
+
+    def _look(self, *, is_all: bool) -> None:
+        """Begin to receive the data set once all of the file meta information has come."""
+        try:
+            found = _file_meta(self._head, is_all=is_all)
+            if found is None:
+                return
+            start, end = found
+            file_meta = parse_file_meta(bytes(self._head[start:end]))
+            announced = Announced(
+                str(file_meta.get("MediaStorageSOPClassUID", "")),
+                str(file_meta.get("MediaStorageSOPInstanceUID", "")),
+                str(file_meta.TransferSyntaxUID),
+                self._study,
+            )
+        except (DecodeError, ValueError) as error:
+            self._fault = error.detail if isinstance(error, DecodeError) else "not a DICOM file"
+            self._head.clear()
+            return
+        if not all(is_safe_uid(u) for u in (announced.sop_class_uid, announced.transfer_syntax_uid)):
+            self._fault = "the file meta information names no SOP class or transfer syntax"
+            self._head.clear()
+            return
+        self._announced = announced
+        self._reception = self._service.begin(announced, self._caller)
+        self._reception.write(memoryview(bytes(self._head[end:])))
+        self._head.clear()
+
+
+def _file_meta(head: bytearray, *, is_all: bool) -> tuple[int, int] | None:
+    """Where group 0002 begins and ends (PS3.10 section 7.1); None if more is needed. Raises DecodeError.
+
+    The preamble may be missing: some clients leave it out, and nothing hangs on it.
+    """
+    if len(head) < _PREAMBLE + 4 and not is_all:
+        return None
+    start = _PREAMBLE + 4 if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM" else 0
+    position = start
+    while len(head) >= position + 12 and head[position : position + 2] == b"\x02\x00":
+        is_long = bytes(head[position + 4 : position + 6]) in _LONG_VRS
+        length = head[position + 8 : position + 12] if is_long else head[position + 6 : position + 8]
+        position += (12 if is_long else 8) + int.from_bytes(length, "little")
+        if position > _MOST_FILE_META:
+            raise DecodeError("malformed", "the file meta information is too long")
+    if position == start and len(head) >= start + 12:
+        raise DecodeError("malformed", "not a DICOM file")
+    if len(head) >= position + 12 or (is_all and len(head) >= position > start):
+        return start, position
+    if is_all:
+        raise DecodeError("malformed", "the file breaks off in its file meta information")
+    return None
+
+
+class Intake:
+    """The body of one request. End it with :meth:`end` or :meth:`abandon`."""
+
+    def __init__(self, service: StorageService, caller: Caller, study_instance_uid: str, boundary: str | None) -> None:
+        """``boundary``: None where the body is one file. Raises MultipartError."""
+        self._service, self._caller, self._study = service, caller, study_instance_uid
+        self._reader = MultipartReader(boundary) if boundary is not None else None
+        self._instance: Instance | None = None if self._reader else self._new()
+        self._is_dicom = True
+        self._broken: MultipartError | None = None
+        self.outcomes: list[Outcome] = []
+        self.transfers = Transfers()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body."""
+        if self._reader is None:
+            assert self._instance is not None
+            self._instance.write(data)
+        elif self._broken is None:
+            try:
+                for event in self._reader.feed(data):
+                    if isinstance(event, PartBegins):
+                        self._begin(event)
+                    elif isinstance(event, PartData):
+                        if self._instance is not None:
+                            self._instance.write(event.data)
+                    else:
+                        self._finish_part()
+            except MultipartError as error:
+                self._break(error)
+
+    def end(self) -> None:
+        """The body is over: store what is complete. Raises MultipartError where it was broken before anything was."""
+        if self._reader is None:
+            self._finish_part()
+            return
+        if self._broken is None:
+            try:
+                self._reader.close()
+            except MultipartError as error:
+                self._break(error)
+        if self._broken is not None:
+            if not self.outcomes:
+                raise self._broken
+            self.outcomes.append(Outcome(Answer(Status.CANNOT_UNDERSTAND, str(self._broken))))
+
+    def abandon(self) -> None:
+        """The body will not be complete: leave nothing of what is not stored yet."""
+        if self._instance is not None:
+            self._instance.abandon()
+            self._instance = None
+
+    def _new(self) -> Instance:
+        return Instance(self._service, self._caller, self._study)
+
+    def _begin(self, part: PartBegins) -> None:
+        if len(self.outcomes) >= MOST_PARTS:
+            raise MultipartError(f"more than {MOST_PARTS} parts")
+        self._is_dicom = _is_dicom(part)
+        self._instance = self._new() if self._is_dicom else None
+
+    def _finish_part(self) -> None:
+        instance, self._instance = self._instance, None
+        if instance is None:
+            self.outcomes.append(
+                Outcome(Answer(Status.CANNOT_UNDERSTAND, f"a part is not {DICOM}"), is_of_another_type=True)
+            )
+            return
+        try:
+            outcome = instance.end()
+        finally:
+            instance.abandon()
+        self.outcomes.append(outcome)
+        if outcome.stored is not None:
+            one = outcome.stored
+            self.transfers.add(one.subject, one.sop_class_uid, one.held_before)
+
+    def _break(self, error: MultipartError) -> None:
+        self._broken = error
+        self.abandon()
+
+    def failures(self) -> Iterator[Outcome]:
+        """Those that were not stored."""
+        return (one for one in self.outcomes if one.answer.status is not Status.SUCCESS)
+
+
+def _is_dicom(part: PartBegins) -> bool:
+    try:
+        return parse_media_type(part.headers.get("content-type", DICOM)).essence == DICOM
+    except BadMediaType:
+        return False

@@ -1,0 +1,148 @@
+"""STOW-RS: instances stored by HTTP with the promises of C-STORE (PS3.18 section 10.5).
+
+200 goes out when every file is durable and every row committed. Who sends is known to routing (``destination.peers``)
+as :data:`CALLER`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from chexnode.audit.trail import Trail
+from chexnode.receive.dimse import Status
+from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
+from chexnode.web.dicomweb.accept import BadMediaType, parse_accept, parse_media_type
+from chexnode.web.dicomweb.errors import BadRequest
+from chexnode.web.dicomweb.intake import Intake, Outcome
+from chexnode.web.dicomweb.model import Json, element, sequence
+from chexnode.web.dicomweb.multipart import MultipartError
+from chexnode.web.dicomweb.places import DICOM, DICOM_JSON, NO_STORE, Study, base_of, instance_url, json_type, to_json
+
+CALLER = "STOW-RS"
+"""In place of a calling AE title."""
+
+#: Bytes gathered from the connection before a thread takes them.
+_PIECE = 1 << 18
+
+
+def routes(service: StorageService, trail: Trail) -> APIRouter:
+    """Storing, into any study or into a given one."""
+    router = APIRouter()
+    answers: dict[int | str, dict[str, object]] = {
+        200: {"content": {DICOM_JSON: {}}, "description": "All instances are stored, durably."},
+        202: {"description": "Some are: the answer says which, and why the others are not."},
+        400: {"description": "The body is not what its Content-Type says, or holds no instance."},
+        406: {"description": f"The answer is to be had as {DICOM_JSON} only."},
+        409: {"description": "None is stored: the answer says why."},
+        415: {"description": f"The body is neither {DICOM} nor multipart/related of it."},
+        503: {"description": "None is stored: the database is away. Try again."},
+        507: {"description": "None is stored: the disk is full, or nearly."},
+    }
+
+    async def store(request: Request, study: str) -> Response:
+        kind = json_type(parse_accept(request.headers.get("accept"), request.query_params.get("accept")))
+        if not await run_in_threadpool(service.has_room):
+            raise HTTPException(507, DISK_LOW, {"Connection": "close"})
+        caller = Caller(CALLER, request.client.host if request.client else "")
+        intake = _intake(request, service, caller, study)
+        try:
+            await _take(request, intake)
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
+        except MultipartError as error:
+            raise BadRequest(str(error)) from error
+        finally:
+            await run_in_threadpool(intake.abandon)
+            trail.received(caller.ae_title, caller.address, intake.transfers)
+        return _answer(intake.outcomes, study, base_of(request), kind)
+
+    @router.post("/studies", responses=answers)
+    async def studies(request: Request) -> Response:
+        """Store instances (STOW-RS)."""
+        return await store(request, "")
+
+    @router.post("/studies/{study}", responses=answers)
+    async def one_study(request: Request, study: Study) -> Response:
+        """Store instances of one study; those of another are refused (STOW-RS)."""
+        return await store(request, study)
+
+    return router
+
+
+def _intake(request: Request, service: StorageService, caller: Caller, study: str) -> Intake:
+    """Raises 415 and BadRequest."""
+    try:
+        content_type = parse_media_type(request.headers.get("content-type", ""))
+    except BadMediaType:
+        raise HTTPException(415, f"the body must be {DICOM}, or multipart/related of it") from None
+    if content_type.essence == DICOM:
+        return Intake(service, caller, study, None)
+    if content_type.essence != "multipart/related" or content_type.inner not in (DICOM, "*/*"):
+        raise HTTPException(415, f"the body must be {DICOM}, or multipart/related of it")
+    try:
+        return Intake(service, caller, study, content_type.parameters.get("boundary", ""))
+    except MultipartError as error:
+        raise BadRequest(str(error)) from error
+
+
+async def _take(request: Request, intake: Intake) -> None:
+    pending = bytearray()
+    async for piece in request.stream():
+        pending += piece
+        if len(pending) >= _PIECE:
+            data, pending = bytes(pending), bytearray()
+            await run_in_threadpool(intake.feed, data)
+    await run_in_threadpool(intake.feed, bytes(pending))
+    await run_in_threadpool(intake.end)
+
+
+def _answer(outcomes: Sequence[Outcome], study: str, base: str, kind: str) -> Response:
+    """The Store Instances Response Module (PS3.18 annex I.2)."""
+    failed = [one for one in outcomes if one.answer.status is not Status.SUCCESS]
+    stored = [one for one in outcomes if one.answer.status is Status.SUCCESS]
+    model: Json = {}
+    if study and stored:
+        model |= element("RetrieveURL", f"{base}/studies/{study}")
+    model |= sequence("ReferencedSOPSequence", (_reference(one, base) for one in stored)) if stored else {}
+    named = [one for one in failed if one.sop_instance_uid]
+    others = [one for one in failed if not one.sop_instance_uid]
+    model |= sequence("FailedSOPSequence", (_uids(one) | _reason(one) for one in named)) if named else {}
+    model |= sequence("OtherFailuresSequence", (_reason(one) for one in others)) if others else {}
+    status = _status(stored, failed)
+    headers = dict(NO_STORE) | ({"Retry-After": "5"} if status == 503 else {})
+    return Response(to_json(dict(sorted(model.items()))), status, headers, kind)
+
+
+def _status(stored: Sequence[Outcome], failed: Sequence[Outcome]) -> int:
+    if not failed:
+        return 200 if stored else 400
+    if stored:
+        return 202
+    why = {one.answer.comment for one in failed}
+    if why <= {DISK_LOW, DISK_FAILED}:
+        return 507
+    if why == {NOT_NOW}:
+        return 503
+    return 415 if all(one.is_of_another_type for one in failed) else 409
+
+
+def _uids(one: Outcome) -> Json:
+    return element("ReferencedSOPClassUID", one.sop_class_uid) | element(
+        "ReferencedSOPInstanceUID", one.sop_instance_uid
+    )
+
+
+def _reference(one: Outcome, base: str) -> Json:
+    found = _uids(one)
+    if one.stored is not None and one.stored.subject.study_instance_uid and one.stored.series_instance_uid:
+        place = (one.stored.subject.study_instance_uid, one.stored.series_instance_uid, one.sop_instance_uid)
+        found |= element("RetrieveURL", instance_url(base, *place))
+    return found
+
+
+def _reason(one: Outcome) -> Json:
+    return element("FailureReason", int(one.answer.status)) | element("ErrorComment", one.answer.comment[:64])

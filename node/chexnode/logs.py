@@ -1,8 +1,8 @@
 """Logging to stderr: JSON lines for machines, short lines for people; no patient data at any level.
 
-Our own messages name UIDs, counts and codes only. The DICOM libraries would quote values, so their loggers are capped
-and Python warnings are dropped. What a peer may have chosen (AE titles, error texts) cannot forge a line: control
-characters are escaped.
+Our own messages name UIDs, counts and codes only. The DICOM libraries would quote values, so what they say is dropped,
+Python warnings with it, and tracebacks are told without messages that may quote. What a peer may have chosen (AE
+titles, error texts) cannot forge a line: control characters are escaped.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import sys
 import unicodedata
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TextIO
+from typing import Any, TextIO
+
+from chexnode.faults import traceback_of
 
 #: Ours. Every other logger is chatty or quotes values, and so is never below WARNING.
 OUR_LOGGERS = ("chexnode", "chexmodels")
 
-#: These quote the offending value, which may be a name: ``Invalid value for VR PN: ...``.
-QUOTING = ("pydicom", "highdicom", "py.warnings")
+#: These quote the offending value, which may be a name: ``Invalid value for VR PN: ...``. What goes wrong on an
+#: association or with a file is told by the module of ours that asked for it.
+QUOTING = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
 
 
 class Level(StrEnum):
@@ -38,6 +41,8 @@ def configure(level: Level = Level.INFO, json_lines: bool | None = None, stream:
         json_lines = not stream.isatty()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if json_lines else ShortLines())
+    # Not by their levels: pydicom sets its own when it is imported, which may be later.
+    handler.addFilter(lambda record: record.name.split(".")[0] not in QUOTING and record.name not in QUOTING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -45,8 +50,6 @@ def configure(level: Level = Level.INFO, json_lines: bool | None = None, stream:
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(number)
     logging.captureWarnings(True)
-    for name in QUOTING:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def escaped(text: str) -> str:
@@ -69,7 +72,12 @@ def _facts(record: logging.LogRecord) -> dict[str, object]:
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class JsonLines(logging.Formatter):
+class _Discreet(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return traceback_of(ei[1])
+
+
+class JsonLines(_Discreet):
     """One JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``process``, ``message``, then the facts given as
     ``extra`` under their own names and, of an exception, ``traceback``."""
 
@@ -88,7 +96,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class ShortLines(logging.Formatter):
+class ShortLines(_Discreet):
     """``14:03:05 warning deliver.dicom: message fact=value``; a traceback follows indented."""
 
     def format(self, record: logging.LogRecord) -> str:

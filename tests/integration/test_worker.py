@@ -147,12 +147,13 @@ def test_a_transient_fault_is_tried_again_and_then_given_up(bench: Bench) -> Non
 
 def test_a_bug_fails_its_job_with_the_traceback_and_no_other(bench: Bench) -> None:
     bench.receive(3)
-    bench.pipeline.faults["encode"] = [ZeroDivisionError("a bug")]
+    bench.pipeline.faults["encode"] = [ZeroDivisionError("Doe^Jane divided by zero")]
     bench.worker.look()
     assert sorted(bench.states()) == ["DELIVERING", "DELIVERING", "FAILED"]
     [failed] = bench.ledger.views.jobs(["FAILED"])
     assert "ZeroDivisionError" in (failed.error or "")
     assert "Traceback" in (failed.error or "")
+    assert "Doe" not in (failed.error or ""), "an exception may quote whose image it was"
 
 
 def test_a_batch_that_fails_as_a_whole_is_run_one_by_one(bench: Bench) -> None:

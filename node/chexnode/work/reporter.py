@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.readback import check_report
 from chexnode.encode.source import Source, sanitise
 from chexnode.errors import StaleMove, Transient
+from chexnode.faults import traceback_of
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import ClosedStudy, Unanalysed, variant_with
 from chexnode.ledger.states import JobState, Reason, ResultKind
@@ -54,7 +54,7 @@ class Reporter:
                 raise
             except Exception as error:
                 log.error("the report of a study failed: %s", type(error).__name__)
-                self._fail(study, traceback.format_exc())
+                self._fail(study, traceback_of(error))
 
     def _report(self, study: ClosedStudy) -> None:
         wanting = [

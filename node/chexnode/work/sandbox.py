@@ -41,6 +41,10 @@ _LONGEST_DISPLAY = 2048 * 2048
 _LIFETIME = 1000
 
 
+class ChildBug(Exception):
+    """A bug in the decoding child: where it was, not what it was about."""
+
+
 class _Died(Exception):
     """The child ended, or was ended, before it answered."""
 
@@ -188,7 +192,7 @@ class Sandbox:
         """Decode the DICOM file at ``path`` and fit it to the model; waits for a free child.
 
         Raises :class:`Refused` (``undecodable``, ``pixel-size``, ``decode-limit``, ``malformed``, ``too-deep``,
-        ``source-missing``), :class:`Transient` where the fault is this machine's, and RuntimeError for a bug.
+        ``source-missing``), :class:`Transient` where the fault is this machine's, and :class:`ChildBug`.
         """
         path = path.absolute()  # the child works in another folder
         child = self._free.get()
@@ -220,7 +224,7 @@ class Sandbox:
         if "transient" in facts:
             raise Transient(str(facts["transient"])[:_LONGEST_DETAIL])
         if "bug" in facts:
-            raise RuntimeError(f"in the decoding child: {facts['bug']}")
+            raise ChildBug(str(facts["bug"]))
         try:
             if "refused" in facts:
                 raise Refused(Reason(facts["refused"]), str(facts["detail"])[:_LONGEST_DETAIL])

@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -18,6 +17,7 @@ from chexmodels.finding import Findings
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.routing import routes, variants
 from chexnode.errors import Refused, StaleMove, Transient
+from chexnode.faults import traceback_of
 from chexnode.ledger.jobs import HEARTBEAT_SECONDS
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import Analysis, JobClaim, JobSpec
@@ -199,7 +199,7 @@ class Worker:
             self._put_back(claim, str(error))
         except Exception as error:
             log.error("job %s failed: %s", claim.id, type(error).__name__)
-            self._settle(claim, partial(self._ledger.jobs.fail, claim, traceback.format_exc()))
+            self._settle(claim, partial(self._ledger.jobs.fail, claim, traceback_of(error)))
         return None
 
     def _put_back(self, claim: JobClaim, error: str) -> None:

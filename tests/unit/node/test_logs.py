@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from chexnode.errors import Transient
 from chexnode.logs import Level, configure, escaped
 
 log = logging.getLogger("chexnode.test.room")
@@ -23,7 +24,7 @@ def _restore() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
-    for name in ("chexnode", "chexmodels", "pydicom", "highdicom", "py.warnings"):
+    for name in ("chexnode", "chexmodels"):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
@@ -101,7 +102,29 @@ def test_libraries_that_quote_values_are_silent() -> None:
         ds.StudyInstanceUID = "Jane Doe"
         logging.getLogger("pydicom").error("value: Jane Doe")
         warnings.warn("Invalid value: Jane Doe", stacklevel=1)
+        import pydicom.config  # it sets the level of its logger whenever it likes to
+
+        pydicom.config.debug(False, False)
+        logging.getLogger("pydicom").warning("value: Jane Doe")
+        logging.getLogger("pynetdicom.utils").error("Invalid 'AE Title' value 'Jane Doe'")
     assert "Doe" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_a_traceback_does_not_quote(json_lines: bool) -> None:
+    stream = logged(json_lines=json_lines)
+    name = "Doe^Jane"
+    try:
+        try:
+            int(name)
+        except ValueError as error:
+            raise Transient("the database is away") from error
+    except Transient:
+        log.exception("bug")
+    assert "Doe" not in stream.getvalue()
+    assert "ValueError" in stream.getvalue(), "what led to it is told"
+    assert "Transient: the database is away" in stream.getvalue(), "our own messages quote nothing"
+    assert "test_a_traceback_does_not_quote" in stream.getvalue()
 
 
 def test_configuring_twice_does_not_write_twice() -> None:

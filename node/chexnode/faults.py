@@ -1,0 +1,33 @@
+"""How an exception is told where no patient data may stand: in the log, and in the ledger's error columns.
+
+Whoever raises ValueError likes to quote the value, which may be a name. So the message is left out unless the class is
+one of ours, whose messages do not, or tells of the operating system.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+
+_OURS = ("chexnode", "chexmodels")
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of ``error`` and of what led to it, as Python prints it, without messages that may quote."""
+    return "\nWhile that was handled:\n\n".join(reversed(list(_told(error))))
+
+
+def _told(error: BaseException | None) -> Iterator[str]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        message = _message(error)
+        yield f"Traceback (most recent call last):\n{frames}{type(error).__name__}{': ' if message else ''}{message}\n"
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _message(error: BaseException) -> str:
+    if type(error).__module__.partition(".")[0] in _OURS:
+        return str(error)
+    return (error.strerror or "") if isinstance(error, OSError) else ""

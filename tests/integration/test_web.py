@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
@@ -21,10 +18,10 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import DeliveryState, Note, Reason
 from chexnode.marker import FILE_NAME, name_of, prove
 from chexnode.settings import Settings, load
-from chexnode.web.app import create_app
 from chexnode.web.metrics import METRICS
 from ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, opened, record
-from servers import LOOPBACK, Postgres, free_port, wait_for
+from servers import LOOPBACK, Postgres
+from webs import serving
 
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
@@ -57,22 +54,6 @@ def settings(config: Path) -> Settings:
 def ledger(settings: Settings) -> Iterator[Ledger]:
     with opened(settings.database.url) as ledger:
         yield ledger
-
-
-@contextmanager
-def serving(settings: Settings, ledger: Ledger) -> Iterator[httpx.Client]:
-    port = free_port()
-    config = uvicorn.Config(create_app(settings, ledger), LOOPBACK, port, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_for(lambda: server.started or not thread.is_alive(), "the web role to start")
-        with httpx.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=30) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(30)
 
 
 @pytest.fixture

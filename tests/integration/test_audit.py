@@ -18,11 +18,13 @@ from chexnode import check
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address, CollectorDown, collector
 from chexnode.audit.trail import open_trail
+from chexnode.audit.transfers import Transfers
 from chexnode.certs import Authority, Issued
 from chexnode.deliver.archive import Archive
 from chexnode.deliver.courier import Courier
 from chexnode.errors import BadEnvironment
-from chexnode.settings import AuditSettings, PeerSettings, Settings, TlsSettings
+from chexnode.ledger.records import Subject
+from chexnode.settings import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
 from chexnode.tls import client_context
 from collectors import Collector, Rsyslog
 from deliveries import Node as Deliveries
@@ -150,7 +152,9 @@ def test_callers_that_are_turned_away_are_told_of(tmp_path: Path, papers: Papers
 def test_results_that_a_destination_takes_are_told_of(tmp_path: Path, ledger_url: str, kind: str) -> None:
     (tmp_path / "out").mkdir()
     with Collector("tcp") as log, scripted(lambda _: 0x0000) as (port, _):
-        where: dict[str, Any] = {"port": port} if kind == "dicom" else {"path": tmp_path / "out"}
+        where: dict[str, Any] = (
+            {"port": port} if kind == "dicom" else {"path": tmp_path / "out", "ae_title": None, "host": None}
+        )
         node = Deliveries(tmp_path, ledger_url, **({"kind": kind} | where))
         settings = node.settings.model_copy(update={"audit": AuditSettings(url=log.url)})
         node.add(result(), result())
@@ -163,6 +167,18 @@ def test_results_that_a_destination_takes_are_told_of(tmp_path: Path, ledger_url
     assert one.objects[0] == "1.2.3"
     assert one.counts == {SecondaryCaptureImageStorage: 2}
     node.ledger.close()
+
+
+def test_a_web_destination_is_named_by_its_address(tmp_path: Path) -> None:
+    where = {"name": "web", "kind": "stow", "url": "https://pacs.example:8443/dicom-web"}
+    transfers = Transfers()
+    transfers.add(Subject("1.2.3", "PID", "Doe^Jane", ""), SecondaryCaptureImageStorage, None)
+    with Collector("tcp") as log:
+        with open_trail(audited(tmp_path, log.url), "worker") as trail:
+            trail.sent(DestinationSettings.model_validate(where), transfers)
+        (one,) = log.wait_for(TRANSFERRED)
+    assert one.users == ["CHEXNODE", where["url"]]
+    assert one.root.findall("ActiveParticipant")[1].get("NetworkAccessPointID") == "pacs.example"
 
 
 def test_what_an_archive_is_asked_is_told(tmp_path: Path) -> None:
@@ -265,7 +281,7 @@ def test_beyond_the_limit_the_oldest_are_dropped_counted_and_told_of(
             assert store_file(receiver.port, part).status == 0
         wait_for(lambda: waiting(settings) == 3, "all but three to be dropped", 60)
         assert AuditSpool(tmp_path).losses == (6, 0), "the start and five studies"
-        assert any("dropped" in record.message for record in caplog.records)
+        assert any("dropped from a full spool" in record.message for record in caplog.records)
         with log:
             (alert,) = log.wait_for(LOST)
             log.wait_for(TRANSFERRED, 3)

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 100
 _LOOK_SECONDS = 1.0
+_GATHER_SECONDS = 0.2
+"""A burst is carried in a few batches rather than one by one."""
 _LONGEST_PAUSE = 10.0
 
 
@@ -61,6 +63,8 @@ class Shipper:
             last = self._stopping.is_set()
             try:
                 with self._spool.held() as ours:
+                    if ours:
+                        self._spool.tidy()
                     self._look(ours)
                     while ours and not last:
                         self._rest()
@@ -80,8 +84,8 @@ class Shipper:
     def _rest(self) -> None:
         if self._pause:
             self._stopping.wait(self._pause)
-        else:
-            self._wake.wait(_LOOK_SECONDS)
+        elif self._wake.wait(_LOOK_SECONDS):
+            self._stopping.wait(_GATHER_SECONDS)
         self._wake.clear()
 
     def _ship(self) -> None:
@@ -93,13 +97,14 @@ class Shipper:
                 self._spool.note_losses(lost, lost)
             while names:
                 some, names = names[:BATCH], names[BATCH:]
-                self._collector.send(self._spool.read(some))
+                messages = self._spool.read(some)
+                self._collector.send([message for message in messages if message])
                 self._spool.remove(some)
+                self._lose(messages.count(b""))
         except CollectorDown as down:
             if not self._pause:
                 log.warning("audit messages wait, %s", down, extra={"waiting": len(self._spool.waiting())})
             self._pause = min(max(2 * self._pause, _LOOK_SECONDS), _LONGEST_PAUSE)
-            self._spool.secure(self._spool.waiting())
             return
         if self._pause:
             log.info("the audit collector is back")
@@ -107,10 +112,12 @@ class Shipper:
 
     def _kept(self, names: list[str]) -> list[str]:
         surplus = names[: max(0, len(names) - self._limit)]
-        if surplus:
-            lost, told = self._spool.losses
-            self._spool.note_losses(lost + len(surplus), told)
-            self._spool.remove(surplus)
-            log.error("audit messages were dropped, the spool is full", extra={"dropped": len(surplus)})
-        self._spool.tidy()
+        self._lose(len(surplus))
+        self._spool.remove(surplus)
         return names[len(surplus) :]
+
+    def _lose(self, count: int) -> None:
+        if count:
+            lost, told = self._spool.losses
+            self._spool.note_losses(lost + count, told)
+            log.error("audit messages were lost: dropped from a full spool, or empty", extra={"lost": count})

@@ -1,8 +1,8 @@
 """Messages that wait for the collector: one file each in ``data_dir/audit``, named in the order they were written.
 
-A file is there as soon as it is put, so that a message outlives its process whatever ends that; it is made durable
-against a power cut only when the collector turns out to be away, and so costs no receiver an fsync. Any number of
-processes put; the one that holds the lock takes.
+A file is there as soon as it is put, so that a message outlives its process whatever ends that. It is not synced, which
+would cost receivers: the kernel writes it within half a minute, and what a power cut leaves empty is counted as lost.
+Any number of processes put; the one that holds the lock takes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class AuditSpool:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / "audit"
         self._numbers = itertools.count()
-        self._synced: set[str] = set()
 
     def put(self, message: bytes) -> None:
         """Add one. Raises OSError."""
@@ -61,19 +60,6 @@ class AuditSpool:
         """Delete what is delivered, or given up."""
         for name in names:
             (self._folder / name).unlink(missing_ok=True)
-        self._synced.difference_update(names)
-
-    def secure(self, names: Sequence[str]) -> None:
-        """Make them durable: they may have to stay for long."""
-        fresh = [name for name in names if name not in self._synced]
-        for path in [*(self._folder / name for name in fresh), *([self._folder] if fresh else [])]:
-            with suppress(FileNotFoundError):
-                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
-        self._synced.update(fresh)
 
     def tidy(self) -> None:
         """Delete what processes that were killed in the middle of :meth:`put` have left."""

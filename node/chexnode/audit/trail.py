@@ -174,7 +174,7 @@ def open_trail(settings: Settings, role: str) -> Iterator[Trail]:
 
 def _party(destination: DestinationSettings) -> Participant:
     title = destination.ae_title or ""
-    return Participant(title, title, host=destination.address)
+    return Participant(title or destination.url or destination.name, title, host=destination.address)
 
 
 def _now() -> datetime:

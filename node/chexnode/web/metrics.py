@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from prometheus_client.registry import Collector
 
+from chexnode.audit.spool import AuditSpool
 from chexnode.errors import NodeError
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
@@ -37,6 +38,8 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_destination_breaker_open": ("1 while a destination is left alone after failures.", ("destination",)),
     "chexnode_account_difference": ("Acknowledged images that the account cannot explain; not 0 is a bug.", ()),
     "chexnode_oldest_queued_seconds": ("Age of the oldest QUEUED job; 0 if there is none.", ()),
+    "chexnode_audit_waiting": ("Audit messages that wait for the collector.", ()),
+    "chexnode_audit_lost_total": ("Audit messages dropped, because the spool was full or no place to write.", ()),
     "chexnode_disk_free_bytes": ("Free space where data_dir is.", ()),
     "chexnode_disk_size_bytes": ("Size of the file system where data_dir is.", ()),
 }
@@ -65,6 +68,7 @@ class LedgerCollector(Collector):
         self._data_dir = settings.node.data_dir
         self._destinations = [d.name for d in settings.destination]
         self._ledger = ledger
+        self._audit = AuditSpool(settings.node.data_dir)
 
     def describe(self) -> Iterator[Metric]:
         """Names without values, so that registering does not read the ledger."""
@@ -80,6 +84,8 @@ class LedgerCollector(Collector):
             yield _family("chexnode_disk_size_bytes", [((), disk.total)])
         except OSError:
             pass  # readiness tells; the rest is still worth having
+        yield _family("chexnode_audit_waiting", [((), len(self._audit.waiting()))])
+        yield _family("chexnode_audit_lost_total", [((), self._audit.losses[0])])
         try:
             account, backlog = self._ledger.accounts.account(), self._ledger.views.backlog()
         except NodeError:

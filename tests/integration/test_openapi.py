@@ -1,0 +1,77 @@
+"""The JSON interface against its own description: made-up requests, well formed and not, and never an answer of 5xx."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
+
+from chexnode.ledger.states import Scope
+from chexnode.settings import Settings
+from ledgers import NOT_ANALYSED, arrival, claim, complete, opened, record
+from webs import serving
+
+PATHS = [
+    "/api/jobs",
+    "/api/jobs/{job}",
+    "/api/account",
+    "/api/deliveries",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A running web role: its URL, and a token that may read."""
+    folder = tmp_path_factory.mktemp("web")
+    url = f"sqlite:///{folder / 'chexnode.db'}"
+    settings = Settings(node={"data_dir": folder / "var"}, database={"url": url}, web={"requests_per_second": 0})
+    with opened(url) as ledger:
+        record(ledger, arrival(), arrival(verdict=NOT_ANALYSED))
+        complete(ledger, claim(ledger), "pacs")
+        _, secret = ledger.tokens.add("fuzzer", [Scope.READ])
+        with serving(settings, ledger) as client:
+            yield str(client.base_url), secret
+
+
+def test_every_route_of_the_interface_is_tried(service: tuple[str, str]) -> None:
+    described = httpx.get(f"{service[0]}/api/openapi.json").json()["paths"]
+    assert {path for path in described if not path.startswith("/dicom-web")} == set(PATHS)
+
+
+WITH_PARAMETERS = ["/api/jobs", "/api/jobs/{job}", "/api/deliveries"]
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [*((path, GenerationMode.POSITIVE) for path in PATHS), *((p, GenerationMode.NEGATIVE) for p in WITH_PARAMETERS)],
+)
+@pytest.mark.parametrize("shown", ["a token", "none"])
+def test_no_request_gets_a_server_error(service: tuple[str, str], path: str, mode: GenerationMode, shown: str) -> None:
+    url, secret = service
+    schema = schemathesis.openapi.from_url(f"{url}/api/openapi.json")
+    headers = {"Authorization": f"Bearer {secret}"} if shown == "a token" else {}
+    tried = []
+
+    @given(case=schema[path]["GET"].as_strategy(generation_mode=mode))
+    @examples(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+    def ask(case: schemathesis.Case) -> None:
+        response = case.call(headers=headers)
+        tried.append(response.status_code)
+        assert response.status_code < 500
+        if response.status_code in (200, 404, 422):
+            case.validate_response(response, checks=[content_type_conformance, response_schema_conformance])
+
+    ask()
+    if shown == "none" and not path.startswith("/health"):
+        assert not set(tried) & {200, 422}, "answered before the caller was known"
+    else:
+        assert set(tried) <= {200, 400, 401, 404, 422}  # 401: a wrong request may bring a wrong token

@@ -35,7 +35,7 @@ from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
-from chexnode.ledger.records import DeliveryView, JobView
+from chexnode.ledger.records import DeliveryView, JobSpec, JobView
 from chexnode.ledger.states import (
     TRANSITIONS,
     DeliveryState,
@@ -46,10 +46,15 @@ from chexnode.ledger.states import (
     StudyState,
 )
 from chexnode.ledger.views import EventView, JobDetail, ResultView
+from chexnode.queue.bell import Bell
 from chexnode.receive.dimse import Status
+from chexnode.receive.receiver import storage_service
 from chexnode.settings import Settings
+from chexnode.spool import Spool
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
 from chexnode.web.app import create_app
+from chexnode.web.dicomweb.attributes import ATTRIBUTES
+from chexnode.web.dicomweb.places import ROOT
 from chexnode.web.metrics import METRICS
 
 REFERENCE = Path(__file__).parent
@@ -317,7 +322,10 @@ def _http() -> str:
         upgrade(database)
         database.close()
         ledger = Ledger(tree.database.url)
-        schema = create_app(tree, ledger).openapi()
+        bell = Bell(tree.broker.url, tree.node.data_dir)
+        storage = storage_service(tree, ledger, Spool(tree.node.data_dir), bell, JobSpec("", "", ""))
+        schema = create_app(tree, ledger, storage).openapi()
+        bell.close()
         ledger.close()
     rows = []
     for path, methods in schema["paths"].items():
@@ -336,13 +344,39 @@ def _http() -> str:
     )
     return page(
         "HTTP",
-        "The web role, on loopback only: requests under any other host name are refused with 400. Everything is read "
-        "only. The answers under `/api` are those of the [commands](cli.md#json) with `--json`; their OpenAPI schema "
-        "is at `/api/openapi.json`. While the database is away they are 503 with `Retry-After`.",
+        "The web role, on loopback only: requests under any other host name are refused with 400. Everything but "
+        "DICOMweb's storing is read only. The answers under `/api` are those of the [commands](cli.md#json) with "
+        "`--json`; their OpenAPI schema is at `/api/openapi.json`. While the database is away they are 503 with "
+        "`Retry-After`.",
         "## Routes\n\n" + table(("route", "query", "answer"), rows),
+        "## DICOMweb\n\nHow it behaves is in [Use DICOMweb](../how-to/dicomweb.md). What the routes answer "
+        "besides 200; routes with the same statuses are told of once:\n\n"
+        + table(("route", "status", "meaning"), _statuses(schema["paths"])),
+        "### Searchable attributes\n\nBy keyword or tag, in searches at their own level and below; all are in every "
+        "answer. `ModalitiesInStudy` is searchable too.\n\n"
+        + table(
+            ("level", "attribute", "VR"), ((a.level.name.lower(), f"`{a.keyword}`", a.vr) for a in ATTRIBUTES.values())
+        ),
         "## Metrics\n\nRead from the ledger at every scrape. No label names a patient, a study or a peer.\n\n"
         + table(("metric", "type", "labels", "meaning"), metrics),
     )
+
+
+def _searchable() -> Iterator[tuple[str, str, str]]:
+    return ((one.level.name.lower(), f"`{one.keyword}`", one.vr) for one in ATTRIBUTES.values())
+
+
+def _statuses(paths: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What each DICOMweb route answers, but for what a search or a retrieval has in common with its like."""
+    seen: set[str] = set()
+    for path, methods in paths.items():
+        for method, what in methods.items():
+            codes = {c: r["description"] for c, r in what.get("responses", {}).items() if c not in ("200", "422")}
+            if not path.startswith(ROOT) or method == "options" or str(codes) in seen:
+                continue
+            seen.add(str(codes))
+            for code, meaning in codes.items():
+                yield f"`{method.upper()} {path}`", code, meaning
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ class Objects:
         with self._db.read() as conn:
             rows = _page(conn, wanted, query)
             found = _contents(conn, [row["study_instance_uid"] for row in rows])
-        return [row | found[row["study_instance_uid"]] for row in rows if row["study_instance_uid"] in found]
+        return [{**row, **found[row["study_instance_uid"]]} for row in rows if row["study_instance_uid"] in found]
 
     def series(self, query: Query) -> list[Row]:
         """Series with the columns of their studies, ``instances`` (their number) and ``held``."""
@@ -124,7 +124,7 @@ class Objects:
             counted = _counts(conn, {row["study_instance_uid"] for row in rows})
         keys = [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]
         return [
-            row | {"instances": counted[key].instances, "held": counted[key].held}
+            {**row, "instances": counted[key].instances, "held": counted[key].held}
             for row, key in zip(rows, keys, strict=True)
             if key in counted
         ]
@@ -229,7 +229,7 @@ def _after(head: str) -> str:
     return head[:-1] + chr(0xE000 if last == 0xD800 else min(last, 0x10FFFF))
 
 
-def _page(conn: Connection, wanted: Select[Any], query: Query) -> list[dict[str, Any]]:
+def _page(conn: Connection, wanted: Select[Any], query: Query) -> list[Row]:
     return [dict(row) for row in conn.execute(wanted.limit(query.limit).offset(query.offset)).mappings()]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -18,6 +20,7 @@ from chexnode.settings import Settings
 from chexnode.web import api, health, metrics
 from chexnode.web.auth import Doorkeeper
 from chexnode.web.dicomweb import service
+from chexnode.web.dicomweb.places import ROOT
 from chexnode.web.headers import SecurityHeaders
 from chexnode.web.limits import Limits
 
@@ -44,6 +47,7 @@ def create_app(
     app.include_router(service.router(settings, ledger, storage, trail))
     app.add_exception_handler(Usage, _bad_request)
     app.add_exception_handler(Transient, _not_now)
+    app.add_exception_handler(RequestValidationError, _unreadable)
     return app
 
 
@@ -68,6 +72,13 @@ def _protect(app: FastAPI, settings: Settings) -> None:
 
 def _bad_request(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 400)
+
+
+async def _unreadable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    if request.url.path.startswith(ROOT):  # PS3.18 section 8.5 knows no 422
+        return JSONResponse({"detail": "a UID of the path is none"}, 400)
+    return await request_validation_exception_handler(request, error)
 
 
 def _not_now(request: Request, error: Exception) -> JSONResponse:

@@ -90,7 +90,7 @@ def _model(shelf: Shelf, held: Held, base: str) -> Json:
 
 
 def _is_bytes(model: Json) -> bool:
-    return model.get("00280100", {}).get("Value") == [8]
+    return bool(model.get("00280100", {}).get("Value") == [8])
 
 
 def _identity(held: Held) -> Json:

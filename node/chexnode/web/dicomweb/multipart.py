@@ -115,7 +115,7 @@ class MultipartReader:
         position = after
         while position < len(buffer) and buffer[position] in b" \t" and position - after <= _MAX_PADDING:
             position += 1
-        line_end = buffer[position : position + 2]
+        line_end = bytes(buffer[position : position + 2])
         if line_end == b"\r\n":
             return "open", position + 2
         if len(line_end) == 2 or (line_end and line_end not in (b"\r", b"-")) or position - after > _MAX_PADDING:

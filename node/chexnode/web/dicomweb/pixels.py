@@ -109,6 +109,10 @@ class Image:
             for values in self.values(numbers):
                 yield values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
             return
+        assert self.part10.layout.pixel_data is not None
+        start, end = self.part10.layout.pixel_data
+        if max(numbers) * self.rows * self.columns * self.samples * self.bits > (end - start) * 8:
+            raise DecodeError("pixel-size", "Pixel Data is shorter than its frames")
         for number in numbers:
             yield self._slice(number)
 
@@ -126,8 +130,6 @@ class Image:
             return np.packbits(bits, bitorder="little").tobytes()
         begin = start + (number - 1) * self.frame_bytes
         frame = bytes(pixels[begin : begin + self.frame_bytes])
-        if begin + self.frame_bytes > end:
-            raise DecodeError("pixel-size", "Pixel Data is shorter than its frames")
         if self.transfer_syntax == ExplicitVRBigEndian and self.bits > 8:
             return np.frombuffer(frame, f">u{self.bits // 8}").astype(f"<u{self.bits // 8}").tobytes()
         return frame

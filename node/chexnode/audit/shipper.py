@@ -58,7 +58,7 @@ class Shipper:
         self._collector.close()
 
     def _run(self) -> None:
-        last = False
+        last = broken = False
         while not last:
             last = self._stopping.is_set()
             try:
@@ -70,10 +70,13 @@ class Shipper:
                         self._rest()
                         last = self._stopping.is_set()
                         self._look(ours and not (last and self._pause))
+                broken = False
                 if not ours and not last:
                     self._rest()
             except OSError as error:
-                log.error("the audit spool cannot be used: %s", error.strerror)
+                if not broken:
+                    log.error("the audit spool cannot be used: %s", error.strerror)
+                broken = True
                 self._stopping.wait(_LOOK_SECONDS)
 
     def _look(self, ours: bool) -> None:

@@ -328,12 +328,12 @@ def _media_characters_security() -> Iterator[str]:
         "[Secure it with TLS](../how-to/secure-with-tls.md). User identity negotiation and digital signatures are not "
         "supported. Logs and metrics hold no attribute values.\n\n"
         "Audit trail (PS3.15 A.5, by A.6 Syslog-TLS or A.7 Syslog-UDP, where `audit.url` is set): Application "
-        "Activity, DICOM Instances Transferred, Export, Query and Security Alert (Node Authentication; Audit Recording "
-        "Stopped when messages were lost) are reported, as [Keep an audit trail](../how-to/audit-trail.md) says in "
-        "detail; none are received. User ID is the process id of our own processes and the AE title of others, "
-        "Alternative User ID the AE title, Audit Source ID our AE title and host, Audit Source Type Code 4. Instances are counted by SOP "
-        "class and not listed. Syslog: facility 10, severity 5, 4 for alerts, MSGID `DICOM+RFC3881`, no structured "
-        "data, UTF-8 with a byte order mark."
+        "Activity, DICOM Instances Transferred, Export, Query and Security Alert (Node Authentication; Audit "
+        "Recording Stopped when messages were lost) are reported, as [Keep an audit trail](../how-to/audit-trail.md) "
+        "says in detail; none are received. User ID is the process id of our own processes and the AE title of "
+        "others, Alternative User ID the AE title, Audit Source ID our AE title and host, Audit Source Type Code 4. "
+        "Instances are counted by SOP class and not listed. Syslog: facility 10, severity 5, 4 for alerts, MSGID "
+        "`DICOM+RFC3881`, no structured data, UTF-8 with a byte order mark."
     )
 
 

@@ -328,6 +328,49 @@ def reconcile(
 
 
 @app.command()
+def pull(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Option("--from", metavar="NAME", help="The destination to ask; of kind stow.")],
+    study: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="Study Instance UID to fetch; repeatable.")
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Studies that match, such as StudyDate=20250101-20250131; repeatable."),
+    ] = None,
+    per_minute: Annotated[float, typer.Option(min=0, help="At most this many instances a minute; 0: no limit.")] = 0,
+    json: Json = False,
+) -> None:
+    """Fetch studies from a DICOMweb service (WADO-RS) as if they had been sent; what the node holds is left out."""
+    from chexnode import shapes, show
+    from chexnode.pull import Service, opened_storage, wanted_query, wanted_studies
+    from chexnode.pull import pull as fetch
+    from chexnode.receive.storage import Caller
+    from chexnode.tls import client_context
+
+    settings = start(ctx, False)
+    if bool(study) == bool(query):
+        raise Usage("give --study UID, or --query KEY=VALUE")
+    one = next((d for d in settings.destination if d.name == source and d.kind == "stow"), None)
+    if one is None:
+        raise Usage(f"no destination of kind stow is called {source!r}")
+    asked_for = wanted_query(query or ()), wanted_studies(study or ())
+    tls = client_context(settings.tls) if one.speaks_tls else None
+    caller = Caller(source[:16], one.address)
+    with ledger_of(ctx) as ledger, Service(one, tls) as service, opened_storage(settings, ledger) as storage:
+        studies = asked_for[1] or service.studies(asked_for[0])
+        shown = show.asking(source)(studies)
+        said = fetch(service, storage, ledger, shown, settings.gate.modalities, caller, per_minute)
+    if json:
+        print_json(shapes.ANYTHING, said)
+    else:
+        print(f"{said.studies} studies, {said.found} images: {said.stored} fetched, {said.held} held before")
+        for uid, why in said.failed.items():
+            print(f"{uid}: {escaped(why)}")
+    raise typer.Exit(Exit.SOME_FAILED if said.failed else Exit.OK)
+
+
+@app.command()
 def certs(
     ctx: typer.Context,
     names: Annotated[

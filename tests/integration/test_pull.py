@@ -1,0 +1,145 @@
+"""Studies fetched from Orthanc's DICOMweb plugin into the receive path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
+
+import servers
+from chexnode import pull
+from chexnode.deliver.destination import DestinationDown
+from chexnode.receive.storage import Caller
+from chexnode.settings import DestinationSettings, load
+from deliveries import data_set_bytes, result
+from nodes import Node
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Orthanc]:
+    with servers.Orthanc(tmp_path_factory.mktemp("orthanc"), dicom_web=True) as server:
+        yield server
+
+
+def image(study: str, modality: str = "CR", date: str = "20250110", **more: Any) -> Dataset:
+    ds = result(**more)
+    ds.StudyInstanceUID, ds.Modality, ds.StudyDate = study, modality, date
+    return ds
+
+
+def keep(pacs: servers.Orthanc, *objects: Dataset) -> None:
+    for ds in objects:
+        buffer = BytesIO()
+        ds.save_as(buffer, enforce_file_format=True)
+        pacs.post(buffer.getvalue())
+
+
+@pytest.fixture
+def node(tmp_path: Path, pacs: servers.Orthanc) -> Node:
+    pacs.delete_all()
+    url = f"http://{servers.LOOPBACK}:{pacs.http_port}/dicom-web"
+    node = Node(tmp_path / "node", destination=[{"name": "archive", "kind": "stow", "url": url}])
+    node.run("db", "upgrade")
+    return node
+
+
+def received(node: Node) -> set[str]:
+    return {job["sop_instance_uid"] for job in node.jobs()}
+
+
+def test_studies_come_in_once(node: Node, pacs: servers.Orthanc) -> None:
+    first = [
+        image("1.2.30", size=600_000),
+        image("1.2.30", "DX", syntax=ImplicitVRLittleEndian),
+        image("1.2.30", syntax=JPEGBaseline8Bit),
+    ]
+    keep(pacs, *first, image("1.2.30", "CT"), image("1.2.31"), image("1.2.32", date="20240101"))
+    said = node.json("pull", "--from", "archive", "--study", "1.2.30")
+    assert said == {"studies": 1, "found": 3, "held": 0, "stored": 3, "failed": {}}
+    assert received(node) == {ds.SOPInstanceUID for ds in first}
+
+    # The transfer syntax is the stored one, and the bytes are those that the PACS gives.
+    kept = {job["sop_instance_uid"]: node.json("jobs", "show", job["id"]) for job in node.jobs()}
+    for ds in first:
+        theirs = node.folder / "theirs.dcm"
+        theirs.write_bytes(pacs.file(pacs.lookup(ds.SOPInstanceUID)[0]))
+        ours = node.data_dir / kept[ds.SOPInstanceUID]["source_path"]
+        assert data_set_bytes(ours) == data_set_bytes(theirs)
+
+    again = node.json("pull", "--from", "archive", "--study", "1.2.30")
+    assert again == {"studies": 1, "found": 3, "held": 3, "stored": 0, "failed": {}}
+    found = node.json("pull", "--from", "archive", "--query", "StudyDate=20250101-20250131")
+    assert found == {"studies": 2, "found": 4, "held": 3, "stored": 1, "failed": {}}
+    assert node.account()["received"] == 4
+    assert node.account()["duplicates"] == 0
+
+
+def test_pages_are_turned(node: Node, pacs: servers.Orthanc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "PAGE", 2)
+    keep(pacs, *(image(f"1.2.40.{number}") for number in range(5)))
+    settings = DestinationSettings.model_validate(node.tables["destination"][0])
+    with pull.Service(settings, None) as service:
+        assert sorted(service.studies({})) == [f"1.2.40.{number}" for number in range(5)]
+
+
+def test_a_service_that_is_away_is_waited_for_and_then_told(node: Node, pacs: servers.Orthanc) -> None:
+    keep(pacs, image("1.2.50"))
+    waits: list[float] = []
+    gone = DestinationSettings(name="x", kind="stow", url=f"http://{servers.LOOPBACK}:{servers.free_port()}")
+    with pull.Service(gone, None, waits.append) as service, pytest.raises(DestinationDown, match="no connection"):
+        service.studies({})
+    assert len(waits) == pull.ATTEMPTS - 1
+
+
+def test_what_cannot_be_had_is_told_and_the_rest_comes(node: Node, pacs: servers.Orthanc) -> None:
+    settings = DestinationSettings.model_validate(node.tables["destination"][0])
+    with pull.Service(settings, None) as service, pytest.raises(pull.NotRetrieved, match="HTTP 404"):
+        service.retrieve("1.2.60", "1.2.61", "1.2.62", lambda boundary: pytest.fail("an answer"))
+    huge, small = image("1.2.60", size=1_200_000), image("1.2.60")
+    keep(pacs, huge, small)
+    node.tables["limits"] = {"max_object_mb": 1}
+    node.write_settings()
+    said = node.json("pull", "--from", "archive", "--study", "1.2.60")
+    assert said["stored"] == 1
+    assert said["failed"] == {huge.SOPInstanceUID: "object larger than the limit"}
+    assert received(node) == {small.SOPInstanceUID}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], "give --study UID, or --query"),
+        (["--study", "1.2", "--query", "StudyDate=2025"], "give --study UID, or --query"),
+        (["--study", "../../x"], "is not a UID"),
+        (["--query", "Date"], "not KEY=VALUE"),
+        (["--query", "Nonsense=1"], "not KEY=VALUE"),
+    ],
+)
+def test_what_makes_no_sense(node: Node, arguments: list[str], error: str) -> None:
+    done = node.run("pull", "--from", "archive", *arguments, check=False)
+    assert done.returncode == 2
+    assert error in done.stderr
+    assert node.run("pull", "--from", "nobody", "--study", "1.2", check=False).returncode == 2
+    assert json.loads(node.run("jobs", "--json").stdout) == []
+
+
+def test_no_more_than_so_many_a_minute(node: Node, pacs: servers.Orthanc) -> None:
+    keep(pacs, *(image("1.2.70") for _ in range(3)))
+    settings = load(node.config)[0]
+    waits: list[float] = []
+    ledger = node.ledger()
+    try:
+        with pull.Service(settings.destination[0], None) as service, pull.opened_storage(settings, ledger) as storage:
+            caller = Caller("archive", servers.LOOPBACK)
+            said = pull.pull(service, storage, ledger, ["1.2.70"], ["CR"], caller, 0.5, waits.append)
+    finally:
+        ledger.close()
+    assert said.stored == 3
+    assert len(waits) == 3
+    assert all(60 < wait <= 120 for wait in waits)

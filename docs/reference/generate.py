@@ -23,7 +23,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from conformance import statement
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 from writing import page, table
 
@@ -139,7 +139,14 @@ def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return _kind(inner, metadata)
     if hasattr(annotation, "__metadata__"):
         return _kind(annotation.__origin__, [*metadata, *_flat(annotation.__metadata__)])
-    words = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", Path: "path"}
+    words = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "`true`, `false`",
+        Path: "path",
+        SecretStr: "text",
+    }
     bounds = [
         f"{sign} {getattr(one, bound):g}"
         for one in _flat(metadata)
@@ -331,7 +338,9 @@ def _http() -> str:
     for path, methods in schema["paths"].items():
         for method, what in methods.items():
             query = ", ".join(f"`{p['name']}`" for p in what.get("parameters", ()) if p["in"] == "query")
-            rows.append((f"`{method.upper()} {path}`", query, _markdown(what.get("description", ""))))
+            scopes = [name.removeprefix("token-") for need in what.get("security", ()) for name in need]
+            answer = _markdown(what.get("description", ""))
+            rows.append((f"`{method.upper()} {path}`", ", ".join(f"`{s}`" for s in scopes), query, answer))
     kinds = {"_total": "counter", "_info": "info"}
     metrics = (
         (
@@ -344,11 +353,12 @@ def _http() -> str:
     )
     return page(
         "HTTP",
-        "The web role, on loopback only: requests under any other host name are refused with 400. Everything but "
+        "The web role. Where tokens exist, a route needs one with its scope, or with `admin`: see [Secure the web "
+        "role](../how-to/secure-the-web.md). Everything but "
         "DICOMweb's storing is read only. The answers under `/api` are those of the [commands](cli.md#json) with "
         "`--json`; their OpenAPI schema is at `/api/openapi.json`. While the database is away they are 503 with "
         "`Retry-After`.",
-        "## Routes\n\n" + table(("route", "query", "answer"), rows),
+        "## Routes\n\n" + table(("route", "scope", "query", "answer"), rows),
         "## DICOMweb\n\nHow it behaves is in [Use DICOMweb](../how-to/dicomweb.md). What the routes answer "
         "besides 200; routes with the same statuses are told of once:\n\n"
         + table(("route", "status", "meaning"), _statuses(schema["paths"])),

@@ -343,6 +343,7 @@ def pull(
 ) -> None:
     """Fetch studies from a DICOMweb service (WADO-RS) as if they had been sent; what the node holds is left out."""
     from chexnode import shapes, show
+    from chexnode.audit.trail import open_trail
     from chexnode.pull import Service, opened_storage, wanted_query, wanted_studies
     from chexnode.pull import pull as fetch
     from chexnode.receive.storage import Caller
@@ -357,10 +358,15 @@ def pull(
     asked_for = wanted_query(query or ()), wanted_studies(study or ())
     tls = client_context(settings.tls) if one.speaks_tls else None
     caller = Caller(source[:16], one.address)
-    with ledger_of(ctx) as ledger, Service(one, tls) as service, opened_storage(settings, ledger) as storage:
+    with (
+        ledger_of(ctx) as ledger,
+        open_trail(settings, "pull") as trail,
+        Service(one, tls) as service,
+        opened_storage(settings, ledger) as storage,
+    ):
         studies = asked_for[1] or service.studies(asked_for[0])
         shown = show.asking(source)(studies)
-        said = fetch(service, storage, ledger, shown, settings.gate.modalities, caller, per_minute)
+        said = fetch(service, storage, ledger, shown, settings.gate.modalities, caller, per_minute, trail=trail)
     if json:
         print_json(shapes.ANYTHING, said)
     else:

@@ -20,6 +20,8 @@ from pydicom.datadict import tag_for_keyword
 
 from chexnode import marker
 from chexnode.analysis import job_spec
+from chexnode.audit.trail import OFF, Trail
+from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import DestinationDown
 from chexnode.deliver.dicomweb import open_client, translated, unusable
@@ -172,6 +174,7 @@ def pull(
     caller: Caller,
     per_minute: float = 0,
     sleep: Callable[[float], None] = time.sleep,
+    trail: Trail = OFF,
 ) -> Pulled:
     """Fetch ``studies``, at most ``per_minute`` instances a minute (0: no limit).
 
@@ -184,17 +187,21 @@ def pull(
         uids = [uid for _, uid in found]
         held = ledger.holdings.received(uids) | ledger.holdings.made(uids)
         said.studies, said.found, said.held = said.studies + 1, said.found + len(found), said.held + len(held)
-        for series, uid in found:
-            if uid in held:
-                continue
-            begun = time.monotonic()
-            why = _fetch(service, storage, caller, study, series, uid)
-            if why is None:
-                said.stored += 1
-            else:
-                said.failed[uid] = why
-            if per_minute:
-                sleep(max(0.0, 60 / per_minute - (time.monotonic() - begun)))
+        transfers = Transfers()
+        try:
+            for series, uid in found:
+                if uid in held:
+                    continue
+                begun = time.monotonic()
+                why = _fetch(service, storage, caller, study, series, uid, transfers)
+                if why is None:
+                    said.stored += 1
+                else:
+                    said.failed[uid] = why
+                if per_minute:
+                    sleep(max(0.0, 60 / per_minute - (time.monotonic() - begun)))
+        finally:
+            trail.received(caller.ae_title, caller.address, transfers)
     return said
 
 
@@ -233,7 +240,9 @@ def wanted_query(terms: Iterable[str]) -> dict[str, str]:
     return query
 
 
-def _fetch(service: Service, storage: StorageService, caller: Caller, study: str, series: str, uid: str) -> str | None:
+def _fetch(
+    service: Service, storage: StorageService, caller: Caller, study: str, series: str, uid: str, transfers: Transfers
+) -> str | None:
     """Why the instance is not stored; None where it is."""
     try:
         intake = service.retrieve(study, series, uid, lambda boundary: Intake(storage, caller, study, boundary))
@@ -244,7 +253,11 @@ def _fetch(service: Service, storage: StorageService, caller: Caller, study: str
         return "the answer does not hold it"
     if outcome.answer.comment in (DISK_LOW, DISK_FAILED, NOT_NOW):
         raise Transient(f"nothing can be stored now: {outcome.answer.comment}")
-    return None if outcome.answer.status == Status.SUCCESS else outcome.answer.comment
+    if outcome.answer.status != Status.SUCCESS:
+        return outcome.answer.comment
+    if outcome.stored is not None:
+        transfers.add(outcome.stored.subject, outcome.stored.sop_class_uid, outcome.stored.held_before)
+    return None
 
 
 def _value(one: Mapping[str, Any], tag: str) -> str:

@@ -17,8 +17,11 @@ from chexnode import pull
 from chexnode.deliver.destination import DestinationDown
 from chexnode.receive.storage import Caller
 from chexnode.settings import DestinationSettings, load
+from collectors import Collector
 from deliveries import data_set_bytes, result
 from nodes import Node
+
+TRANSFERRED = "DICOM Instances Transferred"
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,20 @@ def test_what_cannot_be_had_is_told_and_the_rest_comes(node: Node, pacs: servers
     assert said["stored"] == 1
     assert said["failed"] == {huge.SOPInstanceUID: "object larger than the limit"}
     assert received(node) == {small.SOPInstanceUID}
+
+
+def test_the_audit_trail_says_whose_images_came(node: Node, pacs: servers.Orthanc) -> None:
+    one = image("1.2.80")
+    one.PatientID = "P80"
+    keep(pacs, one)
+    with Collector("tcp") as log:
+        node.tables["audit"] = {"url": log.url}
+        node.write_settings()
+        node.run("pull", "--from", "archive", "--study", "1.2.80")
+        (told,) = log.wait_for(TRANSFERRED)
+        assert "archive" in told.users
+        assert told.objects[:1] == ["1.2.80"]
+        assert told.counts == {one.SOPClassUID: 1}
 
 
 @pytest.mark.parametrize(

@@ -265,9 +265,17 @@ def _is_served(table: Table) -> ColumnElement[bool]:
     later = instances.alias("later")
     newer = or_(
         later.c.received_at > instances.c.received_at,
-        and_(later.c.received_at == instances.c.received_at, later.c.digest > instances.c.digest),
+        and_(
+            later.c.received_at == instances.c.received_at,
+            or_(~instances.c.conflict, later.c.digest > instances.c.digest),
+        ),
     )
-    same = and_(later.c.sop_instance_uid == instances.c.sop_instance_uid, later.c.series_instance_uid.is_not(None))
+    # Every version but the first is a conflict, and conflicts are rare.
+    same = and_(
+        later.c.sop_instance_uid == instances.c.sop_instance_uid,
+        later.c.conflict,
+        later.c.series_instance_uid.is_not(None),
+    )
     return and_(instances.c.series_instance_uid.is_not(None), ~select(later.c.digest).where(same, newer).exists())
 
 

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from chexmodels.part10 import DecodeError
 from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb.accept import parse_accept
+from chexnode.web.dicomweb.errors import Gone
 from chexnode.web.dicomweb.model import Json, element, model_of
 from chexnode.web.dicomweb.places import (
     DICOM_JSON,
@@ -79,7 +80,7 @@ def _model(shelf: Shelf, held: Held, base: str) -> Json:
     try:
         part10 = shelf.read(held)
         model = model_of(header_of(part10), lambda path: f"{url}/bulkdata/{path}")
-    except (DecodeError, OSError, ValueError) as error:
+    except (DecodeError, Gone, OSError, ValueError) as error:
         # A quarantined data set that cannot be read is served as it came; of its metadata there is this much.
         log.warning("no metadata of a stored object: %s", type(error).__name__)
         return _identity(held)

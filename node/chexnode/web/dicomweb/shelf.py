@@ -71,9 +71,13 @@ class Shelf:
                 yield chunk
 
     def read(self, held: Held) -> Part10:
-        """The file, walked within the limits; nothing of its pixels is in memory. Raises DecodeError."""
+        """The file, walked within the limits; nothing of its pixels is in memory. Raises DecodeError and Gone."""
         assert held.path is not None
-        with self._spool.path(held.path).open("rb") as file:
+        try:
+            file = self._spool.path(held.path).open("rb")
+        except FileNotFoundError:  # retention came between
+            raise Gone from None
+        with file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return read(content, self.limits)
 

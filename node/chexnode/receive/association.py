@@ -90,6 +90,8 @@ class Association:
 
     def __init__(self, sock: socket.socket, address: str, policy: Policy, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
+        self.secure = tls is not None
+        self.since = time.monotonic()
         self.names: frozenset[str] | None = None
         """Common Names of the certificate the peer has shown; None without TLS."""
         self._upper = Upper(sock)

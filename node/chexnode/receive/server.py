@@ -31,6 +31,7 @@ from chexnode.tls import server_context
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
+_GRACE_SECONDS = 1.0
 _RECEIVE_BUFFER = 4 << 20
 
 
@@ -124,7 +125,7 @@ class AssociationServer:
     def _begin(self, association: Association) -> None:
         thread = threading.Thread(target=self._run, args=(association,), name="association", daemon=True)
         with self._lock:
-            for surplus in self._surplus(association.address):
+            for surplus in self._surplus(association):
                 del self._waiting[surplus]
                 surplus.cut()
             self._waiting[association] = thread
@@ -135,14 +136,22 @@ class AssociationServer:
                 self._waiting.pop(association, None)
             raise
 
-    def _surplus(self, address: str) -> list[Association]:
-        """The connections to cut before one more from ``address`` is taken: those that said nothing first, the oldest
-        of them first. One that is just shaking hands is so spared for those that only hold a place."""
-        limits = self._settings.limits
-        same = sorted((a for a in self._waiting if a.address == address), key=lambda a: a.heard)
+    def _surplus(self, newcomer: Association) -> list[Association]:
+        """The connections to cut before ``newcomer`` is taken, of those from its address and to its port.
+
+        First those that had time to speak and did not, then the others, the oldest first: one that is just shaking
+        hands is spared for those that only hold a place.
+        """
+        limits, now = self._settings.limits, time.monotonic()
+
+        def worth(one: Association) -> tuple[bool, bool]:
+            return now - one.since < _GRACE_SECONDS, one.heard
+
+        alike = (a for a in self._waiting if (a.address, a.secure) == (newcomer.address, newcomer.secure))
+        same = sorted(alike, key=worth)
         surplus = same[: max(0, len(same) + 1 - limits.max_associations_per_address)]
         if not surplus and len(self._waiting) >= 4 * limits.max_associations:
-            surplus = [min(self._waiting, key=lambda a: a.heard)]
+            surplus = [min(self._waiting, key=worth)]
         return surplus
 
     def _run(self, association: Association) -> None:

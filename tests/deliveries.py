@@ -59,12 +59,9 @@ class Node:
         self.spool = Spool(folder / "data")
         self.spool.prepare()
         self.stopping = threading.Event()
-        chosen = {
-            "kind": "dicom",
-            "ae_title": "STORESCP",
-            "host": servers.LOOPBACK,
-            "timeout_seconds": 20,
-        } | destination
+        chosen = {"kind": "dicom", "timeout_seconds": 20} | destination
+        if chosen["kind"] == "dicom":
+            chosen = {"ae_title": "STORESCP", "host": servers.LOOPBACK} | chosen
         self.destination = DestinationSettings.model_validate({"name": "pacs"} | chosen)
         self.settings = Settings(
             node=NodeSettings(data_dir=self.spool.data_dir),

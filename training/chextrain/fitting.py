@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    EMAWeightAveraging,
     ModelCheckpoint,
     TQDMProgressBar,
+    WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
@@ -156,11 +156,18 @@ def supported(precision: str) -> str:
     return precision
 
 
-class Averaging(EMAWeightAveraging):
-    """Averaged weights are in the network until validation has ended.
+class Averaging(WeightAveraging):
+    """Exponentially averaged weights, in the network until validation has ended.
 
-    Lightning takes them out before the module computes its numbers, and before anybody can keep them.
+    Lightning's own take them out before the module computes its numbers, and before anybody can keep them; and their
+    formula changes frozen weights by a rounding error each step. ``lerp`` leaves equal numbers as they are.
     """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            return torch.lerp(averaged, current, 1 - decay) if averaged.is_floating_point() else current
+
+        super().__init__(avg_fn=average)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Too early."""

@@ -27,6 +27,7 @@ from ledgers import (
     opened,
     record,
 )
+from servers import wait_for
 
 
 def test_a_new_image_gets_its_row_its_study_and_a_job(ledger: Ledger) -> None:
@@ -264,6 +265,8 @@ def test_the_account_balances_while_images_arrive(ledger_url: str) -> None:
     try:
         with opened(ledger_url) as ledger:
             accounts = [ledger.accounts.account() for _ in range(60)]
+            wait_for(lambda: failures or ledger.accounts.account().received > accounts[0].received, "an arrival")
+            accounts += [ledger.accounts.account() for _ in range(5)]
     finally:
         stop.set()
         thread.join()

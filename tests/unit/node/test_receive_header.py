@@ -68,6 +68,8 @@ def test_everything_indexed_is_read(syntax: str) -> None:
         "series_number": 3,
         "series_description": None,
         "body_part_examined": None,
+        "performed_procedure_step_start_date": None,
+        "performed_procedure_step_start_time": None,
     }
     assert header.instance == {
         "instance_number": 7,

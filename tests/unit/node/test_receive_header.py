@@ -77,6 +77,8 @@ def test_everything_indexed_is_read(syntax: str) -> None:
         "columns": 30,
         "view_position": "PA",
         "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": None,
+        "number_of_frames": None,
     }
 
 

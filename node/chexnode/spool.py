@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from chexnode.errors import BadEnvironment, Transient
@@ -97,7 +98,7 @@ class Incoming:
             folder = self._spool.hour_folder(kind)
         self._flush()
         digest = self._hash.hexdigest()
-        self._final = f"{folder}/{digest}-{secrets.token_hex(4)}.dcm"
+        self._final = f"{folder}/{digest}-{self._spool.unique()}.dcm"
         return StoredFile(self._final, digest, self._flushed)
 
     def keep(self) -> None:
@@ -128,7 +129,7 @@ class Incoming:
         """Hash and write what is pending."""
         with self._all_or_nothing(), memoryview(self._pending) as view:
             if self._fd < 0:
-                self._path = f"{self._spool.data_dir}/spool/tmp/{secrets.token_hex(16)}.part"
+                self._path = f"{self._spool.data_dir}/spool/tmp/{self._spool.unique()}.part"
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
                 self._hash.update(view[self._prefix :])
             else:
@@ -155,6 +156,13 @@ class Spool:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self._made: set[str] = set()
+        # Drawn once: each draw is a system call that hands the interpreter to another thread.
+        self._prefix = secrets.token_hex(6)
+        self._numbers = count(1)
+
+    def unique(self) -> str:
+        """A part of a file name that no other process, machine or call uses."""
+        return f"{self._prefix}{os.getpid():x}-{next(self._numbers):x}"
 
     def prepare(self) -> None:
         """Make the folders. Raises :class:`~chexnode.errors.BadEnvironment` where that is impossible."""

@@ -25,11 +25,13 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_unrestricted
 
+from chexnode.commitment import PUSH_MODEL
+
 #: The maximum length of P-DATA-TF announced to requestors. Larger gains nothing (DCMTK and Orthanc stop at 128 kB).
 MAX_PDU_LENGTH = 1 << 20
 
 VERIFICATION = "1.2.840.10008.1.1"
-STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
+STORAGE_COMMITMENT = UID(PUSH_MODEL)
 
 _USER_REJECTION = 0x01
 _IMPLICIT_VR = "1.2.840.10008.1.2"

@@ -28,10 +28,10 @@ from chexnode.encode.preview import caption, lay_out, render
 from chexnode.errors import BadEnvironment, Refused, Transient
 from chexnode.ledger.records import JobSpec, Verdict
 from chexnode.ledger.states import InstanceState, JobState, Reason, ResultKind
+from chexnode.sandbox.limits import read_limits
 from chexnode.settings import Settings
 from chexnode.shapes import REPORT, FileReport, RegionReport, to_json
 from chexnode.triage.gate import judge_header, judge_pixels
-from chexnode.work.limits import read_limits
 from chexnode.work.pipeline import Pipeline, open_pipeline
 from chexnode.work.prepared import Prepared, prepare_image
 

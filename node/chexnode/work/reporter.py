@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from chexmodels.part10 import DecodeError, parse, read
+from chexmodels.part10 import DecodeError, read_sound
 from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.readback import check_report
@@ -20,9 +20,9 @@ from chexnode.faults import traceback_of
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import ClosedStudy, Unanalysed, variant_with
 from chexnode.ledger.states import JobState, Reason, ResultKind
+from chexnode.sandbox.limits import read_limits
 from chexnode.settings import DestinationSettings, Settings
 from chexnode.spool import Spool
-from chexnode.work.limits import read_limits
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ class Reporter:
         raise ValueError("no file of the study can be read")
 
     def _header(self, path: Path) -> Dataset:
-        part10 = read(path.read_bytes(), self._limits)
-        return parse(part10.header(), part10.file_meta)
+        return read_sound(path.read_bytes(), self._limits)
 
     def _fail(self, study: ClosedStudy, error: str) -> None:
         with suppress(StaleMove):  # reopened meanwhile: it will be looked at again

@@ -30,7 +30,7 @@ def load(config: dict[str, Any]) -> Handler:
         if len(header) > LONGEST_HEADER:
             raise DecodeError("malformed", f"a header of {len(header)} bytes")
         prepared = prepare_file(part10, config["size"], config["mode"], limits)
-        facts = {
+        facts: dict[str, Any] = {
             "rows": prepared.geometry.rows,
             "columns": prepared.geometry.columns,
             "display": prepared.display.shape,
@@ -38,7 +38,12 @@ def load(config: dict[str, Any]) -> Handler:
             "notes": prepared.notes,
             "lengths": [len(part10.encoded_file_meta), len(header)],
         }
-        pieces = [prepared.image.data.cast("B"), prepared.display.data.cast("B"), part10.encoded_file_meta, header]
+        pieces: list[memoryview | bytes] = [
+            prepared.image.data.cast("B"),
+            prepared.display.data.cast("B"),
+            part10.encoded_file_meta,
+            header,
+        ]
         return facts, pieces
 
     return prepare

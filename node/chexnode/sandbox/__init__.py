@@ -1,0 +1,1 @@
+"""Decoding of strangers' pixels in child processes with limits: one that crashes or overruns takes nothing along."""

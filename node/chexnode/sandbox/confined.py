@@ -1,0 +1,119 @@
+"""The inside of a sandbox: a process of its own that answers requests, and can do little else.
+
+Requests are lines of JSON on standard input; an answer is two big-endian lengths, JSON, and raw bytes. No pickles: the
+parent must be able to read the answer of a child that a hostile image has taken over.
+
+What holds: address space (``RLIMIT_AS``), CPU time of each request (``RLIMIT_CPU``), no files written
+(``RLIMIT_FSIZE``), no core dumps, few descriptors, no privileges gained by exec, death with the parent, and, where the
+kernel allows user namespaces, no network. It can still read what its user can read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+ANSWER = Struct(">IQ")
+"""Lengths of the JSON and of the bytes behind it."""
+
+Reply = tuple[dict[str, Any], Sequence[memoryview | bytes]]
+"""The JSON of an answer and the bytes behind it."""
+
+Handler = Callable[[dict[str, Any]], Reply]
+"""Request -> answer. Whatever it raises becomes an answer too."""
+
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_MOST_DESCRIPTORS = 24
+
+
+def serve(argument: str, load: Callable[[dict[str, Any]], Handler]) -> None:
+    """Answer requests until standard input closes.
+
+    ``argument``: the configuration as JSON. ``load`` makes the handler from it and imports all that it needs: the
+    network must be gone before any library runs, and the limit of memory counts from when they are there.
+    """
+    config = json.loads(argument)
+    answers = _own_standard_output()
+    network = _confine(config["parent"])
+    handle = load(config)
+    _limit_memory(config["memory"])
+    _answer(answers, {"ready": True, "network": network}, [])
+    for line in sys.stdin.buffer:
+        _limit_cpu(config["seconds"])
+        _answer(answers, *_handled(handle, json.loads(line)))
+
+
+def _handled(handle: Handler, request: dict[str, Any]) -> Reply:
+    from chexmodels.part10 import DecodeError
+
+    try:
+        return handle(request)
+    except DecodeError as error:
+        return {"refused": error.code, "detail": error.detail}, []
+    except MemoryError:
+        return {"refused": "decode-limit", "detail": "out of memory", "exhausted": True}, []
+    except FileNotFoundError:
+        return {"refused": "source-missing", "detail": "the stored file is gone"}, []
+    except OSError as error:
+        return {"transient": f"the stored file cannot be read: {error.strerror}"}, []
+    except Exception as error:
+        # A bug. The message is left out: it may quote the data set, and this goes into the ledger.
+        return {"bug": type(error).__name__ + "\n" + "".join(traceback.format_tb(error.__traceback__))}, []
+
+
+def _answer(answers: int, facts: dict[str, Any], pieces: Sequence[memoryview | bytes]) -> None:
+    encoded = json.dumps(facts).encode()
+    for piece in (ANSWER.pack(len(encoded), sum(len(piece) for piece in pieces)), encoded, *pieces):
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[os.write(answers, rest) :]
+    if facts.get("exhausted"):
+        sys.exit(0)  # what a failed decoder leaves behind counts against the next image
+
+
+def _own_standard_output() -> int:
+    """Keep standard output for answers only: codecs print to it."""
+    answers = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    return answers
+
+
+def _confine(parent: int) -> str:
+    """Leave the network, tie this process to its parent and take rights away. Returns ``none`` or ``shared``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(0)  # it died before the line above
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    isolated = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWNET) == 0
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_DESCRIPTORS, _MOST_DESCRIPTORS))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
+    return "none" if isolated else "shared"
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Allow ``megabytes`` of address space above what this process has now, its libraries loaded."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + megabytes * 1_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _limit_cpu(seconds: int) -> None:
+    """Allow ``seconds`` more of CPU time; the kernel then ends this process by SIGXCPU."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, hard))

@@ -431,6 +431,7 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=20_000)
     parser.add_argument("--eligible", type=int, default=500, help="of them, phantoms that are analysed")
     parser.add_argument("--cluster", action="store_true", help="PostgreSQL and Redis instead of the embedded default")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
     parser.add_argument("--bundle", default="phantom64", help="the model; the shipped chexnomaly takes far longer")
     parser.add_argument(
         "--most-mb", type=float, default=1.0, help="flat: fewer MB per 1,000 instances, with confidence"

@@ -7,18 +7,28 @@ Data is parsed; what follows it (padding, signatures, garbage) is left alone.
 
 from __future__ import annotations
 
-import mmap
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
-from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-Buffer = bytes | memoryview | mmap.mmap
+from chexmodels.elements import (
+    PIXEL_DATA,
+    Broken,
+    Buffer,
+    Element,
+    Encoding,
+    Fault,
+    TooDeep,
+    TooMany,
+    encoding_of,
+    walk,
+)
 
 #: Elements longer than this are left out of the header that results are made from: no attribute that a result copies
 #: may be that long (PS3.5 table 6.2-1), private dumps are.
@@ -30,12 +40,7 @@ LONGEST_HEADER = 8_000_000
 
 _PIXEL_DATA = 0x7FE00010
 _TABLES = (0x00283000, 0x00283010)  # Modality LUT Sequence, VOI LUT Sequence
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_SHORT_VRS = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # PS3.5 table 6.2-1
-)
 
 
 class DecodeError(Exception):
@@ -75,13 +80,6 @@ class Layout:
     """(start, end) of the value of Pixel Data (7FE0,0010); an encapsulated value runs to the end of the buffer."""
     long_elements: tuple[tuple[int, int], ...]
     """(start, end) of top-level elements longer than :data:`LONG_ELEMENT`."""
-    elements: int
-    depth: int
-
-
-def encoding_of(transfer_syntax_uid: str) -> tuple[bool, bool]:
-    """Return (is implicit VR, is little endian). Private syntaxes count as Explicit VR Little Endian (PS3.5 A.4)."""
-    return transfer_syntax_uid == ImplicitVRLittleEndian, transfer_syntax_uid != ExplicitVRBigEndian
 
 
 def inflate(deflated: Buffer, limits: ReadLimits) -> bytes:
@@ -99,116 +97,35 @@ def inflate(deflated: Buffer, limits: ReadLimits) -> bytes:
     return inflated
 
 
-@dataclass(slots=True)
-class _Level:
-    """One open data set, sequence or item during the walk."""
-
-    end: int | None
-    """Offset of its end; None: a delimiter ends it."""
-    is_sequence: bool
-    implicit: bool
-
-
 def scan(encoded: Buffer, transfer_syntax_uid: str, limits: ReadLimits) -> Layout:
-    """Walk the element headers of an encoded data set (no preamble, no group 0002, inflated) up to Pixel Data.
+    """Walk an encoded data set (no preamble, no group 0002, inflated) up to Pixel Data.
 
     Raises :class:`DecodeError`: ``malformed`` where a length, a VR or a delimiter cannot be right, ``too-deep`` for
     more elements or deeper nesting than ``limits`` allow.
     """
-    implicit, little = encoding_of(transfer_syntax_uid)
-    order = "little" if little else "big"
-    size = len(encoded)
-    position = elements = depth = 0
+    encoding = encoding_of(transfer_syntax_uid)
     long_elements: list[tuple[int, int]] = []
-    stack = [_Level(size, False, implicit)]
-    while stack:
-        level = stack[-1]
-        if level.end is not None and position >= level.end:
-            if position > level.end:
-                raise DecodeError("malformed", f"an element at offset {position} runs over the end of its item")
-            stack.pop()
-            continue
-        start = position
-        head = encoded[position : position + 12]
-        if len(head) < 8:
-            raise DecodeError("malformed", f"the data set breaks off at offset {start}")
-        tag = int.from_bytes(head[0:2], order) << 16 | int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
-        if tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
-            length = int.from_bytes(head[4:8], order)  # type: ignore[arg-type]
-            position += 8
-            if tag == _ITEM and level.is_sequence:
-                if length != _UNDEFINED and position + length > (size if level.end is None else level.end):
-                    raise DecodeError("malformed", f"an item at offset {start} runs over its sequence")
-                stack.append(_Level(None if length == _UNDEFINED else position + length, False, level.implicit))
-            elif level.end is None and level.is_sequence == (tag == _SEQUENCE_END) and tag != _ITEM:
-                stack.pop()
-            else:
-                raise DecodeError("malformed", f"an item delimiter at offset {start} where none belongs")
-            continue
-        if level.is_sequence:
-            raise DecodeError("malformed", f"an element at offset {start} between the items of a sequence")
-        elements += 1
-        if elements > limits.max_elements:
-            raise DecodeError("too-deep", f"more than {limits.max_elements} elements")
-        vr = b""
-        if level.implicit:
-            length = int.from_bytes(head[4:8], order)  # type: ignore[arg-type]
-            position += 8
-        else:
-            vr = bytes(head[4:6])
-            if vr in _SHORT_VRS:
-                length = int.from_bytes(head[6:8], order)  # type: ignore[arg-type]
-                position += 8
-            elif vr in _LONG_VRS:
-                if len(head) < 12:
-                    raise DecodeError("malformed", f"the data set breaks off at offset {start}")
-                length = int.from_bytes(head[8:12], order)  # type: ignore[arg-type]
-                position += 12
-            else:
-                raise DecodeError("malformed", f"no value representation at offset {start}")
-        if tag == _PIXEL_DATA and len(stack) == 1:
-            end = _pixel_data_end(encoded, position, length, transfer_syntax_uid)
-            return Layout(start, (position, end), tuple(long_elements), elements, depth)
-        end_of_level = size if level.end is None else level.end
-        if length != _UNDEFINED and position + length > end_of_level:
-            raise DecodeError("malformed", f"an element at offset {start} is longer than what holds it")
-        if length == _UNDEFINED or _is_sequence(vr, tag, encoded[position : position + 4], little):
-            stack.append(
-                # An UN of undefined length holds Implicit VR Little Endian (PS3.5 6.2.2 note 2)
-                _Level(None if length == _UNDEFINED else position + length, True, level.implicit or vr == b"UN")
-            )
-            nesting = sum(1 for open_level in stack if open_level.is_sequence)
-            depth = max(depth, nesting)
-            if nesting > limits.max_nesting:
-                raise DecodeError("too-deep", f"sequences nested more than {limits.max_nesting} deep")
-            if len(stack) == 2 and length != _UNDEFINED and length > (LONG_TABLES if tag in _TABLES else LONG_ELEMENT):
-                long_elements.append((start, position + length))
-            continue
-        position += length
-        if len(stack) == 1 and length > LONG_ELEMENT:
-            long_elements.append((start, position))
-    return Layout(size, None, tuple(long_elements), elements, depth)
-
-
-def _is_sequence(vr: bytes, tag: int, first: Buffer, little: bool) -> bool:
-    if vr:
-        return vr == b"SQ"
-    if bytes(first) != (b"\xfe\xff\x00\xe0" if little else b"\xff\xfe\xe0\x00"):
-        return False
     try:
-        return dictionary_VR(tag) == "SQ"
-    except KeyError:
-        return False
+        for element in walk(encoded, encoding, limits.max_elements, limits.max_nesting):
+            if element.tag == _PIXEL_DATA:
+                pixel_data = element.start, _pixel_data_end(encoded, element, encoding)
+                return Layout(element.at, pixel_data, tuple(long_elements))
+            if not element.undefined and element.length > (LONG_TABLES if element.tag in _TABLES else LONG_ELEMENT):
+                long_elements.append((element.at, element.start + element.length))
+    except Broken as fault:
+        raise DecodeError("malformed", f"{fault} (offset {fault.at})") from fault
+    except (TooMany, TooDeep) as fault:
+        raise DecodeError("too-deep", str(fault)) from fault
+    return Layout(len(encoded), None, tuple(long_elements))
 
 
-def _pixel_data_end(encoded: Buffer, start: int, length: int, transfer_syntax_uid: str) -> int:
-    encapsulated = UID(transfer_syntax_uid).is_encapsulated if UID(transfer_syntax_uid).is_transfer_syntax else True
-    if length != _UNDEFINED:
-        if start + length > len(encoded):
-            raise DecodeError("malformed", "Pixel Data is longer than the rest of the data set")
-        return start + length
-    if not encapsulated:
-        raise DecodeError("malformed", "native Pixel Data of undefined length")
+def _pixel_data_end(encoded: Buffer, element: Element, encoding: Encoding) -> int:
+    if not element.undefined:
+        if element.start + element.length > len(encoded):
+            raise Broken("the pixel data goes past the end")
+        return element.start + element.length
+    if encoding.encapsulated is False:
+        raise Broken("encapsulated pixel data in a native transfer syntax")
     return len(encoded)
 
 
@@ -248,16 +165,37 @@ def read(content: Buffer, limits: ReadLimits) -> Part10:
 
     Raises :class:`DecodeError`.
     """
+    encoded_file_meta, file_meta, encoded = _opened(content, limits)
+    return Part10(encoded_file_meta, file_meta, encoded, scan(encoded, file_meta.TransferSyntaxUID, limits))
+
+
+def read_sound(content: Buffer, limits: ReadLimits) -> Dataset:
+    """Parse what can be read of a broken DICOM file: the elements before the first fault, or before Pixel Data.
+
+    Elements stand in the order of their tags (PS3.5 section 7.1): where a study is named, its patient was named before.
+    Raises :class:`DecodeError` where not even the file meta information can be read.
+    """
+    _meta, file_meta, encoded = _opened(content, limits)
+    end = 0
+    with suppress(Fault):
+        for element in walk(encoded, encoding_of(file_meta.TransferSyntaxUID), limits.max_elements, limits.max_nesting):
+            if element.tag in PIXEL_DATA or element.start + element.length > LONGEST_HEADER:
+                break
+            end = element.start + element.length
+    return parse(bytes(encoded[:end]), file_meta)
+
+
+def _opened(content: Buffer, limits: ReadLimits) -> tuple[bytes, FileMetaDataset, Buffer]:
+    """Group 0002, as encoded and parsed, and the data set, inflated if need be."""
     if len(content) < 132 or bytes(content[128:132]) != b"DICM":
         raise DecodeError("malformed", "not a DICOM file")
     start = _file_meta_end(content)
     encoded_file_meta = bytes(content[132:start])
     file_meta = parse_file_meta(encoded_file_meta)
-    transfer_syntax_uid = file_meta.TransferSyntaxUID
     encoded: Buffer = memoryview(content)[start:]
-    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+    if file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         encoded = inflate(encoded, limits)
-    return Part10(encoded_file_meta, file_meta, encoded, scan(encoded, transfer_syntax_uid, limits))
+    return encoded_file_meta, file_meta, encoded
 
 
 def parse(header: bytes, file_meta: FileMetaDataset) -> Dataset:
@@ -265,9 +203,9 @@ def parse(header: bytes, file_meta: FileMetaDataset) -> Dataset:
 
     Raises :class:`DecodeError` (``malformed``) where the parser stumbles all the same.
     """
-    implicit, little = encoding_of(file_meta.TransferSyntaxUID)
+    encoding = encoding_of(file_meta.TransferSyntaxUID)
     try:
-        ds = read_dataset(BytesIO(header), implicit, little)
+        ds = read_dataset(BytesIO(header), encoding.implicit, encoding.little)
     except Exception as error:  # the parser's own exceptions are of any class
         raise DecodeError("malformed", f"the header cannot be parsed ({type(error).__name__})") from error
     ds.file_meta = file_meta

@@ -136,6 +136,26 @@ def test_a_closed_study_tells_what_was_not_analysed(site: Site) -> None:
     assert [tuple(e) for e in events] == [("closed", None), ("reported", "2 image(s)")]
 
 
+def test_a_study_whose_only_file_is_broken_is_told_of_with_its_patient(site: Site) -> None:
+    ds = radiograph()
+    incoming = site.spool.incoming()
+    incoming.write(part10(ds).replace(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00ZZ"))
+    stored = incoming.complete("sources")
+    incoming.keep()
+    broken = arrival(
+        ds.SOPInstanceUID,
+        path=stored.path,
+        verdict=Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, "an unknown value representation"),
+        study_instance_uid=site.study,
+        sop_class_uid=ds.SOPClassUID,
+    )
+    record(site.ledger, broken)
+    site.close()
+    (report,) = site.delivered()
+    assert said(report) == {broken.sop_instance_uid: "malformed"}
+    assert (report.PatientID, report.PatientName) == (ds.PatientID, ds.PatientName)
+
+
 def test_it_tells_once_whatever_happens(site: Site) -> None:
     site.receive(LATERAL)
     site.close()

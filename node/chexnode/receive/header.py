@@ -15,14 +15,11 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag
 
+from chexmodels.elements import Buffer, Element, Encoding, TooDeep, encoding_of
 from chexnode.ledger.records import Attributes
-from chexnode.receive.scan import Buffer, Element, Encoding, Scan, TooDeep, scan
+from chexnode.receive.scan import Scan, scan
 from chexnode.settings import LimitSettings
 
-_IMPLICIT = "1.2.840.10008.1.2"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_NATIVE = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _BIG_ENDIAN, "1.2.840.10008.1.2.1.99"})
-_GE_PRIVATE = "1.2.840.113619.5.2"  # Implicit VR, only the pixels big endian
 #: Transfer syntaxes that deflate the whole data set (PS3.5 A.5, A.7 and the JPIP HTJ2K one).
 DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 
@@ -61,23 +58,13 @@ def is_safe_uid(uid: str) -> bool:
     return _SAFE_UID.fullmatch(uid) is not None
 
 
-def encoding_of(transfer_syntax_uid: str) -> Encoding:
-    """How a data set of this transfer syntax is encoded; private ones are taken for Explicit VR Little Endian."""
-    known = transfer_syntax_uid.startswith("1.2.840.10008.")
-    return Encoding(
-        implicit=transfer_syntax_uid in (_IMPLICIT, _GE_PRIVATE),
-        little=transfer_syntax_uid != _BIG_ENDIAN,
-        encapsulated=transfer_syntax_uid not in _NATIVE if known else None,
-    )
-
-
 def read_header(data: Buffer, transfer_syntax_uid: str, limits: LimitSettings) -> Header:
     """Parse ``data``, an encoded data set (inflated already). Raises :class:`NotUnderstood`."""
     encoding = encoding_of(transfer_syntax_uid)
     try:
         found = scan(data, encoding, limits.max_elements, limits.max_nesting)
     except TooDeep as error:
-        raise NotUnderstood("sequences nest too deep") from error
+        raise NotUnderstood(str(error)) from error
     text = _Text(data, found.elements)
     return Header(
         ds=_dataset(data, found, encoding),

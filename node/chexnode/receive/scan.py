@@ -1,73 +1,11 @@
-"""Walk the data elements of an encoded data set without decoding it (PS3.5 sections 7 and A.4).
-
-This is what makes hostile bytes harmless: nothing recurses, nothing is allocated because a length says so, and the
-walk ends at the limits. It is also ten times faster than reading a data set with pydicom. Top-level values stay
-where they are until somebody asks; pixel data is stepped over.
-"""
+"""What a received data set holds at its top level, found without decoding it, whatever is wrong with it."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from pydicom.datadict import DicomDictionary  # type: ignore[attr-defined]
-
-Buffer = bytes | memoryview
-
-UNDEFINED = 0xFFFFFFFF
-
-#: More fragments than any radiograph has; walking them takes a tenth of a second.
-_MAX_FRAGMENTS = 200_000
-
-_PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-_ITEM = 0xFFFEE000
-_ITEM_END = 0xFFFEE00D
-_SEQUENCE_END = 0xFFFEE0DD
-#: Value representations with a length of 4 and of 2 bytes, as encoded -> as text.
-_LONG = {vr.encode(): vr for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")}
-_SHORT = {
-    vr.encode(): vr
-    for vr in (
-        *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS"),
-        *("ST", "TM", "UI", "UL", "US"),
-    )
-}
-_NO_VR = ""
-
-
-class TooDeep(Exception):
-    """Sequences nest deeper than the limit."""
-
-
-class Broken(Exception):
-    """The bytes are no data set from here on. The text names the fault, never a value."""
-
-
-class TooMany(Exception):
-    """More elements than the limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How a data set is encoded."""
-
-    implicit: bool
-    little: bool
-    encapsulated: bool | None
-    """Whether Pixel Data is encapsulated; None where the transfer syntax is unknown."""
-
-
-class Element(NamedTuple):
-    """One top-level element whose value is ``buffer[start : start + length]``, delimiters of a sequence included."""
-
-    vr: str
-    """Empty in Implicit VR."""
-    start: int
-    length: int
-    undefined: bool
-    """Whether the length was undefined."""
+from chexmodels.elements import PIXEL_DATA, Broken, Buffer, Element, Encoding, TooMany, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,164 +19,20 @@ class Scan:
     broken: str
     """Why the walk did not reach the end; empty if it did."""
     over_limit: bool
-    """Whether it stopped because there were too many elements."""
+    """Whether it stopped because there were too many elements or items."""
 
 
 def scan(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int) -> Scan:
-    """Walk ``data``. Raises :class:`TooDeep`; every other fault is told in the result."""
-    return _Walk(data, encoding, max_elements, max_nesting).run()
-
-
-class _Walk:
-    def __init__(self, data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int) -> None:
-        self.data = data
-        self.size = len(data)
-        self.encoding = encoding
-        order = "<" if encoding.little else ">"
-        self.explicit_at = struct.Struct(order + "HH2sH").unpack_from
-        self.long_at = struct.Struct(order + "L").unpack_from
-        self.implicit_at = struct.Struct(order + "HHL").unpack_from
-        self.left = max_elements
-        self.max_nesting = max_nesting
-
-    def run(self) -> Scan:
-        elements: dict[int, Element] = {}
-        pixels: Element | None = None
-        position, broken = 0, ""
-        implicit = self.encoding.implicit
-        try:
-            while position < self.size:
-                tag, vr, start, length = self.head(position, self.size, implicit)
-                if tag == 0:
-                    if _all_zero(self.data[position:]):
-                        break  # padded
-                    raise Broken("an element of group 0000")
-                self.left -= 1
-                if self.left < 0:
-                    raise TooMany
-                if tag in _PIXEL_DATA:
-                    pixels = Element(vr, start, length, length == UNDEFINED)
-                    position = self.after_pixels(start, length)
-                    continue
-                if tag >> 16 == 0xFFFE:
-                    raise Broken("an item outside a sequence")
-                if length == UNDEFINED:
-                    position = self.after_sequence(vr, start, self.size, implicit, UNDEFINED)
-                    elements[tag] = Element(vr, start, position - start, True)
-                    continue
-                position = start + length
-                if position > self.size:
-                    raise Broken("a value goes past the end")
-                if _is_sequence(tag, vr):
-                    self.after_sequence(vr, start, position, implicit, length)
-                elements[tag] = Element(vr, start, length, False)
-        except Broken as error:
-            broken = str(error)
-        except struct.error:
-            broken = "an element is cut short"
-        except TooMany:
-            return Scan(elements, pixels, "too many elements", True)
-        return Scan(elements, pixels, broken, False)
-
-    def head(self, position: int, end: int, implicit: bool) -> tuple[int, str, int, int]:
-        """Tag, VR (empty where there is none), start of the value and its length."""
-        if position + 8 > end:
-            raise Broken("an element is cut short")
-        if implicit:
-            group, element, length = self.implicit_at(self.data, position)
-            return group << 16 | element, _NO_VR, position + 8, length
-        group, element, encoded, length = self.explicit_at(self.data, position)
-        tag = group << 16 | element
-        vr = _SHORT.get(encoded)
-        if vr is not None:
-            return tag, vr, position + 8, length
-        if group == 0xFFFE or not tag:
-            return tag, _NO_VR, position + 8, self.long_at(self.data, position + 4)[0]
-        vr = _LONG.get(encoded)
-        if vr is None:
-            raise Broken("an unknown value representation")
-        if position + 12 > end:
-            raise Broken("an element is cut short")
-        return tag, vr, position + 12, self.long_at(self.data, position + 8)[0]
-
-    def after_pixels(self, start: int, length: int) -> int:
-        """Where the element after the pixel data starts."""
-        if length != UNDEFINED:
-            if start + length > self.size:
-                raise Broken("the pixel data goes past the end")
-            if self.encoding.encapsulated:
-                raise Broken("native pixel data in an encapsulated transfer syntax")
-            return start + length
-        if self.encoding.encapsulated is False:
-            raise Broken("encapsulated pixel data in a native transfer syntax")
-        position = start
-        for _ in range(_MAX_FRAGMENTS):
-            group, element, length = self.implicit_at(self.data, position)
-            tag = group << 16 | element
-            position += 8
-            if tag == _SEQUENCE_END:
-                return position
-            if tag != _ITEM or length == UNDEFINED:
-                raise Broken("the pixel data holds something other than fragments")
-            position += length
-            if position > self.size:
-                raise Broken("a fragment goes past the end")
-        raise Broken("too many fragments")
-
-    def after_sequence(self, vr: str, position: int, end: int, implicit: bool, length: int) -> int:
-        """Walk the sequence whose first item is at ``position``; return where the element after it starts."""
-        _check_undefined(vr, length)
-        # (delimited, not after, in an item, implicit). A UN of undefined length is Implicit VR inside (PS3.5 6.2.2).
-        stack = [(length == UNDEFINED, end, False, implicit or vr == "UN")]
-        nesting = 1
-        while stack:
-            delimited, bound, in_item, implicit = stack[-1]
-            if position == bound and not delimited:
-                nesting -= not in_item
-                stack.pop()
-                continue
-            tag, vr, start, length = self.head(position, bound, implicit)
-            undefined = length == UNDEFINED
-            position = start
-            if not undefined and start + length > bound:
-                raise Broken("a value goes past what holds it")
-            if tag == _ITEM and not in_item:
-                stack.append((undefined, bound if undefined else start + length, True, implicit))
-            elif delimited and tag == (_ITEM_END if in_item else _SEQUENCE_END):
-                nesting -= not in_item
-                stack.pop()
-            elif not in_item or tag >> 16 == 0xFFFE:
-                raise Broken("an item, an element or a delimiter in the wrong place")
+    """Walk ``data`` to its end. Raises :class:`~chexmodels.elements.TooDeep`; every other fault is told in the
+    result."""
+    elements: dict[int, Element] = {}
+    pixels: Element | None = None
+    try:
+        for element in walk(data, encoding, max_elements, max_nesting):
+            if element.tag in PIXEL_DATA:
+                pixels = element
             else:
-                self.left -= 1
-                if self.left < 0:
-                    raise TooMany
-                if undefined and tag in _PIXEL_DATA:  # of an icon
-                    position = self.after_pixels(start, length)
-                elif undefined or _is_sequence(tag, vr):
-                    _check_undefined(vr, length)
-                    nesting += 1
-                    if nesting > self.max_nesting:
-                        raise TooDeep
-                    inner = bound if undefined else start + length
-                    stack.append((undefined, inner, False, implicit or (undefined and vr == "UN")))
-                else:
-                    position = start + length
-        return position
-
-
-def _check_undefined(vr: str, length: int) -> None:
-    if length == UNDEFINED and vr not in ("SQ", "UN", _NO_VR):
-        raise Broken("undefined length outside a sequence")
-
-
-def _all_zero(data: Buffer) -> bool:
-    step = 1 << 16
-    return not any(bytes(data[start : start + step]).strip(b"\0") for start in range(0, len(data), step))
-
-
-def _is_sequence(tag: int, vr: str) -> bool:
-    if vr:
-        return vr == "SQ"
-    entry = DicomDictionary.get(tag)
-    return entry is not None and entry[0] == "SQ"
+                elements[element.tag] = element
+    except (Broken, TooMany) as fault:
+        return Scan(elements, pixels, str(fault), isinstance(fault, TooMany))
+    return Scan(elements, pixels, "", False)

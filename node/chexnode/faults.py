@@ -1,4 +1,4 @@
-"""How an exception is told where no patient data may stand: in the log, and in the ledger's error columns.
+"""How an exception is told where no patient data may stand: on a line of the log, and in the ledger's error columns.
 
 Whoever raises ValueError likes to quote the value, which may be a name. So the message is left out unless the class is
 one of ours, whose messages do not, or tells of the operating system.
@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 _OURS = ("chexnode", "chexmodels")
+
+
+def fault(error: BaseException) -> str:
+    """One line: the type of ``error``, its message where that cannot quote, and the last calls that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    return f"{_named(error)} at {where}" if where else _named(error)
 
 
 def traceback_of(error: BaseException) -> str:
@@ -22,9 +30,13 @@ def _told(error: BaseException | None) -> Iterator[str]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         frames = "".join(traceback.format_tb(error.__traceback__))
-        message = _message(error)
-        yield f"Traceback (most recent call last):\n{frames}{type(error).__name__}{': ' if message else ''}{message}\n"
+        yield f"Traceback (most recent call last):\n{frames}{_named(error)}\n"
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _named(error: BaseException) -> str:
+    message = _message(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _message(error: BaseException) -> str:

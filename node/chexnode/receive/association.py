@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from chexnode.audit.trail import Trail
 from chexnode.audit.transfers import Transfers
 from chexnode.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from chexnode.faults import fault
 from chexnode.receive import dimse
 from chexnode.receive.commitment import MAX_DATA_SET, CommitmentService, Report
 from chexnode.receive.contexts import (
@@ -34,7 +35,6 @@ from chexnode.receive.contexts import (
     reject,
 )
 from chexnode.receive.dimse import Command, CommandError, Status, read_command, write_response
-from chexnode.receive.faults import fault
 from chexnode.receive.filemeta import Announced
 from chexnode.receive.storage import Answer, Caller, Reception, Refusal, StorageService
 from chexnode.receive.upper import (

@@ -14,10 +14,10 @@ from pynetdicom.dsutils import decode, encode
 
 from chexnode import commitment
 from chexnode.commitment import NotACommitment
+from chexnode.faults import fault
 from chexnode.ledger.ledger import Ledger
 from chexnode.receive.contexts import Context
 from chexnode.receive.dimse import N_ACTION_RQ, Command, Status
-from chexnode.receive.faults import fault
 from chexnode.receive.storage import Answer, Caller
 from chexnode.settings import PeerSettings
 

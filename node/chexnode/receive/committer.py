@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chexnode.errors import Transient
+from chexnode.faults import fault
 from chexnode.ledger.records import Arrival, Receipt
-from chexnode.receive.faults import fault
 from chexnode.spool import Spool
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from chexnode.errors import Transient
+from chexnode.faults import fault
 from chexnode.logs import Level, configure, escaped
 
 log = logging.getLogger("chexnode.test.room")
@@ -125,6 +126,17 @@ def test_a_traceback_does_not_quote(json_lines: bool) -> None:
     assert "ValueError" in stream.getvalue(), "what led to it is told"
     assert "Transient: the database is away" in stream.getvalue(), "our own messages quote nothing"
     assert "test_a_traceback_does_not_quote" in stream.getvalue()
+
+
+def test_one_line_tells_what_and_where_and_does_not_quote() -> None:
+    told = []
+    for error in (ValueError("Doe^Jane"), Transient("the database is away"), OSError(28, "No space left", "Doe.dcm")):
+        try:
+            raise error
+        except Exception as raised:
+            told.append(fault(raised))
+    names = [line.partition(" at test_logs.py:")[0] for line in told]
+    assert names == ["ValueError", "Transient: the database is away", "OSError: No space left"]
 
 
 def test_configuring_twice_does_not_write_twice() -> None:

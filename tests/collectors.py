@@ -35,7 +35,7 @@ class Told:
     def event(self) -> str:
         """EventID's meaning, and that of its type: ``Application Activity/Application Start``."""
         identification = self.root.find("EventIdentification")
-        return "/".join(code.get("originalText") for code in identification)
+        return "/".join(code.get("originalText") for code in identification if code.get("originalText"))
 
     @property
     def action(self) -> str:

@@ -13,6 +13,7 @@ import pydicom
 import uvicorn
 from pydicom.dataset import Dataset
 
+from chexnode.audit.trail import open_trail
 from chexnode.ledger.ledger import Ledger
 from chexnode.receive.receiver import storage_service
 from chexnode.settings import Settings
@@ -90,14 +91,17 @@ def part10_of(ds: Dataset) -> bytes:
 @contextmanager
 def serving(settings: Settings, ledger: Ledger | None = None) -> Iterator[Service]:
     """The service in this process, on a free port."""
-    with nullcontext(ledger) if ledger else opened(settings.database.url) as the_ledger:
+    with (
+        nullcontext(ledger) if ledger else opened(settings.database.url) as the_ledger,
+        open_trail(settings, "web") as trail,
+    ):
         bell = CountingBell()
         spool = Spool(settings.node.data_dir)
         spool.prepare()
         storage = storage_service(settings, the_ledger, spool, bell, SPEC)
         storage.start()
         port = free_port()
-        app = create_app(settings, the_ledger, storage)
+        app = create_app(settings, the_ledger, storage, trail)
         server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -1,38 +1,57 @@
 """Audit messages in the XML of PS3.15 annex A.5: pure, one function for each event that the node reports.
 
-The schema is that of PS3.15 A.5.1 (RELAX NG); codes are of DCM where no other system is named. Instances are counted by
-SOP class and not listed one by one, which A.5.2 allows and which keeps a message below what a datagram holds.
-Audit messages name patients: that is what they are for. They go to the collector and the spool, never into the log.
+Instances are counted by SOP class and not listed one by one, which A.5.2 allows and which keeps a message below what a
+datagram holds. Audit messages name patients: that is what they are for. They go to the collector and the spool, never
+into the log.
 """
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from enum import IntEnum
-from ipaddress import ip_address
-from xml.etree.ElementTree import Element, SubElement, tostring
+from datetime import datetime
+from xml.etree.ElementTree import SubElement
 
-from chexnode.logs import escaped
-
-Code = tuple[str, str, str]
-"""csd-code, codeSystemName and originalText (the code meaning)."""
+from chexnode.audit.elements import (
+    NODE_ID,
+    REPORT,
+    RESOURCE,
+    SECURITY_RESOURCE,
+    SOP_CLASS_UID,
+    SYSTEM,
+    Code,
+    Instances,
+    Message,
+    Outcome,
+    Participant,
+    Source,
+    add_detail,
+    add_medium,
+    add_participant,
+    add_query,
+    begin,
+    clean,
+    finish,
+    make_object,
+    study_and_patient,
+)
 
 # Event IDs (PS3.16 CID 400)
 _APPLICATION_ACTIVITY = ("110100", "DCM", "Application Activity")
+_ACCESSED = ("110103", "DCM", "DICOM Instances Accessed")
 _TRANSFERRED = ("110104", "DCM", "DICOM Instances Transferred")
 _EXPORT = ("110106", "DCM", "Export")
 _QUERY = ("110112", "DCM", "Query")
 _SECURITY_ALERT = ("110113", "DCM", "Security Alert")
+_USER_AUTHENTICATION = ("110114", "DCM", "User Authentication")
 
 # Event types (CID 401)
 _START = ("110120", "DCM", "Application Start")
 _STOP = ("110121", "DCM", "Application Stop")
-NODE_AUTHENTICATION = ("110126", "DCM", "Node Authentication")
+_LOGIN = ("110122", "DCM", "Login")
+NODE_AUTHENTICATION: Code = ("110126", "DCM", "Node Authentication")
 """Somebody was not who may call."""
-AUDIT_RECORDING_STOPPED = ("110133", "DCM", "Audit Recording Stopped")
+RESTRICTED_FUNCTION: Code = ("110132", "DCM", "Use of Restricted Function")
+"""Somebody is known and may not do this."""
+AUDIT_RECORDING_STOPPED: Code = ("110133", "DCM", "Audit Recording Stopped")
 """Messages were lost."""
 
 # Roles of active participants (CID 402)
@@ -43,75 +62,14 @@ _DESTINATION_MEDIA = ("110154", "DCM", "Destination Media")
 
 _URI_MEDIUM = ("110037", "DCM", "URI")
 
-# What identifies a participant object (CID 404, and RFC 3881 section 5.5.4)
-_STUDY_UID = ("110180", "DCM", "Study Instance UID")
-_SOP_CLASS_UID = ("110181", "DCM", "SOP Class UID")
-_NODE_ID = ("110182", "DCM", "Node ID")
-_PATIENT_NUMBER = ("2", "RFC-3881", "Patient Number")
-
-_PERSON, _SYSTEM = "1", "2"
-_PATIENT, _REPORT, _SECURITY_RESOURCE = "1", "3", "13"
-_APPLICATION_SERVER = "4"  # Audit Source Type Code, PS3.15 A.5.1.2.1
-_MACHINE_NAME, _IP_ADDRESS = "1", "2"
-
-
-class Outcome(IntEnum):
-    """EventOutcomeIndicator (PS3.15 A.5.2)."""
-
-    SUCCESS = 0
-    MINOR_FAILURE = 4
-    """As an alert: it was averted."""
-    SERIOUS_FAILURE = 8
-    MAJOR_FAILURE = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Who reports: AuditSourceIdentification."""
-
-    audit_source_id: str
-    enterprise_site_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Participant:
-    """A process at work, ours or another's: ActiveParticipant."""
-
-    user_id: str
-    """Ours: process id, as in our log lines (A.5.2.1); another's: its AE title, which is all we know it by."""
-    ae_title: str = ""
-    name: str = ""
-    host: str = ""
-    """IP address or host name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Instances:
-    """What was moved of one study of one patient."""
-
-    study_instance_uid: str
-    """Empty where a data set brings none."""
-    patient_id: str
-    patient_name: str
-    accession_number: str
-    sop_classes: Mapping[str, int] = field(default_factory=dict)
-    """SOP Class UID -> how many instances."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One audit message."""
-
-    xml: str
-    at: datetime
-    outcome: Outcome
+_LONGEST_QUERY = 32_768
 
 
 def application(source: Source, at: datetime, process: Participant, started: bool) -> Message:
     """Application Activity (A.5.3.1): one of our processes has started or is about to stop."""
-    root = _event(_APPLICATION_ACTIVITY, "E", at, _START if started else _STOP)
-    _participant(root, process, _APPLICATION)
-    return _finished(root, source, at)
+    root = begin(_APPLICATION_ACTIVITY, "E", at, _START if started else _STOP)
+    add_participant(root, process, _APPLICATION)
+    return finish(root, source, at)
 
 
 def transferred(
@@ -121,25 +79,36 @@ def transferred(
     receiver: Participant,
     instances: Instances,
     held_before: bool | None,
+    *,
+    asked_by_receiver: bool = False,
+    outcome: Outcome = Outcome.SUCCESS,
 ) -> Message:
     """DICOM Instances Transferred (A.5.3.7), about one patient.
 
     ``held_before``: whether the receiver had the instances; None where the audit source is not the receiver.
     """
-    action = "C" if held_before is False else "R"
-    root = _event(_TRANSFERRED, action, at)
-    _participant(root, sender, _SOURCE, requestor=True)
-    _participant(root, receiver, _DESTINATION)
-    return _finished(root, source, at, _study(instances), _patient(instances))
+    root = begin(_TRANSFERRED, "C" if held_before is False else "R", at, outcome=outcome)
+    add_participant(root, sender, _SOURCE, requestor=not asked_by_receiver)
+    add_participant(root, receiver, _DESTINATION, requestor=asked_by_receiver)
+    return finish(root, source, at, *study_and_patient(instances), outcome=outcome)
+
+
+def accessed(
+    source: Source, at: datetime, user: Participant, process: Participant, instances: Instances, outcome: Outcome
+) -> Message:
+    """DICOM Instances Accessed (A.5.3.6): ``user`` was shown something of them by ``process``, about one patient."""
+    root = begin(_ACCESSED, "R", at, outcome=outcome)
+    add_participant(root, user, requestor=True)
+    add_participant(root, process)
+    return finish(root, source, at, *study_and_patient(instances), outcome=outcome)
 
 
 def exported(source: Source, at: datetime, process: Participant, uri: str, instances: Instances) -> Message:
     """Data Export (A.5.3.4): files were written to ``uri``, where others take them."""
-    root = _event(_EXPORT, "R", at)
-    _participant(root, process, _SOURCE, requestor=True)
-    medium = _participant(root, Participant(uri), _DESTINATION_MEDIA)
-    _code(SubElement(medium, "MediaIdentifier"), "MediaType", _URI_MEDIUM)
-    return _finished(root, source, at, _study(instances), _patient(instances))
+    root = begin(_EXPORT, "R", at)
+    add_participant(root, process, _SOURCE, requestor=True)
+    add_medium(add_participant(root, Participant(uri), _DESTINATION_MEDIA), _URI_MEDIUM)
+    return finish(root, source, at, *study_and_patient(instances))
 
 
 def query(
@@ -152,13 +121,47 @@ def query(
     identifier: bytes,
 ) -> Message:
     """Query (A.5.3.10): ``identifier`` is the encoded data set that is matched."""
-    root = _event(_QUERY, "E", at)
-    _participant(root, asking, _SOURCE, requestor=True)
-    _participant(root, asked, _DESTINATION)
-    what = _object(sop_class_uid, _SYSTEM, _REPORT, _SOP_CLASS_UID)
-    SubElement(what, "ParticipantObjectQuery").text = _base64(identifier)
-    _detail(what, "TransferSyntax", transfer_syntax_uid)
-    return _finished(root, source, at, what)
+    root = begin(_QUERY, "E", at)
+    add_participant(root, asking, _SOURCE, requestor=True)
+    add_participant(root, asked, _DESTINATION)
+    what = make_object(sop_class_uid, SYSTEM, REPORT, SOP_CLASS_UID)
+    add_query(what, identifier)
+    add_detail(what, "TransferSyntax", transfer_syntax_uid)
+    return finish(root, source, at, what)
+
+
+def web_query(
+    source: Source,
+    at: datetime,
+    asking: Participant,
+    asked: Participant,
+    resource: str,
+    parameters: bytes,
+    outcome: Outcome = Outcome.SUCCESS,
+) -> Message:
+    """Query (A.5.3.10) by QIDO-RS: ``resource`` is what is searched, ``parameters`` the query of the URI as it came.
+
+    A.5.3.10 has fields for data sets and leaves those of other queries open: the object is named by its URI, the query
+    is in the form of its protocol (as IHE ITI has it), and is cut where it is longer than any is.
+    """
+    root = begin(_QUERY, "E", at, outcome=outcome)
+    add_participant(root, asking, _SOURCE, requestor=True)
+    add_participant(root, asked, _DESTINATION)
+    what = make_object(resource, SYSTEM, REPORT, RESOURCE)
+    add_query(what, parameters[:_LONGEST_QUERY])
+    add_detail(what, "QueryEncoding", "UTF-8")
+    return finish(root, source, at, what, outcome=outcome)
+
+
+def not_authenticated(
+    source: Source, at: datetime, user: Participant, process: Participant, description: str
+) -> Message:
+    """User Authentication (A.5.3.12): a login that failed at ``process``."""
+    outcome = Outcome.MINOR_FAILURE
+    root = begin(_USER_AUTHENTICATION, "E", at, _LOGIN, outcome, description)
+    add_participant(root, user, requestor=True)
+    add_participant(root, process)
+    return finish(root, source, at, outcome=outcome)
 
 
 def alert(
@@ -171,110 +174,12 @@ def alert(
     performing: Participant | None = None,
 ) -> Message:
     """Security Alert (A.5.3.11) about ``performing``, or about the reporting node where there is nobody else."""
-    root = _event(_SECURITY_ALERT, "E", at, kind, outcome)
-    _participant(root, reporting)
+    root = begin(_SECURITY_ALERT, "E", at, kind, outcome)
+    add_participant(root, reporting)
     if performing is not None:
-        _participant(root, performing)
+        add_participant(root, performing)
     subject = performing or reporting
-    what = _object(subject.host or subject.user_id, _SYSTEM, _SECURITY_RESOURCE, _NODE_ID)
-    SubElement(what, "ParticipantObjectName").text = _clean(subject.ae_title or subject.user_id)
-    _detail(what, "Alert Description", description)
-    return _finished(root, source, at, what, outcome=outcome)
-
-
-def _event(
-    event: Code, action: str, at: datetime, kind: Code | None = None, outcome: Outcome = Outcome.SUCCESS
-) -> Element:
-    root = Element("AuditMessage")
-    attributes = {
-        "EventActionCode": action,
-        "EventDateTime": at.astimezone(UTC).isoformat(timespec="milliseconds"),
-        "EventOutcomeIndicator": str(int(outcome)),
-    }
-    identification = SubElement(root, "EventIdentification", attributes)
-    _code(identification, "EventID", event)
-    if kind is not None:
-        _code(identification, "EventTypeCode", kind)
-    return root
-
-
-def _participant(root: Element, who: Participant, role: Code | None = None, *, requestor: bool = False) -> Element:
-    attributes = {"UserID": who.user_id}
-    if who.ae_title:
-        attributes["AlternativeUserID"] = f"AETITLES={who.ae_title}"
-    if who.name:
-        attributes["UserName"] = who.name
-    attributes["UserIsRequestor"] = "true" if requestor else "false"
-    if who.host:
-        attributes["NetworkAccessPointID"] = who.host
-        attributes["NetworkAccessPointTypeCode"] = _IP_ADDRESS if _is_address(who.host) else _MACHINE_NAME
-    element = SubElement(root, "ActiveParticipant", {key: _clean(value) for key, value in attributes.items()})
-    if role is not None:
-        _code(element, "RoleIDCode", role)
-    return element
-
-
-def _finished(
-    root: Element, source: Source, at: datetime, *objects: Element, outcome: Outcome = Outcome.SUCCESS
-) -> Message:
-    attributes = {"AuditEnterpriseSiteID": source.enterprise_site_id} if source.enterprise_site_id else {}
-    attributes["AuditSourceID"] = source.audit_source_id
-    element = SubElement(root, "AuditSourceIdentification", {key: _clean(value) for key, value in attributes.items()})
-    SubElement(element, "AuditSourceTypeCode", {"csd-code": _APPLICATION_SERVER})
-    root.extend(objects)
-    return Message(tostring(root, encoding="unicode"), at, outcome)
-
-
-def _study(instances: Instances) -> Element:
-    study = _object(instances.study_instance_uid, _SYSTEM, _REPORT, _STUDY_UID)
-    # The schema wants a name or a query; a study has no other name than its UID.
-    SubElement(study, "ParticipantObjectName").text = _clean(instances.study_instance_uid)
-    description = SubElement(study, "ParticipantObjectDescription")
-    if instances.accession_number:
-        SubElement(description, "Accession", {"Number": _clean(instances.accession_number)})
-    for uid, count in sorted(instances.sop_classes.items()):
-        SubElement(description, "SOPClass", {"UID": _clean(uid), "NumberOfInstances": str(count)})
-    return study
-
-
-def _patient(instances: Instances) -> Element:
-    patient = _object(instances.patient_id, _PERSON, _PATIENT, _PATIENT_NUMBER)
-    SubElement(patient, "ParticipantObjectName").text = _clean(instances.patient_name)
-    return patient
-
-
-def _object(identifier: str, kind: str, role: str, id_type: Code) -> Element:
-    attributes = {
-        "ParticipantObjectID": _clean(identifier),
-        "ParticipantObjectTypeCode": kind,
-        "ParticipantObjectTypeCodeRole": role,
-    }
-    element = Element("ParticipantObjectIdentification", attributes)
-    _code(element, "ParticipantObjectIDTypeCode", id_type)
-    return element
-
-
-def _detail(element: Element, kind: str, value: str) -> None:
-    SubElement(element, "ParticipantObjectDetail", {"type": kind, "value": _base64(value.encode("utf-8", "replace"))})
-
-
-def _code(parent: Element, name: str, code: Code) -> None:
-    attributes: Sequence[str] = ("csd-code", "codeSystemName", "originalText")
-    SubElement(parent, name, dict(zip(attributes, code, strict=True)))
-
-
-def _clean(text: str) -> str:
-    """``text`` as XML 1.0 can hold it, on one line."""
-    return escaped(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
-
-
-def _base64(content: bytes) -> str:
-    return b64encode(content).decode("ascii")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+    what = make_object(subject.host or subject.user_id, SYSTEM, SECURITY_RESOURCE, NODE_ID)
+    SubElement(what, "ParticipantObjectName").text = clean(subject.ae_title or subject.user_id)
+    add_detail(what, "Alert Description", description)
+    return finish(root, source, at, what, outcome=outcome)

@@ -8,18 +8,32 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 QUIET_SECONDS = 60.0
 _MOST_CALLERS = 256
 
 
+class Cause(Enum):
+    """What about the caller was not right."""
+
+    NODE = 1
+    """The address, AE title or certificate of a DICOM node."""
+    TOKEN = 2
+    """A user of the web role brought no token that is known."""
+    SCOPE = 3
+    """A known user may not do this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Who was turned away, and why. ``address`` and ``ae_title`` are empty for all that are too many to be named."""
+    """Who was turned away, and why. ``address`` and ``name`` are empty for all that are too many to be named."""
 
     address: str
-    ae_title: str
+    name: str
+    """AE title, or of a token; empty where the caller has not said."""
     why: str
+    cause: Cause = Cause.NODE
 
 
 class Refusals:
@@ -38,7 +52,7 @@ class Refusals:
         """Count one; whether to tell of it now."""
         with self._lock:
             if refusal not in self._untold and len(self._untold) >= _MOST_CALLERS:
-                refusal = Refusal("", "", refusal.why)
+                refusal = Refusal("", "", refusal.why, refusal.cause)
             ends, count = self._untold.get(refusal, (0.0, -1))
             first = count < 0
             self._untold[refusal] = (self._clock() + QUIET_SECONDS if first else ends, count + 1)

@@ -22,7 +22,7 @@ from datetime import UTC
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from chexnode.audit.message import Message, Outcome
+from chexnode.audit.elements import Message, Outcome
 from chexnode.errors import Transient
 
 MSGID = "DICOM+RFC3881"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from chexnode.audit import message, syslog
-from chexnode.audit.message import Instances, Message, Outcome, Participant, Source
-from chexnode.audit.refusals import Refusal, Refusals
+from chexnode.audit.elements import Instances, Message, Outcome, Participant, Source
+from chexnode.audit.refusals import Cause, Refusal, Refusals
 from chexnode.audit.shipper import Shipper
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address
@@ -57,11 +57,46 @@ class Trail:
 
     def received(self, ae_title: str, address: str, transfers: Transfers) -> None:
         """A caller's instances were stored."""
+        self._stored(Participant(ae_title, ae_title, host=address), transfers)
+
+    def fetched(self, archive: DestinationSettings, transfers: Transfers) -> None:
+        """Instances that we have asked an archive for were stored."""
+        self._stored(_party(archive), transfers, asked_by_us=True)
+
+    def stored_by(self, user: str, address: str, transfers: Transfers) -> None:
+        """A user of the web role has stored instances; ``user`` is the token's name, empty where none is needed."""
+        self._stored(_user(user, address), transfers)
+
+    def _stored(self, sender: Participant, transfers: Transfers, *, asked_by_us: bool = False) -> None:
+        for instances, held_before in transfers.take():
+            if self._place is not None:
+                at, source, us = _now(), self._place.source, self._place.process
+                facts = (sender, us, instances, held_before)
+                self._write(message.transferred(source, at, *facts, asked_by_receiver=asked_by_us))
+
+    def retrieved(self, user: str, address: str, transfers: Transfers, *, whole: bool, complete: bool) -> None:
+        """A user of the web role has got instances: the ``whole`` of them as DICOM files, or something of them.
+
+        ``complete``: whether the answer reached its end.
+        """
+        outcome = Outcome.SUCCESS if complete else Outcome.MINOR_FAILURE
+        for instances, _ in transfers.take():
+            if self._place is None:
+                continue
+            at, source, us, who = _now(), self._place.source, self._place.process, _user(user, address)
+            if whole:
+                facts = (us, who, instances, None)
+                one = message.transferred(source, at, *facts, asked_by_receiver=True, outcome=outcome)
+            else:
+                one = message.accessed(source, at, who, us, instances, outcome)
+            self._write(one)
+
+    def searched(self, user: str, address: str, resource: str, parameters: bytes, *, understood: bool) -> None:
+        """A user of the web role has searched ``resource``, a path, by the ``parameters`` of its URI."""
         if self._place is not None:
-            caller = Participant(ae_title, ae_title, host=address)
-            for instances, held_before in transfers.take():
-                at, (source, us) = _now(), (self._place.source, self._place.process)
-                self._write(message.transferred(source, at, caller, us, instances, held_before))
+            outcome = Outcome.SUCCESS if understood else Outcome.MINOR_FAILURE
+            us, who = self._place.process, _user(user, address)
+            self._write(message.web_query(self._place.source, _now(), who, us, resource, parameters, outcome))
 
     def sent(self, destination: DestinationSettings, transfers: Transfers) -> None:
         """A destination has accepted instances, or files were written into its folder."""
@@ -87,9 +122,16 @@ class Trail:
             asked = (sop_class_uid, transfer_syntax_uid, identifier)
             self._write(message.query(self._place.source, _now(), us, them, *asked))
 
-    def refused(self, address: str, ae_title: str, why: str) -> None:
-        """A caller was turned away because of who it is; ``ae_title`` is empty where it had not said."""
-        refusal = Refusal(address, ae_title, why)
+    def queried_web(self, service: DestinationSettings, resource: str, parameters: bytes) -> None:
+        """A DICOMweb service is asked what it holds, by the ``parameters`` of a URI."""
+        if self._place is not None:
+            us, them = self._place.process, _party(service)
+            self._write(message.web_query(self._place.source, _now(), us, them, resource, parameters))
+
+    def refused(self, address: str, name: str, why: str, cause: Cause = Cause.NODE) -> None:
+        """A caller was turned away because of who it is; ``name`` is its AE title or its token's, empty where it had
+        not said."""
+        refusal = Refusal(address, name, why, cause)
         if self._place is not None and self._refusals.add(refusal):
             self._alert(refusal, 1)
 
@@ -116,10 +158,17 @@ class Trail:
 
     def _alert(self, refusal: Refusal, count: int) -> None:
         assert self._place is not None
-        who = Participant(refusal.ae_title or refusal.address, refusal.ae_title, host=refusal.address)
-        what = f"{refusal.why}, {count} time(s)"
         source, us = self._place.source, self._place.process
-        kind, caller = message.NODE_AUTHENTICATION, who if refusal.address else None
+        what = f"{refusal.why}, {count} time(s)"
+        if refusal.cause is Cause.NODE:
+            who = Participant(refusal.name or refusal.address, refusal.name, host=refusal.address)
+        else:
+            who = _user(refusal.name, refusal.address)
+        if refusal.cause is Cause.TOKEN and refusal.address:
+            self._write(message.not_authenticated(source, _now(), who, us, what))
+            return
+        kind = message.RESTRICTED_FUNCTION if refusal.cause is Cause.SCOPE else message.NODE_AUTHENTICATION
+        caller = who if refusal.address else None
         self._write(message.alert(source, _now(), kind, Outcome.MINOR_FAILURE, us, what, caller))
 
     def _write(self, one: Message) -> None:
@@ -175,6 +224,10 @@ def open_trail(settings: Settings, role: str) -> Iterator[Trail]:
 def _party(destination: DestinationSettings) -> Participant:
     title = destination.ae_title or ""
     return Participant(title or destination.url or destination.name, title, host=destination.address)
+
+
+def _user(name: str, address: str) -> Participant:
+    return Participant(name or address, name=name, host=address)
 
 
 def _now() -> datetime:

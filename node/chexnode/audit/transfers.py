@@ -6,7 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from chexnode.audit.message import Instances
+from chexnode.audit.elements import Instances
 from chexnode.ledger.records import Subject
 
 FLUSH_SECONDS = 10.0
@@ -25,6 +25,10 @@ class Transfers:
         if not self._counts:
             self._since = time.monotonic()
         self._counts[subject, held_before][sop_class_uid] += 1
+
+    def __bool__(self) -> bool:
+        """Whether there is something to tell."""
+        return bool(self._counts)
 
     @property
     def due(self) -> bool:

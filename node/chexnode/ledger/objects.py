@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from chexnode.ledger.database import Database, in_chunks
+from chexnode.ledger.records import Subject
 from chexnode.ledger.schema import instances, results, series, studies
 
 Row = Mapping[str, Any]
@@ -88,6 +89,8 @@ class Held:
     path: str | None
     """Relative to ``data_dir``; None once retention has deleted the file."""
     size: int
+    subject: Subject = Subject()
+    """Whose it is."""
 
 
 class Objects:
@@ -172,6 +175,9 @@ class Objects:
 
         found = _members(named).subquery()
         order = (found.c.series_instance_uid, found.c.instance_number, found.c.sop_instance_uid)
+        patient = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
+        same = studies.c.study_instance_uid == found.c.study_instance_uid
+        wanted = select(found, *patient).join_from(found, studies, same).order_by(*order)
         with self._db.read() as conn:
             return [
                 Held(
@@ -182,8 +188,14 @@ class Objects:
                     row.transfer_syntax_uid or "",
                     row.path,
                     row.size,
+                    Subject(
+                        row.study_instance_uid,
+                        row.patient_id or "",
+                        row.patient_name or "",
+                        row.accession_number or "",
+                    ),
                 )
-                for row in conn.execute(select(found).order_by(*order))
+                for row in conn.execute(wanted)
             ]
 
     def _narrowed(self, table: Table, query: Query) -> list[ColumnElement[bool]]:

@@ -23,6 +23,8 @@ from chexnode.web.dicomweb import service
 from chexnode.web.dicomweb.places import ROOT
 from chexnode.web.headers import SecurityHeaders
 from chexnode.web.limits import Limits
+from chexnode.web.viewer import service as viewer
+from chexnode.web.visits import Visits
 
 
 def create_app(
@@ -39,12 +41,15 @@ def create_app(
         docs_url=None,  # its scripts come from elsewhere on the Internet
         redoc_url=None,
     )
-    app.state.doorkeeper = Doorkeeper(settings, ledger)
+    app.state.doorkeeper = Doorkeeper(settings, ledger, trail)
+    if trail.on:
+        app.add_middleware(Visits, trail=trail)
     _protect(app, settings)
     app.include_router(health.router(settings, ledger))
     app.include_router(metrics.router(settings, ledger))
     app.include_router(api.router(ledger))
-    app.include_router(service.router(settings, ledger, storage, trail))
+    app.include_router(service.router(settings, ledger, storage))
+    app.include_router(viewer.router(settings))
     app.add_exception_handler(Usage, _bad_request)
     app.add_exception_handler(Transient, _not_now)
     app.add_exception_handler(RequestValidationError, _unreadable)

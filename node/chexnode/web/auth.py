@@ -14,23 +14,29 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
+from chexnode.audit.refusals import Cause
+from chexnode.audit.trail import OFF, Trail
 from chexnode.errors import Transient
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import Scope
 from chexnode.ledger.tokens import Token
 from chexnode.sections.base import is_loopback
 from chexnode.settings import Settings
+from chexnode.web import cookie
+from chexnode.web.visits import visit
 
 log = logging.getLogger(__name__)
 
 REALM = "ChexNode"
+CHALLENGE = f'Bearer realm="{REALM}"'
 
 
 class Doorkeeper:
     """Decides about each request; ``app.state.doorkeeper``. Raises BadEnvironment where it may not open at all."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, trail: Trail = OFF) -> None:
         self._tokens = ledger.tokens
+        self._trail = trail
         host = settings.web.host
         exist = self._tokens.check(host)
         self._open = not exist
@@ -50,7 +56,8 @@ class Doorkeeper:
         """Whose token the request brings; None if it brings none. Raises 401 if that is no good."""
         headers = request.headers.getlist("authorization")
         if not headers:
-            return None
+            kept = cookie.secret_of(request)
+            return self._tokens.recognise(kept) if kept else None
         scheme, secret = get_authorization_scheme_param(headers[0])
         if len(headers) > 1 or not secret or scheme.lower() != "bearer":
             raise _refusal(401, "the Authorization header is to be: Bearer TOKEN")
@@ -58,6 +65,22 @@ class Doorkeeper:
         if token is None:
             raise _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")
         return token
+
+    def sign_in(self, request: Request, secret: str) -> None:
+        """Raise 401 or 403 unless a browser may keep ``secret``: a token that can do no more than read."""
+        if self.is_open():
+            return
+        token = self._tokens.recognise(secret)
+        if token is not None and cookie.may_be_kept(token):
+            return
+        address = request.client.host if request.client else ""
+        if token is None:
+            refusal = _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")
+            self._trail.refused(address, "", refusal.detail, Cause.TOKEN)
+        else:
+            refusal = _refusal(403, "the token can do more than read: a browser keeps only one that cannot")
+            self._trail.refused(address, token.name, refusal.detail, Cause.SCOPE)
+        raise refusal
 
     def allows(self, request: Request, scope: Scope) -> bool:
         """Whether ``request`` may see what needs ``scope``, without an exception where not."""
@@ -73,11 +96,19 @@ class Doorkeeper:
         """Let ``request`` pass, or raise 401 or 403 as RFC 6750 section 3 says."""
         if self.is_open():
             return
-        token = self.caller(request)
-        if token is None:
-            raise _refusal(401, "a token is needed")
+        address = request.client.host if request.client else ""
+        try:
+            token = self.caller(request)
+            if token is None:
+                raise _refusal(401, "a token is needed")
+        except HTTPException as refusal:
+            self._trail.refused(address, "", refusal.detail, Cause.TOKEN)
+            raise
         if not token.allows(scope):
-            raise _refusal(403, f"the token has no scope {scope}", error="insufficient_scope", scope=scope)
+            refusal = _refusal(403, f"the token has no scope {scope}", error="insufficient_scope", scope=scope)
+            self._trail.refused(address, token.name, refusal.detail, Cause.SCOPE)
+            raise refusal
+        visit().user = token.name
 
 
 def require(scope: Scope) -> Callable[..., None]:

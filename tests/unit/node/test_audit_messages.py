@@ -20,7 +20,7 @@ from pydicom.filereader import read_dataset
 from pydicom.sr._concepts_dict import concepts
 
 from chexnode.audit import message, syslog
-from chexnode.audit.message import Instances, Message, Outcome, Participant, Source
+from chexnode.audit.elements import Instances, Message, Outcome, Participant, Source
 from chexnode.audit.refusals import QUIET_SECONDS, Refusal, Refusals
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address

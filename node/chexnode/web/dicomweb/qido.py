@@ -13,6 +13,7 @@ from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
 from chexnode.web.dicomweb.model import Json, element
 from chexnode.web.dicomweb.places import DICOM_JSON, NO_STORE, Series, Study, base_of, instance_url, json_type, to_json
 from chexnode.web.dicomweb.query import Search, read_query
+from chexnode.web.visits import visit
 
 _Row = Mapping[str, Any]
 
@@ -33,6 +34,7 @@ def routes(objects: Objects) -> APIRouter:
     }
 
     def search(request: Request, level: Level, **path: str) -> Response:
+        visit().is_search = True
         kind = json_type(parse_accept(request.headers.get("accept"), request.query_params.get("accept")))
         wanted = read_query(level, request.query_params.multi_items(), path)
         rows = found[level](wanted.query)

@@ -14,6 +14,7 @@ from chexnode.ledger.objects import Held, Objects
 from chexnode.settings import LimitSettings
 from chexnode.spool import Spool
 from chexnode.web.dicomweb.errors import Gone, NotFound
+from chexnode.web.visits import visit
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Shelf:
         """The whole file, piece by piece."""
         assert held.path is not None
         with self._spool.path(held.path).open("rb") as file:
+            visit().opened[held.sop_instance_uid] = held
             while chunk := file.read(_CHUNK):
                 yield chunk
 
@@ -77,6 +79,7 @@ class Shelf:
             file = self._spool.path(held.path).open("rb")
         except FileNotFoundError:  # retention came between
             raise Gone from None
+        visit().opened[held.sop_instance_uid] = held
         with file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return read(content, self.limits)

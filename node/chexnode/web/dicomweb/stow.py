@@ -12,7 +12,6 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from chexnode.audit.trail import Trail
 from chexnode.receive.dimse import Status
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
 from chexnode.web.dicomweb.accept import BadMediaType, parse_accept, parse_media_type
@@ -21,6 +20,7 @@ from chexnode.web.dicomweb.intake import Intake, Outcome
 from chexnode.web.dicomweb.model import Json, element, sequence
 from chexnode.web.dicomweb.multipart import MultipartError
 from chexnode.web.dicomweb.places import DICOM, DICOM_JSON, NO_STORE, Study, base_of, instance_url, json_type, to_json
+from chexnode.web.visits import visit
 
 CALLER = "STOW-RS"
 """In place of a calling AE title."""
@@ -29,7 +29,7 @@ CALLER = "STOW-RS"
 _PIECE = 1 << 18
 
 
-def routes(service: StorageService, trail: Trail) -> APIRouter:
+def routes(service: StorageService) -> APIRouter:
     """Storing, into any study or into a given one."""
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
@@ -57,7 +57,7 @@ def routes(service: StorageService, trail: Trail) -> APIRouter:
             raise BadRequest(str(error)) from error
         finally:
             await run_in_threadpool(intake.abandon)
-            trail.received(caller.ae_title, caller.address, intake.transfers)
+            visit().stored = intake.transfers
         return _answer(intake.outcomes, study, base_of(request), kind)
 
     @router.post("/studies", responses=answers)

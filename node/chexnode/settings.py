@@ -167,6 +167,9 @@ class LimitSettings(Section):
     max_nesting: int = Field(64, ge=1, le=400, description="Depth of nested sequences in one header.")
     negotiation_seconds: float = Field(10, gt=0, description="A new connection must have negotiated by then (ARTIM).")
     idle_seconds: float = Field(60, gt=0, description="An association silent for this long is aborted.")
+    min_kb_per_second: float = Field(
+        10, gt=0, description="A message that falls idle_seconds behind this rate is aborted, however alive its sender."
+    )
     inflate_mb: int = Field(512, ge=1, description="Largest inflated size of a deflated data set, in MB.")
     decode_seconds: float = Field(20, gt=0, description="CPU and wall time for decoding one image.")
     decode_memory_mb: int = Field(1536, ge=256, description="Address space one decode may take, in MB.")
@@ -217,6 +220,19 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     peer: tuple[PeerSettings, ...] = ()
     destination: tuple[DestinationSettings, ...] = ()
+
+    @property
+    def viewer_home(self) -> Path:
+        """Folder that holds the viewer, whichever releases of it."""
+        return self.web.viewer or self.node.data_dir / "viewer"
+
+    @property
+    def web_url(self) -> str:
+        """What to call the web role by, as well as can be told from here."""
+        host = self.web.names[0] if self.web.names else self.web.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104  (told from, not bound to)
+            host = "localhost"
+        return f"{'https' if self.tls.web else 'http'}://{f'[{host}]' if ':' in host else host}:{self.web.port}"
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
@@ -285,6 +301,9 @@ def _resolved(settings: Settings, base: Path) -> Settings:
     return settings.model_copy(
         update={
             "node": settings.node.model_copy(update={"data_dir": data_dir}),
+            "web": settings.web.model_copy(
+                update={"viewer": settings.web.viewer and base / settings.web.viewer.expanduser()}
+            ),
             "database": settings.database.model_copy(update={"url": url}),
             "model": settings.model.model_copy(update={"bundle": bundle}),
             "tls": settings.tls.model_copy(

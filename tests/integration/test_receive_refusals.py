@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,30 @@ def test_a_silent_association_is_ended(tmp_path: Path) -> None:
             sender.read_pdu()
         sender.sock.close()
         wait_for(lambda: spooled(settings) == [], "the unfinished file to go")
+
+
+def test_a_sender_that_trickles_is_ended_however_alive_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = a_settings(tmp_path, limits=LimitSettings(idle_seconds=1, min_kb_per_second=10))
+    part = an_image(pixels=256 * 256)
+    with receiving(settings) as (receiver, ledger, _):
+        slow = Sender(receiver.port, [(CR_IMAGE, (EXPLICIT_VR,))], timeout=30)
+        slow.send_command(1, slow.store_elements(part), has_data_set=True)
+        sent = 0
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for byte in fragment(1, 0x00, bytes(20_000)):  # in time, every time
+                slow.sock.sendall(bytes((byte,)))
+                sent += 1
+                time.sleep(0.05)
+        slow.sock.close()
+        assert 12 < sent < 1000
+        assert "a message comes too slowly" in [getattr(record, "why", "") for record in caplog.records]
+        with Sender(receiver.port, [(CR_IMAGE, (EXPLICIT_VR,))]) as faster:  # more than 10 kB a second, for 3 seconds
+            faster.send_command(1, faster.store_elements(part), has_data_set=True)
+            for start in range(0, len(part.data), 8000):
+                faster.send_data(1, part.data[start : start + 8000], last=start + 8000 >= len(part.data))
+                time.sleep(0.18)
+            assert faster.read_response().status == 0
+        assert len(rows(ledger)) == len(spooled(settings)) == 1
 
 
 @pytest.mark.parametrize(

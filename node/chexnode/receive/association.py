@@ -167,7 +167,7 @@ class Association:
             return
         contexts, answer = accept(request)
         self._max_length = request.max_length
-        self._upper.established(limits.idle_seconds)
+        self._upper.established(limits.idle_seconds, limits.min_kb_per_second * 1000)
         self._upper.send(answer)
         caller = Caller(request.calling_ae_title, self.address)
         log.info("association", extra={"address": caller.address, "calling_ae_title": caller.ae_title})
@@ -187,7 +187,7 @@ class Association:
             stopping = self._stopping
         if not stopping:
             try:
-                self._upper.await_data()
+                self._upper.await_message()
             except Closed:
                 if not self._stopping:
                     raise

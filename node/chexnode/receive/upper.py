@@ -74,6 +74,10 @@ class Upper:
         """Whether the peer has said anything yet."""
         self._pdu = 0
         """Bytes of the current P-DATA-TF not yet read."""
+        self._patience: float | None = None
+        """When the message that is coming in has become too slow (monotonic seconds)."""
+        self._idle_seconds = 0.0
+        self._byte_seconds = 0.0
 
     def negotiate_until(self, deadline: float) -> None:
         """The ARTIM timer: until :meth:`established`, reads must be complete by ``deadline`` (monotonic seconds)."""
@@ -99,9 +103,11 @@ class Upper:
         except OSError as error:
             raise Closed("connection lost") from error
 
-    def established(self, idle_seconds: float) -> None:
-        """Switch to data transfer: large buffer, and an end after ``idle_seconds`` without a byte."""
+    def established(self, idle_seconds: float, bytes_per_second: float) -> None:
+        """Switch to data transfer: large buffer, an end after ``idle_seconds`` without a byte, and an end of messages
+        that are more than ``idle_seconds`` behind ``bytes_per_second``."""
         self._deadline = None
+        self._idle_seconds, self._byte_seconds = idle_seconds, 1 / bytes_per_second
         rest = bytes(self._view[self._start : self._end])
         self._buffer = bytearray(max(_BUFFER, len(rest)))
         self._view = memoryview(self._buffer)
@@ -159,10 +165,12 @@ class Upper:
             length -= len(piece)
             yield piece
 
-    def await_data(self) -> None:
-        """Block until something of the next PDU is there. Raises :class:`Closed`."""
+    def await_message(self) -> None:
+        """Block until something of the next message is there, and time it from then on. Raises :class:`Closed`."""
+        self._patience = None
         if self._start == self._end:
             self._fill()
+        self._patience = time.monotonic() + self._idle_seconds
 
     def send(self, data: bytes) -> None:
         """Send whole PDUs. Raises :class:`Closed`."""
@@ -248,6 +256,11 @@ class Upper:
             raise Closed("closed by the peer")
         self.heard = True
         self._start, self._end = 0, count
+        if self._patience is not None:
+            # Each byte buys time. Without this, one byte in time after another would hold an association for ever.
+            self._patience += count * self._byte_seconds
+            if time.monotonic() > self._patience:
+                raise ProtocolError(REASON_NOT_SPECIFIED, "a message comes too slowly")
 
     def _left(self) -> float:
         """Seconds of the negotiation's time that are left. Raises :class:`Closed`."""

@@ -226,10 +226,14 @@ class Spool:
         return self.path(relative).read_bytes()
 
     def verify(self, relative: str, digest: str) -> bool:
-        """Whether a source is there and its data set, without preamble and group 0002, still has ``digest``."""
+        """Whether a source is there and its data set, without preamble and group 0002, still has ``digest``.
+
+        Raises :class:`DiskRefused` where the disk does not say.
+        """
         try:
-            content = memoryview(self.path(relative).read_bytes())
-        except OSError:
+            with _disk_errors():
+                content = memoryview(self.path(relative).read_bytes())
+        except FileNotFoundError:
             return False
         # We wrote the file: 128 bytes of preamble, DICM, and (0002,0000) with the length of the rest of the group.
         start = 144 + int.from_bytes(content[140:144], "little")

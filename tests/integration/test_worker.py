@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
+from chexnode.deliver.backoff import Backoff
 from chexnode.encode import objects
 from chexnode.encode.objects import Encoded
 from chexnode.encode.source import sanitise
@@ -20,10 +22,11 @@ from chexnode.errors import Refused, Transient
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import Reason, ResultKind
 from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.spool import DiskRefused, Spool
 from chexnode.work.worker import Worker
 from ledgers import SPEC, arrival, opened
 from radiographs import PROVENANCE, lesion, parsed, picture, radiograph
+from servers import wait_for
 
 CLEAN = Findings(None, None, (), 0.1, False, "model 1")
 
@@ -133,16 +136,49 @@ def test_a_refused_image_is_coded_and_the_others_go_on(bench: Bench) -> None:
 
 def test_a_transient_fault_is_tried_again_and_then_given_up(bench: Bench) -> None:
     [job] = bench.receive(1)
-    bench.pipeline.faults["encode"] = [Transient("the disk refused: ENOSPC")]
+    bench.pipeline.faults["encode"] = [Transient("out of GPU memory")]
     bench.worker.look()
     view = bench.ledger.views.job(job)
     assert (view.state, view.attempts) == ("QUEUED", 1)
-    assert "ENOSPC" in (view.error or "")
-    bench.pipeline.faults["encode"] = [Transient("the disk refused: ENOSPC")]
+    assert "GPU" in (view.error or "")
+    bench.pipeline.faults["encode"] = [Transient("out of GPU memory")]
     while bench.states() == ["QUEUED"]:
         bench.worker.look()
     assert bench.states() == ["FAILED"]
     assert "gave up after 2 attempts" in (bench.ledger.views.job(job).error or "")
+
+
+def test_a_full_disk_is_waited_for_and_counts_against_no_image(bench: Bench) -> None:
+    bench.receive(1)
+    for refusal in range(1, 5):  # more than max_attempts
+        bench.pipeline.faults["encode"] = [DiskRefused("the disk refused: ENOSPC")]
+        wait_for(lambda: bench.worker.look() or not bench.pipeline.faults["encode"], "another try")
+        [view] = bench.ledger.views.jobs()
+        assert (view.state, view.attempts) == ("QUEUED", 0), refusal
+    wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "room on the disk")
+
+
+def test_nothing_is_analysed_in_vain_while_the_disk_refuses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "delay", lambda self, failures: 60.0)
+    bench.pipeline.faults["encode"] = [DiskRefused("the disk refused: ENOSPC")]
+    bench.receive(1)
+    bench.worker.look()
+    bench.receive(2)
+    bench.worker.look()
+    assert bench.pipeline.batches == [1]
+    assert bench.states() == ["QUEUED"] * 3
+
+
+def test_a_source_that_cannot_be_read_now_is_not_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    bench.receive(1)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", failing)
+        bench.worker.look()
+    assert bench.states() == ["QUEUED"]
+    wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the disk to answer")
 
 
 def test_a_bug_fails_its_job_with_the_traceback_and_no_other(bench: Bench) -> None:

@@ -23,7 +23,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import Analysis, JobClaim, JobSpec
 from chexnode.ledger.states import Reason
 from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.spool import DiskRefused, Spool
 from chexnode.work.pipeline import Pipeline
 from chexnode.work.prepared import Prepared
 from chexnode.work.store import discard, store
@@ -66,6 +66,10 @@ class Worker:
         self._held: dict[str, JobClaim] = {}
         self._state = threading.Lock()
         self._busy = self._again = False
+        self._disk_refusals = 0
+        """In a row."""
+        self._rests_until = 0.0
+        """Nothing is claimed before: the disk has refused a result (``time.monotonic``)."""
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
@@ -127,7 +131,7 @@ class Worker:
             self._give_back()
 
     def _take(self) -> list[tuple[JobClaim, Future[Prepared]]]:
-        if self._stopping.is_set():
+        if self._stopping.is_set() or time.monotonic() < self._rests_until:
             return []
         try:
             claims = self._ledger.jobs.claim(self._owner, self._settings.worker.batch_size, self._spec)
@@ -181,6 +185,7 @@ class Worker:
             # files, and they stay.
             discard(self._spool, self._ledger, results)
             raise
+        self._disk_refusals = 0
         self._forget(claim)
         for destination in {destination for _, destination in to}:
             self._bell.ring("deliver", destination)
@@ -195,12 +200,24 @@ class Worker:
         except Refused as error:
             log.info("job %s refused: %s", claim.id, error.reason)
             self._settle(claim, partial(self._ledger.jobs.refuse, claim, error.reason, error.detail))
+        except DiskRefused as error:
+            self._rest(claim, error)
         except Transient as error:
             self._put_back(claim, str(error))
         except Exception as error:
             log.error("job %s failed: %s", claim.id, type(error).__name__)
             self._settle(claim, partial(self._ledger.jobs.fail, claim, traceback_of(error)))
         return None
+
+    def _rest(self, claim: JobClaim, error: DiskRefused) -> None:
+        """A full disk is not the image's doing: no attempt is counted, however long it lasts. Nor is anything claimed
+        for a while, only to be analysed in vain."""
+        with self._state:
+            if time.monotonic() >= self._rests_until:
+                self._disk_refusals += 1
+                self._rests_until = time.monotonic() + self._backoff.delay(self._disk_refusals)
+        log.warning("job %s put back: %s", claim.id, error)
+        self._settle(claim, partial(self._ledger.jobs.release, [claim]))
 
     def _put_back(self, claim: JobClaim, error: str) -> None:
         attempts = claim.attempts + 1

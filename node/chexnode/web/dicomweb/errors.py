@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import HTTPException
 
 
@@ -31,3 +33,8 @@ class Gone(HTTPException):
 
     def __init__(self) -> None:
         super().__init__(410, "received, analysed and deleted when its retention had passed (retention.days)")
+
+
+def warning(service: str, texts: Sequence[str]) -> dict[str, str]:
+    """The Warning header (PS3.18 sections 8.3.4 and 8.5; RFC 7234 section 5.5); none where there is nothing to say."""
+    return {"Warning": ", ".join(f'299 {service} "{text}"' for text in texts)} if texts else {}

@@ -24,7 +24,7 @@ from chexnode.web.dicomweb.places import (
     to_json,
     url_of,
 )
-from chexnode.web.dicomweb.shelf import Shelf, header_of
+from chexnode.web.dicomweb.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +78,14 @@ def _stream(shelf: Shelf, objects: Sequence[Held], base: str) -> Iterator[bytes]
 def _model(shelf: Shelf, held: Held, base: str) -> Json:
     url = url_of(base, held)
     try:
-        part10 = shelf.read(held)
-        model = model_of(header_of(part10), lambda path: f"{url}/bulkdata/{path}")
+        stored = shelf.open(held)
+        model = model_of(stored.header, lambda path: f"{url}/bulkdata/{path}")
     except (DecodeError, Gone, OSError, ValueError) as error:
         # A quarantined data set that cannot be read is served as it came; of its metadata there is this much.
         log.warning("no metadata of a stored object: %s", type(error).__name__)
         return _identity(held)
-    if part10.layout.pixel_data is not None:
-        vr = "OB" if not part10.file_meta.TransferSyntaxUID.is_implicit_VR and _is_bytes(model) else "OW"
+    if stored.part10.layout.pixel_data is not None:
+        vr = "OB" if not stored.part10.file_meta.TransferSyntaxUID.is_implicit_VR and _is_bytes(model) else "OW"
         model[_PIXEL_DATA] = {"vr": vr, "BulkDataURI": f"{url}/bulkdata/{_PIXEL_DATA}"}
     return model
 

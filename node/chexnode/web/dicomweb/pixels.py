@@ -1,12 +1,13 @@
-"""Frames: as they are stored, decoded, and whole objects in Explicit VR Little Endian.
+"""The pixels of one object: frames as they are stored, and the values of their pixels.
 
-Whatever a codestream says of its own size is compared with the data set's before a decoder runs, as everywhere.
+What is native is cut out of the file; what a codec must decode is decoded by :meth:`Image.values`, in a child process
+only (:mod:`chexnode.web.dicomweb.decoder`). Whatever a codestream says of its own size is compared with the data set's
+before a decoder runs, as everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
-from chexmodels.codestream import frame_of
+from chexmodels.codestream import JPEG, JPEG_2000, JPEG_LS, frame_of
 from chexmodels.decode import decode
-from chexmodels.part10 import DecodeError, Part10
-from chexnode.web.dicomweb.shelf import header_of
+from chexmodels.part10 import DecodeError, Part10, parse
 
 #: Media types of encapsulated transfer syntaxes (PS3.18 table 8.7.3-5).
 _IMAGE_TYPES = {
@@ -38,9 +38,13 @@ _IMAGE_TYPES = {
     "1.2.840.10008.1.2.4.202": "image/jphc",
     "1.2.840.10008.1.2.4.203": "image/jphc",
 }
-_NATIVE = frozenset(
-    {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
-)  # fmt: skip
+NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"})
+"""Transfer syntaxes of native Pixel Data."""
+DECODED = frozenset({RLELossless}) | JPEG | JPEG_LS | JPEG_2000
+"""Encapsulated transfer syntaxes that there is a decoder for."""
+_LOSSLESS = frozenset({RLELossless}) | {
+    f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 90, 92, 201, 202)
+}  # fmt: skip
 
 
 def image_type(transfer_syntax_uid: str) -> str | None:
@@ -50,7 +54,20 @@ def image_type(transfer_syntax_uid: str) -> str | None:
 
 def can_decode(transfer_syntax_uid: str) -> bool:
     """Whether there is a decoder, or none is needed."""
-    return transfer_syntax_uid in _NATIVE or transfer_syntax_uid in _IMAGE_TYPES
+    return transfer_syntax_uid in NATIVE or transfer_syntax_uid in DECODED
+
+
+def default_syntax(stored: str) -> str:
+    """The transfer syntax of an answer where none is asked for (PS3.18 sections 8.7.3.1 and 8.7.3.3).
+
+    Explicit VR Little Endian, unless the node has the pixels only as lossy compression left them.
+    """
+    return ExplicitVRLittleEndian if stored in NATIVE or stored in (_LOSSLESS & DECODED) else stored
+
+
+def header_of(part10: Part10) -> Dataset:
+    """All elements before Pixel Data. Raises DecodeError."""
+    return parse(bytes(part10.encoded[: part10.layout.header_end]), part10.file_meta)
 
 
 class Image:
@@ -63,7 +80,8 @@ class Image:
         self.max_pixels = max_pixels
         self.ds = header_of(part10)
         self.transfer_syntax = str(part10.file_meta.TransferSyntaxUID)
-        self.is_native = self.transfer_syntax in _NATIVE
+        self.is_native = self.transfer_syntax in NATIVE
+        self._start, self._end = part10.layout.pixel_data
         try:
             self.rows, self.columns = int(self.ds.Rows), int(self.ds.Columns)
             self.samples = int(self.ds.get("SamplesPerPixel") or 1)
@@ -76,63 +94,77 @@ class Image:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one decoded frame."""
+        """Bytes of one decoded frame by itself."""
         return (self.rows * self.columns * self.samples * self.bits + 7) // 8
+
+    @property
+    def all_bytes(self) -> int:
+        """Bytes of all decoded frames, one behind the other; those of single bits share bytes (PS3.5 8.1.1)."""
+        return (self.frames * self.rows * self.columns * self.samples * self.bits + 7) // 8
 
     def stored(self, numbers: list[int]) -> Iterator[bytes]:
         """Encapsulated frames as they are stored, by number from 1, in the order given. Raises DecodeError."""
-        assert self.part10.layout.pixel_data is not None
-        start, end = self.part10.layout.pixel_data
         if numbers == [*range(1, self.frames + 1)]:
-            yield from self._all(start, end)
+            yield from self._all()
             return
         kept: dict[int, bytes] = {}
-        for number, frame in enumerate(self._all(start, end), 1):
+        for number, frame in enumerate(self._all(), 1):
             if number in numbers:
                 kept[number] = frame
+            if len(kept) == len(set(numbers)):
+                break
         for number in numbers:
             if number not in kept:
                 raise DecodeError("undecodable", "the object has fewer frames than it says")
             yield kept[number]
 
-    def _all(self, start: int, end: int) -> Iterator[bytes]:
+    def _all(self) -> Iterator[bytes]:
         try:
-            yield from generate_frames(bytes(self.part10.encoded[start:end]), number_of_frames=self.frames)
-        except DecodeError:
-            raise
+            encapsulated = bytes(self.part10.encoded[self._start : self._end])
+            yield from generate_frames(encapsulated, number_of_frames=self.frames)
         except Exception as error:  # the parser's own exceptions are of any class
             raise DecodeError("undecodable", "Pixel Data is not a sequence of frames") from error
 
-    def native(self, numbers: list[int]) -> Iterator[bytes]:
-        """Decoded frames in little endian, by number from 1, colours as RGB. Raises DecodeError."""
-        if not self.is_native:
-            for values in self.values(numbers):
-                yield values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-            return
-        assert self.part10.layout.pixel_data is not None
-        start, end = self.part10.layout.pixel_data
-        if max(numbers) * self.rows * self.columns * self.samples * self.bits > (end - start) * 8:
-            raise DecodeError("pixel-size", "Pixel Data is shorter than its frames")
-        for number in numbers:
-            yield self._slice(number)
-
-    def _slice(self, number: int) -> bytes:
-        assert self.part10.layout.pixel_data is not None
-        start, end = self.part10.layout.pixel_data
-        pixels = self.part10.encoded
+    def native(self, number: int) -> bytes:
+        """A frame of native Pixel Data in little endian, by number from 1. Raises DecodeError."""
+        self._check_length(number)
         if self.bits == 1 and (self.rows * self.columns) % 8:  # frames begin inside bytes (PS3.5 section 8.1.1)
-            size = self.rows * self.columns
+            size = self.rows * self.columns * self.samples
             first = (number - 1) * size
-            piece = np.frombuffer(
-                bytes(pixels[start + first // 8 : min(end, start + (first + size + 7) // 8)]), np.uint8
-            )
+            piece = np.frombuffer(self._little(first // 8, (first + size + 7) // 8), np.uint8)
             bits = np.unpackbits(piece, bitorder="little")[first % 8 : first % 8 + size]
             return np.packbits(bits, bitorder="little").tobytes()
-        begin = start + (number - 1) * self.frame_bytes
-        frame = bytes(pixels[begin : begin + self.frame_bytes])
-        if self.transfer_syntax == ExplicitVRBigEndian and self.bits > 8:
-            return np.frombuffer(frame, f">u{self.bits // 8}").astype(f"<u{self.bits // 8}").tobytes()
-        return frame
+        begin = (number - 1) * self.frame_bytes
+        return self._little(begin, begin + self.frame_bytes)
+
+    def all_native(self, piece: int = 1 << 20) -> Iterator[bytes]:
+        """Native Pixel Data of all frames in little endian, in pieces. Raises DecodeError."""
+        self._check_length(self.frames)
+        for begin in range(0, self.all_bytes, piece):
+            yield self._little(begin, min(begin + piece, self.all_bytes))
+
+    def _check_length(self, frames: int) -> None:
+        if frames * self.rows * self.columns * self.samples * self.bits > (self._end - self._start) * 8:
+            raise DecodeError("pixel-size", "Pixel Data is shorter than its frames")
+
+    def _little(self, begin: int, end: int) -> bytes:
+        """Bytes ``begin`` to ``end`` of native Pixel Data, with their words turned where they are big endian."""
+        encoded = self.part10.encoded
+        word = self._word()
+        if word == 1:
+            return bytes(encoded[self._start + begin : self._start + end])
+        first = begin // word * word
+        last = min(-(-end // word) * word, self._end - self._start)
+        words = np.frombuffer(bytes(encoded[self._start + first : self._start + last]), np.uint8)
+        turned = words[: len(words) // word * word].reshape(-1, word)[:, ::-1].tobytes()
+        return turned[begin - first : end - first]
+
+    def _word(self) -> int:
+        """Bytes whose order big endian has turned (PS3.5 section 7.3 and 8.1.2); 1 where there is nothing to turn."""
+        if self.transfer_syntax != ExplicitVRBigEndian:
+            return 1
+        is_words = bytes(self.part10.encoded[self._start - 8 : self._start - 6]) == b"OW"
+        return max(self.bits // 8, 2 if is_words else 1)
 
     def values(self, numbers: list[int]) -> Iterator[NDArray[Any]]:
         """Stored values, ``(Rows, Columns)`` or ``(Rows, Columns, 3)`` RGB. Raises DecodeError."""
@@ -153,50 +185,18 @@ class Image:
         for number in numbers:
             try:
                 yield decoder.as_array(ds, index=number - 1)[0]
+            except MemoryError:
+                raise
             except Exception as error:  # decoders raise anything; their messages may quote the data set
                 raise DecodeError("undecodable", f"the decoder failed ({type(error).__name__})") from error
 
-
-def explicit_little(part10: Part10, max_pixels: int) -> bytes:
-    """The object as a file in Explicit VR Little Endian, decompressed. Raises DecodeError."""
-    ds = part10.dataset()
-    try:
-        if part10.layout.pixel_data is not None:
-            _decompress(ds, Image(part10, max_pixels))
-        elif ds.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-            _swap(ds)
-        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        buffer = BytesIO()
-        ds.save_as(buffer, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    except DecodeError:
-        raise
-    except Exception as error:  # values that the library cannot write again
-        raise DecodeError("undecodable", f"it cannot be encoded again ({type(error).__name__})") from error
-    return buffer.getvalue()
-
-
-def _decompress(ds: Dataset, image: Image) -> None:
-    if image.is_native:
-        if image.transfer_syntax == ExplicitVRBigEndian:
-            _swap(ds)
-        return
-    frames = [*image.values([*range(1, image.frames + 1)])]
-    values = np.stack(frames)
-    if values.dtype.itemsize * 8 != image.bits:
-        values = values.astype(f"<u{image.bits // 8}" if values.dtype.kind == "u" else f"<i{image.bits // 8}")
-    data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-    ds.PixelData = data + b"\0" * (len(data) % 2)
-    ds["PixelData"].VR = "OW" if image.bits > 8 else "OB"
-    ds["PixelData"].is_undefined_length = False
-    if image.samples > 1:
-        ds.PhotometricInterpretation = "RGB"
-        ds.PlanarConfiguration = 0
-
-
-def _swap(ds: Dataset) -> None:
-    """Turn words of big endian into little (PS3.5 section 7.3); single values the library swaps itself."""
-    sizes = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
-    for one in ds.iterall():
-        size = sizes.get(one.VR)
-        if size and isinstance(one.value, bytes) and len(one.value) % size == 0:
-            one.value = np.frombuffer(one.value, f">u{size}").astype(f"<u{size}").tobytes()
+    def encoded_values(self, numbers: list[int]) -> Iterator[bytes]:
+        """Frames decoded by a codec, in little endian and BitsAllocated, colours as RGB. Raises DecodeError."""
+        if self.bits < 8:
+            raise DecodeError("undecodable", "single bits in an encapsulated transfer syntax")
+        for values in self.values(numbers):
+            kind = "i" if values.dtype.kind == "i" else "u"
+            frame = np.ascontiguousarray(values, f"<{kind}{self.bits // 8}").tobytes()
+            if len(frame) != self.frame_bytes:
+                raise DecodeError("pixel-size", "a decoded frame is not of the size that the data set says")
+            yield frame

@@ -10,7 +10,7 @@ from fastapi import Path, Request
 from starlette.datastructures import URL
 
 from chexnode.ledger.objects import Held
-from chexnode.web.dicomweb.accept import MediaType
+from chexnode.web.dicomweb.accept import MediaType, parse_accept
 from chexnode.web.dicomweb.errors import NotAcceptable
 
 ROOT = "/dicom-web"
@@ -26,6 +26,11 @@ Instance = Annotated[str, _uid]
 
 #: Patient data: no cache may keep it.
 NO_STORE = {"Cache-Control": "no-store"}
+
+
+def accepted_by(request: Request) -> list[MediaType]:
+    """What the client accepts, best first: its ``accept`` query parameter, then its Accept header."""
+    return parse_accept(request.headers.get("accept"), request.query_params.get("accept"))
 
 
 def base_of(request: Request) -> str:

@@ -1,16 +1,21 @@
-"""From stored values to a picture for a screen (PS3.4 N.2, PS3.3 C.7.6.3.1 and C.11.2). Pure but for the codecs."""
+"""From stored values to a picture for a screen (PS3.4 N.2, PS3.3 C.7.6.3.1 and C.11.2). Pure but for the codecs.
+
+The queries are read in the web process, the pictures drawn in its decoding children.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from PIL import ImageCms, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
@@ -46,6 +51,39 @@ class Viewport:
     height: int
     region: tuple[float, float, float, float] | None = None
     """x, y, width, height in pixels; a negative width or height mirrors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How to render (PS3.18 section 8.3.5.1)."""
+
+    media_type: str
+    window: Window | None = None
+    viewport: Viewport | None = None
+    quality: int = 90
+    annotations: tuple[str, ...] = ()
+    """Any of ``patient`` and ``technique``."""
+    with_icc_profile: bool = False
+    """Whether a colour picture says that it is sRGB."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """What :meth:`to_json` gave."""
+        window, viewport = values["window"], values["viewport"]
+        if viewport is not None and viewport["region"] is not None:
+            viewport = {**viewport, "region": tuple(viewport["region"])}
+        return cls(
+            **{
+                **values,
+                "window": None if window is None else Window(**window),
+                "viewport": None if viewport is None else Viewport(**viewport),
+                "annotations": tuple(values["annotations"]),
+            }
+        )
 
 
 def parse_window(text: str) -> Window:
@@ -127,17 +165,57 @@ def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(values.astype(np.float64) / np.iinfo(values.dtype).max * 255, np.uint8)
 
 
-def to_picture(screen: NDArray[np.uint8], viewport: Viewport | None, media_type: str, quality: int) -> bytes:
-    """Encode as PNG or JPEG, cut out and fitted into the viewport without changing its proportions."""
-    picture = Picture.fromarray(screen)
-    if viewport is not None:
-        picture = _fitted(picture, viewport)
+def to_picture(screens: Sequence[NDArray[np.uint8]], ds: Dataset, wish: Wish) -> bytes:
+    """Encode frames as GIF, or the first as PNG or JPEG, each cut out and fitted into the viewport in proportion.
+
+    Raises ValueError where the viewport shows nothing of the image.
+    """
+    pictures = [_finished(Picture.fromarray(screen), ds, wish) for screen in screens]
+    first, *others = pictures
+    extra: dict[str, Any] = {}
+    if wish.with_icc_profile and first.mode == "RGB":
+        extra["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     buffer = BytesIO()
-    if media_type == "image/png":
-        picture.save(buffer, "PNG", compress_level=1)
+    if wish.media_type == "image/png":
+        first.save(buffer, "PNG", compress_level=1, **extra)
+    elif wish.media_type == "image/gif":
+        moving = {"save_all": True, "append_images": others, "duration": _frame_time(ds), "loop": 0} if others else {}
+        first.save(buffer, "GIF", **moving)
     else:
-        picture.save(buffer, "JPEG", quality=quality)
+        first.save(buffer, "JPEG", quality=wish.quality, **extra)
     return buffer.getvalue()
+
+
+def _finished(picture: Picture.Image, ds: Dataset, wish: Wish) -> Picture.Image:
+    if wish.viewport is not None:
+        picture = _fitted(picture, wish.viewport)
+    lines = annotation(ds, wish.annotations)
+    if lines:
+        font = ImageFont.load_default(max(10.0, picture.height / 40))
+        ImageDraw.Draw(picture).multiline_text(
+            (4, 4), "\n".join(lines), fill="white", font=font, stroke_width=1, stroke_fill="black"
+        )
+    return picture
+
+
+_ANNOTATIONS = {
+    "patient": ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    "technique": ("Modality", "BodyPartExamined", "ViewPosition", "StudyDate", "KVP", "Exposure", "DetectorID"),
+}
+
+
+def annotation(ds: Dataset, kinds: Sequence[str]) -> list[str]:
+    """The lines burned into a picture: of the patient, and of how the image was made (PS3.18 section 8.3.5.1.1)."""
+    found = [str(ds.get(keyword) or "") for kind in kinds for keyword in _ANNOTATIONS[kind]]
+    return [re.sub(r"[^\S ]|[\x00-\x1f]", " ", text)[:64] for text in found if text]
+
+
+def _frame_time(ds: Dataset) -> int:
+    """Milliseconds."""
+    try:
+        return int(min(max(float(ds.get("FrameTime") or 100), 20), 10_000))
+    except (TypeError, ValueError):
+        return 100
 
 
 def _fitted(picture: Picture.Image, viewport: Viewport) -> Picture.Image:

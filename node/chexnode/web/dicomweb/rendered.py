@@ -1,166 +1,203 @@
-"""WADO-RS: rendered instances, frames and thumbnails (PS3.18 section 10.4.1.2 and 10.4.1.3)."""
+"""WADO-RS: rendered instances, frames and thumbnails (PS3.18 sections 10.4.1.1.3 and 10.4.1.1.4)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
 from chexmodels.part10 import DecodeError
-from chexnode.ledger.objects import Held
-from chexnode.web.dicomweb.accept import MULTIPART, parse_accept
-from chexnode.web.dicomweb.errors import BadRequest, NotAcceptable, NotFound
+from chexnode.web.dicomweb import document
+from chexnode.web.dicomweb.accept import MULTIPART, MediaType
+from chexnode.web.dicomweb.decoder import Decoder
+from chexnode.web.dicomweb.errors import BadRequest, NotAcceptable, NotFound, warning
 from chexnode.web.dicomweb.frames import frame_numbers
 from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
-from chexnode.web.dicomweb.pixels import Image
-from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, base_of, url_of
-from chexnode.web.dicomweb.render import Viewport, Window, parse_viewport, parse_window, to_picture, to_screen
+from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
+from chexnode.web.dicomweb.render import Viewport, Wish, parse_viewport, parse_window
 from chexnode.web.dicomweb.shelf import Shelf
+from chexnode.web.dicomweb.stored import Stored
 
-_TYPES = ("image/jpeg", "image/png")
+PICTURES = ("image/jpeg", "image/png", "image/gif")
+"""What images are rendered to (PS3.18 table 8.7.4-1)."""
 _THUMBNAIL = Viewport(128, 128)
 _MOST_RENDERED = 100
+_PROFILES = frozenset({"no", "yes", "srgb", "adobergb", "rommrgb", "displayp3"})
+_MADE_PROFILES = frozenset({"no", "yes", "srgb"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """How to render."""
-
-    media_type: str
-    is_multipart: bool
-    window: Window | None
-    viewport: Viewport | None
-    quality: int
-
-
-def routes(shelf: Shelf) -> APIRouter:
+def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
     """Rendered resources and thumbnails."""
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
-        200: {"content": {name: {} for name in _TYPES}, "description": "The picture."},
-        400: {"description": "`window`, `viewport`, `quality` or the frame list cannot be read."},
+        200: {"content": {name: {} for name in (*PICTURES, *document.TYPES)}, "description": "The picture, or text."},
+        206: {"description": "Pictures of some: retention has deleted others."},
+        400: {"description": "A rendering parameter or the frame list cannot be read."},
         404: {"description": "Never held here, or there is no such frame."},
-        406: {"description": "It has no pixels, they cannot be decoded, or the type is neither JPEG nor PNG."},
+        406: {"description": "It is no image or report, cannot be decoded, or not be had in a type that is accepted."},
         410: {"description": "Deleted when its retention had passed."},
     }
+    pictures = {key: value for key, value in answers.items() if key != 206}
     one = "/studies/{study}/series/{series}/instances/{instance}"
+    renderer = _Renderer(shelf, decoder)
 
     @router.get(f"{one}/rendered", responses=answers)
     def instance(request: Request, study: Study, series: Series, instance: Instance) -> Response:
-        """An instance, its first frame if it has several, as JPEG or PNG (WADO-RS)."""
-        return _pictures(request, shelf, shelf.find(study, series, instance).objects, [1])
+        """An instance as JPEG, PNG or GIF, a report as text (WADO-RS)."""
+        return renderer.all(request, None, study, series, instance)
 
-    @router.get(f"{one}/frames/{{frames}}/rendered", responses=answers)
+    @router.get(f"{one}/frames/{{frames}}/rendered", responses=pictures)
     def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> Response:
-        """Frames as JPEG or PNG (WADO-RS)."""
-        return _pictures(request, shelf, [shelf.one(study, series, instance)], frame_numbers(frames))
+        """Frames as JPEG, PNG or GIF (WADO-RS)."""
+        return renderer.all(request, frame_numbers(frames), study, series, instance)
 
     @router.get("/studies/{study}/series/{series}/rendered", responses=answers)
     def series(request: Request, study: Study, series: Series) -> Response:
-        """The first frame of each image of a series (WADO-RS)."""
-        return _pictures(request, shelf, shelf.find(study, series).objects, [1])
+        """Each image or report of a series (WADO-RS)."""
+        return renderer.all(request, None, study, series)
 
     @router.get("/studies/{study}/rendered", responses=answers)
     def study(request: Request, study: Study) -> Response:
-        """The first frame of each image of a study (WADO-RS)."""
-        return _pictures(request, shelf, shelf.find(study).objects, [1])
+        """Each image or report of a study (WADO-RS)."""
+        return renderer.all(request, None, study)
 
-    @router.get("/studies/{study}/thumbnail", responses=answers)
+    @router.get("/studies/{study}/thumbnail", responses=pictures)
     def study_thumbnail(request: Request, study: Study) -> Response:
         """A small picture of the first image of a study (WADO-RS)."""
-        return _thumbnail(request, shelf, shelf.find(study).objects, 1)
+        return renderer.thumbnail(request, 1, study)
 
-    @router.get("/studies/{study}/series/{series}/thumbnail", responses=answers)
+    @router.get("/studies/{study}/series/{series}/thumbnail", responses=pictures)
     def series_thumbnail(request: Request, study: Study, series: Series) -> Response:
         """A small picture of the first image of a series (WADO-RS)."""
-        return _thumbnail(request, shelf, shelf.find(study, series).objects, 1)
+        return renderer.thumbnail(request, 1, study, series)
 
-    @router.get(f"{one}/thumbnail", responses=answers)
+    @router.get(f"{one}/thumbnail", responses=pictures)
     def instance_thumbnail(request: Request, study: Study, series: Series, instance: Instance) -> Response:
         """A small picture of an instance (WADO-RS)."""
-        return _thumbnail(request, shelf, [shelf.one(study, series, instance)], 1)
+        return renderer.thumbnail(request, 1, study, series, instance)
 
-    @router.get(f"{one}/frames/{{frame}}/thumbnail", responses=answers)
+    @router.get(f"{one}/frames/{{frame}}/thumbnail", responses=pictures)
     def frame_thumbnail(request: Request, study: Study, series: Series, instance: Instance, frame: str) -> Response:
         """A small picture of a frame (WADO-RS)."""
-        return _thumbnail(request, shelf, [shelf.one(study, series, instance)], frame_numbers(frame)[0])
+        return renderer.thumbnail(request, frame_numbers(frame)[0], study, series, instance)
 
     return router
 
 
-def _wish(request: Request) -> _Wish:
-    query = request.query_params
-    for accepted in parse_accept(request.headers.get("accept"), query.get("accept")):
-        media_type = next((name for name in _TYPES if accepted.covers(name)), None)
-        if media_type is not None:
-            break
-    else:
-        raise NotAcceptable(f"this is to be had as {' or '.join(_TYPES)}")
+def read_wish(query: Mapping[str, str]) -> tuple[Wish, list[str]]:
+    """The rendering parameters (PS3.18 section 8.3.5.1), and warnings of what is not done. Raises BadRequest."""
     quality = query.get("quality", "90")
     if not re.fullmatch(r"\d{1,3}", quality) or not 1 <= int(quality) <= 100:
         raise BadRequest("quality is 1 to 100")
+    annotations = tuple(query["annotation"].split(",")) if "annotation" in query else ()
+    if not set(annotations) <= {"patient", "technique"}:
+        raise BadRequest("annotation is patient, technique or both, with a comma between")
+    profile = query.get("iccprofile", "no").lower()
+    if profile not in _PROFILES:
+        raise BadRequest(f"iccprofile is one of {', '.join(sorted(_PROFILES))}")
     try:
         window = parse_window(query["window"]) if "window" in query else None
         viewport = parse_viewport(query["viewport"]) if "viewport" in query else None
     except ValueError as error:
         raise BadRequest(str(error)) from error
-    return _Wish(media_type, accepted.is_multipart, window, viewport, min(int(quality), 95))
+    warnings = [] if profile in _MADE_PROFILES else ["The iccprofile asked for is not supported and was ignored."]
+    if query.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "iso_ir 192"):
+        warnings.append("The charset asked for is not supported; UTF-8 is used.")
+    wish = Wish(PICTURES[0], window, viewport, min(int(quality), 95), annotations, profile in ("yes", "srgb"))
+    return wish, warnings
 
 
-def _pictures(request: Request, shelf: Shelf, objects: Sequence[Held], numbers: list[int]) -> Response:
-    """Those of ``objects`` that are images; several, or where that is asked for, as multipart."""
-    wish = _wish(request)
-    found: list[tuple[str, bytes]] = []
-    why = ""
-    for held in objects[:_MOST_RENDERED]:
-        try:
-            pictures = _render(shelf, held, numbers, wish)
-        except DecodeError as error:
-            why = error.detail
-            continue
-        found += [(url_of(base_of(request), held), picture) for picture in pictures]
-    if not found:
+class _Renderer:
+    """Finds, decodes and draws."""
+
+    def __init__(self, shelf: Shelf, decoder: Decoder) -> None:
+        self._shelf, self._decoder = shelf, decoder
+
+    def all(self, request: Request, numbers: list[int] | None, *uids: str) -> Response:
+        """Those of the objects that can be rendered: several, or where that is asked for, as multipart.
+
+        ``numbers``: frames; None: all of them where the answer has room for several, else the first.
+        """
+        wish, warnings = read_wish(request.query_params)
+        accepted = accepted_by(request)
+        found = self._shelf.find(*uids)
+        parts: list[tuple[str, str, bytes]] = []
+        why = ""
+        for held in found.objects[:_MOST_RENDERED]:
+            url = f"{url_of(base_of(request), held)}/rendered"
+            try:
+                kind, contents = self._rendered(self._shelf.open(held), accepted, wish, numbers)
+            except DecodeError as error:
+                why = error.detail
+                continue
+            parts += [(url, kind, content) for content in contents]
+        if not parts:
+            raise NotAcceptable(f"it cannot be rendered: {why}")
+        headers = NO_STORE | warning(base_of(request), warnings)
+        status = 206 if found.missing else 200
+        if len(parts) == 1 and not any(one.is_multipart and one.covers(parts[0][1]) for one in accepted[:1]):
+            return Response(parts[0][2], status, headers | {"Content-Location": parts[0][0]}, parts[0][1])
+        return _multi(parts, status, headers)
+
+    def _rendered(
+        self, stored: Stored, accepted: Sequence[MediaType], wish: Wish, numbers: list[int] | None
+    ) -> tuple[str, list[bytes]]:
+        """(media type, pictures or text) of one object. Raises DecodeError, NotAcceptable, NotFound and BadRequest."""
+        header = stored.header
+        if numbers is None and stored.part10.layout.pixel_data is None and document.is_report(header):
+            kind, _ = _preferred(accepted, document.TYPES)
+            return kind, [document.render(header, kind)]
+        image = stored.image
+        if numbers is not None and max(numbers) > image.frames:
+            raise NotFound(f"the instance has {image.frames} frame(s)")
+        kind, is_multipart = _preferred(accepted, PICTURES)
+        wanted = (
+            numbers or [*range(1, image.frames + 1)][: _MOST_RENDERED if is_multipart or kind == "image/gif" else 1]
+        )
+        wish = replace(wish, media_type=kind)
+        together = kind == "image/gif" and numbers is None
+        return kind, [self._draw(stored, some, wish) for some in ([wanted] if together else [[n] for n in wanted])]
+
+    def thumbnail(self, request: Request, number: int, *uids: str) -> Response:
+        """A picture of the first object that can be rendered."""
+        wish, warnings = read_wish(request.query_params)
+        kind, _ = _preferred(accepted_by(request), PICTURES)
+        wish = replace(wish, media_type=kind, viewport=wish.viewport or _THUMBNAIL)
+        why = ""
+        for held in self._shelf.find(*uids).objects[:_MOST_RENDERED]:
+            try:
+                stored = self._shelf.open(held)
+                if number > stored.image.frames:
+                    raise NotFound(f"the instance has {stored.image.frames} frame(s)")
+                picture = self._draw(stored, [number], wish)
+            except DecodeError as error:
+                why = error.detail
+                continue
+            return Response(picture, 200, NO_STORE | warning(base_of(request), warnings), kind)
         raise NotAcceptable(f"it cannot be rendered: {why}")
-    if len(found) == 1 and not wish.is_multipart:
-        return Response(found[0][1], 200, NO_STORE, wish.media_type)
-    boundary = new_boundary()
-    parts = [
-        part_head(boundary, wish.media_type, f"{url}/rendered", first=not number) + picture
-        for number, (url, picture) in enumerate(found)
-    ]
-    kind = f'{MULTIPART}; type="{wish.media_type}"; boundary={boundary}'
-    return Response(b"".join(parts) + closing(boundary), 200, NO_STORE, kind)
 
-
-def _thumbnail(request: Request, shelf: Shelf, objects: Sequence[Held], number: int) -> Response:
-    wish = _wish(request)
-    small = _Wish(wish.media_type, False, wish.window, wish.viewport or _THUMBNAIL, wish.quality)
-    why = ""
-    for held in objects[:_MOST_RENDERED]:
+    def _draw(self, stored: Stored, numbers: list[int], wish: Wish) -> bytes:
         try:
-            return Response(_render(shelf, held, [number], small)[0], 200, NO_STORE, small.media_type)
-        except DecodeError as error:
-            why = error.detail
-    raise NotAcceptable(f"it cannot be rendered: {why}")
+            return self._decoder.picture(stored, numbers, wish)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
 
 
-def _render(shelf: Shelf, held: Held, numbers: list[int], wish: _Wish) -> list[bytes]:
-    image = Image(shelf.read(held), shelf.limits.max_pixels)
-    if max(numbers) > image.frames:
-        raise NotFound(f"the instance has {image.frames} frame(s)")
+def _preferred(accepted: Sequence[MediaType], offered: Sequence[str]) -> tuple[str, bool]:
+    """(media type, whether as multipart). Raises NotAcceptable."""
+    for one in accepted:
+        for name in offered:
+            if one.covers(name):
+                return name, one.is_multipart
+    raise NotAcceptable(f"this is to be had as {' or '.join(offered)}")
 
-    return [_draw(image, number, wish) for number in numbers[:_MOST_RENDERED]]
 
-
-def _draw(image: Image, number: int, wish: _Wish) -> bytes:
-    (values,) = image.values([number])
-    try:
-        screen = to_screen(values, image.ds, wish.window)
-    except Exception as error:  # tables that contradict each other, of any data set that a stranger sent
-        raise DecodeError("undecodable", f"its tables cannot be applied ({type(error).__name__})") from error
-    try:
-        return to_picture(screen, wish.viewport, wish.media_type, wish.quality)
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
+def _multi(parts: Sequence[tuple[str, str, bytes]], status: int, headers: dict[str, str]) -> Response:
+    boundary = new_boundary()
+    body = [
+        part_head(boundary, kind, url, first=not number) + content for number, (url, kind, content) in enumerate(parts)
+    ]
+    kind = f'{MULTIPART}; type="{parts[0][1]}"; boundary={boundary}'
+    return Response(b"".join(body) + closing(boundary), status, headers, kind)

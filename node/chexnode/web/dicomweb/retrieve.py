@@ -11,11 +11,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.part10 import DecodeError
 from chexnode.ledger.objects import Held
-from chexnode.web.dicomweb.accept import MULTIPART, MediaType, parse_accept
+from chexnode.web.dicomweb.accept import MULTIPART, MediaType
+from chexnode.web.dicomweb.convert import explicit_little
+from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.errors import NotAcceptable
 from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
-from chexnode.web.dicomweb.pixels import can_decode, explicit_little
-from chexnode.web.dicomweb.places import DICOM, NO_STORE, Instance, Series, Study, base_of, url_of
+from chexnode.web.dicomweb.pixels import can_decode, default_syntax
+from chexnode.web.dicomweb.places import DICOM, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
 
 
@@ -25,6 +27,8 @@ class _Part:
 
     held: Held
     transfer_syntax: str
+    is_asked_for: bool = True
+    """Whether nothing but this transfer syntax will do."""
 
     @property
     def is_as_stored(self) -> bool:
@@ -35,7 +39,7 @@ class _Part:
         return f"{DICOM};transfer-syntax={self.transfer_syntax}" if self.transfer_syntax else DICOM
 
 
-def routes(shelf: Shelf) -> APIRouter:
+def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
     """Retrieval at three levels."""
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
@@ -49,17 +53,17 @@ def routes(shelf: Shelf) -> APIRouter:
     def retrieve(
         request: Request, study: str, series: str | None = None, instance: str | None = None
     ) -> StreamingResponse:
-        accepted = parse_accept(request.headers.get("accept"), request.query_params.get("accept"))
         found = shelf.find(study, series, instance)
-        ranges, is_multipart = _container(accepted, len(found.objects))
+        ranges, is_multipart = _container(accepted_by(request), len(found.objects))
         parts = [part for held in found.objects if (part := _choose(ranges, held)) is not None]
         if not parts:
             raise NotAcceptable("it is stored in another transfer syntax and cannot be converted to one accepted")
         partial = found.missing > 0 or len(parts) < len(found.objects)
         status = 206 if partial else 200
         if not is_multipart:
-            return _single(shelf, parts[0], status)
-        return _multi(shelf, parts, base_of(request), status)
+            part, content = _content(shelf, decoder, parts[0])
+            return StreamingResponse(content, status, NO_STORE | _length(part), part.content_type)
+        return _multi(shelf, decoder, parts, base_of(request), status)
 
     @router.get("/studies/{study}", responses=answers)
     def study(request: Request, study: Study) -> StreamingResponse:
@@ -93,55 +97,57 @@ def _is_multi(one: MediaType) -> bool:
 
 
 def _choose(ranges: Sequence[MediaType], held: Held) -> _Part | None:
-    """The file as stored where that will do, else in Explicit VR Little Endian; None where neither will."""
+    """The file as stored or in Explicit VR Little Endian, whichever is asked for; None where neither will do."""
+    stored = held.transfer_syntax_uid
     for one in ranges:
         wanted = one.transfer_syntax
-        if wanted in ("", "*", held.transfer_syntax_uid):
-            return _Part(held, held.transfer_syntax_uid)
-        if wanted == ExplicitVRLittleEndian and can_decode(held.transfer_syntax_uid):
+        if not wanted:
+            return _Part(held, default_syntax(stored), is_asked_for=False)
+        if wanted in ("*", stored):
+            return _Part(held, stored)
+        if wanted == ExplicitVRLittleEndian and can_decode(stored):
             return _Part(held, wanted)
     return None
 
 
-def _single(shelf: Shelf, part: _Part, status: int) -> StreamingResponse:
-    headers = dict(NO_STORE)
-    content: Iterator[bytes]
-    if part.is_as_stored:
-        headers["Content-Length"] = str(part.held.size)
-        content = shelf.content(part.held)
-    else:
-        converted = _converted(shelf, part.held)
-        headers["Content-Length"] = str(len(converted))
-        content = iter([converted])
-    return StreamingResponse(content, status, headers, part.content_type)
+def _length(part: _Part) -> dict[str, str]:
+    return {"Content-Length": str(part.held.size)} if part.is_as_stored else {}
 
 
-def _multi(shelf: Shelf, parts: Sequence[_Part], base: str, status: int) -> StreamingResponse:
+def _content(shelf: Shelf, decoder: Decoder, part: _Part) -> tuple[_Part, Iterator[bytes]]:
+    """The file, and how it comes: what cannot be converted is given as it is stored, unless that will not do.
+
+    Raises NotAcceptable.
+    """
+    if not part.is_as_stored:
+        try:
+            return part, explicit_little(shelf.open(part.held), decoder)
+        except DecodeError as error:
+            if part.is_asked_for:
+                raise NotAcceptable(f"it cannot be converted: {error.detail}") from error
+            part = _Part(part.held, part.held.transfer_syntax_uid)
+    return part, shelf.content(part.held)
+
+
+def _multi(shelf: Shelf, decoder: Decoder, parts: Sequence[_Part], base: str, status: int) -> StreamingResponse:
     boundary = new_boundary()
-    heads = [part_head(boundary, p.content_type, url_of(base, p.held), first=not n) for n, p in enumerate(parts)]
-    end = closing(boundary)
     headers = dict(NO_STORE)
+    end = closing(boundary)
+
+    def head(part: _Part, number: int) -> bytes:
+        return part_head(boundary, part.content_type, url_of(base, part.held), first=not number)
+
     if all(part.is_as_stored for part in parts):
-        length = sum(len(head) for head in heads) + sum(part.held.size for part in parts) + len(end)
-        headers["Content-Length"] = str(length)
-    elif len(parts) == 1:
-        # Whether it can be converted shows only when it is tried, and an answer that has begun cannot say so.
-        converted = _converted(shelf, parts[0].held)
+        heads = sum(len(head(part, number)) for number, part in enumerate(parts))
+        headers["Content-Length"] = str(heads + sum(part.held.size for part in parts) + len(end))
+    # Whether it can be converted shows only when it is tried, and an answer that has begun cannot say so.
+    first = _content(shelf, decoder, parts[0])
 
     def body() -> Iterator[bytes]:
-        for head, part in zip(heads, parts, strict=True):
-            yield head
-            if part.is_as_stored:
-                yield from shelf.content(part.held)
-            else:
-                yield converted if len(parts) == 1 else _converted(shelf, part.held)
+        for number, planned in enumerate(parts):
+            part, content = _content(shelf, decoder, planned) if number else first
+            yield head(part, number)
+            yield from content
         yield end
 
     return StreamingResponse(body(), status, headers, f'{MULTIPART}; type="{DICOM}"; boundary={boundary}')
-
-
-def _converted(shelf: Shelf, held: Held) -> bytes:
-    try:
-        return explicit_little(shelf.read(held), shelf.limits.max_pixels)
-    except DecodeError as error:
-        raise NotAcceptable(f"it cannot be converted: {error.detail}") from error

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pydicom.dataset import Dataset
-
-from chexmodels.part10 import Part10, ReadLimits, parse, read
 from chexnode.ledger.objects import Held, Objects
+from chexnode.sandbox.limits import read_limits
 from chexnode.settings import LimitSettings
 from chexnode.spool import Spool
 from chexnode.web.dicomweb.errors import Gone, NotFound
+from chexnode.web.dicomweb.stored import Stored
 from chexnode.web.visits import visit
 
 log = logging.getLogger(__name__)
@@ -35,12 +33,7 @@ class Shelf:
     def __init__(self, objects: Objects, spool: Spool, limits: LimitSettings) -> None:
         self._objects = objects
         self._spool = spool
-        self.limits = ReadLimits(
-            max_elements=limits.max_elements,
-            max_nesting=limits.max_nesting,
-            inflate_bytes=limits.inflate_mb * 1_000_000,
-            max_pixels=limits.max_pixels,
-        )
+        self.limits = read_limits(limits)
 
     def find(self, study: str, series: str | None = None, instance: str | None = None) -> Shelved:
         """What is held of these UIDs. Raises NotFound, and Gone where retention has deleted all of it."""
@@ -72,19 +65,12 @@ class Shelf:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
-    def read(self, held: Held) -> Part10:
+    def open(self, held: Held) -> Stored:
         """The file, walked within the limits; nothing of its pixels is in memory. Raises DecodeError and Gone."""
         assert held.path is not None
         try:
-            file = self._spool.path(held.path).open("rb")
+            stored = Stored.open(self._spool.path(held.path).absolute(), self.limits)
         except FileNotFoundError:  # retention came between
             raise Gone from None
         visit().opened[held.sop_instance_uid] = held
-        with file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return read(content, self.limits)
-
-
-def header_of(part10: Part10) -> Dataset:
-    """All elements before Pixel Data. Raises DecodeError."""
-    return parse(bytes(part10.encoded[: part10.layout.header_end]), part10.file_meta)
+        return stored

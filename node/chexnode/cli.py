@@ -32,6 +32,7 @@ from chexnode.command import (
 from chexnode.errors import BadEnvironment, NodeError, Transient, Usage
 from chexnode.logs import Level, escaped
 from chexnode.token_commands import tokens_app
+from chexnode.viewer_commands import viewer_app
 
 if TYPE_CHECKING:
     from chexnode.ledger.ledger import Ledger
@@ -44,6 +45,7 @@ db_app = group("The database schema.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
 app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(viewer_app, name="viewer")
 app.add_typer(db_app, name="db")
 
 
@@ -212,13 +214,16 @@ def jobs_cancel(ctx: typer.Context, job: JobId, json: Json = False) -> None:
 
 
 def _print_job(ctx: typer.Context, ledger: Ledger, job: str, json: bool) -> None:
-    from chexnode import shapes, show
+    from chexnode import ohif, shapes, show
 
     found = ledger.views.job(job)
     if json:
         print_json(shapes.JOB, found)
-    else:
-        show.show(show.job_page(found, str(settings_of(ctx).node.data_dir)))
+        return
+    settings = settings_of(ctx)
+    is_installed = ohif.installed(settings.viewer_home) is not None
+    viewer = ohif.study_url(settings.web_url, found.study_instance_uid) if is_installed else None
+    show.show(show.job_page(found, str(settings.node.data_dir), viewer))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.progress import track
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn, track
 from rich.table import Table
 from rich.text import Text
 
@@ -73,6 +73,17 @@ def with_progress(items: Iterable[T], total: int) -> Iterator[T]:
     """Yield ``items``, with a bar on stderr where that is a terminal."""
     console = Console(stderr=True)
     yield from track(items, "analysing", total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def downloading(pieces: Iterable[bytes], length: int | None) -> Iterator[bytes]:
+    """Yield ``pieces``, with a bar of megabytes on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=length)
+        for piece in pieces:
+            progress.advance(task, len(piece))
+            yield piece
 
 
 def asking(name: str) -> Callable[[list[str]], Iterable[str]]:
@@ -137,8 +148,8 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
     return table
 
 
-def job_page(job: JobDetail, data_dir: str) -> Group:
-    """``chexnode jobs show``."""
+def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
+    """``chexnode jobs show``; ``viewer``: the URL that shows the study, where there is a viewer."""
     facts: list[tuple[str, str | Text | None]] = [
         ("state", _state(job.state)),
         ("reason", job.reason),
@@ -149,6 +160,7 @@ def job_page(job: JobDetail, data_dir: str) -> Group:
         ("attempts", str(job.attempts)),
         ("image", job.sop_instance_uid),
         ("study", job.study_instance_uid),
+        ("viewer", viewer),
         ("accession", job.accession_number),
         ("SOP class", job.sop_class_uid),
         ("SHA-256", job.digest),

@@ -35,7 +35,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "celery": ("chexnode.queue",),
     "pynetdicom": ("chexnode.receive", "chexnode.deliver.dicom"),
     "fastapi": ("chexnode.web",),
-    "httpx": ("chexnode.deliver", "chexnode.pull"),
+    "httpx": ("chexnode.deliver", "chexnode.pull", "chexnode.ohif"),
     "lightning": ("chextrain",),
 }
 

@@ -40,6 +40,9 @@ class WebSettings(Section):
     max_request_mb: int = Field(4096, ge=1, description="Largest body of one request, in MB; larger ones get 413.")
     idle_seconds: float = Field(30, gt=0, description="A body, or the reading of an answer, may pause this long.")
     max_connections: int = Field(200, ge=1, description="Connections at once; more get 503.")
+    viewer: Path | None = Field(
+        None, description="Folder that `chexnode viewer fetch` puts OHIF into; none: viewer under node.data_dir."
+    )
 
 
 class TlsSettings(Section):

@@ -181,7 +181,7 @@ def test_replay_of_very_many(ledger: Ledger) -> None:
             {"result_uid": uid, "job_id": job, "destination": f"d{n}", "state": SENT, "created_at": ledger.clock()}
             for n in range(count)
         ]
-        conn.execute(insert(deliveries), [row | {"attempts": 1, "fence": 1} for row in rows])
+        conn.execute(insert(deliveries), [row | {"kind": "seg", "attempts": 1, "fence": 1} for row in rows])
     assert ledger.deliveries.replay() == count + 2
     assert ledger.deliveries.give_up(["pacs"]) == 500
 

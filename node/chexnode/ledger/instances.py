@@ -172,6 +172,7 @@ class _Batch:
                     )
                 state = InstanceState.ANALYSABLE
             if state == InstanceState.ANALYSABLE and not self._has_job(arrival):
+                supersede(self.conn, uid, digest)
                 job = self._add_job(arrival)
                 look_again(self.conn, [arrival.study_instance_uid])
         versions[digest] = (state, path)
@@ -251,8 +252,16 @@ def new_job(sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, no
         "crashes": 0,
         "fence": 0,
         "notes": [],
+        "superseded": False,
         "created_at": now,
     }
+
+
+def supersede(conn: Connection, sop_instance_uid: str, digest: str) -> None:
+    """A new job comes for this version: those that it has count no longer."""
+    conn.execute(
+        update(jobs).where(jobs.c.sop_instance_uid == sop_instance_uid, jobs.c.digest == digest).values(superseded=True)
+    )
 
 
 def name_key(patient_name: str) -> str:

@@ -99,7 +99,7 @@ class Jobs:
         with self._db.write() as conn:
             _move(conn, claim, JobState.DELIVERING, "analysed", now, **facts)
             add_results(conn, new_results, now, _study_of(conn, claim), claim.id)
-            add_rows(conn, deliveries, delivery_rows(to, now, claim.id))
+            add_rows(conn, deliveries, delivery_rows(new_results, to, now, claim.id))
             return JobState.DELIVERING if not finish_delivered(conn, [claim.id], now) else JobState.DONE
 
     def refuse(self, claim: JobClaim, reason: Reason, detail: str) -> None:
@@ -199,12 +199,14 @@ class Jobs:
                 conn.execute(
                     update(jobs)
                     .where(jobs.c.id == row.id)
-                    .values(state=JobState.CANCELLED, error=error, finished_at=now)
+                    .values(state=JobState.CANCELLED, error=error, finished_at=now, superseded=True)
                 )
                 history.append(
                     note_event("job", row.id, "replaced", now, JobState.QUEUED, JobState.CANCELLED, spec.model)
                 )
             known = set(conn.execute(select(jobs.c.key).where(jobs.c.key.in_([j["key"] for j in fresh]))).scalars())
+            # What was analysed like this before counts again.
+            conn.execute(update(jobs).where(jobs.c.key.in_(known)).values(superseded=False))
             fresh = [j for j in fresh if j["key"] not in known]
             add_missing(conn, jobs, fresh)
             history += [note_event("job", j["id"], "created", now, to_state=JobState.QUEUED) for j in fresh]

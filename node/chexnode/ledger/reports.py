@@ -71,7 +71,9 @@ class Reports:
             )
             fresh = [r for r in new_results if r.uid not in known]
             add_results(conn, fresh, now, uid)
-            add_missing(conn, deliveries, delivery_rows([pair for pair in to if pair[0] not in known], now))
+            add_missing(
+                conn, deliveries, delivery_rows(new_results, [pair for pair in to if pair[0] not in known], now)
+            )
             if fresh:
                 record_events(conn, [note_event("study", uid, "reported", now, detail=f"{len(study.images)} image(s)")])
 
@@ -110,8 +112,7 @@ def _study(conn: Connection, study_instance_uid: str, closed_at: datetime) -> Cl
         for job in conn.execute(
             select(jobs.c.sop_instance_uid, jobs.c.digest, jobs.c.state, jobs.c.reason, jobs.c.error)
             .join(instances, _VERSION)
-            .where(instances.c.study_instance_uid == study_instance_uid)
-            .order_by(jobs.c.created_at, jobs.c.id.desc())
+            .where(instances.c.study_instance_uid == study_instance_uid, ~jobs.c.superseded)
         )
     }
     images: dict[Unanalysed, None] = {}

@@ -65,13 +65,17 @@ def _result_rows(
     ]
 
 
-def delivery_rows(to: Sequence[tuple[str, str]], now: datetime, job_id: str | None = None) -> list[dict[str, Any]]:
-    """Rows of ``deliveries`` for (result UID, destination) pairs."""
+def delivery_rows(
+    new_results: Sequence[NewResult], to: Sequence[tuple[str, str]], now: datetime, job_id: str | None = None
+) -> list[dict[str, Any]]:
+    """Rows of ``deliveries`` for (UID of one of ``new_results``, destination) pairs."""
+    kind_of = {result.uid: result.kind for result in new_results}
     return [
         {
             "result_uid": uid,
             "job_id": job_id,
             "destination": destination,
+            "kind": kind_of[uid],
             "state": DeliveryState.PENDING,
             "attempts": 0,
             "fence": 0,

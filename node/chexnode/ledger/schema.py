@@ -26,6 +26,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -76,6 +77,21 @@ class SafeText(TypeDecorator[str]):
         return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
+class Codes(TypeDecorator[list[str]]):
+    """A few codes of ours as one text, which an index can hold: counting what was noted never reads the rows."""
+
+    impl = SafeText
+    cache_ok = True
+
+    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> str:
+        """Joined by spaces."""
+        return " ".join(value or ())
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> list[str]:
+        """Apart again."""
+        return (value or "").split()
+
+
 # SQLite numbers rows by itself only for INTEGER PRIMARY KEY.
 _RowId = BigInteger().with_variant(Integer, "sqlite")
 
@@ -83,6 +99,11 @@ _RowId = BigInteger().with_variant(Integer, "sqlite")
 def _uid(name: str, *args: Any, **kwargs: Any) -> Column[str]:
     # 64 characters by PS3.5 section 9.1; quarantined data sets may bring longer ones.
     return Column(name, String(128), *args, **kwargs)
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Make an index of the rows that meet ``condition``, which queries must state in the very same words."""
+    return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
 
 
 studies = Table(
@@ -110,6 +131,7 @@ studies = Table(
     Index(None, "patient_id"),
     Index(None, "patient_name_key"),
     Index(None, "study_date", "study_instance_uid"),
+    Index("ix_studies_to_be_reported", "closed_at", **_where("report_digest IS NULL")),
 )
 
 series = Table(
@@ -137,7 +159,7 @@ instances = Table(
     Column("state", String(16), nullable=False),
     Column("reason", String(32)),
     Column("detail", SafeText),
-    Column("notes", JSON, nullable=False),
+    Column("notes", Codes, nullable=False),
     Column("priority", String(8), nullable=False),
     _uid("sop_class_uid", nullable=False),
     _uid("transfer_syntax_uid", nullable=False),
@@ -158,7 +180,11 @@ instances = Table(
         ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
     ),
     Index(None, "study_instance_uid", "series_instance_uid"),
-    Index(None, "state", "reason"),
+    # Answers the account and the metrics by itself: they never read the rows.
+    Index(None, "state", "reason", "notes"),
+    Index("ix_instances_kept", "received_at", **_where("path IS NOT NULL")),
+    Index(None, "path", **_where("path IS NOT NULL")),
+    Index("ix_instances_again", "duplicates", **_where("duplicates > 0")),
 )
 
 jobs = Table(
@@ -184,12 +210,17 @@ jobs = Table(
     Column("score", Float),
     Column("abnormal", Boolean),
     Column("regions", Integer),
-    Column("notes", JSON, nullable=False),
+    # A newer analysis of the same version counts in its place.
+    Column("superseded", Boolean, nullable=False, default=False),
+    Column("notes", Codes, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     ForeignKeyConstraint(["sop_instance_uid", "digest"], ["instances.sop_instance_uid", "instances.digest"]),
     Index(None, "state", "urgency", "due_at"),
     Index(None, "sop_instance_uid", "digest"),
+    Index(None, "state", "created_at"),
+    # As that of instances.
+    Index(None, "superseded", "state", "reason", "notes"),
 )
 
 results = Table(
@@ -216,6 +247,8 @@ results = Table(
         ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
     ),
     Index(None, "study_instance_uid", "series_instance_uid"),
+    Index(None, "path", **_where("path IS NOT NULL")),
+    Index("ix_results_of_studies", "created_at", **_where("job_id IS NULL AND path IS NOT NULL")),
 )
 
 deliveries = Table(
@@ -225,6 +258,7 @@ deliveries = Table(
     _uid("result_uid", ForeignKey("results.uid"), nullable=False),
     Column("job_id", ForeignKey("jobs.id"), index=True),  # as the result has it
     Column("destination", String(64), nullable=False),
+    Column("kind", String(8), nullable=False),  # as the result has it
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("fence", Integer, nullable=False, default=0),
@@ -236,7 +270,8 @@ deliveries = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     UniqueConstraint("result_uid", "destination"),
-    Index(None, "destination", "state", "next_attempt"),
+    Index(None, "state", "destination", "kind"),
+    Index("ix_deliveries_to_be_committed", "commit_at", **_where("commit_at IS NOT NULL")),
 )
 
 #: Requests for storage commitment (PS3.4 annex J), ours to destinations and those of others to us.

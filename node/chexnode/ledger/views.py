@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Text, and_, cast, func, select
+from sqlalchemy import Row, and_, func, select
 
 from chexnode.errors import Usage
 from chexnode.ledger.database import Database
@@ -80,18 +78,20 @@ class JobDetail(JobView):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What metrics need beyond the account."""
+    """What metrics need beyond the account's tally."""
 
-    instances: dict[tuple[str, str | None], int]
-    """(state, reason) -> instance versions."""
-    jobs: dict[tuple[str, str | None], int]
-    """(state, reason) -> jobs."""
-    notes: dict[str, int]
-    """Note -> instance versions and jobs that carry it."""
     deliveries: dict[tuple[str, str, str], int]
     """(destination, kind, state) -> deliveries."""
     oldest_queued_at: datetime | None
     open_breakers: tuple[str, ...]
+
+
+_NEWEST_FIRST = (
+    instances.c.received_at.desc(),
+    jobs.c.created_at.desc(),
+    instances.c.sop_instance_uid,
+    instances.c.digest,
+)
 
 
 class Views:
@@ -108,26 +108,33 @@ class Views:
         limit: int | None = 100,
     ) -> list[JobView]:
         """Every received instance version with its jobs, newest first; one without a job shows its verdict."""
-        query = _jobs_query().order_by(
-            instances.c.received_at.desc(), jobs.c.created_at.desc(), instances.c.sop_instance_uid, instances.c.digest
-        )
-        if states:
-            query = query.where(func.coalesce(jobs.c.state, instances.c.state).in_([s.upper() for s in states]))
+        query = _jobs_query().order_by(*_NEWEST_FIRST)
         if study_instance_uid:
             query = query.where(instances.c.study_instance_uid == study_instance_uid)
         if sop_instance_uid:
             query = query.where(instances.c.sop_instance_uid == sop_instance_uid)
         if limit is not None:
             query = query.limit(limit)
+        wanted = [s.upper() for s in states]
+        # Each an index can serve; one that looks into both tables at once would read them all.
+        queries = [
+            query.where(jobs.c.state.in_(wanted)),
+            query.where(jobs.c.id.is_(None), instances.c.state.in_(wanted)),
+        ]
         with self._db.read() as conn:
-            return [_job_view(row) for row in conn.execute(query)]
+            rows = [row for one in (queries if wanted else [query]) for row in conn.execute(one)]
+        if wanted:
+            rows.sort(key=lambda row: row.received_at, reverse=True)
+        return [_job_view(row) for row in rows[:limit]]
 
     def job(self, name: str) -> JobDetail:
         """One job by id, or one instance without a job by its ``i...`` name. Raises Usage if there is none."""
         query = _jobs_query()
         with self._db.read() as conn:
             if name.startswith("i"):
-                rows = conn.execute(query.where(jobs.c.id.is_(None))).all()
+                # Its first event is of the moment that its row is of.
+                first = select(events.c.at).where(events.c.subject == "instance", events.c.subject_id == name)
+                rows = conn.execute(query.where(instances.c.received_at.in_(first), jobs.c.id.is_(None))).all()
                 row = next((r for r in rows if instance_id(r.sop_instance_uid, r.digest) == name), None)
             else:
                 row = conn.execute(query.where(jobs.c.id == name)).one_or_none()
@@ -170,21 +177,17 @@ class Views:
         limit: int | None = 100,
     ) -> list[DeliveryView]:
         """Deliveries, newest first."""
-        query = (
-            select(
-                deliveries.c.id,
-                deliveries.c.job_id,
-                deliveries.c.destination,
-                results.c.kind,
-                results.c.uid,
-                deliveries.c.state,
-                deliveries.c.attempts,
-                deliveries.c.next_attempt,
-                deliveries.c.error,
-            )
-            .join(results, results.c.uid == deliveries.c.result_uid)
-            .order_by(deliveries.c.id.desc())
-        )
+        query = select(
+            deliveries.c.id,
+            deliveries.c.job_id,
+            deliveries.c.destination,
+            deliveries.c.kind,
+            deliveries.c.result_uid,
+            deliveries.c.state,
+            deliveries.c.attempts,
+            deliveries.c.next_attempt,
+            deliveries.c.error,
+        ).order_by(deliveries.c.id.desc())
         if states:
             query = query.where(deliveries.c.state.in_([s.upper() for s in states]))
         if destination:
@@ -200,7 +203,7 @@ class Views:
                     r.job_id,
                     r.destination,
                     r.kind,
-                    r.uid,
+                    r.result_uid,
                     DeliveryState(r.state),
                     r.attempts,
                     r.next_attempt,
@@ -213,32 +216,14 @@ class Views:
         """Counts by state, for metrics and health."""
         now = self._db.clock()
         with self._db.read() as conn:
-            received, worked = (
-                conn.execute(
-                    select(table.c.state, table.c.reason, func.count()).group_by(table.c.state, table.c.reason)
-                ).all()
-                for table in (instances, jobs)
-            )
-            notes: Counter[str] = Counter()
-            for table in (instances, jobs):
-                # As text: PostgreSQL's json type cannot be compared, and few distinct lists exist.
-                lists = cast(table.c.notes, Text)
-                for noted, count in conn.execute(select(lists, func.count()).group_by(lists)):
-                    notes.update(dict.fromkeys(json.loads(noted), int(count)))
-            sent = conn.execute(
-                select(deliveries.c.destination, results.c.kind, deliveries.c.state, func.count())
-                .join(results, results.c.uid == deliveries.c.result_uid)
-                .group_by(deliveries.c.destination, results.c.kind, deliveries.c.state)
-            ).all()
+            by = (deliveries.c.state, deliveries.c.destination, deliveries.c.kind)  # as an index has them
+            sent = conn.execute(select(*by, func.count()).group_by(*by)).all()
             oldest = conn.execute(
                 select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
             ).scalar_one_or_none()
             broken = conn.execute(select(destinations.c.name).where(destinations.c.open_until > now)).scalars()
             return Backlog(
-                instances={(state, reason): int(n) for state, reason, n in received},
-                jobs={(state, reason): int(n) for state, reason, n in worked},
-                notes=dict(notes),
-                deliveries={(destination, kind, state): int(n) for destination, kind, state, n in sent},
+                deliveries={(destination, kind, state): int(n) for state, destination, kind, n in sent},
                 oldest_queued_at=oldest,
                 open_breakers=tuple(broken),
             )

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from chexnode.audit.spool import AuditSpool
 from chexnode.errors import NodeError
-from chexnode.ledger.account import Account
+from chexnode.ledger.account import Account, Tally
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind, Scope
 from chexnode.ledger.views import Backlog
@@ -87,21 +87,16 @@ class LedgerCollector(Collector):
         yield _family("chexnode_audit_waiting", [((), len(self._audit.waiting()))])
         yield _family("chexnode_audit_lost_total", [((), self._audit.losses[0])])
         try:
-            account, backlog = self._ledger.accounts.account(), self._ledger.views.backlog()
+            tally, backlog = self._ledger.accounts.tally(), self._ledger.views.backlog()
         except NodeError:
             yield _family("chexnode_ledger_up", [((), 0)])
             return
         yield _family("chexnode_ledger_up", [((), 1)])
-        yield from _of_account(account)
+        yield from _of_account(tally.account())
+        yield from _of_tally(tally)
         yield from self._of_backlog(backlog)
 
     def _of_backlog(self, backlog: Backlog) -> Iterator[Metric]:
-        # Every state is always there: a series that appears only with its first failure cannot be alarmed on.
-        verdicts: dict[tuple[str, str | None], int] = {(InstanceState.ANALYSABLE, None): 0}
-        yield _family("chexnode_instances", _coded(verdicts | backlog.instances))
-        states: dict[tuple[str, str | None], int] = {(s, None): 0 for s in JobState if s is not JobState.REFUSED}
-        yield _family("chexnode_jobs", _coded(states | backlog.jobs))
-        yield _family("chexnode_notes", (((note,), backlog.notes.get(note, 0)) for note in Note))
         names = sorted({*self._destinations, *(name for name, _, _ in backlog.deliveries)})
         yield _family(
             "chexnode_deliveries",
@@ -125,6 +120,15 @@ def _of_account(account: Account) -> Iterator[Metric]:
     yield _family("chexnode_duplicates_total", [((), account.duplicates)])
     yield _family("chexnode_own_results_total", [((), account.own_results)])
     yield _family("chexnode_account_difference", [((), account.difference)])
+
+
+def _of_tally(tally: Tally) -> Iterator[Metric]:
+    # Every state is always there: a series that appears only with its first failure cannot be alarmed on.
+    verdicts: dict[tuple[str, str | None], int] = {(InstanceState.ANALYSABLE, None): 0}
+    yield _family("chexnode_instances", _coded(verdicts | tally.instances))
+    states: dict[tuple[str, str | None], int] = {(s, None): 0 for s in JobState if s is not JobState.REFUSED}
+    yield _family("chexnode_jobs", _coded(states | tally.jobs))
+    yield _family("chexnode_notes", (((note,), tally.notes[note]) for note in Note))
 
 
 def _coded(counts: dict[tuple[str, str | None], int]) -> _Samples:

@@ -19,6 +19,10 @@ def _text() -> sa.types.TypeEngine[str]:
     return sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
+def _where(condition: str) -> dict[str, sa.TextClause]:
+    return {f"{dialect}_where": sa.text(condition) for dialect in ("sqlite", "postgresql")}
+
+
 def upgrade() -> None:
     op.create_table(
         "destinations",
@@ -94,6 +98,9 @@ def upgrade() -> None:
     with op.batch_alter_table("studies", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_studies_accession_number"), ["accession_number"], unique=False)
         batch_op.create_index(batch_op.f("ix_studies_patient_id"), ["patient_id"], unique=False)
+        batch_op.create_index(
+            "ix_studies_to_be_reported", ["closed_at"], unique=False, **_where("report_digest IS NULL")
+        )
         batch_op.create_index(batch_op.f("ix_studies_patient_name_key"), ["patient_name_key"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_studies_state_last_received_at"), ["state", "last_received_at"], unique=False
@@ -131,7 +138,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=32), nullable=True),
         sa.Column("detail", _text(), nullable=True),
-        sa.Column("notes", sa.JSON(), nullable=False),
+        sa.Column("notes", _text(), nullable=False),
         sa.Column("priority", sa.String(length=8), nullable=False),
         sa.Column("sop_class_uid", sa.String(length=128), nullable=False),
         sa.Column("transfer_syntax_uid", sa.String(length=128), nullable=False),
@@ -157,7 +164,10 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("instances", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_instances_received_at"), ["received_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_instances_state_reason"), ["state", "reason"], unique=False)
+        batch_op.create_index(batch_op.f("ix_instances_state_reason_notes"), ["state", "reason", "notes"], unique=False)
+        batch_op.create_index("ix_instances_kept", ["received_at"], unique=False, **_where("path IS NOT NULL"))
+        batch_op.create_index(batch_op.f("ix_instances_path"), ["path"], unique=False, **_where("path IS NOT NULL"))
+        batch_op.create_index("ix_instances_again", ["duplicates"], unique=False, **_where("duplicates > 0"))
         batch_op.create_index(
             batch_op.f("ix_instances_study_instance_uid_series_instance_uid"),
             ["study_instance_uid", "series_instance_uid"],
@@ -186,7 +196,8 @@ def upgrade() -> None:
         sa.Column("score", sa.Float(), nullable=True),
         sa.Column("abnormal", sa.Boolean(), nullable=True),
         sa.Column("regions", sa.Integer(), nullable=True),
-        sa.Column("notes", sa.JSON(), nullable=False),
+        sa.Column("superseded", sa.Boolean(), nullable=False),
+        sa.Column("notes", _text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
@@ -202,6 +213,12 @@ def upgrade() -> None:
             batch_op.f("ix_jobs_sop_instance_uid_digest"), ["sop_instance_uid", "digest"], unique=False
         )
         batch_op.create_index(batch_op.f("ix_jobs_state_urgency_due_at"), ["state", "urgency", "due_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_jobs_state_created_at"), ["state", "created_at"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_jobs_superseded_state_reason_notes"),
+            ["superseded", "state", "reason", "notes"],
+            unique=False,
+        )
 
     op.create_table(
         "results",
@@ -232,6 +249,10 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("results", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_results_job_id"), ["job_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_results_path"), ["path"], unique=False, **_where("path IS NOT NULL"))
+        batch_op.create_index(
+            "ix_results_of_studies", ["created_at"], unique=False, **_where("job_id IS NULL AND path IS NOT NULL")
+        )
         batch_op.create_index(
             batch_op.f("ix_results_study_instance_uid_series_instance_uid"),
             ["study_instance_uid", "series_instance_uid"],
@@ -244,6 +265,7 @@ def upgrade() -> None:
         sa.Column("result_uid", sa.String(length=128), nullable=False),
         sa.Column("job_id", sa.String(length=16), nullable=True),
         sa.Column("destination", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=8), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
@@ -260,9 +282,10 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_deliveries_destination_state_next_attempt"),
-            ["destination", "state", "next_attempt"],
-            unique=False,
+            batch_op.f("ix_deliveries_state_destination_kind"), ["state", "destination", "kind"], unique=False
+        )
+        batch_op.create_index(
+            "ix_deliveries_to_be_committed", ["commit_at"], unique=False, **_where("commit_at IS NOT NULL")
         )
         batch_op.create_index(batch_op.f("ix_deliveries_job_id"), ["job_id"], unique=False)
 
@@ -290,22 +313,30 @@ def downgrade() -> None:
     op.drop_table("commitments")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_deliveries_job_id"))
-        batch_op.drop_index(batch_op.f("ix_deliveries_destination_state_next_attempt"))
+        batch_op.drop_index("ix_deliveries_to_be_committed")
+        batch_op.drop_index(batch_op.f("ix_deliveries_state_destination_kind"))
 
     op.drop_table("deliveries")
     with op.batch_alter_table("results", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_results_study_instance_uid"))
+        batch_op.drop_index("ix_results_of_studies")
+        batch_op.drop_index(batch_op.f("ix_results_path"))
         batch_op.drop_index(batch_op.f("ix_results_job_id"))
 
     op.drop_table("results")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_jobs_superseded_state_reason_notes"))
+        batch_op.drop_index(batch_op.f("ix_jobs_state_created_at"))
         batch_op.drop_index(batch_op.f("ix_jobs_state_urgency_due_at"))
         batch_op.drop_index(batch_op.f("ix_jobs_sop_instance_uid_digest"))
 
     op.drop_table("jobs")
     with op.batch_alter_table("instances", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_instances_study_instance_uid_series_instance_uid"))
-        batch_op.drop_index(batch_op.f("ix_instances_state_reason"))
+        batch_op.drop_index("ix_instances_again")
+        batch_op.drop_index(batch_op.f("ix_instances_path"))
+        batch_op.drop_index("ix_instances_kept")
+        batch_op.drop_index(batch_op.f("ix_instances_state_reason_notes"))
         batch_op.drop_index(batch_op.f("ix_instances_received_at"))
 
     op.drop_table("instances")
@@ -313,6 +344,7 @@ def downgrade() -> None:
     with op.batch_alter_table("studies", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_studies_study_date"))
         batch_op.drop_index(batch_op.f("ix_studies_state_last_received_at"))
+        batch_op.drop_index("ix_studies_to_be_reported")
         batch_op.drop_index(batch_op.f("ix_studies_patient_id"))
         batch_op.drop_index(batch_op.f("ix_studies_accession_number"))
 

@@ -378,6 +378,15 @@ def plot(samples: Sequence[Sample], file: Path) -> None:
     figure.savefig(file, dpi=90)
 
 
+def write(options: argparse.Namespace, facts: dict[str, Any], rows: Sequence[Row], samples: Sequence[Sample]) -> None:
+    """Keep what was asked to be kept."""
+    if options.json:
+        report = {"facts": facts, "rows": [asdict(r) for r in rows], "samples": [asdict(s) for s in samples]}
+        options.json.write_text(json.dumps(report, indent=1))
+    if options.plot:
+        plot(samples, options.plot)
+
+
 def run(options: argparse.Namespace, folder: Path, pacs: Orthanc, cluster: dict[str, str] | None) -> int:
     """Everything; the exit code."""
     soak = Soak(folder / "node", pacs, cluster, options.bundle, options.every)
@@ -404,6 +413,9 @@ def run(options: argparse.Namespace, folder: Path, pacs: Orthanc, cluster: dict[
             faults.append("not all that was sent was received, or not all that is eligible was analysed")
         if set(facts["deliveries"]) != {"SENT"} or soak.restarts:
             faults.append("something was not delivered, or a process died")
+        rows = judge(measured, options.instances / 5, options.most_mb, options.most_files)
+        faults += [row.what for row in rows if not row.ok]
+        write(options, facts, rows, measured)  # what comes now may fail
         if not options.no_retention:
             facts["retention"] = {k: round(v, 2) for k, v in soak.retain().items()}
             soak.send(options.instances // 20, eligible[options.eligible :], first=options.instances)
@@ -413,15 +425,9 @@ def run(options: argparse.Namespace, folder: Path, pacs: Orthanc, cluster: dict[
                 faults.append("the account forgot what retention deleted")
     finally:
         soak.stop()
-    rows = judge(measured, options.instances / 5, options.most_mb, options.most_files)
-    faults += [row.what for row in rows if not row.ok]
     facts["faults"] = faults or "none"
     show(rows, facts)
-    if options.json:
-        report = {"facts": facts, "rows": [asdict(r) for r in rows], "samples": [asdict(s) for s in measured]}
-        options.json.write_text(json.dumps(report, indent=1))
-    if options.plot:
-        plot(measured, options.plot)
+    write(options, facts, rows, measured)
     return 1 if faults else 0
 
 

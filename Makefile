@@ -13,7 +13,10 @@ BIN := $(VENV)/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 FILES ?=
 
-.PHONY: help demo test check viewers bench docs servers clean
+IMAGES ?= 500
+SEED ?=
+
+.PHONY: help demo test check viewers chaos bench docs servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -37,6 +40,10 @@ viewers: $(VENV)/dev.stamp servers ## results in OHIF, every case; PICTURES=fold
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo 'make viewers needs Chromium (apt-get install chromium)' >&2; exit 1; }
 	@$(BIN)/python tests/viewers/fetch.py
 	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest tests/viewers -m '' $(if $(PICTURES),--pictures=$(PICTURES))
+
+chaos: $(VENV)/dev.stamp servers ## no study lost: IMAGES=500 images while everything breaks; SEED=... breaks it again as then
+	CHEXNODE_TEST_REQUIRE_SERVERS=1 CHEXNODE_CHAOS_IMAGES=$(IMAGES) CHEXNODE_CHAOS_SEED=$(SEED) \
+		$(BIN)/pytest tests/acceptance/test_no_study_lost.py -m long
 
 bench: $(VENV)/dev.stamp servers ## the benchmarks; minutes each
 	@for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SHARED = "CHEXNODE_SHARED"
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
+_chaos = {name: os.environ.get(f"CHEXNODE_CHAOS_{name}") for name in ("SEED", "IMAGES")}
+
 for _name in [name for name in os.environ if name.startswith("CHEXNODE_") and name != SHARED]:
     del os.environ[_name]  # a developer's own settings must not reach a test
 
@@ -28,6 +31,18 @@ def shared() -> Path:
     if not (folder / "data" / "dicom" / "manifest.csv").is_file():
         pytest.skip(f"no test images under {folder}: set {SHARED} to the folder that holds data/dicom/manifest.csv")
     return folder
+
+
+@pytest.fixture
+def chaos_seed() -> str:
+    """What decides when things break: ``$CHEXNODE_CHAOS_SEED``, or another one each time."""
+    return _chaos["SEED"] or secrets.token_hex(4)
+
+
+@pytest.fixture
+def chaos_images() -> int:
+    """How many images the long form sends: ``$CHEXNODE_CHAOS_IMAGES``."""
+    return int(_chaos["IMAGES"] or 500)
 
 
 @pytest.fixture

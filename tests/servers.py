@@ -18,12 +18,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
+import psutil
 import psycopg
 import pydicom
 import pytest
@@ -392,6 +394,16 @@ class Postgres(Server):
         except psycopg.OperationalError:
             return False
         return True
+
+    def kill(self) -> None:
+        """``kill -9`` of the postmaster and of all that it started: nothing is left that could still commit."""
+        if self.process is not None:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            super().kill()
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            psutil.wait_procs(children, timeout=20)
 
     def crash(self) -> None:
         """Immediate shutdown: every session is cut, nothing is flushed, the next start recovers from the log."""

@@ -1,0 +1,64 @@
+"""A disk small enough to fill."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_STEP = 1 << 20
+
+
+class SmallDisk:
+    """A folder with a filesystem of its own of ``megabytes``: a tmpfs, which only root may mount.
+
+    Whoever may not, gets the folder as it is, and ``reserve_gb`` asks the node to keep so much of the real disk free
+    that a file of ``megabytes`` makes it refuse: then the disk is never really full, and ``is_real`` says so.
+    """
+
+    def __init__(self, folder: Path, megabytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._megabytes = folder, megabytes
+        self._filler = folder / "filler"
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)]
+        self.is_real = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The section ``disk`` of a node that lives on it."""
+        if self.is_real:
+            return {"watermark": 0.9, "reserve_gb": 0}
+        stat = os.statvfs(self.folder)
+        return {"watermark": 1.0, "reserve_gb": stat.f_bavail * stat.f_frsize / 1e9 - self._megabytes / 2000}
+
+    def fill(self, leave: int = 0) -> None:
+        """Leave ``leave`` bytes free; others may write meanwhile."""
+        with self._filler.open("ab", buffering=0) as filler:
+            if not self.is_real:
+                os.posix_fallocate(filler.fileno(), 0, self._megabytes * _STEP)
+                return
+            while (room := self.free() - leave) > 0:
+                try:
+                    filler.write(bytes(min(room, _STEP)))
+                except OSError:  # somebody else took the last of it
+                    return
+
+    def drain(self) -> None:
+        """Make room again."""
+        self._filler.unlink(missing_ok=True)
+
+    def free(self) -> int:
+        """Bytes that may still be written."""
+        stat = os.statvfs(self.folder)
+        return stat.f_bavail * stat.f_frsize
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.drain()
+        if self.is_real:
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)

@@ -236,7 +236,11 @@ def account(ctx: typer.Context, json: Json = False) -> None:
     if json:
         print_json(shapes.ACCOUNT, counted)
     else:
-        show.show(show.account_table(counted))
+        from chexnode.spool import Spool
+
+        settings = settings_of(ctx)
+        spool = Spool(settings.node.data_dir)
+        show.show(show.account_table(counted, spool.free(), spool.has_room(settings.disk)))
     raise typer.Exit(Exit.SOME_FAILED if counted.difference else Exit.OK)
 
 

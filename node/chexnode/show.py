@@ -210,8 +210,8 @@ def deliveries_table(deliveries: Sequence[DeliveryView]) -> Table:
     return table
 
 
-def account_table(account: Account) -> Table:
-    """``chexnode account``: a sum, with what stands outside it below."""
+def account_table(account: Account, free: int | None, has_room: bool) -> Table:
+    """``chexnode account``: a sum, with what stands outside it below; ``free``: bytes on the disk, None if unknown."""
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
@@ -227,6 +227,8 @@ def account_table(account: Account) -> Table:
     table.add_row("difference", str(account.difference), style="bold red" if wrong else "bold green")
     table.add_row("outside the sum: duplicates", str(account.duplicates))
     table.add_row("outside the sum: own results", str(account.own_results))
+    room = "no disk" if free is None else f"{free / 1e9:.1f} GB free"
+    table.add_row("disk", room if has_room else Text(f"{room}: images are refused", style="bold red"))
     return table
 
 

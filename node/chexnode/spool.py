@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -183,6 +183,14 @@ class Spool:
         usable = stat.f_blocks - stat.f_bfree + stat.f_bavail
         return stat.f_bavail >= (1 - disk.watermark) * usable
 
+    def free(self) -> int | None:
+        """Bytes that may still be written; None where there is no such folder."""
+        try:
+            stat = os.statvfs(self.data_dir)
+        except OSError:
+            return None
+        return stat.f_bavail * stat.f_frsize
+
     def incoming(self, prefix: bytes = b"") -> Incoming:
         """Start a file with ``prefix`` (preamble and file meta information), which the digest leaves out.
 
@@ -270,6 +278,15 @@ class Spool:
                         if os.stat(path).st_mtime < limit:
                             yield os.path.relpath(path, self.data_dir)
 
+    def prune(self) -> None:
+        """Remove the empty folders of days before yesterday, in which nobody makes a file any more."""
+        yesterday = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y%m%d")
+        for kind in ("sources", "results"):
+            with suppress(FileNotFoundError):
+                for day in (self.data_dir / "spool" / kind).iterdir():
+                    if day.name < yesterday:
+                        _remove_empty(day)
+
 
 class _disk_errors:  # noqa: N801  (used as a statement)
     """Turn what a disk answers when it is full or failing into :class:`DiskRefused`."""
@@ -280,6 +297,14 @@ class _disk_errors:  # noqa: N801  (used as a statement)
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise DiskRefused(f"the disk refused: {errno.errorcode[error.errno]}") from error
+
+
+def _remove_empty(day: Path) -> None:
+    with suppress(OSError):  # what is not empty stays
+        for hour in day.iterdir():
+            with suppress(OSError):
+                hour.rmdir()
+        day.rmdir()
 
 
 def _sync(folder: Path) -> None:

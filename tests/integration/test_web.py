@@ -145,6 +145,7 @@ def test_metrics_count_everything(client: httpx.Client, ledger: Ledger) -> None:
     assert found["chexnode_deliveries", ("never-used", "gsps", "DEAD")] == 0
     assert found["chexnode_oldest_queued_seconds", ()] > 0
     assert found["chexnode_disk_free_bytes", ()] > 0
+    assert found["chexnode_disk_refusing", ()] == 0
 
 
 @on_both

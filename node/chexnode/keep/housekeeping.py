@@ -76,11 +76,15 @@ class Housekeeper:
         return deleted
 
     def sweep(self) -> int:
-        """Delete files that no row names and that are too old to be waiting for one; return how many."""
+        """Delete files that no row names and that are too old to be waiting for one, and folders that are left empty.
+
+        Returns how many files.
+        """
         deleted = 0
         for paths in _chunks(self._spool.older_than(ORPHAN_SECONDS)):
             known = self._ledger.files.known(paths)
             deleted += sum(self._spool.unlink(path) for path in paths if path not in known)
+        self._spool.prune()
         if deleted:
             log.info("%d orphaned file(s) deleted", deleted)
         return deleted

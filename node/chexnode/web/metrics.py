@@ -22,6 +22,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind, Scope
 from chexnode.ledger.views import Backlog
 from chexnode.settings import Settings
+from chexnode.spool import Spool
 from chexnode.web.auth import require
 
 #: name -> (what it says, its labels). A name ending in ``_total`` is a counter, ``_info`` an info, all others gauges.
@@ -42,6 +43,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_audit_lost_total": ("Audit messages dropped, because the spool was full or no place to write.", ()),
     "chexnode_disk_free_bytes": ("Free space where data_dir is.", ()),
     "chexnode_disk_size_bytes": ("Size of the file system where data_dir is.", ()),
+    "chexnode_disk_refusing": ("1 while images are refused because the disk is low; work goes on.", ()),
 }
 
 _Samples = Iterable[tuple[tuple[str, ...], float]]
@@ -65,7 +67,8 @@ class LedgerCollector(Collector):
     """Turns the ledger's counts into metric families."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self._data_dir = settings.node.data_dir
+        self._data_dir, self._disk = settings.node.data_dir, settings.disk
+        self._spool = Spool(self._data_dir)
         self._destinations = [d.name for d in settings.destination]
         self._ledger = ledger
         self._audit = AuditSpool(settings.node.data_dir)
@@ -82,6 +85,7 @@ class LedgerCollector(Collector):
             disk = shutil.disk_usage(self._data_dir)
             yield _family("chexnode_disk_free_bytes", [((), disk.free)])
             yield _family("chexnode_disk_size_bytes", [((), disk.total)])
+            yield _family("chexnode_disk_refusing", [((), float(not self._spool.has_room(self._disk)))])
         except OSError:
             pass  # readiness tells; the rest is still worth having
         yield _family("chexnode_audit_waiting", [((), len(self._audit.waiting()))])

@@ -244,3 +244,21 @@ def test_one_fsync_of_a_folder_serves_all_files_in_it(spool: Spool, monkeypatch:
     monkeypatch.setattr(os, "fsync", counted)
     spool.sync_folders(file.path for file in stored)
     assert count == len({os.path.dirname(file.path) for file in stored})
+
+
+def test_empty_folders_of_days_gone_by_are_removed(spool: Spool) -> None:
+    today = spool.write_result(b"x").path
+    for old in ("spool/sources/20200101/03", "spool/sources/20200102/04", "spool/results/20200101/00"):
+        (spool.data_dir / old).mkdir(parents=True)
+    kept = spool.data_dir / "spool/sources/20200102/05/kept.dcm"
+    kept.parent.mkdir()
+    kept.write_bytes(b"y")
+    spool.prune()
+    assert kept.exists()
+    assert spool.exists(today)
+    folders = {str(f.relative_to(spool.data_dir)) for f in spool.data_dir.rglob("2020*") if f.is_dir()}
+    assert folders == {"spool/sources/20200102"}
+    assert not (spool.data_dir / "spool/sources/20200102/04").exists()
+    spool.unlink(today)
+    spool.prune()
+    assert (spool.data_dir / today).parent.is_dir(), "a receiver may be about to write there"

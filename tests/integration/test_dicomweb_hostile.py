@@ -95,7 +95,7 @@ def test_paths_that_lead_nowhere(service: Service, path: str, status: int) -> No
 
 def test_methods_that_are_not_offered(service: Service) -> None:
     assert service.client.delete("/studies/1.2.3").status_code == 405
-    assert service.client.options("/studies").headers["allow"] == "GET, OPTIONS, POST"
+    assert service.client.options("/studies").headers["allow"] == "GET, HEAD, OPTIONS, POST"
     wadl = service.client.options("", follow_redirects=True)
     assert wadl.headers["content-type"] == "application/vnd.sun.wadl+xml"
     assert 'path="studies/{study}/metadata"' in wadl.text

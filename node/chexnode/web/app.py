@@ -21,6 +21,7 @@ from chexnode.web import api, health, metrics
 from chexnode.web.auth import Doorkeeper
 from chexnode.web.dicomweb import service
 from chexnode.web.dicomweb.places import ROOT
+from chexnode.web.head import Head
 from chexnode.web.headers import SecurityHeaders
 from chexnode.web.limits import Limits
 from chexnode.web.viewer import service as viewer
@@ -59,6 +60,7 @@ def create_app(
 def _protect(app: FastAPI, settings: Settings) -> None:
     """Add what looks at every request, before any route: the last one added looks first."""
     web = settings.web
+    app.add_middleware(Head)
     # A page of a stranger's, in a browser on this machine, could otherwise reach us under a name of its own choice.
     anybody = not is_loopback(web.host) and not web.names
     ours = ["localhost", "127.0.0.1", "::1", "[::1]", web.host, *web.names]

@@ -77,17 +77,12 @@ def parse_media_type(text: str) -> MediaType:
 def parse_accept(header: str | None, query: str | None = None) -> list[MediaType]:
     """The ranges of an Accept header, best first; ``query`` is the ``accept`` query parameter (PS3.18 8.3.3.1), which
     comes first where both are given. What cannot be read is passed over; ranges with weight 0 are left out."""
-    ranges = [*_ranges(query or ""), *_ranges(header or "")]
-    if query and not header:
-        ranges = _ranked(_ranges(query))
-    elif query:
-        ranges = [*_ranked(_ranges(query)), *_ranked(_ranges(header or ""))]
-    else:
-        ranges = _ranked(ranges)
+    # In a query a bare plus is a space, and "application/dicom+json" is seldom written with %2B
+    ranges = _ranked(_ranges(re.sub(r"(?<=[a-z]) (?=[a-z])", "+", query or ""))) + _ranked(_ranges(header or ""))
     return ranges if ranges or (header or "").strip() or query else [ANYTHING]
 
 
-def _ranked(ranges: Iterator[MediaType] | list[MediaType]) -> list[MediaType]:
+def _ranked(ranges: Iterator[MediaType]) -> list[MediaType]:
     wanted = [one for one in ranges if one.quality > 0]
     return sorted(wanted, key=lambda one: (-one.quality, -one._specificity))
 

@@ -1,30 +1,45 @@
-"""Retrieve Capabilities (PS3.18 section 8.9): what the service offers, as WADL; and which methods a path takes."""
+"""Retrieve Capabilities (PS3.18 section 8.9): what the service offers, as WADL in XML or JSON (annex H).
+
+And which methods each path takes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from chexnode.web.dicomweb.places import base_of
+from chexnode.web.dicomweb.errors import NotAcceptable
+from chexnode.web.dicomweb.places import JSON, accepted_by, base_of, to_json
 
 WADL = "application/vnd.sun.wadl+xml"
+_ALLOW = {"Allow": "OPTIONS"}
 
 
 def routes(offered: Sequence[APIRoute], root: str) -> APIRouter:
     """OPTIONS on ``root`` and on each path of ``offered``, whose paths are below it."""
     router = APIRouter(prefix=root)
 
-    @router.options("")
+    @router.options("", responses={200: {"content": {WADL: {}, JSON: {}}, "description": "The capabilities."}})
+    @router.options("/", include_in_schema=False)
     def capabilities(request: Request) -> Response:
         """What the service offers, as WADL (Retrieve Capabilities)."""
-        return Response(_wadl(offered, base_of(request)), 200, {"Allow": "OPTIONS"}, WADL)
+        base, methods = base_of(request), _methods(offered)
+        for one in accepted_by(request):
+            if one.covers(WADL):
+                return Response(_wadl(methods, base), 200, _ALLOW, WADL)
+            if one.covers(JSON):
+                return Response(to_json(_json(methods, base)), 200, _ALLOW, JSON)
+        raise NotAcceptable(f"the capabilities are to be had as {WADL} or {JSON}")
 
     for path in dict.fromkeys(route.path for route in offered):
         methods = {method for route in offered if route.path == path for method in route.methods or ()}
-        router.add_api_route(path, _telling({*methods, "OPTIONS"}), methods=["OPTIONS"], include_in_schema=False)
+        methods |= {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
+        router.add_api_route(path, _telling(methods), methods=["OPTIONS"], include_in_schema=False)
     return router
 
 
@@ -35,15 +50,58 @@ def _telling(methods: set[str]) -> Callable[[], Response]:
     return allowed
 
 
-def _wadl(offered: Sequence[APIRoute], base: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """One method of one path."""
+
+    path: str
+    name: str
+    id: str
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+def _methods(offered: Sequence[APIRoute]) -> list[_Method]:
+    return [
+        _Method(
+            route.path,
+            name,
+            route.name,
+            tuple((route.openapi_extra or {}).get("requestBody", {}).get("content", {})),
+            tuple(route.responses.get(200, {}).get("content", {})),
+        )
+        for route in offered
+        for name in sorted(route.methods or ())
+    ]
+
+
+def _wadl(methods: Sequence[_Method], base: str) -> str:
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', '<application xmlns="http://wadl.dev.java.net/2009/02">']
     lines.append(f"<resources base={quoteattr(base)}>")
-    for route in offered:
-        kinds = "".join(
-            f"<representation mediaType={quoteattr(kind)}/>" for kind in route.responses.get(200, {}).get("content", {})
+    for one in methods:
+        taken, given = (
+            "".join(f"<representation mediaType={quoteattr(kind)}/>" for kind in kinds)
+            for kinds in (one.takes, one.gives)
         )
-        for method in sorted(route.methods or ()):
-            name = f"<method name={quoteattr(method)} id={quoteattr(route.name)}>"
-            path = quoteattr(route.path.lstrip("/"))
-            lines.append(f"<resource path={path}>{name}<response>{kinds}</response></method></resource>")
+        request = f"<request>{taken}</request>" if taken else ""
+        lines.append(
+            f"<resource path={quoteattr(one.path.lstrip('/'))}>"
+            f"<method name={quoteattr(one.name)} id={quoteattr(one.id)}>{request}<response>{given}</response></method></resource>"
+        )
     return "\n".join([*lines, "</resources>", "</application>", ""])
+
+
+def _json(methods: Sequence[_Method], base: str) -> dict[str, Any]:
+    """WADL with its elements as objects and their attributes as ``@name`` (PS3.18 section H.2)."""
+
+    def kinds(names: Sequence[str]) -> dict[str, Any]:
+        return {"representation": [{"@mediaType": name} for name in names]}
+
+    resources = [
+        {
+            "@path": one.path.lstrip("/"),
+            "method": [{"@name": one.name, "@id": one.id, "request": kinds(one.takes), "response": kinds(one.gives)}],
+        }
+        for one in methods
+    ]
+    return {"application": {"resources": [{"@base": base, "resource": resources}]}}

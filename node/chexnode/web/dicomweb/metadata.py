@@ -1,29 +1,18 @@
-"""WADO-RS: metadata as DICOM JSON (PS3.18 section 10.4.1.1.2), one instance after the other."""
+"""WADO-RS: metadata as JSON or XML (PS3.18 section 10.4.1.1.2), one instance after the other."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response
 
 from chexmodels.part10 import DecodeError
 from chexnode.ledger.objects import Held
-from chexnode.web.dicomweb.accept import parse_accept
+from chexnode.web.dicomweb import models
 from chexnode.web.dicomweb.errors import Gone
 from chexnode.web.dicomweb.model import Json, element, model_of
-from chexnode.web.dicomweb.places import (
-    DICOM_JSON,
-    NO_STORE,
-    Instance,
-    Series,
-    Study,
-    base_of,
-    json_type,
-    to_json,
-    url_of,
-)
+from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -35,44 +24,35 @@ def routes(shelf: Shelf) -> APIRouter:
     """Metadata at three levels."""
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
-        200: {"content": {DICOM_JSON: {}}, "description": "One object an instance; long values as BulkDataURI."},
+        200: {"content": models.CONTENT, "description": "One object an instance; long values as BulkDataURI."},
         206: {"description": "Of some of them: retention has deleted others."},
         404: {"description": "Never held here."},
         410: {"description": "Deleted when its retention had passed."},
     }
 
-    def metadata(
-        request: Request, study: str, series: str | None = None, instance: str | None = None
-    ) -> StreamingResponse:
-        kind = json_type(parse_accept(request.headers.get("accept"), request.query_params.get("accept")))
+    def metadata(request: Request, study: str, series: str | None = None, instance: str | None = None) -> Response:
+        kind = models.model_type(accepted_by(request))
         found = shelf.find(study, series, instance)
-        body = _stream(shelf, found.objects, base_of(request))
-        return StreamingResponse(body, 206 if found.missing else 200, NO_STORE, kind)
+        base = base_of(request)
+        content = (_model(shelf, held, base) for held in found.objects)
+        return models.answer(content, kind, 206 if found.missing else 200, NO_STORE)
 
     @router.get("/studies/{study}/metadata", responses=answers)
-    def of_study(request: Request, study: Study) -> StreamingResponse:
+    def of_study(request: Request, study: Study) -> Response:
         """Metadata of all instances of a study (WADO-RS)."""
         return metadata(request, study)
 
     @router.get("/studies/{study}/series/{series}/metadata", responses=answers)
-    def of_series(request: Request, study: Study, series: Series) -> StreamingResponse:
+    def of_series(request: Request, study: Study, series: Series) -> Response:
         """Metadata of all instances of a series (WADO-RS)."""
         return metadata(request, study, series)
 
     @router.get("/studies/{study}/series/{series}/instances/{instance}/metadata", responses=answers)
-    def of_instance(request: Request, study: Study, series: Series, instance: Instance) -> StreamingResponse:
+    def of_instance(request: Request, study: Study, series: Series, instance: Instance) -> Response:
         """Metadata of an instance (WADO-RS)."""
         return metadata(request, study, series, instance)
 
     return router
-
-
-def _stream(shelf: Shelf, objects: Sequence[Held], base: str) -> Iterator[bytes]:
-    between = b"["
-    for held in objects:
-        yield between + to_json(_model(shelf, held, base))
-        between = b","
-    yield b"]"
 
 
 def _model(shelf: Shelf, held: Held, base: str) -> Json:

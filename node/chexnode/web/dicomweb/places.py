@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Path, Request
@@ -11,11 +10,11 @@ from starlette.datastructures import URL
 
 from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb.accept import MediaType, parse_accept
-from chexnode.web.dicomweb.errors import NotAcceptable
 
 ROOT = "/dicom-web"
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
 JSON = "application/json"
 BYTES = "application/octet-stream"
 
@@ -55,15 +54,6 @@ def url_of(base: str, held: Held) -> str:
 def instance_url(base: str, study: str, series: str, instance: str) -> str:
     """The address of one instance by its UIDs."""
     return f"{base}/studies/{study}/series/{series}/instances/{instance}"
-
-
-def json_type(accepted: Sequence[MediaType]) -> str:
-    """The JSON type to answer with. Raises NotAcceptable."""
-    for one in accepted:
-        for offered in (DICOM_JSON, JSON):
-            if not one.is_multipart and one.covers(offered):
-                return offered
-    raise NotAcceptable(f"this is to be had as {DICOM_JSON}")
 
 
 def to_json(value: object) -> bytes:

@@ -8,17 +8,18 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from chexnode.ledger.objects import Objects, Query
-from chexnode.web.dicomweb.accept import parse_accept
+from chexnode.web.dicomweb import models
 from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
+from chexnode.web.dicomweb.errors import warning
 from chexnode.web.dicomweb.model import Json, element
-from chexnode.web.dicomweb.places import DICOM_JSON, NO_STORE, Series, Study, base_of, instance_url, json_type, to_json
+from chexnode.web.dicomweb.places import NO_STORE, Series, Study, accepted_by, base_of, instance_url
 from chexnode.web.dicomweb.query import Search, read_query
 from chexnode.web.visits import visit
 
 _Row = Mapping[str, Any]
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {DICOM_JSON: {}}, "description": "What matches."},
+    200: {"content": models.CONTENT, "description": "What matches."},
     204: {"description": "Nothing matches."},
     400: {"description": "The query cannot be read."},
 }
@@ -35,7 +36,7 @@ def routes(objects: Objects) -> APIRouter:
 
     def search(request: Request, level: Level, **path: str) -> Response:
         visit().is_search = True
-        kind = json_type(parse_accept(request.headers.get("accept"), request.query_params.get("accept")))
+        kind = models.model_type(accepted_by(request))
         wanted = read_query(level, request.query_params.multi_items(), path)
         rows = found[level](wanted.query)
         return _answer(wanted, rows, base_of(request), kind)
@@ -78,12 +79,10 @@ def _answer(search: Search, rows: Sequence[_Row], base: str, kind: str) -> Respo
     warnings = list(search.warnings)
     if len(rows) > len(page):
         warnings.append("There are additional results that can be requested.")
-    headers = dict(NO_STORE)
-    if warnings:
-        headers["Warning"] = ", ".join(f'299 {base} "{text}"' for text in warnings)
+    headers = NO_STORE | warning(base, warnings)
     if not page:
         return Response(None, 204, headers)
-    return Response(to_json([_model(search, row, base) for row in page]), 200, headers, kind)
+    return models.answer([_model(search, row, base) for row in page], kind, 200, headers)
 
 
 def _model(search: Search, row: _Row, base: str) -> Json:

@@ -14,12 +14,22 @@ from starlette.requests import ClientDisconnect
 
 from chexnode.receive.dimse import Status
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
-from chexnode.web.dicomweb.accept import BadMediaType, parse_accept, parse_media_type
+from chexnode.web.dicomweb import models
+from chexnode.web.dicomweb.accept import BadMediaType, parse_media_type
 from chexnode.web.dicomweb.errors import BadRequest
 from chexnode.web.dicomweb.intake import Intake, Outcome
 from chexnode.web.dicomweb.model import Json, element, sequence
 from chexnode.web.dicomweb.multipart import MultipartError
-from chexnode.web.dicomweb.places import DICOM, DICOM_JSON, NO_STORE, Study, base_of, instance_url, json_type, to_json
+from chexnode.web.dicomweb.places import (
+    DICOM,
+    DICOM_JSON,
+    DICOM_XML,
+    NO_STORE,
+    Study,
+    accepted_by,
+    base_of,
+    instance_url,
+)
 from chexnode.web.visits import visit
 
 CALLER = "STOW-RS"
@@ -33,10 +43,10 @@ def routes(service: StorageService) -> APIRouter:
     """Storing, into any study or into a given one."""
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
-        200: {"content": {DICOM_JSON: {}}, "description": "All instances are stored, durably."},
+        200: {"content": {DICOM_JSON: {}, DICOM_XML: {}}, "description": "All instances are stored, durably."},
         202: {"description": "Some are: the answer says which, and why the others are not."},
         400: {"description": "The body is not what its Content-Type says, or holds no instance."},
-        406: {"description": f"The answer is to be had as {DICOM_JSON} only."},
+        406: {"description": f"The answer is to be had as {DICOM_JSON} or {DICOM_XML}."},
         409: {"description": "None is stored: the answer says why."},
         415: {"description": f"The body is neither {DICOM} nor multipart/related of it."},
         503: {"description": "None is stored: the database is away. Try again."},
@@ -44,7 +54,7 @@ def routes(service: StorageService) -> APIRouter:
     }
 
     async def store(request: Request, study: str) -> Response:
-        kind = json_type(parse_accept(request.headers.get("accept"), request.query_params.get("accept")))
+        kind = models.one_model_type(accepted_by(request))
         if not await run_in_threadpool(service.has_room):
             raise HTTPException(507, DISK_LOW, {"Connection": "close"})
         caller = Caller(CALLER, request.client.host if request.client else "")
@@ -114,7 +124,7 @@ def _answer(outcomes: Sequence[Outcome], study: str, base: str, kind: str) -> Re
     model |= sequence("OtherFailuresSequence", (_reason(one) for one in others)) if others else {}
     status = _status(stored, failed)
     headers = dict(NO_STORE) | ({"Retry-After": "5"} if status == 503 else {})
-    return Response(to_json(dict(sorted(model.items()))), status, headers, kind)
+    return Response(models.encode(dict(sorted(model.items())), kind), status, headers, kind)
 
 
 def _status(stored: Sequence[Outcome], failed: Sequence[Outcome]) -> int:

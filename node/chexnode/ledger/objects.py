@@ -1,11 +1,12 @@
 """What DICOMweb finds and serves: the latest version of each image received, and the results, as one collection.
 
-Conditions name columns of the tables; which DICOM attribute a column holds is the web role's business.
+Conditions name columns of the tables; which DICOM attribute a column holds is the web role's business. A search first
+finds the keys of its page, where an index holds all that it looks at, and then reads the rows of these only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,44 +25,14 @@ from sqlalchemy import (
 )
 
 from chexnode.ledger.database import Database, in_chunks
+from chexnode.ledger.matching import Condition, Conditions, matches
 from chexnode.ledger.records import Subject
 from chexnode.ledger.schema import instances, results, series, studies
 
 Row = Mapping[str, Any]
 
-
-@dataclass(frozen=True, slots=True)
-class OneOf:
-    """The value is one of these (PS3.4 C.2.2.2.1 and C.2.2.2.2)."""
-
-    values: tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Like:
-    """The value matches a pattern with ``*`` for any characters and ``?`` for one (C.2.2.2.4)."""
-
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """The value begins like, or lies between, two ends of digits (C.2.2.2.5); an empty end is open."""
-
-    low: str
-    high: str
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """One of a person name's component groups (PS3.5 6.2.1.2) matches a pattern like that of :class:`Like`."""
-
-    pattern: str
-
-
-Condition = OneOf | Like | Between | Name
-Conditions = Mapping[str, Condition]
-"""Column name -> what its value must be."""
+_FEW = 1000
+"""Studies that are better named one by one than looked for among all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +60,7 @@ class Held:
     path: str | None
     """Relative to ``data_dir``; None once retention has deleted the file."""
     size: int
-    subject: Subject = Subject()
+    subject: Subject
     """Whose it is."""
 
 
@@ -102,82 +73,73 @@ class Objects:
     def studies(self, query: Query) -> list[Row]:
         """Studies, latest first: their columns and ``modalities``, ``sop_classes``, ``series``, ``instances`` (numbers)
         and ``held``, whether any of their files is there."""
-        wanted = select(studies).where(*self._conditions(studies, query.study))
-        if query.modalities is not None:
-            modality = self._condition(series.c.modality, query.modalities)
-            same = series.c.study_instance_uid == studies.c.study_instance_uid
-            wanted = wanted.where(select(series.c.study_instance_uid).where(same, modality).exists())
-        wanted = wanted.order_by(studies.c.study_date.desc(), studies.c.study_instance_uid.desc())
+        order = (studies.c.study_date.desc(), studies.c.study_instance_uid.desc())
+        keys = select(studies.c.study_instance_uid).where(*self._of(studies, query.study)).order_by(*order)
         with self._db.read() as conn:
-            rows = _page(conn, wanted, query)
+            keys = keys.where(*self._modalities(conn, query)(studies.c.study_instance_uid))
+            page = _paged(keys, query).subquery()
+            wanted = select(studies).join(page, page.c.study_instance_uid == studies.c.study_instance_uid)
+            rows = _rows(conn, wanted.order_by(*order))
             found = _contents(conn, [row["study_instance_uid"] for row in rows])
         return [{**row, **found[row["study_instance_uid"]]} for row in rows if row["study_instance_uid"] in found]
 
     def series(self, query: Query) -> list[Row]:
         """Series with the columns of their studies, ``instances`` (their number) and ``held``."""
+        order = (series.c.study_instance_uid, series.c.series_number, series.c.series_instance_uid)
+        keys = select(series.c.study_instance_uid, series.c.series_instance_uid).order_by(*order)
+        keys = self._below_studies(keys, series, query).where(*self._of(series, query.series))
         columns = [*studies.c, *(column for column in series.c if column.name not in studies.c)]
-        wanted = (
-            select(*columns)
-            .join_from(series, studies)
-            .where(*self._conditions(studies, query.study), *self._conditions(series, query.series))
-            .order_by(series.c.study_instance_uid, series.c.series_number, series.c.series_instance_uid)
-        )
         with self._db.read() as conn:
-            rows = _page(conn, wanted, query)
+            keys = keys.where(*self._modalities(conn, query)(series.c.study_instance_uid))
+            page = _paged(keys, query).subquery()
+            wanted = select(*columns).join_from(page, series, _same_series(page, series)).join(studies)
+            rows = _rows(conn, wanted.order_by(*order))
             counted = _counts(conn, {row["study_instance_uid"] for row in rows})
-        keys = [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]
-        return [
-            {**row, "instances": counted[key].instances, "held": counted[key].held}
-            for row, key in zip(rows, keys, strict=True)
-            if key in counted
-        ]
+        found = [(row, counted.get((row["study_instance_uid"], row["series_instance_uid"]))) for row in rows]
+        return [{**row, "instances": count.instances, "held": count.held} for row, count in found if count is not None]
 
     def instances(self, query: Query) -> list[Row]:
-        """Instances with the columns of their series and studies."""
-        members = _members(lambda table: self._conditions(_own(table), query.instance) + self._narrowed(table, query))
-        found = members.subquery()
-        above = [c for c in [*studies.c, *series.c] if c.name not in found.c]
-        columns = list({column.name: column for column in [*found.c, *above]}.values())
-        wanted = select(*columns).select_from(found)
-        wanted = wanted.join(
-            series,
-            and_(
-                series.c.study_instance_uid == found.c.study_instance_uid,
-                series.c.series_instance_uid == found.c.series_instance_uid,
-            ),
-        ).join(studies, studies.c.study_instance_uid == series.c.study_instance_uid)
-        wanted = wanted.where(*self._conditions(studies, query.study), *self._conditions(series, query.series))
-        if "study_instance_uid" in query.study:
-            wanted = wanted.order_by(
-                found.c.study_instance_uid,
-                series.c.series_number,
-                found.c.series_instance_uid,
-                found.c.instance_number,
-                found.c.sop_instance_uid,
-            )
-        else:
-            wanted = wanted.order_by(found.c.sop_instance_uid)
+        """Instances with the columns of their series and studies, those of a series by their number."""
         with self._db.read() as conn:
-            return _page(conn, wanted, query)
+            held = self._modalities(conn, query)
+
+            def wanted(table: Table, members: Select[Any]) -> Select[Any]:
+                return self._wanted(table, members, query).where(*held(table.c.study_instance_uid))
+
+            if "study_instance_uid" in query.study:
+                found = _members(wanted).subquery()
+                order = (found.c.study_instance_uid, series.c.series_number, found.c.series_instance_uid)
+                order_below = (found.c.instance_number, found.c.sop_instance_uid)
+                return _rows(conn, _paged(_joined(found).order_by(*order, *order_below), query))
+            keys = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+            most = query.offset + query.limit
+
+            def first(table: Table, members: Select[Any]) -> Select[Any]:
+                columns = _own(table)
+                ordered = wanted(table, members).order_by(*(columns[key] for key in keys))
+                return select(ordered.limit(most).subquery())
+
+            page = _paged(_ordered(_members(first, keys), keys), query)
+            uids = [row.sop_instance_uid for row in conn.execute(page)]
+            rows = [row for some in in_chunks(uids) for row in _rows(conn, _joined(_named(some).subquery()))]
+        place = {uid: number for number, uid in enumerate(uids)}
+        return sorted(rows, key=lambda row: place[row["sop_instance_uid"]])
 
     def locate(
         self, study_instance_uid: str, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
     ) -> list[Held]:
         """The objects of a study, of one of its series, or one of them; none if the node never held any."""
 
-        def named(table: Table) -> list[ColumnElement[bool]]:
-            where = [table.c.study_instance_uid == study_instance_uid]
+        def named(table: Table, wanted: Select[Any]) -> Select[Any]:
+            wanted = wanted.where(table.c.study_instance_uid == study_instance_uid)
             if series_instance_uid is not None:
-                where.append(table.c.series_instance_uid == series_instance_uid)
-            if sop_instance_uid is not None:
-                where.append(_uid_of(table) == sop_instance_uid)
-            return where
+                wanted = wanted.where(table.c.series_instance_uid == series_instance_uid)
+            return wanted if sop_instance_uid is None else wanted.where(_uid_of(table) == sop_instance_uid)
 
         found = _members(named).subquery()
         order = (found.c.series_instance_uid, found.c.instance_number, found.c.sop_instance_uid)
         patient = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
         same = studies.c.study_instance_uid == found.c.study_instance_uid
-        wanted = select(found, *patient).join_from(found, studies, same).order_by(*order)
         with self._db.read() as conn:
             return [
                 Held(
@@ -188,61 +150,74 @@ class Objects:
                     row.transfer_syntax_uid or "",
                     row.path,
                     row.size,
-                    Subject(
-                        row.study_instance_uid,
-                        row.patient_id or "",
-                        row.patient_name or "",
-                        row.accession_number or "",
-                    ),
+                    Subject(row.study_instance_uid, *(fact or "" for fact in row[-3:])),
                 )
-                for row in conn.execute(wanted)
+                for row in conn.execute(select(found, *patient).join_from(found, studies, same).order_by(*order))
             ]
 
-    def _narrowed(self, table: Table, query: Query) -> list[ColumnElement[bool]]:
-        """Conditions that each branch can use its index for, before anything is joined."""
-        here: list[ColumnElement[bool]] = []
-        for conditions, name in ((query.study, "study_instance_uid"), (query.series, "series_instance_uid")):
-            if name in conditions:
-                here.append(self._condition(table.c[name], conditions[name]))
-        return here
-
-    def _conditions(self, columns: Any, conditions: Conditions) -> list[ColumnElement[bool]]:
+    def _of(
+        self, columns: Table | Mapping[str, ColumnElement[Any]], conditions: Conditions
+    ) -> list[ColumnElement[bool]]:
         by_name = columns.c if isinstance(columns, Table) else columns
-        return [self._condition(by_name[name], condition) for name, condition in conditions.items()]
+        dialect = self._db.engine.dialect.name
+        return [matches(by_name[name], condition, dialect) for name, condition in conditions.items()]
 
-    def _condition(self, column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
-        match condition:
-            case OneOf(values):
-                return column == values[0] if len(values) == 1 else column.in_(values)
-            case Between(low, high):
-                ends = [column >= low] if low else []
-                # All that begins with the upper end is inside it: 1030 is the whole of that minute.
-                return and_(*ends, *([column < high + "~"] if high else []))
-            case Like(pattern):
-                return self._like(column, pattern)
-            case Name(pattern):
-                # The alphabetic group comes first; the others hold nothing that is written in ASCII.
-                others = [] if pattern.isascii() else [f"*={pattern}", f"*={pattern}=*"]
-                return or_(*(self._like(column, one) for one in (pattern, f"{pattern}=*", *others)))
+    def _below_studies(self, wanted: Select[Any], table: Table, query: Query) -> Select[Any]:
+        """Add the conditions on studies; one on their UID is asked of ``table`` itself."""
+        above = dict(query.study)
+        if (uid := above.pop("study_instance_uid", None)) is not None:
+            wanted = wanted.where(*self._of(table, {"study_instance_uid": uid}))
+        if not above:
+            return wanted
+        same = studies.c.study_instance_uid == table.c.study_instance_uid
+        return wanted.join_from(table, studies, same).where(*self._of(studies, above))
 
-    def _like(self, column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
-        head = pattern.split("*")[0].split("?")[0]
-        # Neither database knows that a pattern with a fixed beginning is a range of its index; this says so.
-        ends = [column >= head, column < _after(head)] if head else []
-        if self._db.engine.dialect.name == "sqlite":
-            return and_(*ends, column.op("GLOB")(pattern.replace("[", "[[]")))
-        escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        return and_(*ends, column.like(escaped.replace("*", "%").replace("?", "_"), escape="\\"))
+    def _wanted(self, table: Table, wanted: Select[Any], query: Query) -> Select[Any]:
+        """Add all conditions of ``query`` to a search for instances in ``table``."""
+        above = dict(query.series)
+        if (uid := above.pop("series_instance_uid", None)) is not None:
+            wanted = wanted.where(*self._of(table, {"series_instance_uid": uid}))
+        wanted = self._below_studies(wanted, table, query).where(*self._of(_own(table), query.instance))
+        if above:
+            wanted = wanted.join_from(table, series, _same_series(table, series)).where(*self._of(series, above))
+        return wanted
+
+    def _modalities(self, conn: Connection, query: Query) -> Callable[[ColumnElement[str]], list[ColumnElement[bool]]]:
+        """What makes the condition on the modalities in a study, from the column that holds its UID."""
+        if query.modalities is None:
+            return lambda _: []
+        held = series.alias("held")
+        of = select(held.c.study_instance_uid).where(*self._of({"": held.c.modality}, {"": query.modalities}))
+        some = list(conn.execute(of.limit(_FEW + 1)).scalars())
+        if len(some) <= _FEW:
+            return lambda uid: [uid.in_(sorted(set(some)))]
+        return lambda uid: [of.where(held.c.study_instance_uid == uid).exists()]
 
 
-def _after(head: str) -> str:
-    """The least text that is greater than all that begin with ``head``."""
-    last = ord(head[-1]) + 1
-    return head[:-1] + chr(0xE000 if last == 0xD800 else min(last, 0x10FFFF))
+def _paged(wanted: Select[Any], query: Query) -> Select[Any]:
+    return wanted.limit(query.limit).offset(query.offset)
 
 
-def _page(conn: Connection, wanted: Select[Any], query: Query) -> list[Row]:
-    return [dict(row) for row in conn.execute(wanted.limit(query.limit).offset(query.offset)).mappings()]
+def _ordered(members: CompoundSelect[Any], keys: Sequence[str]) -> Select[Any]:
+    found = members.subquery()
+    return select(found).order_by(*(found.c[key] for key in keys))
+
+
+def _rows(conn: Connection, wanted: Select[Any]) -> list[Row]:
+    return [dict(row) for row in conn.execute(wanted).mappings()]
+
+
+def _same_series(one: Any, other: Any) -> ColumnElement[bool]:
+    keys = ("study_instance_uid", "series_instance_uid")
+    return and_(*(one.c[key] == other.c[key] for key in keys))
+
+
+def _joined(found: Any) -> Select[Any]:
+    """Members with the columns of their series and studies."""
+    above = [c for c in [*studies.c, *series.c] if c.name not in found.c]
+    columns = list({column.name: column for column in [*found.c, *above]}.values())
+    wanted = select(*columns).join_from(found, series, _same_series(found, series))
+    return wanted.join(studies, studies.c.study_instance_uid == series.c.study_instance_uid)
 
 
 #: Columns of an instance that results have too.
@@ -258,16 +233,23 @@ def _own(table: Table) -> dict[str, Column[Any]]:
     return {**{name: table.c[name] for name in (*_COMMON, *_IMAGE)}, "sop_instance_uid": _uid_of(table)}
 
 
-def _members(where: Any) -> CompoundSelect[Any]:
-    """Latest versions and results; ``where`` gives the conditions on either table."""
+def _members(narrow: Callable[[Table, Select[Any]], Select[Any]], names: Collection[str] = ()) -> CompoundSelect[Any]:
+    """Latest versions and results, the columns of these ``names`` or all; ``narrow`` adds the conditions on either."""
     return union_all(
         *(
-            select(*(column.label(name) for name, column in _own(table).items())).where(
-                _is_served(table), *where(table)
+            narrow(
+                table,
+                select(
+                    *(column.label(name) for name, column in _own(table).items() if not names or name in names)
+                ).where(_is_served(table)),
             )
             for table in (instances, results)
         )
     )
+
+
+def _named(uids: Sequence[str]) -> CompoundSelect[Any]:
+    return _members(lambda table, wanted: wanted.where(_uid_of(table).in_(uids)))
 
 
 def _is_served(table: Table) -> ColumnElement[bool]:
@@ -282,7 +264,7 @@ def _is_served(table: Table) -> ColumnElement[bool]:
             or_(~instances.c.conflict, later.c.digest > instances.c.digest),
         ),
     )
-    # Every version but the first is a conflict, and conflicts are rare.
+    # Every version but the first is a conflict; they are rare, and have an index of their own.
     same = and_(
         later.c.sop_instance_uid == instances.c.sop_instance_uid,
         later.c.conflict,
@@ -293,6 +275,7 @@ def _is_served(table: Table) -> ColumnElement[bool]:
 
 @dataclass(slots=True)
 class _Count:
+    modality: str | None
     instances: int
     held: bool
     sop_classes: set[str]
@@ -302,11 +285,12 @@ def _counts(conn: Connection, study_instance_uids: Collection[str]) -> dict[tupl
     """(study, series) -> what is in it."""
     found: dict[tuple[str, str], _Count] = {}
     for some in in_chunks(sorted(study_instance_uids)):
-        members = _members(lambda table, some=some: [table.c.study_instance_uid.in_(some)]).subquery()
-        key = (members.c.study_instance_uid, members.c.series_instance_uid, members.c.sop_class_uid)
-        counted = select(*key, func.count(), func.count(members.c.path)).group_by(*key)
-        for study, one_series, sop_class, number, files in conn.execute(counted):
-            count = found.setdefault((study, one_series), _Count(0, False, set()))
+        members = _members(lambda table, wanted, some=some: wanted.where(table.c.study_instance_uid.in_(some)))
+        one = members.subquery()
+        key = (one.c.study_instance_uid, one.c.series_instance_uid, one.c.sop_class_uid, series.c.modality)
+        counted = select(*key, func.count(), func.count(one.c.path)).join_from(one, series, _same_series(one, series))
+        for study, one_series, sop_class, modality, number, files in conn.execute(counted.group_by(*key)):
+            count = found.setdefault((study, one_series), _Count(modality, 0, False, set()))
             count.instances += number
             count.held = count.held or files > 0
             count.sop_classes.add(sop_class)
@@ -324,9 +308,6 @@ def _contents(conn: Connection, study_instance_uids: Sequence[str]) -> dict[str,
         one["instances"] += count.instances
         one["held"] = one["held"] or count.held
         one["sop_classes"] |= count.sop_classes
-    for some in in_chunks(study_instance_uids):
-        kinds = select(series.c.study_instance_uid, series.c.modality).where(series.c.study_instance_uid.in_(some))
-        for study, modality in conn.execute(kinds.distinct()):
-            if study in found and modality:
-                found[study]["modalities"].add(modality)
+        if count.modality:
+            one["modalities"].add(count.modality)
     return found

@@ -139,12 +139,13 @@ series = Table(
     metadata,
     _uid("study_instance_uid", ForeignKey("studies.study_instance_uid"), primary_key=True),
     _uid("series_instance_uid", primary_key=True, index=True),
-    Column("modality", SafeText, index=True),
+    Column("modality", SafeText),
     Column("series_number", Integer),
     Column("series_description", SafeText),
     Column("body_part_examined", SafeText),
     Column("performed_procedure_step_start_date", SafeText),
     Column("performed_procedure_step_start_time", SafeText),
+    Index(None, "modality", "study_instance_uid"),
 )
 
 instances = Table(
@@ -179,7 +180,14 @@ instances = Table(
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
     ),
-    Index(None, "study_instance_uid", "series_instance_uid"),
+    Index("ix_instances_of_series", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
+    # Which version is the latest is asked of every instance that is found.
+    Index(
+        "ix_instances_conflicts",
+        "sop_instance_uid",
+        sqlite_where=text("conflict = 1"),
+        postgresql_where=text("conflict"),
+    ),
     # Answers the account and the metrics by itself: they never read the rows.
     Index(None, "state", "reason", "notes"),
     Index("ix_instances_kept", "received_at", **_where("path IS NOT NULL")),
@@ -246,7 +254,7 @@ results = Table(
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
     ),
-    Index(None, "study_instance_uid", "series_instance_uid"),
+    Index("ix_results_of_series", "study_instance_uid", "series_instance_uid", "uid"),
     Index(None, "path", **_where("path IS NOT NULL")),
     Index("ix_results_of_studies", "created_at", **_where("job_id IS NULL AND path IS NOT NULL")),
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
-from chexnode.ledger.objects import Between, Like, Name, OneOf
+from chexnode.ledger.matching import Between, Like, Name, OneOf
 from chexnode.web.dicomweb.accept import BadMediaType, parse_accept, parse_media_type
 from chexnode.web.dicomweb.attributes import Level
 from chexnode.web.dicomweb.errors import BadRequest

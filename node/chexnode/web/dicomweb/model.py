@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -32,14 +33,19 @@ def key_of(keyword: str) -> str:
     return f"{tag:08X}"
 
 
+@cache
+def _known(keyword: str) -> tuple[str, str]:
+    """Tag and VR, as the JSON model writes them."""
+    key = key_of(keyword)
+    return key, dictionary_VR(int(key, 16))
+
+
 def element(keyword: str, value: object) -> Json:
     """One element of the model. ``value``: text (``\\`` separates values), a number, a list of either, or None."""
-    tag = tag_for_keyword(keyword)
-    assert tag is not None
-    vr = dictionary_VR(tag)
+    key, vr = _known(keyword)
     values = value.split("\\") if isinstance(value, str) else value if isinstance(value, list) else [value]
     found = [_person(one) if vr == "PN" else one for one in values if one not in (None, "")]
-    return {f"{tag:08X}": {"vr": vr, "Value": found} if found else {"vr": vr}}
+    return {key: {"vr": vr, "Value": found} if found else {"vr": vr}}
 
 
 def sequence(keyword: str, items: Iterable[Json]) -> Json:

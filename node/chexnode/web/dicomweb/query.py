@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from chexnode.ledger.instances import name_key
-from chexnode.ledger.objects import Between, Condition, Like, Name, OneOf, Query
+from chexnode.ledger.matching import Between, Condition, Like, Name, OneOf
+from chexnode.ledger.objects import Query
 from chexnode.web.dicomweb.attributes import ATTRIBUTES, MADE, OF_STUDY, Attribute, Level, keyword_of
 from chexnode.web.dicomweb.errors import BadRequest
 

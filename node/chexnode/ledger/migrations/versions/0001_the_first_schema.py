@@ -125,7 +125,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("study_instance_uid", "series_instance_uid", name=op.f("pk_series")),
     )
     with op.batch_alter_table("series", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_series_modality"), ["modality"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_series_modality_study_instance_uid"), ["modality", "study_instance_uid"], unique=False
+        )
         batch_op.create_index(batch_op.f("ix_series_series_instance_uid"), ["series_instance_uid"], unique=False)
 
     op.create_table(
@@ -169,9 +171,14 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_instances_path"), ["path"], unique=False, **_where("path IS NOT NULL"))
         batch_op.create_index("ix_instances_again", ["duplicates"], unique=False, **_where("duplicates > 0"))
         batch_op.create_index(
-            batch_op.f("ix_instances_study_instance_uid_series_instance_uid"),
-            ["study_instance_uid", "series_instance_uid"],
+            "ix_instances_of_series", ["study_instance_uid", "series_instance_uid", "sop_instance_uid"], unique=False
+        )
+        batch_op.create_index(
+            "ix_instances_conflicts",
+            ["sop_instance_uid"],
             unique=False,
+            sqlite_where=sa.text("conflict = 1"),
+            postgresql_where=sa.text("conflict"),
         )
 
     op.create_table(
@@ -254,9 +261,7 @@ def upgrade() -> None:
             "ix_results_of_studies", ["created_at"], unique=False, **_where("job_id IS NULL AND path IS NOT NULL")
         )
         batch_op.create_index(
-            batch_op.f("ix_results_study_instance_uid_series_instance_uid"),
-            ["study_instance_uid", "series_instance_uid"],
-            unique=False,
+            "ix_results_of_series", ["study_instance_uid", "series_instance_uid", "uid"], unique=False
         )
 
     op.create_table(
@@ -332,7 +337,8 @@ def downgrade() -> None:
 
     op.drop_table("jobs")
     with op.batch_alter_table("instances", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_instances_study_instance_uid_series_instance_uid"))
+        batch_op.drop_index("ix_instances_conflicts")
+        batch_op.drop_index("ix_instances_of_series")
         batch_op.drop_index("ix_instances_again")
         batch_op.drop_index(batch_op.f("ix_instances_path"))
         batch_op.drop_index("ix_instances_kept")

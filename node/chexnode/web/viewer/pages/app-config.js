@@ -34,7 +34,8 @@
           supportsStow: false, // the viewer only reads
           dicomUploadEnabled: false,
           imageRendering: "wadors",
-          thumbnailRendering: "wadors",
+          thumbnailRendering: "thumbnail", // drawn by the node, which knows MONOCHROME1
+          thumbnailRequestStrategy: "fetch",
           enableStudyLazyLoad: true,
           supportsFuzzyMatching: false,
           supportsWildcard: true,

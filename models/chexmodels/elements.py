@@ -25,6 +25,9 @@ PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 #: More fragments than any radiograph has; walking them takes a tenth of a second.
 _MAX_FRAGMENTS = 200_000
 
+#: Commands and file meta information. The latter in front of a data set would be taken, once stored, for our own.
+_NOT_OF_DATA_SETS = (0x0000, 0x0002)
+
 _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
@@ -129,10 +132,10 @@ class _Walk:
         try:
             while at < size:
                 tag, vr, start, length = self.head(at, size, implicit)
-                if tag == 0:
-                    if _all_zero(self.data[at:]):
+                if tag >> 16 in _NOT_OF_DATA_SETS:
+                    if tag == 0 and _all_zero(self.data[at:]):
                         return  # padded
-                    raise Broken("an element of group 0000")
+                    raise Broken(f"an element of group {tag >> 16:04x}")
                 self.elements_left -= 1
                 if self.elements_left < 0:
                     raise TooMany("too many elements")

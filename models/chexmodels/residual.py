@@ -44,6 +44,25 @@ class ResidualBody(nn.Module):
         return self.decode(self.encode(maps))
 
 
+class EarlyConvolutions(nn.Sequential):
+    """``(B,C,S,S)`` -> ``(B,widths[-1],s,s)``, s = S / 2 ** len(widths): strided 3 x 3 convolutions (Xiao et al. 2021).
+
+    Before the last halving a residual block looks twice as finely as the body does.
+    """
+
+    def __init__(self, channels: int, widths: Sequence[int], groups: int, dropout: float) -> None:
+        halvings = [
+            nn.Sequential(
+                nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(groups, after),
+                nn.SiLU(),
+            )
+            for before, after in itertools.pairwise((channels, *widths))
+        ]
+        finer = widths[-2]
+        super().__init__(*halvings[:-1], Residual(finer, finer, groups, dropout), halvings[-1])
+
+
 class Residual(nn.Module):
     """Two 3 x 3 convolutions with group normalisation, whole channels dropped between, beside a shortcut."""
 

@@ -3,6 +3,7 @@
 The paper has a plain U-Net at full resolution; its 408 GFLOP a forward at 512 px are out of reach of a CPU node. The
 presets with ``patch`` > 1 first fold each patch of the image into channels (pixel unshuffle: nothing is lost, unlike a
 strided convolution that must learn what to keep) and work on the patch grid; the logits are brought back bilinearly.
+``early`` has such convolutions all the same: twice the cost, and it learns better what is small.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
 
-from chexmodels.residual import ResidualBody
+from chexmodels.residual import EarlyConvolutions, ResidualBody
 
 Inject = Literal["input", "bottleneck"]
 
@@ -33,6 +34,8 @@ class Preset:
     """Groups of the group normalisation, which unlike batch normalisation does not depend on who shares the batch."""
     residual: bool = False
     """A body of residual blocks, :mod:`chexmodels.residual`, in place of MONAI's; the image is centred for it."""
+    early: tuple[int, ...] = ()
+    """Channels of the strided convolutions that bring the image to the grid of patches in place of folding it."""
     plain: bool = False
     """As the paper's code: ReLU, no normalisation, and Keras' initial weights."""
 
@@ -51,14 +54,15 @@ PRESETS = {
     "small": Preset((32, 32, 64, 128, 256, 32), patch=1),
     "fast": Preset((32, 48, 80, 128, 160, 32), patch=8),
     "residual": Preset((32, 48, 80, 128, 160, 32), patch=8, residual=True),
+    "early": Preset((32, 48, 80, 128, 160, 32), patch=8, residual=True, early=(16, 24, 48)),
     "residual-half": Preset((16, 24, 40, 64, 80, 16), patch=8, residual=True),
     "half": Preset((16, 24, 40, 64, 80, 16), patch=8),
     "nano": Preset((16, 16, 32, 32, 64, 16), patch=2),
 }
 """``paper`` is the paper's network: 31.1 M parameters with MONAI's 2 x 2 transposed convolutions, 34.5 M with the
 author's of 3 x 3. ``base`` (7.9 M, 158 GFLOP at 512 px) and ``small`` (2.0 M, 40 GFLOP) also work at full resolution
-and want a GPU. ``fast`` (1.6 M) and ``residual`` (1.7 M) are made for CPU, ``nano`` (0.2 M) for tests. Half widths, for
-Siamese extractors, are ``paper-half``, ``small`` (of ``base``), ``half`` (of ``fast``) and ``residual-half``."""
+and want a GPU. ``fast`` (1.6 M), ``residual`` and ``early`` (1.7 M) are made for CPU, ``nano`` (0.2 M) for tests. Half
+widths, for Siamese extractors: ``paper-half``, ``small`` (of ``base``), ``half`` (of ``fast``), ``residual-half``."""
 
 
 class PlainBody(BasicUNet):
@@ -112,7 +116,10 @@ class UNet(nn.Module):
         self.width = shape.features[-1]
         joined = extra_channels if inject == "input" else 0
         self.centre = 0.5 if shape.residual else 0.0
-        read = channels * shape.patch**2 + joined
+        self.early = (
+            EarlyConvolutions(channels, shape.early, shape.groups, dropout) if shape.early and channels else None
+        )
+        read = (shape.early[-1] if self.early else channels * shape.patch**2) + joined
         self.body: ResidualBody | PlainBody
         if shape.residual:
             self.body = ResidualBody(read, shape.features[:5], shape.groups, dropout)
@@ -127,7 +134,7 @@ class UNet(nn.Module):
     def features(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
         """Last decoder level, ``(B, width, S/patch, S/patch)``."""
         height, width = (side // self.patch for side in image.shape[-2:])
-        grid = [F.pixel_unshuffle(image - self.centre, self.patch)] if self.channels else []
+        grid = [self._on_grid(image - self.centre)] if self.channels else []
         if extra is not None and self.inject == "input":
             grid.append(_resized(extra, height, width))
         joined = torch.cat(grid, dim=1)  # (B, channels * patch * patch + extra_channels, S/patch, S/patch)
@@ -136,6 +143,9 @@ class UNet(nn.Module):
         levels = self.body.encode(joined)
         levels[-1] = levels[-1] + self.injection(_resized(extra, *levels[-1].shape[-2:]))
         return self.body.decode(levels)
+
+    def _on_grid(self, image: Tensor) -> Tensor:
+        return F.pixel_unshuffle(image, self.patch) if self.early is None else cast(Tensor, self.early(image))
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits ``(B,1,S,S)`` of "abnormal here"."""
@@ -151,9 +161,11 @@ class UNet(nn.Module):
 
         With zeros there, the first forward equals ``other``'s exactly, whatever the extra maps hold; to float32's
         rounding where the longer sum is taken in another order. A network that reads extra maps only has no use for the
-        first convolution of ``other`` and keeps its own.
+        first convolutions of ``other`` and keeps its own.
         """
-        weights = other.state_dict()
+        weights = {
+            name: value for name, value in other.state_dict().items() if self.early or not name.startswith("early.")
+        }
         first = self.first_convolution().weight
         name = next(name for name, parameter in self.named_parameters() if parameter is first)
         if self.channels:

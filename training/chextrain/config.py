@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from chextrain.augment import Augmentation
 
-Preset = Literal["paper", "paper-half", "base", "small", "fast", "half", "residual", "residual-half", "nano"]
+Preset = Literal["paper", "paper-half", "base", "small", "fast", "half", "residual", "early", "residual-half", "nano"]
 
 
 class ConfigError(ValueError):

@@ -44,7 +44,10 @@ def test_step_0_is_the_supermodel_exactly_and_step_1_is_not(variant: str, inject
 
 
 @pytest.mark.parametrize("inject", ["input", "bottleneck"])
-@pytest.mark.parametrize(("preset", "half"), [("paper-half", "half"), ("fast", "half"), ("residual", "residual-half")])
+@pytest.mark.parametrize(
+    ("preset", "half"),
+    [("paper-half", "half"), ("fast", "half"), ("residual", "residual-half"), ("early", "residual-half")],
+)
 def test_the_warm_start_is_exact_whatever_the_body(preset: str, half: str, inject: str) -> None:
     supermodel = UNet(preset).eval()
     network = CheXNomaly(preset, half, inject=inject).eval()  # type: ignore[arg-type]
@@ -94,16 +97,17 @@ def test_without_warm_start_the_output_begins_at_the_prior() -> None:
     assert torch.sigmoid(network(torch.rand(1, 1, 64, 64))).mean().item() == pytest.approx(0.05, abs=0.01)
 
 
-def test_features_only_sees_the_image_through_the_extractor_alone() -> None:
-    network = CheXNomaly("nano", "nano", features_only=True).eval()
-    supermodel = UNet("nano")
+@pytest.mark.parametrize("preset", ["nano", "early"])
+def test_features_only_sees_the_image_through_the_extractor_alone(preset: str) -> None:
+    network = CheXNomaly(preset, "nano", features_only=True).eval()
+    supermodel = UNet(preset)
     before = network.unet.first_convolution().weight.clone()
     network.start_from(supermodel, None)
     assert torch.equal(network.unet.first_convolution().weight, before)
     assert torch.equal(network.unet.head.weight, supermodel.head.weight)
     for parameter in network.extractor.parameters():
         parameter.zero_()
-    one, other = network(torch.rand(2, 1, 64, 64))
+    one, other = network(torch.rand(2, 1, 128, 128))
     assert torch.equal(one, other)
 
 

@@ -22,7 +22,7 @@ def parameters(network: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("build", "preset"),
     [
-        *((UNet, preset) for preset in ("fast", "half", "nano", "residual", "residual-half")),
+        *((UNet, preset) for preset in ("fast", "half", "nano", "residual", "early", "residual-half")),
         *((AttentionUNet, preset) for preset in ("fast", "half", "nano")),
     ],
 )
@@ -42,6 +42,7 @@ def test_one_logit_per_pixel(build: type[nn.Module], preset: str) -> None:
         (UNet, "small", 2.0),
         (UNet, "fast", 1.6),
         (UNet, "residual", 1.7),
+        (UNet, "early", 1.7),
         (UNet, "nano", 0.2),
         (AttentionUNet, "paper", 31.7),
     ],
@@ -91,7 +92,7 @@ def test_a_network_may_read_many_maps_instead_of_an_image() -> None:
     assert logits.shape == (2, 1, 32, 32)
 
 
-@pytest.mark.parametrize("preset", ["nano", "residual-half"])
+@pytest.mark.parametrize("preset", ["nano", "early", "residual-half"])
 def test_bottleneck_injection_changes_nothing_else(preset: str) -> None:
     """In two halves, the forward must stay the body's own."""
     plain = UNet(preset).eval()

@@ -156,6 +156,15 @@ def test_a_study_whose_only_file_is_broken_is_told_of_with_its_patient(site: Sit
     assert (report.PatientID, report.PatientName) == (ds.PatientID, ds.PatientName)
 
 
+def test_images_without_a_series_are_told_of_beside_those_with_one(site: Site) -> None:
+    broken = Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, "an element is cut short")
+    images = [site.receive(broken, sop_class_uid="1.2.3", series_instance_uid=uid) for uid in (None, "1.2.3.9", None)]
+    site.close()
+    (report,) = site.delivered()
+    told = "".join(element.value for element in report.iterall() if element.keyword == "TextValue")
+    assert all(image.sop_instance_uid in told for image in images)
+
+
 def test_it_tells_once_whatever_happens(site: Site) -> None:
     site.receive(LATERAL)
     site.close()

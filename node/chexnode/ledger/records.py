@@ -169,6 +169,7 @@ class Unanalysed:
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
+    """Empty where a broken data set names none."""
     code: str
     """The :class:`Reason`; ``FAILED`` or ``CANCELLED`` where a job ended so."""
     detail: str = ""

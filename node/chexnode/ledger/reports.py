@@ -126,7 +126,7 @@ def _study(conn: Connection, study_instance_uid: str, closed_at: datetime) -> Cl
             continue  # about to get its job, or no image
         else:
             code, detail = row.reason, row.detail
-        key = (row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid)
+        key = (row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid or "")
         images[Unanalysed(*key, code, detail or "")] = None
     return ClosedStudy(
         study_instance_uid=study_instance_uid,

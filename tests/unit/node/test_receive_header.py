@@ -208,6 +208,7 @@ END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
         (element(0x00080060, b"CS", b"CR") + b"\x08\x00", EXPLICIT_VR, "an element is cut short"),
         (element(0x00080060, b"CS", b"CR") + bytes(100), EXPLICIT_VR, ""),
         (element(0x00080060, b"CS", b"CR") + bytes(100) + b"x", EXPLICIT_VR, "an element of group 0000"),
+        (element(0x00020010, b"UI", b"1.2.840.10008.1.2\0"), EXPLICIT_VR, "an element of group 0002"),
         (END, EXPLICIT_VR, "an item outside a sequence"),
         (b"", EXPLICIT_VR, ""),
     ],

@@ -199,12 +199,19 @@ class Spool:
         return Incoming(self, prefix)
 
     def write_result(self, data: bytes) -> StoredFile:
-        """Write an encoded result durably, folder included. Raises :class:`DiskRefused`."""
+        """Write an encoded result durably, folder included.
+
+        Raises :class:`DiskRefused`, after which nothing is left of the file.
+        """
         incoming = self.incoming()
         incoming.write(data)
         stored = incoming.complete("results")
         incoming.keep()
-        self.sync_folders([stored.path])
+        try:
+            self.sync_folders([stored.path])
+        except DiskRefused:
+            self.unlink(stored.path)
+            raise
         return stored
 
     def sync_folders(self, paths: Iterable[str]) -> None:

@@ -23,7 +23,9 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import Reason, ResultKind
 from chexnode.settings import Settings
 from chexnode.spool import DiskRefused, Spool
+from chexnode.work.store import store
 from chexnode.work.worker import Worker
+from disks import SmallDisk
 from ledgers import SPEC, arrival, opened
 from radiographs import PROVENANCE, lesion, parsed, picture, radiograph
 from servers import wait_for
@@ -156,6 +158,18 @@ def test_a_full_disk_is_waited_for_and_counts_against_no_image(bench: Bench) -> 
         [view] = bench.ledger.views.jobs()
         assert (view.state, view.attempts) == ("QUEUED", 0), refusal
     wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "room on the disk")
+
+
+def test_a_disk_that_takes_one_result_and_not_the_next_keeps_neither(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "var", 1) as disk:
+        if not disk.is_real:
+            pytest.skip("mounting a small filesystem needs root")
+        spool = Spool(disk.folder)
+        spool.prepare()
+        encoded = [Encoded(ResultKind.SC, form, f"2.25.{form}", "1.2", bytes(600_000)) for form in ("1", "2")]
+        with pytest.raises(DiskRefused):
+            store(spool, encoded)
+        assert list(spool.older_than(-1)) == []
 
 
 def test_nothing_is_analysed_in_vain_while_the_disk_refuses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

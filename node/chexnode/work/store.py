@@ -8,29 +8,39 @@ from chexnode.encode.objects import Encoded
 from chexnode.errors import Transient
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import NewResult
-from chexnode.spool import Spool
+from chexnode.spool import DiskRefused, Spool
 
 
 def store(spool: Spool, encoded: Sequence[Encoded]) -> list[NewResult]:
-    """Make the files of ``encoded`` durable and return the rows that are to name them."""
-    rows = []
-    for one in encoded:
-        stored = spool.write_result(one.data)
-        rows.append(
-            NewResult(
-                one.uid,
-                one.kind,
-                one.variant,
-                one.sop_class_uid,
-                stored.digest,
-                stored.path,
-                stored.size,
-                one.series_instance_uid,
-                one.series,
-                one.instance,
-            )
-        )
+    """Make the files of ``encoded`` durable and return the rows that are to name them.
+
+    Raises :class:`~chexnode.spool.DiskRefused`, after which nothing is left of any of them.
+    """
+    rows: list[NewResult] = []
+    try:
+        for one in encoded:
+            rows.append(_stored(spool, one))
+    except DiskRefused:
+        for row in rows:
+            spool.unlink(row.path)
+        raise
     return rows
+
+
+def _stored(spool: Spool, one: Encoded) -> NewResult:
+    stored = spool.write_result(one.data)
+    return NewResult(
+        one.uid,
+        one.kind,
+        one.variant,
+        one.sop_class_uid,
+        stored.digest,
+        stored.path,
+        stored.size,
+        one.series_instance_uid,
+        one.series,
+        one.instance,
+    )
 
 
 def discard(spool: Spool, ledger: Ledger, rows: Sequence[NewResult]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import senders
@@ -157,3 +159,28 @@ def wait_for_acknowledgement(node: Node, files: list[Path]) -> list[str]:
     attempt: Callable[[], bool] = lambda: done.update(dict.fromkeys(send(node, files))) or len(done) == len(files)  # noqa: E731
     wait_for(attempt, "the receiver to acknowledge again")
     return list(done)
+
+
+def test_receiver_killed_between_file_and_row(cluster: tuple[Node, Orthanc, Redis], tmp_path: Path) -> None:
+    """The row waits for a lock while the file is durable: what is left of it is swept, and is no image."""
+    node, pacs, _ = cluster
+    images = phantom_files(tmp_path / "in", 1)
+    sources = node.data_dir / "spool" / "sources"
+    with psycopg.connect(node.tables["database"]["url"].replace("+psycopg", "")) as other:
+        receiver = node.role("receive").start()
+        other.execute("LOCK TABLE instances IN ACCESS EXCLUSIVE MODE")
+        acknowledged: list[str] = []
+        sending = threading.Thread(target=send, args=(node, images, acknowledged))
+        sending.start()
+        [orphan] = wait_for(lambda: list(sources.rglob("*.dcm")), "the file")
+        receiver.kill()
+        sending.join()
+        assert acknowledged == []
+    with pacs, receiver:
+        acknowledged = send(node, images)
+        assert len(list(sources.rglob("*.dcm"))) == 2
+        os.utime(orphan, (0, 0))
+        with node.role("worker"):
+            wait_for(lambda: not orphan.exists(), "the orphan to be swept", RECOVERY_SECONDS)
+            check(node, pacs, acknowledged)
+    assert len(list(sources.rglob("*.dcm"))) == 1

@@ -29,6 +29,8 @@ from servers import Orthanc, Postgres, Redis, wait_for
 
 SENDERS = 8
 SHAPE = (256, 216)
+PAUSE: Seconds = (1, 6)
+"""Between two associations of a sender."""
 FIRST_CR = 100_001
 """An odd seed beyond those of the other phantoms: see ``phantom_dicom.KINDS``."""
 START_SECONDS = 5
@@ -123,7 +125,7 @@ class Site:
         self.receiver = up.enter_context(self.node.role("receive"))
         began = time.monotonic()
         self.workers = [up.enter_context(self.node.role("worker", number)) for number in (1, 2)]
-        self.slowness = max(1.0, (time.monotonic() - began) / START_SECONDS / 2)
+        self.slowness = min(max(1.0, (time.monotonic() - began) / START_SECONDS / 2), 3.0)
 
     def targets(self) -> Iterator[Target]:
         """What breaks, and how often."""
@@ -156,7 +158,7 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
     stopping = threading.Event()
     with site(folder, count, watermark) as the:
         modalities = [
-            Modality(f"MODALITY{n}", the.node.port, queue, (the.slowness, 6 * the.slowness), f"{seed} {n}", stopping)
+            Modality(f"MODALITY{n}", the.node.port, queue, PAUSE, f"{seed} {n}", stopping)
             for n, queue in enumerate(queues)
         ]
         began = time.monotonic()

@@ -461,6 +461,13 @@ class StoreSCP(Server):
         return sorted(self.received.glob("*.dcm"))
 
 
+class PlainStoreSCP(StoreSCP):
+    """storescp that takes and prefers the transfer syntaxes that its options say."""
+
+    def command(self) -> Sequence[str | Path]:
+        return [part for part in super().command() if part != "+xa" or "+xa" in self.options]
+
+
 class OnlySecondaryCapture(StoreSCP):
     """storescp with a profile that has no Segmentation."""
 

@@ -51,13 +51,13 @@ def disk(settings: Settings) -> str:
     from chexnode.spool import Spool
 
     place = settings.node.data_dir
-    place.mkdir(parents=True, exist_ok=True)
-    if not Spool(place).has_room(settings.disk):
+    there = next(folder for folder in (place, *place.parents) if folder.is_dir())  # looking makes nothing
+    if not Spool(there).has_room(settings.disk):
         raise BadEnvironment(
             f"{place} is fuller than disk.watermark {settings.disk.watermark:g} or has less than disk.reserve_gb "
             f"{settings.disk.reserve_gb:g} left: images are refused"
         )
-    return f"{place} has room"
+    return f"{place} has room" if place == there else f"{there} has room; {place} is made when the node starts"
 
 
 def certificate(settings: Settings) -> str:
@@ -128,8 +128,10 @@ def data_dir(settings: Settings) -> str:
 
 def broker(settings: Settings) -> str:
     """Whether it answers; work goes on without it, at the housekeeping pace."""
-    from chexnode.queue.broker import connect
+    from chexnode.queue.broker import EMBEDDED, connect
 
+    if settings.broker.url == EMBEDDED and not settings.node.data_dir.is_dir():
+        return "embedded, made when the node starts"
     with connect(settings.broker.url, settings.node.data_dir) as connection:
         try:
             connection.ensure_connection(max_retries=1, timeout=3)

@@ -167,3 +167,19 @@ def test_clocks_that_differ(node: Node, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Database, "server_time", lambda self: utc_now() + timedelta(seconds=60))
     with pytest.raises(BadEnvironment, match="differ by 60 s"):
         check.database(load(node.config)[0])
+
+
+def test_looking_makes_nothing(node: Node) -> None:
+    """In a folder without a node: nothing is made, and each command says that there is none."""
+    before = sorted(node.folder.rglob("*"))
+    found = {line["name"]: line for line in node.json("check")}
+    assert found["disk"]["ok"]
+    for name in ("database", "data_dir"):
+        assert not found[name]["ok"]
+        assert "there is no database" in found[name]["detail"]
+    for command in ("jobs", "account", "deliveries"):
+        done = node.run(command, check=False)
+        assert done.returncode == 3
+        assert "there is no database" in done.stderr
+        assert "chexnode up" in done.stderr
+    assert sorted(node.folder.rglob("*")) == before

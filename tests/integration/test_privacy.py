@@ -131,9 +131,8 @@ def revealed(text: str, values: Values) -> Values:
 
 
 def log_lines(node: Node) -> list[dict[str, Any]]:
-    """Every line of the node's log; each is JSON. Celery's farewell goes to the standard output, which is no log."""
-    lines = [line for line in node.up.log.read_text("ascii").splitlines() if line]
-    return [json.loads(line) for line in lines if not re.fullmatch("worker: .* shutdown .*", line)]
+    """Every line that the node has written, to its end; each is JSON."""
+    return [json.loads(line) for line in node.up.log.read_text("ascii").splitlines()]
 
 
 def plain(lines: list[dict[str, Any]], node: Node) -> str:

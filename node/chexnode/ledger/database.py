@@ -33,12 +33,15 @@ def utc_now() -> datetime:
 
 
 class Database:
-    """Engine and transactions. ``url``: ``sqlite:///FILE`` or ``postgresql+psycopg://...``."""
+    """Engine and transactions. ``url``: ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
+    ``must_exist``: raise BadEnvironment where there is no FILE, rather than make one at the first connection.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now, must_exist: bool = False) -> None:
         self.clock = clock
         try:
-            self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
+            self.engine = _sqlite(url, must_exist) if url.startswith("sqlite") else _postgresql(url)
         except (ArgumentError, ValueError) as error:
             raise BadEnvironment("database.url must be sqlite:///FILE or postgresql+psycopg://...") from error
 
@@ -89,10 +92,12 @@ def _first_line(error: Exception) -> str:
     return str(getattr(error, "orig", error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _sqlite(url: str) -> Engine:
+def _sqlite(url: str, must_exist: bool) -> Engine:
     path = make_url(url).database
     if not path or path == ":memory:":
         raise BadEnvironment("the ledger needs a database file: an in-memory one would lose what was acknowledged")
+    if must_exist and not Path(path).exists():
+        raise BadEnvironment(f"there is no database {path}: start with `chexnode up`, or run `chexnode db upgrade`")
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

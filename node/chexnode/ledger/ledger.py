@@ -28,10 +28,10 @@ from chexnode.ledger.views import Views
 
 
 class Ledger:
-    """Open the ledger at ``url``; raise BadEnvironment if its schema is not this release's."""
+    """Open the ledger at ``url``; raise BadEnvironment if there is none or its schema is not this release's."""
 
     def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
-        self.database = Database(url, clock)
+        self.database = Database(url, clock, must_exist=True)
         check_schema(self.database)
         self.instances = Instances(self.database)
         self.jobs = Jobs(self.database)

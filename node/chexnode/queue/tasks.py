@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import FrameType
 
-from celery import Celery, signals
+from celery import Celery
+from celery.worker import state
 
 from chexnode.queue.broker import DELIVER, INFER, TASKS
 
@@ -28,13 +30,22 @@ def register(app: Celery, infer: Callable[[], None], deliver: Callable[[str], No
 
 
 def consume(app: Celery, queues: Sequence[str], threads: int, stopping: threading.Event) -> None:
-    """Consume ``queues`` until SIGTERM or SIGINT; ``stopping`` is set when that comes, so that tasks can end."""
+    """Consume ``queues`` until SIGTERM or SIGINT; ``stopping`` is set when that comes, so that tasks can end.
 
-    def stop(**_: Any) -> None:
+    Celery's own handlers are left out: they write past the log, drop what is held at the first Ctrl-C, and start the
+    process anew at SIGHUP.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
+        state.should_stop = 0
 
-    signals.worker_shutting_down.connect(stop, weak=False)
-    worker = app.Worker(
+    class Worker(app.Worker):  # type: ignore[misc, name-defined]
+        def install_platform_tweaks(self, worker: object) -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, stop)
+
+    worker = Worker(
         pool="threads",
         concurrency=threads,
         queues=[f"chexnode.{name}" for name in queues],

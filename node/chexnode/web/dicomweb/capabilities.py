@@ -84,10 +84,9 @@ def _wadl(methods: Sequence[_Method], base: str) -> str:
             for kinds in (one.takes, one.gives)
         )
         request = f"<request>{taken}</request>" if taken else ""
-        lines.append(
-            f"<resource path={quoteattr(one.path.lstrip('/'))}>"
-            f"<method name={quoteattr(one.name)} id={quoteattr(one.id)}>{request}<response>{given}</response></method></resource>"
-        )
+        method = f"<method name={quoteattr(one.name)} id={quoteattr(one.id)}>"
+        content = f"{method}{request}<response>{given}</response></method>"
+        lines.append(f"<resource path={quoteattr(one.path.lstrip('/'))}>{content}</resource>")
     return "\n".join([*lines, "</resources>", "</application>", ""])
 
 

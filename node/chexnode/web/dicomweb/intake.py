@@ -13,8 +13,11 @@ from chexnode.audit.transfers import Transfers
 from chexnode.receive.dimse import Status
 from chexnode.receive.filemeta import Announced
 from chexnode.receive.header import is_safe_uid
-from chexnode.receive.storage import Answer, Caller, Reception, StorageService, Stored
+from chexnode.receive.storage import DISK_FAILED, Answer, Caller, Reception, StorageService, Stored
+from chexnode.spool import DiskRefused
 from chexnode.web.dicomweb.accept import BadMediaType, parse_media_type
+from chexnode.web.dicomweb.assembly import Assembly, Unassembled, Writer
+from chexnode.web.dicomweb.model import Json
 from chexnode.web.dicomweb.multipart import MultipartError, MultipartReader, PartBegins, PartData
 from chexnode.web.dicomweb.places import DICOM
 
@@ -125,8 +128,24 @@ def _file_meta(head: bytearray, *, is_all: bool) -> tuple[int, int] | None:
 class Intake:
     """The body of one request. End it with :meth:`end` or :meth:`abandon`."""
 
-    def __init__(self, service: StorageService, caller: Caller, study_instance_uid: str, boundary: str | None) -> None:
-        """``boundary``: None where the body is one file. Raises MultipartError."""
+    def __init__(
+        self,
+        service: StorageService,
+        caller: Caller,
+        study_instance_uid: str,
+        boundary: str | None,
+        *,
+        is_in_parts: bool = False,
+    ) -> None:
+        """``boundary``: None where the body is one file. Raises MultipartError.
+
+        ``is_in_parts``: whether metadata and bulk data come in separate parts.
+        """
+        self._assembly: Assembly | None = None
+        if is_in_parts:
+            largest = service.settings.limits.max_object_mb * 1_000_000
+            self._assembly = Assembly(service.spool, largest)
+        self._writer: Writer | None = None
         self._service, self._caller, self._study = service, caller, study_instance_uid
         self._reader = MultipartReader(boundary) if boundary is not None else None
         self._instance: Instance | None = None if self._reader else self._new()
@@ -146,12 +165,15 @@ class Intake:
                     if isinstance(event, PartBegins):
                         self._begin(event)
                     elif isinstance(event, PartData):
-                        if self._instance is not None:
-                            self._instance.write(event.data)
-                    else:
+                        if self._writer is not None:
+                            self._writer.write(event.data)
+                    elif self._assembly is None:
                         self._finish_part()
             except MultipartError as error:
                 self._break(error)
+            except DiskRefused:
+                self._break(MultipartError(DISK_FAILED))
+                self.outcomes.append(Outcome(Answer(Status.OUT_OF_RESOURCES, DISK_FAILED)))
 
     def end(self) -> None:
         """The body is over: store what is complete. Raises MultipartError where it was broken before anything was."""
@@ -166,13 +188,32 @@ class Intake:
         if self._broken is not None:
             if not self.outcomes:
                 raise self._broken
-            self.outcomes.append(Outcome(Answer(Status.CANNOT_UNDERSTAND, str(self._broken))))
+            if self._assembly is None:
+                self.outcomes.append(Outcome(Answer(Status.CANNOT_UNDERSTAND, str(self._broken))))
+        elif self._assembly is not None:
+            for model in [*self._assembly.models()]:  # all can be read, or nothing is stored
+                self._assemble(self._assembly, model)
+
+    def _assemble(self, assembly: Assembly, model: Json) -> None:
+        """Store one instance that came in parts."""
+        self._instance = self._new()
+        try:
+            for piece in assembly.file(model):
+                self._instance.write(piece)
+        except Unassembled as error:
+            self._instance = None
+            answer = Answer(Status.CANNOT_UNDERSTAND, str(error))
+            self.outcomes.append(Outcome(answer, _uid(model, "00080016"), _uid(model, "00080018")))
+            return
+        self._finish_part()
 
     def abandon(self) -> None:
         """The body will not be complete: leave nothing of what is not stored yet."""
         if self._instance is not None:
             self._instance.abandon()
             self._instance = None
+        if self._assembly is not None:
+            self._assembly.close()
 
     def _new(self) -> Instance:
         return Instance(self._service, self._caller, self._study)
@@ -180,11 +221,14 @@ class Intake:
     def _begin(self, part: PartBegins) -> None:
         if len(self.outcomes) >= MOST_PARTS:
             raise MultipartError(f"more than {MOST_PARTS} parts")
+        if self._assembly is not None:
+            self._writer = self._assembly.part(part)
+            return
         self._is_dicom = _is_dicom(part)
-        self._instance = self._new() if self._is_dicom else None
+        self._writer = self._instance = self._new() if self._is_dicom else None
 
     def _finish_part(self) -> None:
-        instance, self._instance = self._instance, None
+        instance, self._instance, self._writer = self._instance, None, None
         if instance is None:
             self.outcomes.append(
                 Outcome(Answer(Status.CANNOT_UNDERSTAND, f"a part is not {DICOM}"), is_of_another_type=True)
@@ -206,6 +250,14 @@ class Intake:
     def failures(self) -> Iterator[Outcome]:
         """Those that were not stored."""
         return (one for one in self.outcomes if one.answer.status is not Status.SUCCESS)
+
+
+def _uid(model: Json, tag: str) -> str:
+    """A UID out of a model that cannot be relied on."""
+    one = model.get(tag)
+    values = one.get("Value") if isinstance(one, dict) else None
+    uid = values[0] if isinstance(values, list) and values else ""
+    return uid if isinstance(uid, str) and is_safe_uid(uid) else ""
 
 
 def _is_dicom(part: PartBegins) -> bool:

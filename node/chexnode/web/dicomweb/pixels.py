@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+)
 
 from chexmodels.codestream import JPEG, JPEG_2000, JPEG_LS, frame_of
 from chexmodels.decode import decode
@@ -50,6 +58,16 @@ _LOSSLESS = frozenset({RLELossless}) | {
 def image_type(transfer_syntax_uid: str) -> str | None:
     """The media type of one frame of this transfer syntax; None where it has none."""
     return _IMAGE_TYPES.get(transfer_syntax_uid)
+
+
+def syntax_of_type(media_type: str, codestream: bytes) -> str:
+    """The transfer syntax of a frame that only its media type is known of (PS3.18 table 8.7.3-5); empty if none."""
+    if media_type == "image/jpeg":  # by the process that its frame header names (ITU-T T.81 table B.1)
+        processes = {b"\xff\xc0": JPEGBaseline8Bit, b"\xff\xc1": JPEGExtended12Bit, b"\xff\xc3": JPEGLosslessSV1}
+        found = {codestream.find(marker): syntax for marker, syntax in processes.items() if marker in codestream}
+        return found[min(found)] if found else ""
+    media_type = {"image/x-dicom-rle": "image/dicom-rle", "image/x-jls": "image/jls"}.get(media_type, media_type)
+    return next((syntax for syntax, kind in _IMAGE_TYPES.items() if kind == media_type), "")
 
 
 def can_decode(transfer_syntax_uid: str) -> bool:

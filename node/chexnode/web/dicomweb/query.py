@@ -21,6 +21,13 @@ _RANGE = {"DA": re.compile(rf"({_DATE})?-({_DATE})?"), "TM": re.compile(rf"({_TI
 _POINT = {"DA": re.compile(_DATE), "TM": re.compile(_TIME)}
 _INT32 = 2**31
 
+#: What the standard lets a server say that does not offer it (PS3.18 sections 8.3.4.2, 8.3.4.5, 8.3.4.6).
+_NOT_DONE = {
+    "fuzzymatching": "Only literal matching has been performed.",
+    "emptyvaluematching": "Empty Value Matching has not been performed.",
+    "multiplevaluematching": "Multiple Value Matching has not been performed.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -76,13 +83,11 @@ def _read(reading: _Reading, level: Level, name: str, value: str) -> None:
             reading.limit = min(_count(name, value), MOST)
         case "offset":
             reading.offset = min(_count(name, value), _INT32 - 1)
-        case "fuzzymatching":
+        case "fuzzymatching" | "emptyvaluematching" | "multiplevaluematching":
             if value.lower() not in ("true", "false"):
-                raise BadRequest("fuzzymatching is true or false")
+                raise BadRequest(f"{name} is true or false")
             if value.lower() == "true":
-                reading.warnings.append(
-                    "The fuzzymatching parameter is not supported. Only literal matching has been performed."
-                )
+                reading.warnings.append(f"The {name} parameter is not supported. {_NOT_DONE[name]}")
         case "includefield":
             for one in value.split(","):
                 _include(reading, level, one.strip())

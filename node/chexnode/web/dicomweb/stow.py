@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from chexnode.receive.dimse import Status
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
 from chexnode.web.dicomweb import models
-from chexnode.web.dicomweb.accept import BadMediaType, parse_media_type
+from chexnode.web.dicomweb.accept import BadMediaType, MediaType, parse_media_type
 from chexnode.web.dicomweb.errors import BadRequest
 from chexnode.web.dicomweb.intake import Intake, Outcome
 from chexnode.web.dicomweb.model import Json, element, sequence
@@ -35,6 +35,11 @@ from chexnode.web.visits import visit
 CALLER = "STOW-RS"
 """In place of a calling AE title."""
 
+#: What a body may be, said with 415 (RFC 9110 section 12.5.1).
+_TAKEN = (DICOM, *(f'multipart/related; type="{kind}"' for kind in (DICOM, DICOM_JSON, DICOM_XML)))
+_ACCEPT = {"Accept": ", ".join(_TAKEN)}
+_BODY = {"requestBody": {"content": {kind: {} for kind in _TAKEN}, "required": True}}
+
 #: Bytes gathered from the connection before a thread takes them.
 _PIECE = 1 << 18
 
@@ -48,7 +53,7 @@ def routes(service: StorageService) -> APIRouter:
         400: {"description": "The body is not what its Content-Type says, or holds no instance."},
         406: {"description": f"The answer is to be had as {DICOM_JSON} or {DICOM_XML}."},
         409: {"description": "None is stored: the answer says why."},
-        415: {"description": f"The body is neither {DICOM} nor multipart/related of it."},
+        415: {"description": "The body is of another type; Accept says which are taken."},
         503: {"description": "None is stored: the database is away. Try again."},
         507: {"description": "None is stored: the disk is full, or nearly."},
     }
@@ -70,12 +75,12 @@ def routes(service: StorageService) -> APIRouter:
             visit().stored = intake.transfers
         return _answer(intake.outcomes, study, base_of(request), kind)
 
-    @router.post("/studies", responses=answers)
+    @router.post("/studies", responses=answers, openapi_extra=_BODY)
     async def studies(request: Request) -> Response:
         """Store instances (STOW-RS)."""
         return await store(request, "")
 
-    @router.post("/studies/{study}", responses=answers)
+    @router.post("/studies/{study}", responses=answers, openapi_extra=_BODY)
     async def one_study(request: Request, study: Study) -> Response:
         """Store instances of one study; those of another are refused (STOW-RS)."""
         return await store(request, study)
@@ -88,13 +93,17 @@ def _intake(request: Request, service: StorageService, caller: Caller, study: st
     try:
         content_type = parse_media_type(request.headers.get("content-type", ""))
     except BadMediaType:
-        raise HTTPException(415, f"the body must be {DICOM}, or multipart/related of it") from None
+        content_type = MediaType("")
     if content_type.essence == DICOM:
         return Intake(service, caller, study, None)
-    if content_type.essence != "multipart/related" or content_type.inner not in (DICOM, "*/*"):
-        raise HTTPException(415, f"the body must be {DICOM}, or multipart/related of it")
+    if not content_type.is_multipart or content_type.inner not in (DICOM, DICOM_JSON, DICOM_XML, "*/*"):
+        raise HTTPException(
+            415, f"the body must be {DICOM}, or multipart/related of it, of {DICOM_JSON} or of {DICOM_XML}", _ACCEPT
+        )
+    boundary = content_type.parameters.get("boundary", "")
     try:
-        return Intake(service, caller, study, content_type.parameters.get("boundary", ""))
+        in_parts = content_type.inner in (DICOM_JSON, DICOM_XML)
+        return Intake(service, caller, study, boundary, is_in_parts=in_parts)
     except MultipartError as error:
         raise BadRequest(str(error)) from error
 

@@ -16,7 +16,7 @@ FILES ?=
 IMAGES ?= 500
 SEED ?=
 
-.PHONY: help demo test check viewers chaos bench docs servers clean
+.PHONY: help demo test check viewers chaos soak bench docs servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -38,12 +38,17 @@ check: $(VENV)/dev.stamp ## what a commit needs: style, types, unit tests
 
 viewers: $(VENV)/dev.stamp servers ## results in OHIF, every case; PICTURES=folder keeps pictures of its screens
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo 'make viewers needs Chromium (apt-get install chromium)' >&2; exit 1; }
-	@$(BIN)/python tests/viewers/fetch.py
+	@CHEXNODE_WEB__VIEWER="$${XDG_CACHE_HOME:-$$HOME/.cache}/chexnode" $(BIN)/chexnode viewer fetch
 	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest tests/viewers -m '' $(if $(PICTURES),--pictures=$(PICTURES))
 
 chaos: $(VENV)/dev.stamp servers ## no study lost: IMAGES=500 images while everything breaks; SEED=... breaks it again as then
 	CHEXNODE_TEST_REQUIRE_SERVERS=1 CHEXNODE_CHAOS_IMAGES=$(IMAGES) CHEXNODE_CHAOS_SEED=$(SEED) \
 		$(BIN)/pytest tests/acceptance/test_no_study_lost.py -m long
+
+soak: $(VENV)/dev.stamp servers ## INSTANCES=20000 through one node: what grows, and whether it may; CLUSTER=1 on PostgreSQL and Redis
+	@mkdir -p build
+	$(BIN)/python tests/soak/soak.py --instances $(or $(INSTANCES),20000) $(if $(CLUSTER),--cluster) \
+		--json build/soak.json --plot build/soak.png
 
 bench: $(VENV)/dev.stamp servers ## the benchmarks; minutes each
 	@for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done

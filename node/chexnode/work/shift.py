@@ -56,7 +56,8 @@ class Shift:
             self._courier = Courier(settings, ledger, spool, owner, stopping, trail=trail)
         self.threads = 1 + sum(d.max_associations for d in settings.destination)
         """Celery threads: one that infers and one for each association."""
-        self._own = ThreadPoolExecutor(self.threads, "tick")
+        self._own = ThreadPoolExecutor(self.threads + 1, "tick")  # one more for reports of commitment
+        self._reporting = threading.Lock()
 
     def infer(self) -> None:
         """Look for jobs."""
@@ -69,7 +70,12 @@ class Shift:
             self._courier.deliver(destination)
 
     def _report_commitments(self) -> None:
-        report_due(self._ledger, self._settings, self._stopping)
+        """One at a time: peers that do not answer must not take the threads that deliver."""
+        if self._reporting.acquire(blocking=False):
+            try:
+                report_due(self._ledger, self._settings, self._stopping)
+            finally:
+                self._reporting.release()
 
     def tick_with(self, keep_house: Callable[[], None]) -> None:
         """Start ticking: keep house and look for what nobody rang for."""

@@ -60,14 +60,14 @@ class Shift:
         self._reporting = threading.Lock()
 
     def infer(self) -> None:
-        """Look for jobs."""
+        """Look for jobs. Raises nothing: whoever rang has nothing to do with what fails."""
         if self._worker is not None:
-            self._worker.look()
+            self._logged(self._worker.look)
 
     def deliver(self, destination: str) -> None:
-        """Look for deliveries to ``destination``."""
+        """Look for deliveries to ``destination``. Raises nothing."""
         if self._courier is not None:
-            self._courier.deliver(destination)
+            self._logged(partial(self._courier.deliver, destination))
 
     def _report_commitments(self) -> None:
         """One at a time: peers that do not answer must not take the threads that deliver."""
@@ -87,12 +87,12 @@ class Shift:
             try:
                 keep_house()
                 if self._worker is not None and self._ledger.jobs.due(self._spec):
-                    self._own.submit(self._logged, self.infer)
+                    self._own.submit(self.infer)
                 if self._courier is not None:
                     if any(peer.port is not None for peer in self._settings.peer):
                         self._own.submit(self._logged, self._report_commitments)
                     for destination in self._ledger.deliveries.due():
-                        self._own.submit(self._logged, partial(self.deliver, destination))
+                        self._own.submit(self.deliver, destination)
             except NodeError as error:
                 log.warning("tick: %s", error)
             except RuntimeError:
@@ -103,7 +103,7 @@ class Shift:
             if self._stopping.wait(TICK_SECONDS):
                 return
 
-    def _logged(self, action: Callable[[], None]) -> None:
+    def _logged(self, action: Callable[[], object]) -> None:
         try:
             action()
         except NodeError as error:

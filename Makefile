@@ -16,7 +16,7 @@ FILES ?=
 IMAGES ?= 500
 SEED ?=
 
-.PHONY: help demo test check viewers chaos soak bench docs servers clean
+.PHONY: help demo test check viewers chaos soak fuzz bench docs servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -49,6 +49,9 @@ soak: $(VENV)/dev.stamp servers ## INSTANCES=20000 through one node: what grows,
 	@mkdir -p build
 	$(BIN)/python tests/soak/soak.py --instances $(or $(INSTANCES),20000) $(if $(CLUSTER),--cluster) \
 		--json build/soak.json --plot build/soak.png
+
+fuzz: $(VENV)/dev.stamp ## mutated files and conversations against every layer and a whole node; CASES=20000 SEED=...
+	FUZZ_CASES=$(or $(CASES),20000) FUZZ_SEED=$(SEED) $(BIN)/pytest tests/fuzz -s
 
 bench: $(VENV)/dev.stamp servers ## the benchmarks; minutes each
 	@for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -1,0 +1,132 @@
+"""The layers that look at a stranger's bytes, one by one and without sockets: what each may answer, and nothing else.
+
+A function here raises what no layer may raise; the caller has found something then.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from chexmodels.part10 import DecodeError, ReadLimits, parse, read, read_sound
+from chexmodels.part10 import Part10 as Part10File
+from chexnode.encode.source import sanitise
+from chexnode.errors import Refused
+from chexnode.receive.contexts import LOCAL_LIMIT as ANY_REJECTION
+from chexnode.receive.contexts import RequestError, accept, read_request, reject
+from chexnode.receive.dimse import CommandError, Status, read_command, write_response
+from chexnode.receive.filemeta import Announced, file_prefix
+from chexnode.receive.header import DEFLATED, NotUnderstood, read_header
+from chexnode.settings import GateSettings, LimitSettings
+from chexnode.triage.gate import judge_header
+from chexnode.work.sandbox import Sandbox
+from fuzz.cases import Case
+from senders import Part10
+from senders import read_command as read_response
+
+LIMITS = LimitSettings(inflate_mb=8)
+READ_LIMITS = ReadLimits(inflate_bytes=8_000_000)
+SECONDS = 5.0
+"""Of CPU time that no case may take in all layers together; the usual is a few milliseconds."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Raise where what runs inside takes more CPU time than any bytes may cost."""
+    started = time.thread_time()
+    yield
+    taken = time.thread_time() - started
+    if taken > SECONDS:
+        raise AssertionError(f"took {taken:.1f} s of CPU time")
+
+
+def check(case: Case) -> None:
+    """Run ``case`` through the layers it is for."""
+    with in_time():
+        if case.part is not None:
+            check_data_set(case.part)
+        else:
+            check_conversation(case.said)
+
+
+def check_data_set(part: Part10) -> None:
+    """As the receiver reads and judges it, and as the sandbox and the reports read it; both must agree."""
+    whole = _received(part)
+    content = _file(part)
+    with suppress(DecodeError):
+        sanitise(read_sound(content, READ_LIMITS))
+    found = _read(content)
+    if isinstance(found, DecodeError):
+        assert found.detail.isprintable()
+        assert whole is not True, f"only the receiver can read it: {found}"
+        return
+    with suppress(DecodeError):
+        source = sanitise(parse(found.header(), found.file_meta))
+        assert source.ds.StudyInstanceUID
+
+
+def _read(content: bytes) -> Part10File | DecodeError:
+    try:
+        return read(content, READ_LIMITS)
+    except DecodeError as error:
+        return error
+
+
+def _received(part: Part10) -> bool | None:
+    """Whether the receiver finds a whole data set; None where it does not come to that."""
+    if part.transfer_syntax_uid in DEFLATED:
+        return None
+    try:
+        header = read_header(part.data, part.transfer_syntax_uid, LIMITS)
+    except NotUnderstood:
+        return None
+    verdict = judge_header(
+        header.ds,
+        GateSettings(),
+        has_pixel_data=header.scan.pixels is not None,
+        max_pixels=LIMITS.max_pixels,
+        sop_class_uid=part.sop_class_uid,
+        transfer_syntax_uid=part.transfer_syntax_uid,
+    )
+    assert verdict.detail is None or verdict.detail.isprintable()
+    for value in (*header.study.values(), *header.series.values(), *header.instance.values()):
+        assert not isinstance(value, str) or not any(unicodedata.category(c) == "Cc" for c in value)
+    return not header.scan.broken
+
+
+def _file(part: Part10) -> bytes:
+    announced = Announced(part.sop_class_uid, part.sop_instance_uid, part.transfer_syntax_uid)
+    return file_prefix(announced, "FUZZ") + part.data
+
+
+def check_conversation(said: tuple[bytes, ...]) -> None:
+    """Each PDU for itself: as a request for an association, and each value in it as a command set."""
+    for one in said:
+        with suppress(RequestError):
+            request = read_request(one)
+            contexts, answer = accept(request)
+            assert answer[0] == 0x02
+            assert int.from_bytes(answer[2:6], "big") == len(answer) - 6
+            assert all(number % 2 for number in contexts)
+        with suppress(CommandError):
+            command = read_command(one[12:])
+            response = read_response(write_response(command, Status.CANNOT_UNDERSTAND, "x"))
+            assert response.status == Status.CANNOT_UNDERSTAND
+    assert reject(ANY_REJECTION)[0] == 0x03
+
+
+def check_decoding(case: Case, sandbox: Sandbox, folder: Path) -> bool:
+    """In the sandbox, where everything ends in an image (True) or in a code (False)."""
+    assert case.part is not None
+    path = folder / f"{case.number}.dcm"
+    path.write_bytes(_file(case.part))
+    try:
+        sandbox.prepare(path)
+    except Refused:
+        return False
+    finally:
+        path.unlink()
+    return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_STEP = 1 << 20
+_STEP = 1 << 24
 
 
 class SmallDisk:
@@ -38,11 +38,11 @@ class SmallDisk:
         """Leave ``leave`` bytes free; others may write meanwhile."""
         with self._filler.open("ab", buffering=0) as filler:
             if not self.is_real:
-                os.posix_fallocate(filler.fileno(), 0, self._megabytes * _STEP)
+                os.posix_fallocate(filler.fileno(), 0, self._megabytes << 20)
                 return
             while (room := self.free() - leave) > 0:
                 try:
-                    filler.write(bytes(min(room, _STEP)))
+                    os.posix_fallocate(filler.fileno(), filler.seek(0, os.SEEK_END), min(room, _STEP))
                 except OSError:  # somebody else took the last of it
                     return
 

@@ -344,6 +344,7 @@ class Postgres(Server):
     """A PostgreSQL cluster as it comes (fsync on). As root it runs as user postgres, or nobody: initdb refuses root."""
 
     name = "postgres"
+    start_seconds = 180  # after a crash it syncs all its files first, and the disk may be busy
     stop_signal = signal.SIGINT  # "fast": do not wait for clients
 
     def __init__(self) -> None:

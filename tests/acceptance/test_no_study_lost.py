@@ -106,7 +106,7 @@ class Site:
     """A node on PostgreSQL and Redis with two workers, its PACS, and small disks under both."""
 
     def __init__(self, folder: Path, count: int, watermark: float, up: ExitStack) -> None:
-        megabytes = 40 + 2 * count
+        megabytes = 40 + count  # a source and its results take 0.8 MB
         self.postgres, self.redis = up.enter_context(Postgres()), up.enter_context(Redis(folder / "redis"))
         self.disk = up.enter_context(SmallDisk(folder / "node" / "var", megabytes))
         self.pacs_disk = up.enter_context(SmallDisk(folder / "pacs" / "storage", megabytes))
@@ -125,7 +125,7 @@ class Site:
         self.receiver = up.enter_context(self.node.role("receive"))
         began = time.monotonic()
         self.workers = [up.enter_context(self.node.role("worker", number)) for number in (1, 2)]
-        self.slowness = min(max(1.0, (time.monotonic() - began) / START_SECONDS / 2), 3.0)
+        self.slowness = min(max(1.0, (time.monotonic() - began) / START_SECONDS / 2), 6.0)
 
     def targets(self) -> Iterator[Target]:
         """What breaks, and how often."""

@@ -6,6 +6,7 @@ Nothing heavy is imported at the top: looking at jobs starts fast, and the recei
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -283,7 +284,11 @@ def deliveries_replay(
         raise Usage(f"no destination {destination!r} in the settings; there are: {', '.join(known) or 'none'}")
     with ledger_of(ctx) as ledger:
         count = ledger.deliveries.replay(ids=ids or (), destination=destination, dead_only=dead_only)
-    tell(json, {"replayed": count}, f"{count} deliveries will be sent again")
+        gone = 0 if ids or dead_only else ledger.deliveries.past_retention(destination)
+    sentence = f"{count} {'delivery' if count == 1 else 'deliveries'} will be sent again"
+    if gone:
+        sentence += f"; {gone} cannot be: retention has deleted the files"
+    tell(json, {"replayed": count, "past_retention": gone}, sentence)
 
 
 @app.command()
@@ -306,13 +311,16 @@ def reconcile(
     ctx: typer.Context,
     pacs: Annotated[str, typer.Option(metavar="NAME", help="The destination to compare with; of kind dicom.")],
     since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Studies from this day on.")],
-    fetch: Annotated[bool, typer.Option("--fetch", help="Have it send what was missed to us (C-MOVE).")] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Have it send what was missed to us (C-MOVE or C-GET).")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
     from chexnode import shapes, show
     from chexnode.audit.trail import open_trail
     from chexnode.deliver.archive import Archive
+    from chexnode.inbox import Inbox, opened_storage
     from chexnode.keep.reconcile import reconcile as compare
     from chexnode.tls import client_context
 
@@ -321,14 +329,17 @@ def reconcile(
     if one is None:
         raise Usage(f"no destination of kind dicom is called {pacs!r}")
     tls = client_context(settings.tls) if one.tls else None
-    ours = settings.node.ae_title
-    with (
-        ledger_of(ctx) as ledger,
-        open_trail(settings, "reconcile") as trail,
-        Archive(one, ours, tls, trail) as archive,
-    ):
-        to = ours if fetch else None
-        found = compare(ledger, archive, pacs, since.date(), settings.gate.modalities, to, show.asking(pacs))
+    largest = 2 * settings.limits.max_object_mb * 1_000_000  # what is a little too large is refused by itself
+    with ExitStack() as stack:
+        ledger = stack.enter_context(ledger_of(ctx))
+        trail = stack.enter_context(open_trail(settings, "reconcile"))
+        keep = None
+        if fetch and one.retrieve == "get":
+            inbox = Inbox(stack.enter_context(opened_storage(settings, ledger)), one, trail)
+            stack.callback(inbox.tell)
+            keep = inbox.keep
+        archive = stack.enter_context(Archive(one, settings.node.ae_title, tls, trail, keep, largest))
+        found = compare(ledger, archive, pacs, since.date(), settings.gate.modalities, fetch, show.asking(pacs))
     if json:
         print_json(shapes.ANYTHING, found)
     else:
@@ -348,14 +359,17 @@ def pull(
         typer.Option(metavar="KEY=VALUE", help="Studies that match, such as StudyDate=20250101-20250131; repeatable."),
     ] = None,
     per_minute: Annotated[float, typer.Option(min=0, help="At most this many instances a minute; 0: no limit.")] = 0,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Wait while this many images are queued for analysis; 0: do not wait.")
+    ] = 100,
     json: Json = False,
 ) -> None:
     """Fetch studies from a DICOMweb service (WADO-RS) as if they had been sent; what the node holds is left out."""
     from chexnode import shapes, show
     from chexnode.audit.trail import open_trail
-    from chexnode.pull import Service, opened_storage, wanted_query, wanted_studies
+    from chexnode.inbox import caller_of, opened_storage
+    from chexnode.pull import Pace, Service, wanted_query, wanted_studies
     from chexnode.pull import pull as fetch
-    from chexnode.receive.storage import Caller
     from chexnode.tls import client_context
 
     settings = start(ctx, False)
@@ -366,16 +380,16 @@ def pull(
         raise Usage(f"no destination of kind stow is called {source!r}")
     asked_for = wanted_query(query or ()), wanted_studies(study or ())
     tls = client_context(settings.tls) if one.speaks_tls else None
-    caller = Caller(source[:16], one.address)
     with (
         ledger_of(ctx) as ledger,
         open_trail(settings, "pull") as trail,
-        Service(one, tls) as service,
+        Service(one, tls, trail=trail) as service,
         opened_storage(settings, ledger) as storage,
     ):
         studies = asked_for[1] or service.studies(asked_for[0])
         shown = show.asking(source)(studies)
-        said = fetch(service, storage, ledger, shown, settings.gate.modalities, caller, per_minute, trail=trail)
+        pace = Pace(storage, ledger, queue, per_minute)
+        said = fetch(service, storage, ledger, shown, settings.gate.modalities, caller_of(one), pace, trail)
     if json:
         print_json(shapes.ANYTHING, said)
     else:

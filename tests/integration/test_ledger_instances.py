@@ -311,3 +311,5 @@ def test_what_retention_took_cannot_be_replayed(ledger: Ledger, clock: Clock) ->
     with pytest.raises(Usage, match="no delivery to replay"):
         ledger.deliveries.replay(ids=[claims[0].id])
     assert ledger.deliveries.replay() == 0
+    assert ledger.deliveries.past_retention() == ledger.deliveries.past_retention("pacs") == 2
+    assert ledger.deliveries.past_retention("elsewhere") == 0

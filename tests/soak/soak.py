@@ -435,7 +435,7 @@ def main() -> None:
     """Start the servers, run, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--instances", type=int, default=20_000)
-    parser.add_argument("--eligible", type=int, default=500, help="of them, phantoms that are analysed")
+    parser.add_argument("--eligible", type=int, help="of them, phantoms that are analysed; otherwise one in 40")
     parser.add_argument("--cluster", action="store_true", help="PostgreSQL and Redis instead of the embedded default")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
     parser.add_argument("--bundle", default="phantom64", help="the model; the shipped chexnomaly takes far longer")
@@ -447,6 +447,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every sample here")
     parser.add_argument("--plot", type=Path, help="also draw the memory into this PNG file")
     options = parser.parse_args()
+    options.eligible = options.eligible or max(options.instances // 40, 1)
     on_disk = "/var/tmp" if Path("/var/tmp").is_dir() else None
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=on_disk)))

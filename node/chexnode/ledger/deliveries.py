@@ -248,6 +248,15 @@ class Deliveries:
                 raise Usage(f"no delivery to replay: {', '.join(str(i) for i in sorted(missing))}")
         return len(replayed)
 
+    def past_retention(self, destination: str | None = None) -> int:
+        """How many deliveries no replay can send again, because retention has deleted their files."""
+        gone = select(func.count()).select_from(deliveries.join(results, results.c.uid == deliveries.c.result_uid))
+        gone = gone.where(results.c.path.is_(None))
+        if destination is not None:
+            gone = gone.where(deliveries.c.destination == destination)
+        with self._db.read() as conn:
+            return int(conn.execute(gone).scalar_one())
+
     def due(self) -> dict[str, int]:
         """Destination -> deliveries that could be tried now, breakers considered."""
         now = self._db.clock()

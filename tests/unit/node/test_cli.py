@@ -223,9 +223,9 @@ def test_deliveries(run: Run, life: Ledger) -> None:
 
 def test_replay(run: Run, life: Ledger) -> None:
     sent = run("deliveries", "--json", "--state", "sent").json[0]["id"]
-    assert run("deliveries", "replay", sent, "--json").json == {"replayed": 1}
-    assert run("deliveries", "replay", "--destination", "pacs", "--json").json == {"replayed": 1}
-    assert run("deliveries", "replay", "--all", "--dead-only", "--json").json == {"replayed": 0}
+    assert run("deliveries", "replay", sent, "--json").json == {"replayed": 1, "past_retention": 0}
+    assert run("deliveries", "replay", "--destination", "pacs", "--json").json == {"replayed": 1, "past_retention": 0}
+    assert run("deliveries", "replay", "--all", "--dead-only", "--json").json == {"replayed": 0, "past_retention": 0}
     assert run("deliveries", "replay", "--all").out == "0 deliveries will be sent again\n"
     for wrong in ([], [sent, "--all"], ["--all", "--destination", "pacs"], ["--destination", "nowhere"], [999]):
         ran = run("deliveries", "replay", *wrong)

@@ -43,7 +43,8 @@ class Bell(Protocol):
 
 
 class NotRecorded(Exception):
-    """No receipt. ``removable``: surely no row names the file; ``transient``: the same may work later."""
+    """No receipt. ``removable``: no COMMIT was sent, so that surely no row names the file; otherwise it stays for the
+    sweep. ``transient``: the same may work later."""
 
     def __init__(self, *, removable: bool, transient: bool) -> None:
         super().__init__("the ledger did not record the arrival")
@@ -52,15 +53,19 @@ class NotRecorded(Exception):
 
 
 class _Ticket:
-    """An arrival; whether its file is durable, once ``kept`` is released; what became of it, once ``done`` is."""
+    """An arrival; whether its file is durable, once ``kept`` is released; what became of it, once ``done`` is.
 
-    __slots__ = ("arrival", "done", "failure", "kept", "receipt", "sender")
+    ``in_doubt``: a COMMIT was sent, and whoever does not hear its answer does not know what became of it.
+    """
+
+    __slots__ = ("arrival", "done", "failure", "in_doubt", "kept", "receipt", "sender")
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
         self.sender = threading.get_ident()
         self.receipt: Receipt | None = None
         self.failure: Exception | None = None
+        self.in_doubt = False
         self.kept, self.done = threading.Lock(), threading.Lock()  # latches: an Event costs ten times as much
         self.kept.acquire()
         self.done.acquire()
@@ -77,20 +82,17 @@ class _Ticket:
 class Committer:
     """Group commits.
 
-    ``record`` commits arrivals in one transaction and calls its second argument before that; ``known`` says which
-    paths have rows.
+    ``record`` commits arrivals in one transaction and calls its second argument just before that.
     """
 
     def __init__(
         self,
         spool: Spool,
         record: Record,
-        known: Callable[[Sequence[str]], set[str]],
         bell: Bell,
     ) -> None:
         self._spool = spool
         self._record = record
-        self._known = known
         self._bell = bell
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self._senders: dict[int, float] = {}
@@ -175,19 +177,10 @@ class Committer:
                 ticket.receipt = self._try([ticket])[0]
             except Exception as error:
                 _log_failure(error, 1)
-                ticket.failure = self._not_recorded(ticket.arrival, error)
+                ticket.failure = NotRecorded(removable=not ticket.in_doubt, transient=isinstance(error, Transient))
         ticket.done.release()
         if ticket.receipt is not None:
             self._bell.ring("infer")
-
-    def _not_recorded(self, arrival: Arrival, error: Exception) -> NotRecorded:
-        """A connection lost during COMMIT leaves open whether there is a row; then the file stays for the sweep."""
-        try:
-            removable = arrival.path not in self._known([arrival.path])
-        except Exception as second:
-            _log_failure(second, 1)
-            removable = False
-        return NotRecorded(removable=removable, transient=isinstance(error, Transient))
 
     def _try(self, batch: list[_Ticket]) -> list[Receipt]:
         def before_commit() -> None:
@@ -196,6 +189,8 @@ class Committer:
                     if ticket.failure is not None:
                         raise Transient("a file could not be made durable")
             self._spool.sync_folders(ticket.arrival.path for ticket in batch)
+            for ticket in batch:
+                ticket.in_doubt = True
 
         return self._record([ticket.arrival for ticket in batch], before_commit)
 

@@ -21,7 +21,6 @@ def storage_service(settings: Settings, ledger: Ledger, spool: Spool, bell: Bell
     committer = Committer(
         spool,
         lambda arrivals, before_commit: ledger.instances.record(arrivals, spec, before_commit),
-        ledger.files.known,
         bell,
     )
     return StorageService(settings, spool, committer)

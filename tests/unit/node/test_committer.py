@@ -23,6 +23,8 @@ class Book:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.refuse: dict[str, Exception] = {}
+        self.lose: set[str] = set()
+        """Whose COMMIT is never answered."""
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.gate.set()
@@ -34,11 +36,11 @@ class Book:
             if one.sop_instance_uid in self.refuse:
                 raise self.refuse[one.sop_instance_uid]
         before_commit()
+        for one in arrivals:
+            if one.sop_instance_uid in self.lose:
+                raise Transient("the connection was lost")
         self.batches.append([one.sop_instance_uid for one in arrivals])
         return [Receipt(Outcome.NEW, one.path, "job") for one in arrivals]
-
-    def known(self, paths: Sequence[str]) -> set[str]:
-        return set()
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def committer(tmp_path: Path, book: Book) -> Iterator[Committer]:
     spool = Spool(tmp_path)
     spool.prepare()
     (tmp_path / Path(arrival().path).parent).mkdir(parents=True, exist_ok=True)
-    committer = Committer(spool, book.record, book.known, CountingBell())
+    committer = Committer(spool, book.record, CountingBell())
     committer.start()
     yield committer
     committer.stop()
@@ -127,8 +129,7 @@ def test_a_fault_hits_only_its_own_arrival(committer: Committer, book: Book, err
 
 
 def test_a_file_that_may_have_a_row_is_not_removable(committer: Committer, book: Book) -> None:
-    book.refuse["1.6"] = Transient("away")
-    committer._known = lambda paths: set(paths)
+    book.lose = {"1.6"}
     with pytest.raises(NotRecorded) as refused:
         committer.submit(arrival("1.6"), lambda: None)
     assert not refused.value.removable
@@ -138,7 +139,7 @@ def test_stopping_commits_what_was_submitted(tmp_path: Path, book: Book) -> None
     spool = Spool(tmp_path)
     spool.prepare()
     (tmp_path / Path(arrival().path).parent).mkdir(parents=True, exist_ok=True)
-    committer = Committer(spool, book.record, book.known, CountingBell())
+    committer = Committer(spool, book.record, CountingBell())
     committer.start()
     book.gate.clear()
     threads = [submit(committer, arrival("1.1"))]

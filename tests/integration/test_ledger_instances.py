@@ -166,6 +166,25 @@ def test_a_resend_restores_a_file_that_retention_took(ledger: Ledger, clock: Clo
     assert ledger.instances.path_of(one.sop_instance_uid, one.digest) == again.path
 
 
+def test_a_resend_of_a_lost_file_is_analysed_after_all(ledger: Ledger) -> None:
+    one = arrival()
+    record(ledger, one)
+    lost = claim(ledger)
+    ledger.jobs.refuse(lost, Reason.SOURCE_MISSING, "")
+    again = replace(one, path="spool/sources/again.dcm")
+    (receipt,) = record(ledger, again)
+    assert (receipt.outcome, receipt.path, receipt.job) == (Outcome.DUPLICATE, again.path, lost.id)
+    assert claim(ledger).path == again.path
+
+
+def test_a_resend_of_an_image_with_bad_pixels_stays_refused(ledger: Ledger) -> None:
+    one = arrival()
+    record(ledger, one)
+    ledger.jobs.refuse(claim(ledger), Reason.NOISE, "")
+    (receipt,) = record(ledger, replace(one, path="spool/sources/again.dcm"))
+    assert (receipt.path, receipt.job) == (one.path, None)
+
+
 def test_urgent_images_are_claimed_first(ledger: Ledger, clock: Clock) -> None:
     record(ledger)
     clock.forward(1)

@@ -16,7 +16,7 @@ from chexnode.ledger.records import MANUFACTURER, Arrival, JobSpec, Outcome, Pri
 from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import columns_of
 from chexnode.ledger.schema import instances, jobs, results, series, studies
-from chexnode.ledger.states import InstanceState, JobState, StudyState
+from chexnode.ledger.states import InstanceState, JobState, Reason, StudyState
 
 
 def instance_id(sop_instance_uid: str, digest: str) -> str:
@@ -174,6 +174,10 @@ class _Batch:
             if state == InstanceState.ANALYSABLE and not self._has_job(arrival):
                 supersede(self.conn, uid, digest)
                 job = self._add_job(arrival)
+            elif (job := self._retry_without_source(arrival)) is not None:
+                path = arrival.path
+                self.conn.execute(update(instances).where(where).values(path=path))
+            if job is not None:
                 look_again(self.conn, [arrival.study_instance_uid])
         versions[digest] = (state, path)
         return Receipt(Outcome.DUPLICATE, path, job)
@@ -194,6 +198,21 @@ class _Batch:
         key = self.spec.key(arrival.sop_instance_uid, arrival.digest)
         gathered = any(row["key"] == key for row in self.jobs)
         return gathered or self.conn.execute(select(jobs.c.id).where(jobs.c.key == key)).first() is not None
+
+    def _retry_without_source(self, arrival: Arrival) -> str | None:
+        """The job that was refused because the file was lost, queued again now that the file has come again."""
+        key = self.spec.key(arrival.sop_instance_uid, arrival.digest)
+        job: str | None = self.conn.execute(
+            update(jobs)
+            .where(jobs.c.key == key, jobs.c.state == JobState.REFUSED, jobs.c.reason == Reason.SOURCE_MISSING)
+            .values(
+                state=JobState.QUEUED, reason=None, error=None, attempts=0, crashes=0, due_at=self.now, finished_at=None
+            )
+            .returning(jobs.c.id)
+        ).scalar_one_or_none()
+        if job is not None:
+            self.events.append(note_event("job", job, "retried", self.now, JobState.REFUSED, JobState.QUEUED))
+        return job
 
     def _add_job(self, arrival: Arrival) -> str:
         row = new_job(arrival.sop_instance_uid, arrival.digest, self.spec, arrival.verdict.priority, self.now)

@@ -42,6 +42,11 @@ def send(node: Node, files: list[Path], acknowledged: list[str] | None = None) -
     return acknowledged
 
 
+def sources(node: Node) -> list[Path]:
+    """The stored files of images."""
+    return list((node.data_dir / "spool" / "sources").rglob("*.dcm"))
+
+
 def check(node: Node, pacs: Orthanc, acknowledged: list[str]) -> None:
     """Each acknowledged image is DONE and its results, as the ledger names them, are in the PACS exactly once."""
     jobs = node.wait_until_settled(len(acknowledged), RECOVERY_SECONDS)
@@ -148,6 +153,7 @@ def test_postgresql_restarted(cluster: tuple[Node, Orthanc, Redis], postgres: Po
         acknowledged = send(node, phantom_files(tmp_path / "in", 4))
         postgres.crash()
         assert send(node, phantom_files(tmp_path / "lost", 1, first_seed=50)) == [], "acknowledged without a row"
+        assert len(sources(node)) == len(acknowledged), "files without a row pile up"
         postgres.start()
         acknowledged += wait_for_acknowledgement(node, phantom_files(tmp_path / "in2", 2, first_seed=100))
         check(node, pacs, acknowledged)
@@ -165,22 +171,21 @@ def test_receiver_killed_between_file_and_row(cluster: tuple[Node, Orthanc, Redi
     """The row waits for a lock while the file is durable: what is left of it is swept, and is no image."""
     node, pacs, _ = cluster
     images = phantom_files(tmp_path / "in", 1)
-    sources = node.data_dir / "spool" / "sources"
     with psycopg.connect(node.tables["database"]["url"].replace("+psycopg", "")) as other:
         receiver = node.role("receive").start()
         other.execute("LOCK TABLE instances IN ACCESS EXCLUSIVE MODE")
         acknowledged: list[str] = []
         sending = threading.Thread(target=send, args=(node, images, acknowledged))
         sending.start()
-        [orphan] = wait_for(lambda: list(sources.rglob("*.dcm")), "the file")
+        [orphan] = wait_for(lambda: sources(node), "the file")
         receiver.kill()
         sending.join()
         assert acknowledged == []
     with pacs, receiver:
         acknowledged = send(node, images)
-        assert len(list(sources.rglob("*.dcm"))) == 2
+        assert len(sources(node)) == 2
         os.utime(orphan, (0, 0))
         with node.role("worker"):
             wait_for(lambda: not orphan.exists(), "the orphan to be swept", RECOVERY_SECONDS)
             check(node, pacs, acknowledged)
-    assert len(list(sources.rglob("*.dcm"))) == 1
+    assert len(sources(node)) == 1

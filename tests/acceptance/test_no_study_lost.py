@@ -177,6 +177,7 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
             the.node.wait_until_settled(len(everything), RECOVERY_SECONDS)
             settled = time.monotonic()
             assert not chaos.tally.deaths, "\n".join(chaos.tally.deaths)
+            assert all(server.process and server.process.poll() is None for server in (the.receiver, *the.workers))
             acknowledged = [uid for modality in modalities for uid in modality.acknowledged]
             assert Counter(acknowledged) == Counter(one.sop_instance_uid for queue in queues for one in queue)
             assert_nothing_lost(the.node, the.pacs, {i.outgoing.sop_instance_uid: i.end for i in everything})

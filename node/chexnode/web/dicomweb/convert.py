@@ -7,6 +7,7 @@ from io import BytesIO
 from itertools import chain
 
 import numpy as np
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -49,14 +50,14 @@ def _encoded(ds: Dataset, part10: Part10) -> bytes:
             _turn(ds)
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         buffer = BytesIO()
-        ds.save_as(buffer, implicit_vr=False, little_endian=True, enforce_file_format=True)
+        dcmwrite(buffer, ds, implicit_vr=False, little_endian=True, enforce_file_format=True)
     except Exception as error:  # values that the library cannot write again
         raise DecodeError("undecodable", f"it cannot be encoded again ({type(error).__name__})") from error
     return buffer.getvalue()
 
 
 def _turn(ds: Dataset) -> None:
-    """Turn words of big endian into little (PS3.5 section 7.3); single values the library swaps itself."""
+    """Turn words of big endian into little (PS3.5 section 7.3); single values the library swaps itself, once read."""
     sizes = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
     for one in ds.iterall():
         size = sizes.get(one.VR)

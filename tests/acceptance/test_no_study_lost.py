@@ -107,7 +107,8 @@ class Site:
 
     def __init__(self, folder: Path, count: int, watermark: float, up: ExitStack) -> None:
         megabytes = 40 + count  # a source and its results take 0.8 MB
-        self.postgres, self.redis = up.enter_context(Postgres()), up.enter_context(Redis(folder / "redis"))
+        self.postgres = up.enter_context(Postgres(in_memory=True))
+        self.redis = up.enter_context(Redis(folder / "redis"))
         self.disk = up.enter_context(SmallDisk(folder / "node" / "var", megabytes))
         self.pacs_disk = up.enter_context(SmallDisk(folder / "pacs" / "storage", megabytes))
         self.pacs = up.enter_context(Orthanc(folder / "pacs", options={"StorageDirectory": str(self.pacs_disk.folder)}))

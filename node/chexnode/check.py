@@ -176,16 +176,19 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
         with tempfile.TemporaryFile(dir=one.path):
             return f"{one.path} is writable"
     from chexnode.deliver import stow
+    from chexnode.deliver.archive import asking
     from chexnode.deliver.dicom import probe
+    from chexnode.deliver.dicomweb import probe_search
     from chexnode.deliver.routing import contexts
     from chexnode.tls import client_context
 
     if one.kind == "stow":
-        stow.probe(one, client_context(settings.tls) if one.speaks_tls else None)
+        look = probe_search if one.is_only_asked else stow.probe
+        look(one, client_context(settings.tls) if one.speaks_tls else None)
         secret = one.user or one.token or one.token_file
         open_secret = ", but our credentials go there without TLS" if secret and not one.speaks_tls else ""
-        return f"{one.url} answers STOW-RS{open_secret}"
-    proposed = contexts(one)
+        return f"{one.url} answers {'QIDO-RS' if one.is_only_asked else 'STOW-RS'}{open_secret}"
+    proposed = asking(one) if one.is_only_asked else contexts(one)
     found = probe(one, settings.node.ae_title, proposed, client_context(settings.tls) if one.tls else None)
     where = f"{one.ae_title} at {one.host}:{one.port}"
     if found.refused:

@@ -3,23 +3,25 @@
 Search (PS3.18 section 10.6) by study and series, retrieval (section 10.4) instance by instance in the stored transfer
 syntax. What the node has received before, and its own results, are left out: a run that was ended is taken up by
 starting it again. Only series of the modalities that the gate lets through are fetched.
+
+An archive holds more than a disk, and gives it faster than it is analysed: fetching waits while more images than a few
+are queued, so that those of today are not behind those of ten years, and while the disk is too full to receive.
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 from pydicom.datadict import tag_for_keyword
 
-from chexnode import marker
-from chexnode.analysis import job_spec
 from chexnode.audit.trail import OFF, Trail
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
@@ -27,21 +29,26 @@ from chexnode.deliver.destination import DestinationDown
 from chexnode.deliver.dicomweb import open_client, translated, unusable
 from chexnode.errors import Transient, Usage
 from chexnode.ledger.ledger import Ledger
-from chexnode.queue.bell import Bell
 from chexnode.receive.dimse import Status
 from chexnode.receive.header import is_safe_uid
-from chexnode.receive.receiver import storage_service
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
-from chexnode.settings import DestinationSettings, Settings
-from chexnode.spool import Spool
+from chexnode.settings import DestinationSettings
 from chexnode.web.dicomweb.accept import BadMediaType, parse_media_type
 from chexnode.web.dicomweb.intake import Intake
 from chexnode.web.dicomweb.multipart import MultipartError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 PAGE = 100
 """Matches asked for at once: services bound how many they give."""
+
+LOOK_SECONDS = 2.0
+"""Between two looks at what is in the way."""
+
+TOLD_EVERY = 100
+"""Studies; a log line tells how far a run is."""
 
 ATTEMPTS = 5
 """Of one request, with the back-off between them, before the service counts as down."""
@@ -72,12 +79,16 @@ class Service:
     """A DICOMweb service to search and retrieve from. Use as a context manager; entering raises DestinationDown."""
 
     def __init__(
-        self, settings: DestinationSettings, tls: ssl.SSLContext | None, sleep: Callable[[float], None] = time.sleep
+        self,
+        settings: DestinationSettings,
+        tls: ssl.SSLContext | None,
+        sleep: Callable[[float], None] = time.sleep,
+        trail: Trail = OFF,
     ) -> None:
-        self._settings, self._tls, self._sleep = settings, tls, sleep
+        self.settings, self._tls, self._sleep, self._trail = settings, tls, sleep, trail
 
     def __enter__(self) -> Self:
-        self._client = open_client(self._settings, self._tls)
+        self._client = open_client(self.settings, self._tls)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -106,7 +117,7 @@ class Service:
 
     def _retrieve(self, path: str, into: Callable[[str], Intake]) -> Intake:
         with (
-            translated(self._settings.timeout_seconds),
+            translated(self.settings.timeout_seconds),
             self._client.stream("GET", path, headers={"Accept": _PART10}) as response,
         ):
             if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.GONE, httpx.codes.NOT_ACCEPTABLE):
@@ -134,6 +145,8 @@ class Service:
     def _search(self, path: str, tag: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Yield each match once, page by page, until a page brings nothing new."""
         seen: set[str] = set()
+        resource = httpx.URL(self.settings.url or "").path.rstrip("/") + path
+        self._trail.queried_web(self.settings, resource, urlencode(query).encode())
         while True:
             page = {"limit": str(PAGE), "offset": str(len(seen))}
             matches = self._again(lambda page=page: self._get(path, {**query, **page}))  # type: ignore[misc]
@@ -144,7 +157,7 @@ class Service:
                 return
 
     def _get(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
-        with translated(self._settings.timeout_seconds):
+        with translated(self.settings.timeout_seconds):
             response = self._client.get(path, params=dict(query), headers={"Accept": "application/dicom+json"})
         if response.status_code == httpx.codes.NO_CONTENT:
             return []
@@ -165,6 +178,48 @@ class Service:
         return action()
 
 
+class Pace:
+    """How fast images may come. Use :meth:`wait` before each."""
+
+    def __init__(
+        self,
+        storage: StorageService,
+        ledger: Ledger,
+        queue: int = 0,
+        per_minute: float = 0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``queue``: images that may wait for analysis; ``per_minute``: images a minute. 0: no limit."""
+        self._storage, self._ledger, self._queue = storage, ledger, queue
+        self._seconds = 60 / per_minute if per_minute else 0.0
+        self._sleep, self._clock = sleep, clock
+        self._next = clock()
+        self._known_room = 0
+
+    def wait(self) -> None:
+        """Return when the next image may come. Raises Transient when the database is away."""
+        if (early := self._next - self._clock()) > 0:
+            self._sleep(early)
+        self._next = self._clock() + self._seconds
+        told = ""
+        while why := self._in_the_way():
+            if why != told:
+                log.warning("pull waits: %s", why)
+                told = why
+            self._sleep(LOOK_SECONDS)
+
+    def _in_the_way(self) -> str:
+        if not self._storage.has_room():
+            return "the disk is too full to receive, until retention or somebody makes room"
+        if not self._queue:
+            return ""
+        if self._known_room <= 0:  # counted once for as many images as then find room
+            self._known_room = self._queue - self._ledger.views.waiting(self._queue)
+        self._known_room -= 1
+        return f"{self._queue} images are queued for analysis" if self._known_room < 0 else ""
+
+
 def pull(
     service: Service,
     storage: StorageService,
@@ -172,11 +227,10 @@ def pull(
     studies: Iterable[str],
     modalities: Sequence[str],
     caller: Caller,
-    per_minute: float = 0,
-    sleep: Callable[[float], None] = time.sleep,
+    pace: Pace,
     trail: Trail = OFF,
 ) -> Pulled:
-    """Fetch ``studies``, at most ``per_minute`` instances a minute (0: no limit).
+    """Fetch ``studies`` at this ``pace``.
 
     Raises DestinationDown where the service cannot be used, and Transient where the node cannot store now; what was
     stored until then stays.
@@ -192,33 +246,17 @@ def pull(
             for series, uid in found:
                 if uid in held:
                     continue
-                begun = time.monotonic()
+                pace.wait()
                 why = _fetch(service, storage, caller, study, series, uid, transfers)
                 if why is None:
                     said.stored += 1
                 else:
                     said.failed[uid] = why
-                if per_minute:
-                    sleep(max(0.0, 60 / per_minute - (time.monotonic() - begun)))
         finally:
-            trail.received(caller.ae_title, caller.address, transfers)
+            trail.fetched(service.settings, transfers)
+        if said.studies % TOLD_EVERY == 0:
+            log.info("pulled", extra={"studies": said.studies, "stored": said.stored, "held": said.held})
     return said
-
-
-@contextmanager
-def opened_storage(settings: Settings, ledger: Ledger) -> Iterator[StorageService]:
-    """The receive path of this process. Raises BadEnvironment if ``data_dir`` is not the one the ledger knows."""
-    marker.prove(settings.node.data_dir, ledger.files)
-    spool = Spool(settings.node.data_dir)
-    spool.prepare()
-    bell = Bell(settings.broker.url, settings.node.data_dir)
-    storage = storage_service(settings, ledger, spool, bell, job_spec(settings))
-    storage.start()
-    try:
-        yield storage
-    finally:
-        storage.stop()
-        bell.close()
 
 
 def wanted_studies(uids: Iterable[str]) -> list[str]:

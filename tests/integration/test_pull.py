@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 import servers
 from chexnode import pull
 from chexnode.deliver.destination import DestinationDown
-from chexnode.receive.storage import Caller
-from chexnode.settings import DestinationSettings, load
+from chexnode.inbox import caller_of, opened_storage
+from chexnode.ledger.ledger import Ledger
+from chexnode.receive.storage import StorageService
+from chexnode.settings import DestinationSettings, DiskSettings, Settings, load
 from collectors import Collector
 from deliveries import data_set_bytes, result
 from nodes import Node
 
-TRANSFERRED = "DICOM Instances Transferred"
+TRANSFERRED, QUERY = "DICOM Instances Transferred", "Query"
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +126,13 @@ def test_the_audit_trail_says_whose_images_came(node: Node, pacs: servers.Orthan
         node.write_settings()
         node.run("pull", "--from", "archive", "--study", "1.2.80")
         (told,) = log.wait_for(TRANSFERRED)
-        assert "archive" in told.users
+        assert told.users == [node.tables["destination"][0]["url"], "CHEXNODE"]
+        assert [p.get("UserIsRequestor") for p in told.root.findall("ActiveParticipant")] == ["false", "true"]
         assert told.objects[:1] == ["1.2.80"]
         assert told.counts == {one.SOPClassUID: 1}
+        asked = [question.objects[0] for question in log.told if question.event == QUERY]
+        assert asked[0] == "/dicom-web/studies/1.2.80/series"
+        assert len(asked) == 2, "the series of the study, and the instances of the one that is wanted"
 
 
 @pytest.mark.parametrize(
@@ -146,17 +153,76 @@ def test_what_makes_no_sense(node: Node, arguments: list[str], error: str) -> No
     assert json.loads(node.run("jobs", "--json").stdout) == []
 
 
-def test_no_more_than_so_many_a_minute(node: Node, pacs: servers.Orthanc) -> None:
-    keep(pacs, *(image("1.2.70") for _ in range(3)))
+@contextmanager
+def opened(node: Node) -> Iterator[tuple[Settings, Ledger, StorageService]]:
+    """The receive path of a node whose ledger is there."""
     settings = load(node.config)[0]
-    waits: list[float] = []
     ledger = node.ledger()
     try:
-        with pull.Service(settings.destination[0], None) as service, pull.opened_storage(settings, ledger) as storage:
-            caller = Caller("archive", servers.LOOPBACK)
-            said = pull.pull(service, storage, ledger, ["1.2.70"], ["CR"], caller, 0.5, waits.append)
+        with opened_storage(settings, ledger) as storage:
+            yield settings, ledger, storage
     finally:
         ledger.close()
+
+
+def test_no_more_than_so_many_a_minute(node: Node, pacs: servers.Orthanc) -> None:
+    keep(pacs, *(image("1.2.70") for _ in range(3)))
+    now, waits = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+
+    with opened(node) as (settings, ledger, storage), pull.Service(settings.destination[0], None) as service:
+        pace = pull.Pace(storage, ledger, 0, 0.5, sleep, lambda: now[0])
+        said = pull.pull(service, storage, ledger, ["1.2.70"], ["CR"], caller_of(settings.destination[0]), pace)
     assert said.stored == 3
-    assert len(waits) == 3
-    assert all(60 < wait <= 120 for wait in waits)
+    assert waits == [120, 120], "the first may come at once"
+
+
+def test_it_waits_for_the_analysis_and_for_the_disk(node: Node, pacs: servers.Orthanc) -> None:
+    """Nobody analyses here: what is queued stays, until a job is cancelled while the pull waits."""
+    keep(pacs, *(image("1.2.71") for _ in range(5)))
+    stored = []
+
+    with opened(node) as (settings, ledger, storage), pull.Service(settings.destination[0], None) as service:
+
+        def sleep(seconds: float) -> None:
+            waiting = ledger.views.jobs(limit=10)
+            stored.append(len(waiting))
+            ledger.jobs.cancel(next(job.id for job in waiting if job.state == "QUEUED"))
+
+        pace = pull.Pace(storage, ledger, 2, 0, sleep)
+        said = pull.pull(service, storage, ledger, ["1.2.71"], ["CR"], caller_of(settings.destination[0]), pace)
+        assert said.stored == 5
+        assert stored == [2, 3, 4], "two at once, and then one for each that was done"
+
+        full = settings.model_copy(update={"disk": DiskSettings(watermark=1e-9, reserve_gb=0)})
+        looks = []
+
+        def make_room(seconds: float) -> None:
+            looks.append(seconds)
+            storage.settings = settings
+
+        keep(pacs, image("1.2.72"))
+        storage.settings = full
+        pace = pull.Pace(storage, ledger, 0, 0, make_room)
+        said = pull.pull(service, storage, ledger, ["1.2.72"], ["CR"], caller_of(settings.destination[0]), pace)
+        assert (said.stored, len(looks)) == (1, 1)
+
+
+def test_an_archive_that_gets_no_results_can_be_pulled_from(tmp_path: Path, pacs: servers.Orthanc) -> None:
+    pacs.delete_all()
+    url = f"http://{servers.LOOPBACK}:{pacs.http_port}/dicom-web"
+    only = {"name": "archive", "kind": "stow", "url": url, "results": []}
+    node = Node(tmp_path / "node", destination=[only])
+    node.run("db", "upgrade")
+    keep(pacs, image("1.2.90"), image("1.2.91"))
+    assert node.json("pull", "--from", "archive", "--query", "PatientID=*")["stored"] == 2
+    with node.role("worker"):
+        node.wait_until_settled(2)
+    assert {job["state"] for job in node.jobs()} == {"DONE"}
+    assert node.json("deliveries") == []
+    assert len(pacs.get("/instances")) == 2
+    looked = {look["name"]: look["detail"] for look in node.json("check")}
+    assert looked["destination archive"] == f"{url} answers QIDO-RS"

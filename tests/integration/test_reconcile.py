@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from archives import ArchiveSCP
+from collectors import Collector
+from deliveries import data_set_bytes
 from nodes import Node, loopback_destination
 from phantoms import phantom_files
 from servers import Orthanc, StoreSCP
@@ -78,3 +81,86 @@ def test_a_pacs_that_cannot_be_asked_is_an_error(tmp_path: Path, node: Node) -> 
     for name in ("folder", "nobody"):
         assert node.run("reconcile", "--pacs", name, "--since", SINCE, check=False).returncode == 2
     assert node.run("reconcile", "--pacs", "store", "--since", SINCE, check=False).returncode == 3, "it is down"
+
+
+# Neither PACS knows our AE title: by C-MOVE it could send us nothing.
+
+
+def orthanc(folder: Path) -> Orthanc:
+    return Orthanc(folder / "pacs", options={"DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True})
+
+
+def fill(pacs: Orthanc | ArchiveSCP, files: list[Path]) -> None:
+    if isinstance(pacs, ArchiveSCP):
+        pacs.take(files)
+    else:
+        for file in files:
+            pacs.post(file)
+
+
+@pytest.mark.parametrize("kind", ["orthanc", "dcmqrscp"])
+def test_what_was_missed_is_fetched_by_c_get_with_the_promises_of_c_store(
+    tmp_path: Path, node: Node, kind: str
+) -> None:
+    files = phantom_files(tmp_path / "files", 3)
+    made = orthanc(tmp_path) if kind == "orthanc" else ArchiveSCP(tmp_path / "pacs")
+    with made as pacs, Collector("tcp") as log:
+        fill(pacs, files)
+        only_asked = {"results": [], "retrieve": "get"}
+        node.tables["destination"] = [loopback_destination("pacs", pacs.ae_title, pacs.port) | only_asked]
+        node.tables["audit"] = {"url": log.url}
+        node.write_settings()
+        node.run("db", "upgrade")
+        found = node.json("reconcile", "--pacs", "pacs", "--since", SINCE, "--fetch")
+        assert [one["fetched"] for one in found["missed"]] == [True] * 3
+        assert node.account()["received"] == 3
+        jobs = node.jobs()
+        kept = {
+            job["sop_instance_uid"]: node.data_dir / node.json("jobs", "show", job["id"])["source_path"] for job in jobs
+        }
+        for file in files:
+            assert data_set_bytes(kept[str(dcmread(file).SOPInstanceUID)]) == data_set_bytes(file)
+        told = log.wait_for("DICOM Instances Transferred")
+        assert told[0].users == [pacs.ae_title, "CHEXNODE"]
+        assert sum(sum(one.counts.values()) for one in told) == 3
+        assert node.json("reconcile", "--pacs", "pacs", "--since", SINCE)["missed"] == []
+        looked = {look["name"]: look["detail"] for look in node.json("check")}
+        assert "Model - FIND" in looked["destination pacs"]
+        assert "Model - GET" in looked["destination pacs"]
+
+
+def test_what_is_too_large_is_refused_and_what_is_far_too_large_ends_it(tmp_path: Path, node: Node) -> None:
+    small = phantom_files(tmp_path / "small", 1)
+    large = phantom_files(tmp_path / "large", 1, shape=(1000, 900))
+    with orthanc(tmp_path) as pacs:
+        fill(pacs, large + small)
+        node.tables["destination"] = [loopback_destination("pacs", "ORTHANC", pacs.port) | {"retrieve": "get"}]
+        node.tables["limits"] = {"max_object_mb": 1}
+        node.write_settings()
+        node.run("db", "upgrade")
+        found = node.json("reconcile", "--pacs", "pacs", "--since", SINCE, "--fetch")
+        fetched = {one["sop_instance_uid"]: one["fetched"] for one in found["missed"]}
+        assert fetched == {uid_of(small): True, uid_of(large): False}
+        assert node.account()["received"] == 1
+
+        fill(pacs, phantom_files(tmp_path / "huge", 1, shape=(1500, 1200)))
+        asked = node.run("reconcile", "--pacs", "pacs", "--since", SINCE, "--fetch", check=False)
+        assert asked.returncode == 3
+        assert "larger than the limit" in asked.stderr
+        assert node.account()["received"] == 1
+
+
+def uid_of(files: list[Path]) -> str:
+    return str(dcmread(files[0]).SOPInstanceUID)
+
+
+def test_a_pacs_without_c_get_is_told(tmp_path: Path, node: Node) -> None:
+    files = phantom_files(tmp_path / "files", 1)
+    with ArchiveSCP(tmp_path / "pacs", "--disable-get") as pacs:
+        fill(pacs, files)
+        node.tables["destination"] = [loopback_destination("pacs", pacs.ae_title, pacs.port) | {"retrieve": "get"}]
+        node.write_settings()
+        node.run("db", "upgrade")
+        asked = node.run("reconcile", "--pacs", "pacs", "--since", SINCE, "--fetch", check=False)
+        assert asked.returncode == 3
+        assert "does not accept Study Root retrieval (C-GET)" in asked.stderr

@@ -1,4 +1,4 @@
-"""Associations with a PACS: C-STORE (PS3.4 annex B), C-FIND and C-MOVE (annex C), by pynetdicom's requestor.
+"""Associations with a PACS: C-STORE (PS3.4 annex B), C-FIND, C-MOVE and C-GET (annex C), by pynetdicom's requestor.
 
 A data set goes out as it lies in its file, never decoded and never re-encoded. What is overridden: a response can no
 longer be taken by the association's other thread, the time limit is for each step and not for the whole of a transfer
@@ -25,7 +25,7 @@ from pynetdicom.association import Association as LibraryAssociation
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ
-from pynetdicom.pdu_primitives import A_P_ABORT
+from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from chexnode import commitment
@@ -47,6 +47,9 @@ _POLL_SECONDS = 0.25
 _ANSWER_SECONDS = 1.0
 _PENDING = (0xFF00, 0xFF01)  # PS3.4 table C.4-1
 
+Keep = Callable[[str, str, str, bytes], int]
+"""SOP Class UID, SOP Instance UID, Transfer Syntax UID and encoded data set of a C-STORE request -> its Status."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Head:
@@ -58,6 +61,10 @@ class _Head:
     @property
     def context(self) -> Context:
         return self.sop_class_uid, self.transfer_syntax_uid
+
+
+class NotSent(DestinationDown):
+    """It has answered that it sends nothing of what it was asked for."""
 
 
 class Association:
@@ -72,11 +79,14 @@ class Association:
         tls: ssl.SSLContext | None = None,
         told: Callable[[Dataset], int] | None = None,
         as_scp: Sequence[str] = (),
+        keep: Keep | None = None,
+        largest: int = _LARGEST_ANSWER,
     ) -> None:
         """Connect and negotiate; ``tls`` secures the connection. Raises DestinationDown.
 
         ``told``: takes the Event Information of an N-EVENT-REPORT that comes on this association, and returns a status.
-        ``as_scp``: SOP classes of which we want to be the SCP here (PS3.7 D.3.3.4).
+        ``as_scp``: SOP classes of which we want to be the SCP here (PS3.7 D.3.3.4). ``keep``: takes the instances of
+        :meth:`get`. ``largest``: of one message that is sent to us, in bytes.
         """
         assert settings.host is not None
         assert settings.port is not None
@@ -95,6 +105,8 @@ class Association:
         ]
         if told is not None:
             handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (told(event.event_information), None)))
+        if keep is not None:
+            handlers.append((evt.EVT_C_STORE, lambda event: _kept(event, keep)))
         proposed = [build_context(*context) for context in contexts]
         host, port = settings.host, settings.port
         try:
@@ -112,7 +124,7 @@ class Association:
         # The library itself aborts an association on which nothing was accepted; that is an answer too.
         if not assoc.is_established and not assoc.rejected_contexts:
             raise DestinationDown(self._why or f"the destination did not answer for {settings.timeout_seconds:g} s")
-        self._dimse = assoc.dimse = _Dimse(assoc, settings.timeout_seconds, stop)
+        self._dimse = assoc.dimse = _Dimse(assoc, settings.timeout_seconds, stop, largest)
         if self.accepted and 0 < self._dimse.maximum_pdu_size < _SMALLEST_PDU:
             assoc.abort()
             raise DestinationDown("the destination broke the protocol: it takes too small PDUs only")
@@ -136,13 +148,20 @@ class Association:
     def move(self, model: str, identifier: Dataset, to: str) -> int:
         """C-MOVE (PS3.4 C.4.2) to AE title ``to``; return how many instances it says to have sent.
 
-        Raises DestinationDown, also for a status of failure where nothing was sent.
+        Raises DestinationDown: NotSent for a status of failure where nothing was sent.
         """
+        return self._retrieve("C-MOVE", lambda: self._assoc.send_c_move(identifier, to, model))
+
+    def get(self, model: str, identifier: Dataset) -> int:
+        """C-GET (PS3.4 C.4.3) into ``keep``; return and raise as :meth:`move`."""
+        return self._retrieve("C-GET", lambda: self._assoc.send_c_get(identifier, model))
+
+    def _retrieve(self, service: str, send: Callable[[], Iterator[tuple[Dataset, Dataset | None]]]) -> int:
         sent = 0
-        for status, _ in self._responses(lambda: self._assoc.send_c_move(identifier, to, model)):
+        for status, _ in self._responses(send):
             sent = int(status.get("NumberOfCompletedSuboperations") or sent)
             if status.Status not in _PENDING and status.Status != 0x0000 and not sent:
-                raise DestinationDown(_failure("C-MOVE", status))
+                raise NotSent(_failure(service, status))
         return sent
 
     def request_commitment(self, request: CommitmentRequest) -> tuple[int, str]:
@@ -210,11 +229,24 @@ class Association:
 class _Dimse(DIMSEServiceProvider):
     """Waits for responses."""
 
-    def __init__(self, assoc: LibraryAssociation, limit: float, stop: Event) -> None:
+    def __init__(self, assoc: LibraryAssociation, limit: float, stop: Event, largest: int) -> None:
         super().__init__(assoc)
         self._limit = limit
         self._stop = stop
+        self._largest = largest
+        self._received = 0
         self.gave_up = ""
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take a part of a message, unless that grows beyond what is taken."""
+        self._received += sum(len(data) for _, data in primitive.presentation_data_value_list)
+        if self._received > self._largest:
+            self.gave_up = "the destination sent a message larger than the limit"
+            self.dul.event_queue.put("Evt19")  # as for any message that cannot be read: abort
+            return
+        super().receive_primitive(primitive)
+        if self.message is None:
+            self._received = 0
 
     @property
     def maximum_pdu_size(self) -> int:
@@ -226,15 +258,16 @@ class _Dimse(DIMSEServiceProvider):
             # The reactor may have passed its checkpoint just before it was closed, and would take the response of
             # whoever closed it, who then waits in vain (measured: 11 of 5,000 stores on a busy machine).
             return super().get_msg() if self.assoc._reactor_checkpoint.is_set() else (None, None)
-        unsent, deadline = -1, 0.0
+        under_way, deadline = (-1, 0), 0.0
         while True:
             with suppress(queue.Empty):
                 return self.msg_queue.get(timeout=_POLL_SECONDS)
-            if unsent != (unsent := self.dul.to_provider_queue.qsize()):
+            unsent = self.dul.to_provider_queue.qsize()
+            if under_way != (under_way := (unsent, self._received)):
                 deadline = time.monotonic() + self._limit
-            if self._stop.is_set() or time.monotonic() > deadline:
+            if self.gave_up or self._stop.is_set() or time.monotonic() > deadline:
                 late = f"the destination did not answer for {self._limit:g} s"
-                self.gave_up = "stopped" if self._stop.is_set() else late
+                self.gave_up = self.gave_up or ("stopped" if self._stop.is_set() else late)
                 if unsent:  # an abort would wait its turn behind the rest of the transfer
                     with suppress(OSError):
                         # The connection's: that of a TLS socket would take the keys from the thread that uses it.
@@ -311,6 +344,13 @@ class _Tls(ssl.SSLSocket):
         except OSError as error:
             self.error = error
             raise
+
+
+def _kept(event: evt.Event, keep: Keep) -> int:
+    request, context = cast(Any, event.request), event.context
+    data = request.DataSet.getvalue() if request.DataSet is not None else b""
+    uids = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(context.transfer_syntax))
+    return keep(*uids, data)
 
 
 def _failure(service: str, status: Dataset) -> str:

@@ -48,6 +48,14 @@ def open_client(settings: DestinationSettings, tls: ssl.SSLContext | None) -> ht
     )
 
 
+def probe_search(settings: DestinationSettings, tls: ssl.SSLContext | None) -> None:
+    """See whether it answers a search (QIDO-RS) with our credentials. Raises DestinationDown."""
+    with open_client(settings, tls) as client, translated(settings.timeout_seconds):
+        answer = client.get("/studies", params={"limit": "1"}, headers={"Accept": "application/dicom+json"})
+    if answer.status_code not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
+        raise DestinationDown(unusable(answer))
+
+
 @contextmanager
 def translated(seconds: float) -> Iterator[None]:
     """Turn a failure of the connection into DestinationDown."""

@@ -6,7 +6,6 @@ result that was accepted may have been deleted since.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -63,10 +62,10 @@ def reconcile(
     name: str,
     since: date,
     modalities: Iterable[str],
-    fetch_to: str | None = None,
+    fetch: bool = False,
     track: Callable[[list[str]], Iterable[str]] = iter,
 ) -> Reconciliation:
-    """Compare. ``fetch_to``: have the PACS store what was missed to this AE title, ours. ``track`` shows progress.
+    """Compare. ``fetch``: have the PACS send what was missed. ``track`` shows progress.
 
     Raises DestinationDown, and Transient when the database is away.
     """
@@ -88,16 +87,8 @@ def reconcile(
     report = [
         Missed(m.study_instance_uid, m.series_instance_uid, m.sop_instance_uid, m.modality, False) for m in missed
     ]
-    if fetch_to is not None and missed:
-        _fetch(archive, missed, fetch_to)
+    if fetch and missed:
+        archive.fetch(missed)
         here = ledger.holdings.received([one.sop_instance_uid for one in missed])
         report = [replace(one, fetched=one.sop_instance_uid in here) for one in report]
     return Reconciliation(name, since, len(studies), radiographs, report, sum(map(len, delivered.values())), gone)
-
-
-def _fetch(archive: Archive, missed: Iterable[Held], to: str) -> None:
-    by_series = defaultdict[str, list[Held]](list)
-    for one in missed:
-        by_series[one.series_instance_uid].append(one)
-    for some in by_series.values():
-        archive.send(some, to)

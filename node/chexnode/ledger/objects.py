@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     Column,
     ColumnElement,
     CompoundSelect,
@@ -18,9 +19,13 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    bindparam,
+    false,
     func,
+    not_,
     or_,
     select,
+    true,
     union_all,
 )
 
@@ -30,6 +35,8 @@ from chexnode.ledger.records import Subject
 from chexnode.ledger.schema import instances, results, series, studies
 
 Row = Mapping[str, Any]
+
+_SERIES_KEY = ("study_instance_uid", "series_instance_uid")
 
 _FEW = 1000
 """Studies that are better named one by one than looked for among all."""
@@ -86,8 +93,8 @@ class Objects:
     def series(self, query: Query) -> list[Row]:
         """Series with the columns of their studies, ``instances`` (their number) and ``held``."""
         order = (series.c.study_instance_uid, series.c.series_number, series.c.series_instance_uid)
-        keys = select(series.c.study_instance_uid, series.c.series_instance_uid).order_by(*order)
-        keys = self._below_studies(keys, series, query).where(*self._of(series, query.series))
+        both: Select[Any] = select(*(series.c[name] for name in _SERIES_KEY))
+        keys = self._below_studies(both.order_by(*order), series, query).where(*self._of(series, query.series))
         columns = [*studies.c, *(column for column in series.c if column.name not in studies.c)]
         with self._db.read() as conn:
             keys = keys.where(*self._modalities(conn, query)(series.c.study_instance_uid))
@@ -111,7 +118,7 @@ class Objects:
                 order = (found.c.study_instance_uid, series.c.series_number, found.c.series_instance_uid)
                 order_below = (found.c.instance_number, found.c.sop_instance_uid)
                 return _rows(conn, _paged(_joined(found).order_by(*order, *order_below), query))
-            keys = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+            keys = (*_SERIES_KEY, "sop_instance_uid")
             most = query.offset + query.limit
 
             def first(table: Table, members: Select[Any]) -> Select[Any]:
@@ -121,7 +128,7 @@ class Objects:
 
             page = _paged(_ordered(_members(first, keys), keys), query)
             uids = [row.sop_instance_uid for row in conn.execute(page)]
-            rows = [row for some in in_chunks(uids) for row in _rows(conn, _joined(_named(some).subquery()))]
+            rows = [dict(row) for some in in_chunks(uids) for row in conn.execute(_NAMED, {"some": some}).mappings()]
         place = {uid: number for number, uid in enumerate(uids)}
         return sorted(rows, key=lambda row: place[row["sop_instance_uid"]])
 
@@ -208,8 +215,7 @@ def _rows(conn: Connection, wanted: Select[Any]) -> list[Row]:
 
 
 def _same_series(one: Any, other: Any) -> ColumnElement[bool]:
-    keys = ("study_instance_uid", "series_instance_uid")
-    return and_(*(one.c[key] == other.c[key] for key in keys))
+    return and_(*(one.c[key] == other.c[key] for key in _SERIES_KEY))
 
 
 def _joined(found: Any) -> Select[Any]:
@@ -219,6 +225,9 @@ def _joined(found: Any) -> Select[Any]:
     wanted = select(*columns).join_from(found, series, _same_series(found, series))
     return wanted.join(studies, studies.c.study_instance_uid == series.c.study_instance_uid)
 
+
+#: UIDs that a statement is for.
+_SOME: BindParameter[Any] = bindparam("some", expanding=True)
 
 #: Columns of an instance that results have too.
 _COMMON = ("study_instance_uid", "series_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number")
@@ -248,14 +257,11 @@ def _members(narrow: Callable[[Table, Select[Any]], Select[Any]], names: Collect
     )
 
 
-def _named(uids: Sequence[str]) -> CompoundSelect[Any]:
-    return _members(lambda table, wanted: wanted.where(_uid_of(table).in_(uids)))
-
-
 def _is_served(table: Table) -> ColumnElement[bool]:
     if table is results:
-        received = select(instances.c.sop_instance_uid).where(instances.c.sop_instance_uid == results.c.uid).exists()
-        return and_(results.c.series_instance_uid.is_not(None), ~received)
+        # Not "exists": of that PostgreSQL makes a join, and expects nothing to be left of it.
+        received = select(true()).where(instances.c.sop_instance_uid == results.c.uid).limit(1).scalar_subquery()
+        return and_(results.c.series_instance_uid.is_not(None), not_(func.coalesce(received, false())))
     later = instances.alias("later")
     newer = or_(
         later.c.received_at > instances.c.received_at,
@@ -281,15 +287,25 @@ class _Count:
     sop_classes: set[str]
 
 
+def _counted() -> Select[Any]:
+    """What is in each series of :data:`_SOME` studies, by SOP class."""
+    members = _members(lambda table, wanted: wanted.where(table.c.study_instance_uid.in_(_SOME)))
+    one = members.subquery()
+    key = (one.c.study_instance_uid, one.c.series_instance_uid, one.c.sop_class_uid, series.c.modality)
+    counted = select(*key, func.count(), func.count(one.c.path)).join_from(one, series, _same_series(one, series))
+    return counted.group_by(*key)
+
+
+#: Put together once: that takes SQLAlchemy as long as a small search takes a database.
+_COUNTED = _counted()
+_NAMED = _joined(_members(lambda table, wanted: wanted.where(_uid_of(table).in_(_SOME))).subquery())
+
+
 def _counts(conn: Connection, study_instance_uids: Collection[str]) -> dict[tuple[str, str], _Count]:
     """(study, series) -> what is in it."""
     found: dict[tuple[str, str], _Count] = {}
     for some in in_chunks(sorted(study_instance_uids)):
-        members = _members(lambda table, wanted, some=some: wanted.where(table.c.study_instance_uid.in_(some)))
-        one = members.subquery()
-        key = (one.c.study_instance_uid, one.c.series_instance_uid, one.c.sop_class_uid, series.c.modality)
-        counted = select(*key, func.count(), func.count(one.c.path)).join_from(one, series, _same_series(one, series))
-        for study, one_series, sop_class, modality, number, files in conn.execute(counted.group_by(*key)):
+        for study, one_series, sop_class, modality, number, files in conn.execute(_COUNTED, {"some": some}):
             count = found.setdefault((study, one_series), _Count(modality, 0, False, set()))
             count.instances += number
             count.held = count.held or files > 0

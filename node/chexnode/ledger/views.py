@@ -212,6 +212,12 @@ class Views:
                 for r in conn.execute(query)
             ]
 
+    def waiting(self, most: int) -> int:
+        """How many jobs are to be done, counted up to ``most``."""
+        due = select(jobs.c.id).where(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING])).limit(most).subquery()
+        with self._db.read() as conn:
+            return int(conn.execute(select(func.count()).select_from(due)).scalar_one())
+
     def backlog(self) -> Backlog:
         """Counts by state, for metrics and health."""
         now = self._db.clock()

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from chexnode.sections.base import AETitle, Section
 
 _ONLY: Mapping[str, tuple[str, ...]] = {
-    "dicom": ("ae_title", "host", "port", "tls", "tls_name", "storage_commitment"),
+    "dicom": ("ae_title", "host", "port", "tls", "tls_name", "storage_commitment", "retrieve"),
     "stow": ("url", "token", "token_file", "user", "password", "password_file"),
     "folder": ("path",),
 }
@@ -49,7 +49,8 @@ class DestinationSettings(Section):
     password_file: Path | None = Field(None, description="File that holds the password of user (stow).")
     path: Path | None = Field(None, description="Folder that takes the files (folder).")
     results: tuple[Literal["seg", "sc", "sr", "gsps"], ...] = Field(
-        ("seg", "sc", "sr"), min_length=1, description="Objects sent here, for each analysed image."
+        ("seg", "sc", "sr"),
+        description="Objects sent here, for each analysed image; none: it is only asked, by `pull` and `reconcile`.",
     )
     seg_profile: Literal["planar", "full", "none"] = Field("planar", description="SEG plane groups, by viewer.")
     sc_encoding: Literal["rgb", "jpeg"] = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")
@@ -69,6 +70,9 @@ class DestinationSettings(Section):
     peers: tuple[AETitle, ...] = Field((), description="Only images from these callers; empty: all.")
     send: Literal["always", "abnormal"] = Field("always", description="Everything, or only images with a finding.")
     storage_commitment: bool = Field(False, description="Delivered is what it has committed to (dicom).")
+    retrieve: Literal["move", "get"] = Field(
+        "move", description="How `reconcile --fetch` has it send images: C-MOVE to our AE title, or C-GET (dicom)."
+    )
     max_associations: int = Field(2, ge=1, le=64, description="Associations, or connections, at once to it.")
     max_age_hours: float = Field(72, gt=0, description="A delivery older than this is given up and becomes DEAD.")
     timeout_seconds: float = Field(30, gt=0, description="Longest wait for the destination's answer to one message.")
@@ -109,9 +113,16 @@ class DestinationSettings(Section):
             raise ValueError(f"destination {self.name!r} needs user and password_file together")
         return self
 
+    @property
+    def is_only_asked(self) -> bool:
+        """Whether nothing is ever sent to it."""
+        return not (self.results or self.heat_map or self.not_analysed)
+
     @model_validator(mode="after")
     def _acted_on(self) -> DestinationSettings:
         """Refuse the form of an object that is not sent: it would be silently ignored."""
+        if self.is_only_asked and self.kind == "folder":
+            raise ValueError(f"destination {self.name!r} is a folder that gets nothing")
         report = self.not_analysed or "sr" in self.results
         for key, is_sent, wanted in (
             ("seg_profile", "seg" in self.results, "results has no seg"),

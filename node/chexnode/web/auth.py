@@ -105,9 +105,9 @@ class Doorkeeper:
             self._trail.refused(address, "", refusal.detail, Cause.TOKEN)
             raise
         if not token.allows(scope):
-            refusal = _refusal(403, f"the token has no scope {scope}", error="insufficient_scope", scope=scope)
-            self._trail.refused(address, token.name, refusal.detail, Cause.SCOPE)
-            raise refusal
+            forbidden = _refusal(403, f"the token has no scope {scope}", error="insufficient_scope", scope=scope)
+            self._trail.refused(address, token.name, forbidden.detail, Cause.SCOPE)
+            raise forbidden
         visit().user = token.name
 
 

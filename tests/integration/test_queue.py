@@ -15,6 +15,7 @@ from kombu import Connection
 
 from chexnode.queue.bell import Bell
 from chexnode.queue.broker import MOST_RINGS, QUEUES, connect, publish
+from disks import SmallDisk
 from servers import LOOPBACK, Redis, wait_for
 
 
@@ -155,3 +156,35 @@ def test_a_message_of_the_embedded_broker_appears_whole(tmp_path: Path) -> None:
             watcher.join()
     assert sizes
     assert min(sizes) > 500
+
+
+def test_the_embedded_broker_survives_a_full_disk(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "var", 1) as disk:
+        if not disk.is_real:
+            pytest.skip("mounting a small filesystem needs root")
+        connect("embedded", disk.folder)  # makes the folders
+        disk.fill()
+        for _ in range(3):
+            with (
+                connect("embedded", disk.folder) as connection,
+                pytest.raises(Exception, match=r"No space|Cannot open"),
+            ):
+                publish(connection, "infer")
+        left = [file for file in (disk.folder / "broker").rglob("*") if file.is_file()]
+        assert [file.suffix for file in left] == [".exchange"], "what could not be written piles up"
+        disk.drain()
+        with connect("embedded", disk.folder) as connection:
+            assert publish(connection, "infer")
+            assert waiting(connection, "infer") == 1
+
+
+def test_a_message_that_the_disk_refuses_leaves_nothing(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "var", 1) as disk:
+        if not disk.is_real:
+            pytest.skip("mounting a small filesystem needs root")
+        with connect("embedded", disk.folder) as connection:
+            publish(connection, "infer")
+            disk.fill()
+            with pytest.raises(OSError, match="No space"):
+                publish(connection, "infer")
+            assert not list((disk.folder / "broker").rglob("*.part"))

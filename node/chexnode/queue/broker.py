@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,29 @@ MOST_RINGS = 64
 
 
 class EmbeddedChannel(filesystem.Channel):  # type: ignore[misc]
-    """kombu's filesystem channel, whose messages appear whole.
+    """kombu's filesystem channel, whose messages appear whole, and which a full disk leaves as it was.
 
     The original opens a message under its final name and then writes it: a reader that comes in between gets an empty
-    message, and that ends a Celery worker.
+    message, and that ends a Celery worker. So does a table of bindings that a full disk or a kill left empty.
     """
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
         folder = Path(self.data_folder_in)
         token = uuid.uuid4()
         part = folder / f".{token}.part"
-        part.write_text(dumps(payload))
-        os.replace(part, folder / f"{time.time_ns() // 1_000_000}_{token}.{queue}.msg")
+        try:
+            part.write_text(dumps(payload))
+            os.replace(part, folder / f"{time.time_ns() // 1_000_000}_{token}.{queue}.msg")
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _queue_bind(self, exchange: str, *args: Any) -> None:
+        table = Path(self.control_folder) / f"{exchange}.exchange"
+        with suppress(FileNotFoundError):
+            if not table.stat().st_size:
+                table.unlink()
+        super()._queue_bind(exchange, *args)
 
 
 class EmbeddedTransport(filesystem.Transport):  # type: ignore[misc]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple_, union_all, update
 
 from chexnode.errors import Usage
 from chexnode.ledger.database import Database, add_missing, in_chunks, note_event, record_events
 from chexnode.ledger.jobs import finish_delivered
 from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome
-from chexnode.ledger.rows import UNFINISHED
+from chexnode.ledger.rows import COMMITTING
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
 from chexnode.ledger.states import DeliveryState, JobState, ResultKind
 
@@ -276,9 +276,13 @@ class Deliveries:
         """Make DEAD what waits for a destination that the settings no longer have; return how many."""
         now = self._db.clock()
         with self._db.write() as conn:
+            # One search for each kind of unfinished: together SQLite would read all rows in the order of their ids.
+            elsewhere = deliveries.c.destination.not_in(list(known_destinations))
+            unfinished = (deliveries.c.state.in_(_OPEN), COMMITTING)
+            ids = union_all(*(select(deliveries.c.id).where(one, elsewhere) for one in unfinished))
             lost = (
                 select(deliveries.c.id, deliveries.c.job_id, deliveries.c.state)
-                .where(UNFINISHED, deliveries.c.destination.not_in(list(known_destinations)))
+                .where(deliveries.c.id.in_(ids))
                 .order_by(deliveries.c.id)
                 .limit(500)  # the next tick goes on
             )
@@ -352,7 +356,7 @@ def lock_jobs(conn: Connection, job_ids: Sequence[str]) -> None:
 
 def to_be_committed(now: datetime) -> ColumnElement[bool]:
     """Deliveries whose storage commitment is to be asked for."""
-    return and_(deliveries.c.state == DeliveryState.SENT, deliveries.c.commit_at <= now)
+    return deliveries.c.commit_at <= now
 
 
 def _due(now: datetime) -> Any:

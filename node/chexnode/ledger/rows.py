@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, or_
+from sqlalchemy import ColumnElement, Connection, Table, or_
 
 from chexnode.ledger.database import add_missing, add_rows
 from chexnode.ledger.records import NewResult
 from chexnode.ledger.schema import deliveries, results, series
 from chexnode.ledger.states import DeliveryState
 
+#: SENT, and still to be committed. A range, because SQLite searches an index for one, but not for IS NOT NULL.
+COMMITTING: ColumnElement[bool] = deliveries.c.commit_at >= datetime(1970, 1, 1, tzinfo=UTC)
+
 #: A delivery that is not over: to be sent, or sent and still to be committed.
 UNFINISHED: ColumnElement[bool] = or_(
-    deliveries.c.state.in_([DeliveryState.PENDING, DeliveryState.WAITING]),
-    and_(deliveries.c.state == DeliveryState.SENT, deliveries.c.commit_at.is_not(None)),
+    deliveries.c.state.in_([DeliveryState.PENDING, DeliveryState.WAITING]), COMMITTING
 )
 
 #: Columns of ``results``, and of ``instances``, that tell of the object itself.

@@ -131,7 +131,7 @@ studies = Table(
     Index(None, "patient_id"),
     Index(None, "patient_name_key"),
     Index(None, "study_date", "study_instance_uid"),
-    Index("ix_studies_to_be_reported", "closed_at", **_where("report_digest IS NULL")),
+    Index("ix_studies_to_be_reported", "state", "closed_at", **_where("report_digest IS NULL")),
 )
 
 series = Table(
@@ -190,6 +190,7 @@ instances = Table(
     ),
     # Answers the account and the metrics by itself: they never read the rows.
     Index(None, "state", "reason", "notes"),
+    Index(None, "state", "received_at"),
     Index("ix_instances_kept", "received_at", **_where("path IS NOT NULL")),
     Index(None, "path", **_where("path IS NOT NULL")),
     Index("ix_instances_again", "duplicates", **_where("duplicates > 0")),
@@ -256,7 +257,7 @@ results = Table(
     ),
     Index("ix_results_of_series", "study_instance_uid", "series_instance_uid", "uid"),
     Index(None, "path", **_where("path IS NOT NULL")),
-    Index("ix_results_of_studies", "created_at", **_where("job_id IS NULL AND path IS NOT NULL")),
+    Index("ix_results_of_studies", "job_id", "created_at", **_where("job_id IS NULL AND path IS NOT NULL")),
 )
 
 deliveries = Table(
@@ -272,7 +273,7 @@ deliveries = Table(
     Column("fence", Integer, nullable=False, default=0),
     Column("lease_until", UtcDateTime),
     Column("next_attempt", UtcDateTime),
-    # SENT: when to ask for storage commitment, or to ask again; NULL where it is not wanted or was answered
+    # When to ask for storage commitment, or to ask again; NULL where it is not wanted or was answered, and unless SENT
     Column("commit_at", UtcDateTime),
     Column("error", SafeText),
     Column("created_at", UtcDateTime, nullable=False),

@@ -108,7 +108,7 @@ class Views:
         limit: int | None = 100,
     ) -> list[JobView]:
         """Every received instance version with its jobs, newest first; one without a job shows its verdict."""
-        query = _jobs_query().order_by(*_NEWEST_FIRST)
+        query = _jobs_query()
         if study_instance_uid:
             query = query.where(instances.c.study_instance_uid == study_instance_uid)
         if sop_instance_uid:
@@ -116,13 +116,14 @@ class Views:
         if limit is not None:
             query = query.limit(limit)
         wanted = [s.upper() for s in states]
-        # Each an index can serve; one that looks into both tables at once would read them all.
+        # Each an index can serve, in its order; one that looks into both tables at once would read them all.
         queries = [
-            query.where(jobs.c.state.in_(wanted)),
-            query.where(jobs.c.id.is_(None), instances.c.state.in_(wanted)),
+            query.where(jobs.c.state.in_(wanted)).order_by(jobs.c.created_at.desc(), jobs.c.id),
+            query.where(jobs.c.id.is_(None), instances.c.state.in_(wanted)).order_by(*_NEWEST_FIRST),
         ]
         with self._db.read() as conn:
-            rows = [row for one in (queries if wanted else [query]) for row in conn.execute(one)]
+            chosen = queries if wanted else [query.order_by(*_NEWEST_FIRST)]
+            rows = [row for one in chosen for row in conn.execute(one)]
         if wanted:
             rows.sort(key=lambda row: row.received_at, reverse=True)
         return [_job_view(row) for row in rows[:limit]]

@@ -40,7 +40,7 @@ def consume(app: Celery, queues: Sequence[str], threads: int, stopping: threadin
         stopping.set()
         state.should_stop = 0
 
-    class Worker(app.Worker):  # type: ignore[misc, name-defined]
+    class Worker(app.Worker):  # type: ignore[misc]
         def install_platform_tweaks(self, worker: object) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, stop)

@@ -99,7 +99,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_studies_accession_number"), ["accession_number"], unique=False)
         batch_op.create_index(batch_op.f("ix_studies_patient_id"), ["patient_id"], unique=False)
         batch_op.create_index(
-            "ix_studies_to_be_reported", ["closed_at"], unique=False, **_where("report_digest IS NULL")
+            "ix_studies_to_be_reported", ["state", "closed_at"], unique=False, **_where("report_digest IS NULL")
         )
         batch_op.create_index(batch_op.f("ix_studies_patient_name_key"), ["patient_name_key"], unique=False)
         batch_op.create_index(
@@ -167,6 +167,7 @@ def upgrade() -> None:
     with op.batch_alter_table("instances", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_instances_received_at"), ["received_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_instances_state_reason_notes"), ["state", "reason", "notes"], unique=False)
+        batch_op.create_index(batch_op.f("ix_instances_state_received_at"), ["state", "received_at"], unique=False)
         batch_op.create_index("ix_instances_kept", ["received_at"], unique=False, **_where("path IS NOT NULL"))
         batch_op.create_index(batch_op.f("ix_instances_path"), ["path"], unique=False, **_where("path IS NOT NULL"))
         batch_op.create_index("ix_instances_again", ["duplicates"], unique=False, **_where("duplicates > 0"))
@@ -258,7 +259,10 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_results_job_id"), ["job_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_results_path"), ["path"], unique=False, **_where("path IS NOT NULL"))
         batch_op.create_index(
-            "ix_results_of_studies", ["created_at"], unique=False, **_where("job_id IS NULL AND path IS NOT NULL")
+            "ix_results_of_studies",
+            ["job_id", "created_at"],
+            unique=False,
+            **_where("job_id IS NULL AND path IS NOT NULL"),
         )
         batch_op.create_index(
             "ix_results_of_series", ["study_instance_uid", "series_instance_uid", "uid"], unique=False
@@ -342,6 +346,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_instances_again")
         batch_op.drop_index(batch_op.f("ix_instances_path"))
         batch_op.drop_index("ix_instances_kept")
+        batch_op.drop_index(batch_op.f("ix_instances_state_received_at"))
         batch_op.drop_index(batch_op.f("ix_instances_state_reason_notes"))
         batch_op.drop_index(batch_op.f("ix_instances_received_at"))
 

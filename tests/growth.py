@@ -26,6 +26,8 @@ def line(x: Sequence[float], y: Sequence[float]) -> Line:
     """Fit ``y`` (any unit) over ``x``; at least 3 points at 2 or more places. Raises ValueError with fewer."""
     if len(x) < 3 or len(set(x)) < 2:
         raise ValueError(f"{len(x)} points make no line")
+    if len(set(y)) == 1:  # the fit would divide by the variance
+        return Line(0.0, 0.0, 0.0, 1.0, len(x))
     fit = stats.linregress(x, y)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * fit.stderr)
     return Line(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half, float(fit.rvalue**2), len(x))

@@ -43,6 +43,11 @@ def test_a_leak_of_two_kilobytes_an_instance_is_found_under_the_noise(seed: int)
     assert found.low > 0
 
 
+def test_what_never_changes_is_flat() -> None:
+    assert is_flat(trend(X, np.full_like(X, 7.0), 0), 1 / 1000)
+    assert not is_linear(trend(X, np.full_like(X, 7.0), 0))
+
+
 def test_warming_up_is_no_leak() -> None:
     warming = 300 + 50 * np.minimum(X / 4000, 1) + noise(1, 0.5)
     assert is_flat(trend(X, warming, 4000), 1 / 1000)

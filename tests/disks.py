@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 _STEP = 1 << 24
 
 
@@ -25,6 +27,14 @@ class SmallDisk:
         self._filler = folder / "filler"
         mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)]
         self.is_real = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+
+    @classmethod
+    def real(cls, folder: Path, megabytes: int) -> Self:
+        """One that is a tmpfs; skips the test where that may not be mounted."""
+        disk = cls(folder, megabytes)
+        if not disk.is_real:
+            pytest.skip("mounting a small filesystem needs root")
+        return disk
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -159,9 +159,7 @@ def test_a_message_of_the_embedded_broker_appears_whole(tmp_path: Path) -> None:
 
 
 def test_the_embedded_broker_survives_a_full_disk(tmp_path: Path) -> None:
-    with SmallDisk(tmp_path / "var", 1) as disk:
-        if not disk.is_real:
-            pytest.skip("mounting a small filesystem needs root")
+    with SmallDisk.real(tmp_path / "var", 1) as disk:
         connect("embedded", disk.folder)  # makes the folders
         disk.fill()
         for _ in range(3):
@@ -179,12 +177,9 @@ def test_the_embedded_broker_survives_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_message_that_the_disk_refuses_leaves_nothing(tmp_path: Path) -> None:
-    with SmallDisk(tmp_path / "var", 1) as disk:
-        if not disk.is_real:
-            pytest.skip("mounting a small filesystem needs root")
-        with connect("embedded", disk.folder) as connection:
+    with SmallDisk.real(tmp_path / "var", 1) as disk, connect("embedded", disk.folder) as connection:
+        publish(connection, "infer")
+        disk.fill()
+        with pytest.raises(OSError, match="No space"):
             publish(connection, "infer")
-            disk.fill()
-            with pytest.raises(OSError, match="No space"):
-                publish(connection, "infer")
-            assert not list((disk.folder / "broker").rglob("*.part"))
+        assert not list((disk.folder / "broker").rglob("*.part"))

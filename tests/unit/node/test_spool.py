@@ -16,6 +16,7 @@ import pytest
 from chexnode.errors import BadEnvironment
 from chexnode.settings import DiskSettings
 from chexnode.spool import DiskRefused, Spool
+from disks import SmallDisk
 
 
 @pytest.fixture
@@ -162,12 +163,8 @@ def test_a_disk_that_refuses_leaves_nothing(spool: Spool, pieces: int) -> None:
 
 
 def test_a_full_filesystem_leaves_nothing(tmp_path: Path) -> None:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode:
-        pytest.skip("mounting a small filesystem needs root")
-    try:
-        spool = Spool(mount)
+    with SmallDisk.real(tmp_path / "small", 1) as disk:
+        spool = Spool(disk.folder)
         spool.prepare()
         incoming = spool.incoming()
         with pytest.raises(DiskRefused, match="ENOSPC"):
@@ -175,8 +172,6 @@ def test_a_full_filesystem_leaves_nothing(tmp_path: Path) -> None:
         incoming.discard()
         assert files(spool) == []
         assert spool.write_result(b"it goes on when there is room").size
-    finally:
-        subprocess.run(["umount", mount], check=True)
 
 
 KILLED = """

@@ -165,6 +165,23 @@ def test_images_without_a_series_are_told_of_beside_those_with_one(site: Site) -
     assert all(image.sop_instance_uid in told for image in images)
 
 
+@pytest.mark.parametrize("study", ["1.2." * 12, None])
+def test_a_study_that_nothing_can_be_filed_under_is_told_of_in_the_ledger(
+    site: Site, study: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = {"study_instance_uid": study} if study else {}
+    ds = radiograph(StudyInstanceUID=study) if study else None
+    image = site.receive(Verdict(InstanceState.QUARANTINED, Reason.INVALID_UID), ds, **facts)
+    if study is None:
+        site.spool.unlink(image.path)
+    site.close()
+    assert site.delivered() == []
+    with site.ledger.database.read() as conn:
+        events = conn.exec_driver_sql("SELECT detail FROM events WHERE event = 'report-failed'").scalars().all()
+    assert events == ["its files give it no valid UID" if study else "none of its files can be read"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_it_tells_once_whatever_happens(site: Site) -> None:
     site.receive(LATERAL)
     site.close()
@@ -310,11 +327,11 @@ def test_a_report_that_cannot_be_made_is_told_once_and_holds_up_no_other(
     site.close()
     (report,) = site.delivered()
     assert list(said(report)) == [fine.sop_instance_uid]
-    assert caplog.text.count("the report of a study failed") == 1
+    assert caplog.text.count("a study cannot be reported") == 1
     with site.ledger.database.read() as conn:
         rows = conn.exec_driver_sql("SELECT subject_id, detail FROM events WHERE event = 'report-failed'").all()
     assert [row.subject_id for row in rows] == ["1.2.9"]
-    assert "no file of the study can be read" in rows[0].detail
+    assert rows[0].detail == "its files give it no valid UID"
 
 
 def test_nobody_is_told_of_studies_from_before_they_asked(site: Site) -> None:

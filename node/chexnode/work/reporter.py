@@ -33,6 +33,10 @@ LONG_SERIES = 20
 _ENDS: Mapping[str, Cause] = {JobState.FAILED: JobState.FAILED, JobState.CANCELLED: JobState.CANCELLED}
 
 
+class _NoSource(Exception):
+    """Nothing names the study and its patient so that a report could; the text says why."""
+
+
 class Reporter:
     """Reports are stored, committed and delivered like any result, and made once: their UIDs follow from what they say.
 
@@ -52,6 +56,9 @@ class Reporter:
                 log.info("a study changed while it was being reported: it will be looked at again")
             except Transient:
                 raise
+            except _NoSource as error:
+                log.warning("a study cannot be reported: %s", error)
+                self._fail(study, str(error))
             except Exception as error:
                 log.error("the report of a study failed: %s", type(error).__name__)
                 self._fail(study, traceback_of(error))
@@ -94,7 +101,8 @@ class Reporter:
         return Encoded.of(ResultKind.SR, variant, ds, data)
 
     def _source(self, study: ClosedStudy) -> Source:
-        """The sanitised header of an image of the study. Raises ValueError if there is none any more."""
+        """The sanitised header of an image of the study. Raises :class:`_NoSource`."""
+        why = "none of its files can be read"
         for path in study.paths:
             try:
                 source = sanitise(self._header(self._spool.path(path)))
@@ -103,7 +111,8 @@ class Reporter:
                 continue
             if source.ds.StudyInstanceUID == study.study_instance_uid:
                 return source
-        raise ValueError("no file of the study can be read")
+            why = "its files give it no valid UID"
+        raise _NoSource(why)
 
     def _header(self, path: Path) -> Dataset:
         return read_sound(path.read_bytes(), self._limits)

@@ -159,18 +159,6 @@ def test_tls_1_2_can_be_turned_off(tmp_path: Path, papers: Papers) -> None:
             context.wrap_socket(sock, server_hostname=LOOPBACK)
 
 
-def test_the_silent_and_the_half_shaken_keep_nobody_out(node: Node, papers: Papers, tmp_path: Path) -> None:
-    """All of them stay open, far from their time limit, while others store."""
-    with ExitStack() as stack:
-        for index in range(250):
-            port = node.port if index % 5 == 0 else node.plain_port  # type: ignore[attr-defined]
-            sock = stack.enter_context(socket.create_connection((LOOPBACK, port), timeout=30))
-            if index % 5 == 0:
-                sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01")  # a ClientHello that never goes on
-        assert send(node, tmp_path, tls_options(papers, papers.peer)) == 0
-        assert store_file(node.plain_port, an_image("1.2.3.5")).status == 0  # type: ignore[attr-defined]
-
-
 def test_large_images_and_long_associations(node: Node, papers: Papers, tmp_path: Path) -> None:
     context = client_context(papers.as_peer)
     part = an_image("1.2.3.9", pixels=1 << 22)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -25,12 +26,14 @@ from senders import (
     an_image,
     associate_rq,
     command_element,
+    element,
     pdu,
     store_file,
     us,
 )
 from servers import wait_for
 
+DEFLATED = "1.2.840.10008.1.2.1.99"
 CALLING_AE_UNKNOWN, CALLED_AE_UNKNOWN, LOCAL_LIMIT = (1, 1, 3), (1, 1, 7), (2, 3, 2)
 
 
@@ -99,6 +102,44 @@ def test_an_endless_object_ends_in_an_abort(tmp_path: Path) -> None:
             sender.send_data(1, bytes(40 << 20), last=False)
         sender.sock.close()
     assert spooled(settings) == []
+
+
+def test_a_deflated_bomb_is_refused_before_it_is_large(tmp_path: Path) -> None:
+    settings = a_settings(tmp_path, limits=LimitSettings(inflate_mb=1))
+    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = stream.compress(an_image().data + bytes(100_000_000)) + stream.flush()
+    with receiving(settings) as (receiver, ledger, _):
+        response = store_file(receiver.port, replace(an_image(), data=bomb, transfer_syntax_uid=DEFLATED))
+        assert (response.status, response.comment) == (0xC000, "inflates beyond the limit")
+        assert rows(ledger) == spooled(settings) == []
+
+
+@pytest.mark.parametrize("what", ["elements", "items"])
+def test_more_elements_than_the_limit_are_kept_and_not_analysed(tmp_path: Path, what: str) -> None:
+    settings = a_settings(tmp_path, limits=LimitSettings(max_elements=100))
+    item = b"\xfe\xff\x00\xe0" + bytes(4)
+    many = {
+        "elements": b"".join(element(0x7FE10000 + number, b"LO", b"x") for number in range(0x10, 0x100)),
+        "items": element(0x7FE11001, b"SQ", item * 101),
+    }
+    part = an_image()
+    with receiving(settings) as (receiver, ledger, _):
+        assert store_file(receiver.port, replace(part, data=part.data + many[what])).status == 0
+        (row,) = rows(ledger)
+    assert (row.state, row.reason, row.detail) == ("QUARANTINED", "too-deep", f"too many {what}")
+
+
+def test_sequences_nested_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    settings = a_settings(tmp_path, limits=LimitSettings(max_nesting=10))
+    nested = b""
+    for _ in range(11):
+        item = b"\xfe\xff\x00\xe0" + len(nested).to_bytes(4, "little") + nested
+        nested = element(0x7FE11001, b"SQ", item)
+    part = an_image()
+    with receiving(settings) as (receiver, ledger, _):
+        response = store_file(receiver.port, replace(part, data=part.data + nested))
+        assert (response.status, response.comment) == (0xC000, "sequences nest too deep")
+        assert rows(ledger) == spooled(settings) == []
 
 
 def test_a_low_disk_refuses_associations_and_stores_on_open_ones(tmp_path: Path) -> None:

@@ -168,12 +168,12 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
+    parser.add_argument("--folder", default="/var/tmp", help="where SQLite's file goes; PostgreSQL's are in /tmp")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
     figures: dict[str, dict[str, tuple[float, float]]] = {}
-    on_disk = "/var/tmp" if Path("/var/tmp").is_dir() else None
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=on_disk)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder)))
         urls, servers = dict[str, str](), dict[str, psutil.Process | None]()
         if options.only != "postgresql":
             urls["sqlite"], servers["sqlite"] = f"sqlite:///{folder}/million.db", None

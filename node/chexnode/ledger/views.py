@@ -117,9 +117,10 @@ class Views:
             query = query.limit(limit)
         wanted = [s.upper() for s in states]
         # Each an index can serve, in its order; one that looks into both tables at once would read them all.
+        jobless = [state for state in wanted if state in (InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)]
         queries = [
             query.where(jobs.c.state.in_(wanted)).order_by(jobs.c.created_at.desc(), jobs.c.id),
-            query.where(jobs.c.id.is_(None), instances.c.state.in_(wanted)).order_by(*_NEWEST_FIRST),
+            query.where(instances.c.state.in_(jobless)).order_by(*_NEWEST_FIRST),
         ]
         with self._db.read() as conn:
             chosen = queries if wanted else [query.order_by(*_NEWEST_FIRST)]

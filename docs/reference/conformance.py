@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 import created
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
+from webservices import web_services
 from writing import page, table
 
-from chexnode.deliver.archive import _FIND, _MOVE
+from chexnode.deliver.archive import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
 from chexnode.deliver.routing import CONTEXTS
 from chexnode.deliver.status import MEANINGS
 from chexnode.encode import rules
@@ -67,6 +68,7 @@ def statement(statuses: Mapping[str, str], reasons: Mapping[str, str]) -> str:
         *_storage_scu(),
         *_query_scu(),
         *_interfaces(),
+        *web_services(),
         *_media_characters_security(),
         *_annexes(reasons),
     )
@@ -82,8 +84,9 @@ def _overview() -> Iterator[str]:
     rows = [("any storage SOP class", "", "no", "yes"), _service(VERIFICATION, "yes", "yes")]
     rows += [_service(uid, "yes", "yes") for uid in storage]
     rows += [_service(COMMITMENT, "yes", "yes"), _service(_FIND, "yes", "no"), _service(_MOVE, "yes", "no")]
+    rows.append(_service(_GET, "yes", "no"))
     yield "Network services:\n\n" + table(("SOP class", "UID", "SCU", "SCP"), rows)
-    yield "Media storage: none."
+    yield "Web services: [3.7](#37-web-services). Media storage: none."
 
 
 def _service(uid: str, scu: str, scp: str) -> tuple[str, str, str, str]:
@@ -110,7 +113,7 @@ def _implementation_model() -> Iterator[str]:
         "    ledger --> scu[STORAGE-SCU]\n"
         "    scu -- C-STORE --> pacs([destinations])\n"
         "    admin([administrator]) --> query[QUERY-SCU]\n"
-        "    query -- C-FIND, C-MOVE --> pacs\n```"
+        "    query -- C-FIND, C-MOVE, C-GET --> pacs\n```"
     )
     yield (
         "STORAGE-SCP, STORAGE-SCU and QUERY-SCU share one AE title, `node.ae_title` "
@@ -296,15 +299,22 @@ def _query_scu() -> Iterator[str]:
     yield (
         "### 3.4 QUERY-SCU\n\nFor `chexnode reconcile` only, to a destination of kind `dicom`: Study Root C-FIND for "
         "the studies of a day on, their series and their instances, and, with `--fetch`, C-MOVE of what was missed to "
-        "our own AE title.\n\n"
+        "our own AE title, or C-GET on an association of its own, as `destination.retrieve` says.\n\n"
         + table(
             ("abstract syntax", "transfer syntax", "role", "extended negotiation"),
             (
                 (f"{UID(uid).name} `{uid}`", f"Implicit VR Little Endian `{_IMPLICIT}`", "SCU", "none")
-                for uid in (_FIND, _MOVE)
+                for uid in (_FIND, _MOVE, _GET)
             ),
         )
+        + "\n\nFor C-GET we are the SCP, by role selection (PS3.7 D.3.3.4), of the storage SOP classes that the "
+        f"archive names in its answers, or of {_names(_RADIOGRAPHS)} where it names none. Each is proposed once in every "
+        f"one of {_names(_TRANSFER_SYNTAXES)}, so that an image may come as it is stored. A store is answered as in 3.2."
     )
+
+
+def _names(uids: Sequence[str]) -> str:
+    return ", ".join(UID(uid).name for uid in uids)
 
 
 def _interfaces() -> Iterator[str]:
@@ -328,10 +338,12 @@ def _media_characters_security() -> Iterator[str]:
         "[Secure it with TLS](../how-to/secure-with-tls.md). User identity negotiation and digital signatures are not "
         "supported. Logs and metrics hold no attribute values.\n\n"
         "Audit trail (PS3.15 A.5, by A.6 Syslog-TLS or A.7 Syslog-UDP, where `audit.url` is set): Application "
-        "Activity, DICOM Instances Transferred, Export, Query and Security Alert (Node Authentication; Audit "
-        "Recording Stopped when messages were lost) are reported, as [Keep an audit trail](../how-to/audit-trail.md) "
+        "Activity, DICOM Instances Transferred, DICOM Instances Accessed, Export, Query, User Authentication (a Login "
+        "that failed) and Security Alert (Node Authentication; Use of Restricted Function; Audit Recording Stopped "
+        "when messages were lost) are reported, as [Keep an audit trail](../how-to/audit-trail.md) "
         "says in detail; none are received. User ID is the process id of our own processes and the AE title of "
-        "others, Alternative User ID the AE title, Audit Source ID our AE title and host, Audit Source Type Code 4. "
+        "others, or the name of a user's token, Alternative User ID the AE title, Audit Source ID our AE title and "
+        "host, Audit Source Type Code 4. "
         "Instances are counted by SOP class and not listed. Syslog: facility 10, severity 5, 4 for alerts, MSGID "
         "`DICOM+RFC3881`, no structured data, UTF-8 with a byte order mark."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,14 @@ def test_a_decoder_that_dies_takes_nothing_along(service: Service) -> None:
         child.kill()
     assert killed
     assert service.get(f"{path}/rendered").content == first
+
+
+def test_many_at_once_wait_for_their_turn(service: Service) -> None:
+    path = stored(service, image())
+    with ThreadPoolExecutor(48) as pool:
+        answers = [pool.submit(service.get, f"{path}/thumbnail") for _ in range(96)]
+        others = [pool.submit(service.get, "/studies", limit="1") for _ in range(8)]
+        assert {one.result().status_code for one in [*answers, *others]} == {200}
 
 
 def test_decoding_that_takes_too_long_or_too_much_is_ended(tmp_path: Path) -> None:

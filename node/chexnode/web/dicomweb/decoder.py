@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Any, Self
 
 from chexmodels.part10 import DecodeError
-from chexnode.errors import Refused
+from chexnode.errors import Refused, Transient
 from chexnode.sandbox.pool import ChildBug, Pool
 from chexnode.settings import LimitSettings
 from chexnode.web.dicomweb.render import Wish
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 CHILDREN = 2
 """Pictures that are made at once."""
+_MOST_WAITING = 24
+"""Requests that may wait for one, so that the threads of the others are never all taken."""
 _ANSWER_BYTES = 32_000_000
 """Decoded frames that one answer of a child carries, unless one frame alone is more."""
 _LONGEST_PICTURE = 300_000_000
@@ -29,6 +32,7 @@ class Decoder:
 
     def __init__(self, limits: LimitSettings) -> None:
         self._pool = Pool("chexnode.web.dicomweb.child", limits, CHILDREN, {}, eager=False)
+        self._room = BoundedSemaphore(CHILDREN + _MOST_WAITING)
 
     def __enter__(self) -> Self:
         """Be ready."""
@@ -63,6 +67,8 @@ class Decoder:
         return bytes(content)
 
     def _ask(self, request: dict[str, Any], longest: int) -> tuple[dict[str, Any], memoryview]:
+        if not self._room.acquire(blocking=False):
+            raise Transient("too many pictures are asked for at once")
         try:
             return self._pool.ask(request, longest)
         except Refused as refusal:
@@ -70,3 +76,5 @@ class Decoder:
         except ChildBug as bug:
             log.error("a bug in the decoding child", extra={"error": str(bug)})
             raise DecodeError("undecodable", "the decoder failed") from bug
+        finally:
+            self._room.release()

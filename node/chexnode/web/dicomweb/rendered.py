@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 
 from chexmodels.part10 import DecodeError
 from chexnode.web.dicomweb import document
 from chexnode.web.dicomweb.accept import MULTIPART, MediaType
-from chexnode.web.dicomweb.decoder import Decoder
+from chexnode.web.dicomweb.decoder import CHILDREN, Decoder
 from chexnode.web.dicomweb.errors import BadRequest, NotAcceptable, NotFound, warning
 from chexnode.web.dicomweb.frames import frame_numbers
 from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
@@ -44,44 +45,46 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
     renderer = _Renderer(shelf, decoder)
 
     @router.get(f"{one}/rendered", responses=answers)
-    def instance(request: Request, study: Study, series: Series, instance: Instance) -> Response:
+    async def instance(request: Request, study: Study, series: Series, instance: Instance) -> Response:
         """An instance as JPEG, PNG or GIF, a report as text (WADO-RS)."""
-        return renderer.all(request, None, study, series, instance)
+        return await renderer.in_turn(renderer.all, request, None, study, series, instance)
 
     @router.get(f"{one}/frames/{{frames}}/rendered", responses=pictures)
-    def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> Response:
+    async def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> Response:
         """Frames as JPEG, PNG or GIF (WADO-RS)."""
-        return renderer.all(request, frame_numbers(frames), study, series, instance)
+        return await renderer.in_turn(renderer.all, request, frame_numbers(frames), study, series, instance)
 
     @router.get("/studies/{study}/series/{series}/rendered", responses=answers)
-    def series(request: Request, study: Study, series: Series) -> Response:
+    async def series(request: Request, study: Study, series: Series) -> Response:
         """Each image or report of a series (WADO-RS)."""
-        return renderer.all(request, None, study, series)
+        return await renderer.in_turn(renderer.all, request, None, study, series)
 
     @router.get("/studies/{study}/rendered", responses=answers)
-    def study(request: Request, study: Study) -> Response:
+    async def study(request: Request, study: Study) -> Response:
         """Each image or report of a study (WADO-RS)."""
-        return renderer.all(request, None, study)
+        return await renderer.in_turn(renderer.all, request, None, study)
 
     @router.get("/studies/{study}/thumbnail", responses=pictures)
-    def study_thumbnail(request: Request, study: Study) -> Response:
+    async def study_thumbnail(request: Request, study: Study) -> Response:
         """A small picture of the first image of a study (WADO-RS)."""
-        return renderer.thumbnail(request, 1, study)
+        return await renderer.in_turn(renderer.thumbnail, request, 1, study)
 
     @router.get("/studies/{study}/series/{series}/thumbnail", responses=pictures)
-    def series_thumbnail(request: Request, study: Study, series: Series) -> Response:
+    async def series_thumbnail(request: Request, study: Study, series: Series) -> Response:
         """A small picture of the first image of a series (WADO-RS)."""
-        return renderer.thumbnail(request, 1, study, series)
+        return await renderer.in_turn(renderer.thumbnail, request, 1, study, series)
 
     @router.get(f"{one}/thumbnail", responses=pictures)
-    def instance_thumbnail(request: Request, study: Study, series: Series, instance: Instance) -> Response:
+    async def instance_thumbnail(request: Request, study: Study, series: Series, instance: Instance) -> Response:
         """A small picture of an instance (WADO-RS)."""
-        return renderer.thumbnail(request, 1, study, series, instance)
+        return await renderer.in_turn(renderer.thumbnail, request, 1, study, series, instance)
 
     @router.get(f"{one}/frames/{{frame}}/thumbnail", responses=pictures)
-    def frame_thumbnail(request: Request, study: Study, series: Series, instance: Instance, frame: str) -> Response:
+    async def frame_thumbnail(
+        request: Request, study: Study, series: Series, instance: Instance, frame: str
+    ) -> Response:
         """A small picture of a frame (WADO-RS)."""
-        return renderer.thumbnail(request, frame_numbers(frame)[0], study, series, instance)
+        return await renderer.in_turn(renderer.thumbnail, request, frame_numbers(frame)[0], study, series, instance)
 
     return router
 
@@ -114,6 +117,12 @@ class _Renderer:
 
     def __init__(self, shelf: Shelf, decoder: Decoder) -> None:
         self._shelf, self._decoder = shelf, decoder
+        # Who waits for a decoding child waits here, where that takes no thread from anybody else.
+        self._turns = CapacityLimiter(2 * CHILDREN)
+
+    async def in_turn(self, render: Callable[..., Response], *arguments: object) -> Response:
+        """Render in a thread, when there is one for it."""
+        return await to_thread.run_sync(render, *arguments, limiter=self._turns)
 
     def all(self, request: Request, numbers: list[int] | None, *uids: str) -> Response:
         """Those of the objects that can be rendered: several, or where that is asked for, as multipart.

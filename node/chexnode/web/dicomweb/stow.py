@@ -36,9 +36,9 @@ CALLER = "STOW-RS"
 """In place of a calling AE title."""
 
 #: What a body may be, said with 415 (RFC 9110 section 12.5.1).
-_TAKEN = (DICOM, *(f'multipart/related; type="{kind}"' for kind in (DICOM, DICOM_JSON, DICOM_XML)))
-_ACCEPT = {"Accept": ", ".join(_TAKEN)}
-_BODY = {"requestBody": {"content": {kind: {} for kind in _TAKEN}, "required": True}}
+TAKEN = (DICOM, *(f'multipart/related; type="{kind}"' for kind in (DICOM, DICOM_JSON, DICOM_XML)))
+_ACCEPT = {"Accept": ", ".join(TAKEN)}
+_BODY = {"requestBody": {"content": {kind: {} for kind in TAKEN}, "required": True}}
 
 #: Bytes gathered from the connection before a thread takes them.
 _PIECE = 1 << 18

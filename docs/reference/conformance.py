@@ -9,7 +9,6 @@ import created
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
-from webservices import web_services
 from writing import page, table
 
 from chexnode.deliver.archive import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
@@ -68,7 +67,6 @@ def statement(statuses: Mapping[str, str], reasons: Mapping[str, str]) -> str:
         *_storage_scu(),
         *_query_scu(),
         *_interfaces(),
-        *web_services(),
         *_media_characters_security(),
         *_annexes(reasons),
     )
@@ -86,7 +84,7 @@ def _overview() -> Iterator[str]:
     rows += [_service(COMMITMENT, "yes", "yes"), _service(_FIND, "yes", "no"), _service(_MOVE, "yes", "no")]
     rows.append(_service(_GET, "yes", "no"))
     yield "Network services:\n\n" + table(("SOP class", "UID", "SCU", "SCP"), rows)
-    yield "Web services: [3.7](#37-web-services). Media storage: none."
+    yield "Media storage: none."
 
 
 def _service(uid: str, scu: str, scp: str) -> tuple[str, str, str, str]:

@@ -9,6 +9,7 @@ import created
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
+from webservices import web_services
 from writing import page, table
 
 from chexnode.deliver.archive import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
@@ -67,6 +68,7 @@ def statement(statuses: Mapping[str, str], reasons: Mapping[str, str]) -> str:
         *_storage_scu(),
         *_query_scu(),
         *_interfaces(),
+        *web_services(),
         *_media_characters_security(),
         *_annexes(reasons),
     )
@@ -84,7 +86,7 @@ def _overview() -> Iterator[str]:
     rows += [_service(COMMITMENT, "yes", "yes"), _service(_FIND, "yes", "no"), _service(_MOVE, "yes", "no")]
     rows.append(_service(_GET, "yes", "no"))
     yield "Network services:\n\n" + table(("SOP class", "UID", "SCU", "SCP"), rows)
-    yield "Media storage: none."
+    yield "Web services: [3.7](#37-web-services). Media storage: none."
 
 
 def _service(uid: str, scu: str, scp: str) -> tuple[str, str, str, str]:
@@ -306,8 +308,9 @@ def _query_scu() -> Iterator[str]:
             ),
         )
         + "\n\nFor C-GET we are the SCP, by role selection (PS3.7 D.3.3.4), of the storage SOP classes that the "
-        f"archive names in its answers, or of {_names(_RADIOGRAPHS)} where it names none. Each is proposed once in every "
-        f"one of {_names(_TRANSFER_SYNTAXES)}, so that an image may come as it is stored. A store is answered as in 3.2."
+        f"archive names in its answers, or of {_names(_RADIOGRAPHS)} where it names none. Each is proposed once in "
+        f"every one of {_names(_TRANSFER_SYNTAXES)}, so that an image may come as it is stored. A store is answered as "
+        "in 3.2."
     )
 
 

@@ -27,16 +27,18 @@ _PAGE = "index.html"
 _PAGES = Path(__file__).with_name("pages")
 _MOST_FORM = 4096
 
-_ISOLATED = {  # memory shared with its workers is a browser's privilege of pages that nobody else can look into
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-}
-_PAGE_POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+#: What decodes images and reads Segmentations writes functions as it goes (emscripten, ndarray): hence unsafe-eval.
+_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
     "manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-_WORKER_POLICY = "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self' data:"
+_VIEWER = {
+    "Content-Security-Policy": _POLICY,
+    # Memory shared with workers is the privilege of a page that nobody else can look into.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+}
 _FORM_POLICY = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 
@@ -129,16 +131,15 @@ def _version() -> str:
 
 
 def _headers_of(name: str) -> dict[str, str]:
-    """A script's own policy is for where it runs as a worker: there the decoders write functions when they start."""
-    return _ISOLATED | {"Content-Security-Policy": _WORKER_POLICY} if name.endswith((".js", ".mjs")) else {}
+    """A script's own policy is for where it runs as a worker."""
+    return _VIEWER if name.endswith((".js", ".mjs")) else {}
 
 
 def _page(request: Request, path: str, file: File) -> Response:
-    headers = _ISOLATED | {"Content-Security-Policy": _PAGE_POLICY}
     if "/" not in path:
-        return answer(request, file, ohif.FOLDER, headers)
+        return answer(request, file, ohif.FOLDER, _VIEWER)
     html = file.path.read_bytes().replace(b'="./', f'="{_up(path)}'.encode())
-    return Response(html, 200, headers | {"Cache-Control": "no-cache"}, file.media_type)
+    return Response(html, 200, _VIEWER | {"Cache-Control": "no-cache"}, file.media_type)
 
 
 def _form(path: str, name: str, status: int, wrong: str = "") -> Response:

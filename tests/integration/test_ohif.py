@@ -74,6 +74,11 @@ def test_without_a_network_a_file_does(tmp_path: Path, package: Path) -> None:
     assert ohif.installed(tmp_path / "var" / "viewer") is not None
 
 
+def test_the_version_that_the_docs_name_is_the_one_that_is_taken() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "open-in-the-browser.md").read_text("utf-8")
+    assert f"@ohif/app@{ohif.VERSION}`" in page
+
+
 def test_another_package_is_refused(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with pytest.raises(BadEnvironment, match="is not @ohif/app"):

@@ -142,6 +142,24 @@ def test_quarantine_is_final(ledger: Ledger) -> None:
     assert [view.state for view in ledger.views.jobs()] == [InstanceState.QUARANTINED]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_quarantine_ends_when_the_same_bytes_come_in_another_transfer_syntax(ledger: Ledger, together: bool) -> None:
+    right = arrival()
+    wrong = replace(right, verdict=QUARANTINED, transfer_syntax_uid="1.2.3", study_instance_uid="", path="a.dcm")
+    receipts = record(ledger, wrong, right) if together else [*record(ledger, wrong), *record(ledger, right)]
+    assert [(receipt.outcome, receipt.path) for receipt in receipts] == [
+        (Outcome.NEW, "a.dcm"),
+        (Outcome.DUPLICATE, right.path),
+    ]
+    (job,) = [view for view in ledger.views.jobs()]
+    assert (job.id, job.state) == (receipts[1].job, JobState.QUEUED)
+    with ledger.database.read() as conn:
+        row = conn.execute(select(instances)).one()
+    assert (row.transfer_syntax_uid, row.reason) == (right.transfer_syntax_uid, None)
+    assert (row.path, row.study_instance_uid) == (right.path, right.study_instance_uid)
+    assert ledger.accounts.account().difference == 0
+
+
 def test_a_resend_under_a_new_model_gets_a_second_job_and_counts_once(ledger: Ledger, clock: Clock) -> None:
     one = arrival()
     record(ledger, one)

@@ -29,6 +29,8 @@ from senders import (
     us,
 )
 
+JPEG = "1.2.840.10008.1.2.4.50"
+
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
@@ -170,6 +172,28 @@ def test_other_bytes_under_the_same_uid_are_kept_too(node: Node) -> None:
     found = rows(node.ledger)
     assert sorted(row.conflict for row in found) == [False, True]
     assert {stored_data(node.settings, row.path) for row in found} == {first.data, second.data}
+
+
+@pytest.mark.parametrize("first", [IMPLICIT_VR, JPEG])
+def test_what_was_announced_in_a_wrong_syntax_is_analysed_when_it_comes_in_its_own(node: Node, first: str) -> None:
+    part = an_image()
+    wrong = replace(part, transfer_syntax_uid=first)
+    if first == IMPLICIT_VR:  # in which this data set has not even a UID, and so is refused
+        assert store_file(node.port, wrong).status == 0xC000
+        return
+    assert store_file(node.port, wrong).status == 0
+    (row,) = rows(node.ledger)
+    assert (row.state, row.reason) == ("QUARANTINED", "malformed")
+    for _ in range(2):
+        assert store_file(node.port, part).status == 0
+    (row,) = rows(node.ledger)
+    assert (row.state, row.reason, row.transfer_syntax_uid) == ("ANALYSABLE", None, EXPLICIT_VR)
+    assert read_part10(node.settings.node.data_dir / row.path).transfer_syntax_uid == EXPLICIT_VR
+    with node.ledger.database.read() as conn:
+        assert len(conn.execute(select(jobs)).all()) == 1
+    assert store_file(node.port, wrong).status == 0
+    (row,) = rows(node.ledger)
+    assert (row.state, row.transfer_syntax_uid, row.duplicates) == ("ANALYSABLE", EXPLICIT_VR, 3)
 
 
 def test_a_lost_source_is_healed_by_sending_it_again(node: Node) -> None:

@@ -87,6 +87,25 @@ _TOUCH_STUDIES = (
 )
 
 
+def _told(arrival: Arrival) -> dict[str, Any]:
+    """What the header, read in the transfer syntax it came in, says of the instance, and where its file is."""
+    verdict = arrival.verdict
+    return {
+        "study_instance_uid": arrival.study_instance_uid or None,
+        "series_instance_uid": arrival.series_instance_uid or None,
+        "state": verdict.state,
+        "reason": verdict.reason,
+        "detail": verdict.detail or None,
+        "notes": list(verdict.notes),
+        "priority": verdict.priority,
+        "sop_class_uid": arrival.sop_class_uid,
+        "transfer_syntax_uid": arrival.transfer_syntax_uid,
+        "path": arrival.path,
+        "size": arrival.size,
+        **columns_of(instances, arrival.instance),
+    }
+
+
 class _Batch:
     """The rows of one transaction, gathered first and then written table by table."""
 
@@ -99,6 +118,7 @@ class _Batch:
         self.instances: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.mended: list[Arrival] = []
         self.duplicates: dict[tuple[str, str], int] = defaultdict(int)
 
     def take(self, arrival: Arrival) -> Receipt:
@@ -119,23 +139,12 @@ class _Batch:
             {
                 "sop_instance_uid": uid,
                 "digest": digest,
-                "study_instance_uid": arrival.study_instance_uid or None,
-                "series_instance_uid": arrival.series_instance_uid or None,
                 "conflict": conflict,
-                "state": verdict.state,
-                "reason": verdict.reason,
-                "detail": verdict.detail or None,
-                "notes": list(verdict.notes),
-                "priority": verdict.priority,
-                "sop_class_uid": arrival.sop_class_uid,
-                "transfer_syntax_uid": arrival.transfer_syntax_uid,
-                "path": arrival.path,
-                "size": arrival.size,
                 "calling_ae_title": arrival.calling_ae_title,
                 "address": arrival.address,
                 "duplicates": 0,
                 "received_at": self.now,
-                **columns_of(instances, arrival.instance),
+                **_told(arrival),
             }
         )
         outcome = Outcome.CONFLICT if conflict else Outcome.NEW
@@ -158,7 +167,17 @@ class _Batch:
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))
         if arrival.verdict.state is InstanceState.ANALYSABLE:
-            if state == InstanceState.NOT_ANALYSED:
+            if state == InstanceState.QUARANTINED and self._came_in_another_syntax(arrival):
+                # Whoever sent these bytes first did not name the transfer syntax that they are of.
+                path, state = arrival.path, InstanceState.ANALYSABLE
+                self._add_study(arrival)
+                self.mended.append(arrival)
+                self.events.append(
+                    note_event(
+                        "instance", name, "triaged", self.now, InstanceState.QUARANTINED, InstanceState.ANALYSABLE
+                    )
+                )
+            elif state == InstanceState.NOT_ANALYSED:
                 moved = self.conn.execute(
                     update(instances)
                     .where(where, instances.c.state == InstanceState.NOT_ANALYSED)
@@ -194,6 +213,11 @@ class _Batch:
             dict(columns_of(series, arrival.series), study_instance_uid=study, series_instance_uid=one_series),
         )
 
+    def _came_in_another_syntax(self, arrival: Arrival) -> bool:
+        where = and_(instances.c.sop_instance_uid == arrival.sop_instance_uid, instances.c.digest == arrival.digest)
+        known = self.conn.execute(select(instances.c.transfer_syntax_uid).where(where)).scalar_one_or_none()
+        return known != arrival.transfer_syntax_uid
+
     def _has_job(self, arrival: Arrival) -> bool:
         key = self.spec.key(arrival.sop_instance_uid, arrival.digest)
         gathered = any(row["key"] == key for row in self.jobs)
@@ -227,6 +251,9 @@ class _Batch:
         add_missing(self.conn, series, _uniform([self.series[key] for key in sorted(self.series)]))
         self.instances.sort(key=lambda row: (row["sop_instance_uid"], row["digest"]))
         add_rows(self.conn, instances, _uniform(self.instances))
+        for arrival in self.mended:
+            where = and_(instances.c.sop_instance_uid == arrival.sop_instance_uid, instances.c.digest == arrival.digest)
+            self.conn.execute(update(instances).where(where).values(**_told(arrival)))
         for (uid, digest), count in sorted(self.duplicates.items()):
             where = and_(instances.c.sop_instance_uid == uid, instances.c.digest == digest)
             self.conn.execute(update(instances).where(where).values(duplicates=instances.c.duplicates + count))

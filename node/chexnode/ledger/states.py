@@ -73,7 +73,7 @@ _I, _J, _D, _S = InstanceState, JobState, DeliveryState, StudyState
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     _I.ANALYSABLE: frozenset(),
     _I.NOT_ANALYSED: frozenset({_I.ANALYSABLE}),  # re-sent after the gate's settings changed
-    _I.QUARANTINED: frozenset(),
+    _I.QUARANTINED: frozenset({_I.ANALYSABLE}),  # re-sent in the transfer syntax that it really is of
     _J.QUEUED: frozenset({_J.RUNNING, _J.CANCELLED}),
     _J.RUNNING: frozenset({_J.QUEUED, _J.DELIVERING, _J.REFUSED, _J.FAILED, _J.CANCELLED}),
     _J.DELIVERING: frozenset({_J.DONE}),

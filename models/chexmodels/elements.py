@@ -160,9 +160,9 @@ class _Walk:
             fault.at = at
             raise
         except struct.error as error:
-            fault = Broken("an element is cut short")
-            fault.at = at
-            raise fault from error
+            short = Broken("an element is cut short")
+            short.at = at
+            raise short from error
 
     def head(self, position: int, end: int, implicit: bool) -> tuple[int, str, int, int]:
         """Tag, VR (empty where there is none), start of the value and its length."""

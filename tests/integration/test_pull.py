@@ -23,6 +23,7 @@ from chexnode.settings import DestinationSettings, DiskSettings, Settings, load
 from collectors import Collector
 from deliveries import data_set_bytes, result
 from nodes import Node
+from phantoms import phantom_files
 
 TRANSFERRED, QUERY = "DICOM Instances Transferred", "Query"
 
@@ -217,8 +218,9 @@ def test_an_archive_that_gets_no_results_can_be_pulled_from(tmp_path: Path, pacs
     only = {"name": "archive", "kind": "stow", "url": url, "results": []}
     node = Node(tmp_path / "node", destination=[only])
     node.run("db", "upgrade")
-    keep(pacs, image("1.2.90"), image("1.2.91"))
-    assert node.json("pull", "--from", "archive", "--query", "PatientID=*")["stored"] == 2
+    for file in phantom_files(tmp_path / "files", 2):
+        pacs.post(file)
+    assert node.json("pull", "--from", "archive", "--query", "StudyDate=20000101-")["stored"] == 2
     with node.role("worker"):
         node.wait_until_settled(2)
     assert {job["state"] for job in node.jobs()} == {"DONE"}

@@ -20,6 +20,7 @@ import pydicom
 import pytest
 
 from chaos import Chaos, FillDisk, FlushRedis, Kill, RefuseAssociations, Seconds, Target
+from chexnode.errors import Transient
 from datasets import dicom
 from disks import SmallDisk
 from modalities import Modality, Outgoing
@@ -149,6 +150,17 @@ def site(folder: Path, count: int, watermark: float) -> Iterator[Site]:
         yield Site(folder, count, watermark, up)
 
 
+def unfinished(node: Node) -> float:
+    """How many images are not at their end; infinitely many while the database is away."""
+    ledger = node.ledger()
+    try:
+        return len(ledger.views.jobs(["QUEUED", "RUNNING", "DELIVERING"], limit=None))
+    except Transient:
+        return float("inf")
+    finally:
+        ledger.close()
+
+
 def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
     """Send ``count`` images under attack, reckon up, and return the figures."""
     draw = random.Random(seed)
@@ -158,8 +170,9 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
     watermark = draw.choice([0.9, 1.0])
     stopping = threading.Event()
     with site(folder, count, watermark) as the:
+        pause = (PAUSE[0] * the.slowness, PAUSE[1] * the.slowness)
         modalities = [
-            Modality(f"MODALITY{n}", the.node.port, queue, PAUSE, f"{seed} {n}", stopping)
+            Modality(f"MODALITY{n}", the.node.port, queue, pause, f"{seed} {n}", stopping)
             for n, queue in enumerate(queues)
         ]
         began = time.monotonic()
@@ -168,14 +181,18 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
                 for modality in modalities:
                     modality.start()
                 wait_for(
-                    lambda: chaos.has_struck_everywhere() and not any(m.is_alive() for m in modalities),
-                    "all images to be acknowledged",
+                    lambda: (
+                        chaos.has_struck_everywhere()
+                        and not any(modality.is_alive() for modality in modalities)
+                        and unfinished(the.node) <= count / 10
+                    ),
+                    "all images to be acknowledged and most to be delivered",
                     (120 + 10 * count) * the.slowness,
-                    every=0.5,
+                    every=2,
                 )
                 chaos.end()
             ended = time.monotonic()
-            the.node.wait_until_settled(len(everything), RECOVERY_SECONDS)
+            the.node.wait_until_settled(len(everything), RECOVERY_SECONDS * the.slowness)
             settled = time.monotonic()
             assert not chaos.tally.deaths, "\n".join(chaos.tally.deaths)
             assert all(server.process and server.process.poll() is None for server in (the.receiver, *the.workers))

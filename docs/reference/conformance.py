@@ -154,6 +154,7 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
                     f"`limits.negotiation_seconds`, {_LIMITS['negotiation_seconds'].default} s",
                 ),
                 ("longest silence", f"`limits.idle_seconds`, {_LIMITS['idle_seconds'].default} s"),
+                ("slowest sender", f"`limits.min_kb_per_second`, {_LIMITS['min_kb_per_second'].default} kB/s"),
                 ("Implementation Class UID", f"`{PYNETDICOM_IMPLEMENTATION_UID}`, pynetdicom's"),
                 ("Implementation Version Name", "`PYNETDICOM_` and its version"),
             ],

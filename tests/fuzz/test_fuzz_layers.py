@@ -55,7 +55,7 @@ def _item(content: bytes) -> bytes:
 
 
 @given(_DATA_SETS, st.sampled_from(files.SYNTAXES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_generated_data_sets(data: bytes, transfer_syntax_uid: str) -> None:
     layers.check(Case("hypothesis", 0, (), Part10(CR_IMAGE, "1.2.3.4", transfer_syntax_uid, data)))
 

@@ -17,7 +17,8 @@
     showLoadingIndicator: true,
     strictZSpacingForVolumeViewport: true,
     groupEnabledModesFirst: true,
-    disableConfirmationPrompts: true, // a Segmentation or report is loaded without asking first
+    // Asked nothing, OHIF turns a report into measurements of its own, fails over ours, and takes the outlines away.
+    disableConfirmationPrompts: false,
     defaultDataSourceName: "dicomweb",
     dataSources: [
       {

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import ElementHandle, Page, sync_playwright
+from playwright.sync_api import ElementHandle, Page, Response, sync_playwright
 
 from viewers.screen import Picture
 
@@ -27,8 +27,9 @@ _ARGUMENTS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
-#: OHIF's guided tour lies over the page.
+#: OHIF's guided tour lies over the page, and so does, until it is confirmed, that it is for investigational use.
 _NO_TOUR = """
+sessionStorage.setItem('investigationalUseDialog', 'hidden');
 document.addEventListener('DOMContentLoaded', () => {
   const style = document.createElement('style');
   style.textContent = '.shepherd-modal-overlay-container, .shepherd-element { display: none !important }';
@@ -48,7 +49,7 @@ _FAILED = "Error Boundary"
 _NO_WORDS = """
 [data-cy^="viewport-overlay"], svg.svg-layer text, svg.svg-layer line { visibility: hidden !important }
 """
-_SECONDS = 90.0
+_SECONDS = 150.0
 
 
 class Chromium:
@@ -70,32 +71,57 @@ class Chromium:
         self._browser.close()
         self._playwright.stop()
 
+    def page(self) -> Page:
+        """An empty page of a browser that knows nothing yet."""
+        context = self._browser.new_context(viewport=SIZE, service_workers="block")
+        context.set_default_timeout(_SECONDS * 1000)
+        context.add_init_script(_NO_TOUR)
+        return context.new_page()
+
     def open(self, viewer: str, study_instance_uid: str) -> StudyPage:
         """Open a study in OHIF at ``viewer`` and return once its first image is drawn."""
-        context = self._browser.new_context(viewport=SIZE, service_workers="block")
-        context.add_init_script(_NO_TOUR)
-        return StudyPage(context.new_page(), f"{viewer}/viewer?StudyInstanceUIDs={study_instance_uid}")
+        page = StudyPage(self.page())
+        page.go(f"{viewer}/viewer?StudyInstanceUIDs={study_instance_uid}")
+        page.wait_until_drawn()
+        return page
 
 
 class StudyPage:
     """A study in OHIF: its list of series, and one viewport."""
 
-    def __init__(self, page: Page, url: str) -> None:
-        self._page = page
+    def __init__(self, page: Page) -> None:
+        self.page = page
         self.errors: list[str] = []
         """Whatever the browser has complained of so far."""
-        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        self.answers: list[tuple[int, str]] = []
+        """Status and URL of every answer so far."""
+        page.on("pageerror", lambda error: self._complain(True, f"uncaught: {error}"))
         page.on("console", lambda line: self._complain(line.type == "error" or _FAILED in line.text, line.text))
-        page.on("response", lambda answer: self._complain(answer.status >= 400, f"{answer.status} {answer.url}"))
-        page.goto(url, wait_until="domcontentloaded")
-        page.wait_for_selector('[data-cy^="study-browser-thumbnail"]', timeout=_SECONDS * 1000)
-        page.wait_for_function(_RENDERED, timeout=_SECONDS * 1000)
+        page.on("request", lambda request: self._complain(self._is_foreign(request.url), f"asked: {request.url}"))
+        page.on("response", self._note)
+
+    def go(self, url: str) -> None:
+        """Open ``url``; from now on only its host may be asked for anything."""
+        self._origin = "/".join(url.split("/")[:3]) + "/"
+        self.page.goto(url, wait_until="domcontentloaded")
+
+    def wait_until_drawn(self) -> None:
+        """Return once the first image is drawn."""
+        self.page.wait_for_selector('[data-cy^="study-browser-thumbnail"]')
+        self.page.wait_for_function(_RENDERED)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._page.context.close()
+        self.page.context.close()
+
+    def _is_foreign(self, url: str) -> bool:
+        return not url.startswith((self._origin, f"blob:{self._origin}", "data:"))
+
+    def _note(self, answer: Response) -> None:
+        self.answers.append((answer.status, answer.url))
+        self._complain(answer.status >= 400, f"{answer.status} {answer.url}")
 
     def _complain(self, wrong: bool, text: str) -> None:
         if wrong:
@@ -105,7 +131,7 @@ class StudyPage:
         """The entry of a series in the list, by its modality and a part of its description."""
         found = [
             entry
-            for entry in self._page.query_selector_all('[data-cy^="study-browser-thumbnail"]')
+            for entry in self.page.query_selector_all('[data-cy^="study-browser-thumbnail"]')
             if modality in (text := entry.inner_text()) and description in text
         ]
         assert len(found) == 1, f"{len(found)} series {modality} {description} are listed"
@@ -117,23 +143,23 @@ class StudyPage:
 
     def viewport(self) -> Picture:
         """A picture of the viewport without OHIF's own words."""
-        png = self._page.locator('[data-cy="viewport-pane"]').screenshot(style=_NO_WORDS)
+        png = self.page.locator('[data-cy="viewport-pane"]').screenshot(style=_NO_WORDS)
         return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
 
     def words(self) -> str:
         """What can be read in the viewport."""
-        return str(self._page.locator('[data-cy="viewport-pane"]').text_content())
+        return str(self.page.locator('[data-cy="viewport-pane"]').text_content())
 
     def screen(self) -> bytes:
         """The whole page as PNG."""
-        return self._page.screenshot()
+        return self.page.screenshot()
 
-    def wait(self, drawn: Callable[[Picture], bool], seconds: float = 30.0) -> Picture:
+    def wait(self, drawn: Callable[[Picture], bool], seconds: float = 90.0) -> Picture:
         """Return the viewport once ``drawn`` holds of it and it no longer changes; or as it is after ``seconds``."""
         deadline = time.monotonic() + seconds
         before = self.viewport()
         while True:
-            self._page.wait_for_timeout(300)
+            self.page.wait_for_timeout(300)
             now = self.viewport()
             if time.monotonic() > deadline or (drawn(now) and np.array_equal(before, now)):
                 return now

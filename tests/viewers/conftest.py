@@ -6,6 +6,7 @@ clone without the internet must pass. ``make viewers`` has both or fails.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import servers
+from chexnode import ohif as product
+from chexnode.errors import Transient
 from viewers.browser import Chromium
-from viewers.fetch import Unreachable, fetch
 from viewers.ohif import Ohif
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -40,14 +42,23 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Orthanc]:
         yield orthanc
 
 
-@pytest.fixture(scope="module")
-def ohif(pacs: servers.Orthanc) -> Iterator[Ohif]:
-    """OHIF in front of :func:`pacs`."""
+@pytest.fixture(scope="session")
+def viewer_home() -> Path:
+    """Where `chexnode viewer fetch` has put OHIF, for all runs: ``$XDG_CACHE_HOME/chexnode``."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chexnode"
     try:
-        dist = fetch()
-    except Unreachable as error:
+        product.install(home)
+    except Transient as error:
         pytest.skip(f"no viewer was tested: {error}")
-    with Ohif(dist, pacs.http_port) as ohif:
+    return home
+
+
+@pytest.fixture(scope="module")
+def ohif(viewer_home: Path, pacs: servers.Orthanc) -> Iterator[Ohif]:
+    """OHIF in front of :func:`pacs`."""
+    folder = product.installed(viewer_home)
+    assert folder is not None
+    with Ohif(folder, pacs.http_port) as ohif:
         yield ohif
 
 

@@ -57,12 +57,7 @@ CONFIGURATION: dict[str, Any] = {
 }
 """OHIF's ``app-config.js`` for a DICOMweb server; where it departs from OHIF's own default, the server is Orthanc."""
 
-#: Service workers import from the internet and outlive a page: served empty.
-_OURS = {
-    "/app-config.js": f"window.config = {json.dumps(CONFIGURATION)};".encode(),
-    "/sw.js": b"",
-    "/init-service-worker.js": b"",
-}
+_OURS = {"/app-config.js": f'window.PUBLIC_URL = "/"; window.config = {json.dumps(CONFIGURATION)};'.encode()}
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-encoding", "content-length"})
 
 

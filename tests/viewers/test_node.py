@@ -80,9 +80,9 @@ def settings(folder: Path, viewer_home: Path) -> Settings:
 
 
 def assert_well(page: StudyPage, *asked: str) -> None:
-    """The browser had nothing to complain of, everything came with 200, and each of ``asked`` was asked for."""
+    """The browser had nothing to complain of, everything came, and each of ``asked`` was asked for."""
     assert page.errors == []
-    assert {status for status, _ in page.answers} == {200}
+    assert {status for status, _ in page.answers} <= {200, 304}
     for part in asked:
         assert any(part in url for _, url in page.answers), f"{part} was not asked for"
     assert page.page.evaluate("crossOriginIsolated"), "its workers share no memory"
@@ -119,8 +119,8 @@ def test_a_compressed_image_is_decoded_under_the_workers_policy(syntax: UID, nod
     with chromium.open(node.viewer, str(ds.StudyInstanceUID)) as page:
         plain_image(page, case)
         stored = [url for _, url in page.answers if f"{ds.SOPInstanceUID}/frames/1" in url]
-        kind = httpx.get(stored[0], headers={"Accept": "*/*"}).content[:400]
-        assert syntax.encode() in kind, "the node decoded it: the viewer's decoder was not tried"
+        asked = {"Accept": "multipart/related; type=application/octet-stream; transfer-syntax=*"}  # as OHIF does
+        assert f"transfer-syntax={syntax}\r\n".encode() in httpx.get(stored[0], headers=asked).content[:400]
         assert_well(page)
 
 
@@ -136,7 +136,7 @@ def test_real_radiographs_open(node: Viewed, chromium: Chromium, shared: Path) -
 
 
 @pytest.mark.long
-def test_the_study_list_is_paged_and_opens_a_study(chromium: Chromium, viewer_home: Path, tmp_path: Path) -> None:
+def test_the_study_list_is_paged(chromium: Chromium, viewer_home: Path, tmp_path: Path) -> None:
     with dicomweb.serving(settings(tmp_path, viewer_home)) as service:
         for number in range(1, 61):
             ds = replace(DX, name=f"listed-{number:02}", rows=64, columns=64).dataset
@@ -150,6 +150,7 @@ def test_the_study_list_is_paged_and_opens_a_study(chromium: Chromium, viewer_ho
             page.go(service.url.removesuffix("/dicom-web") + "/viewer/")
             page.page.get_by_text("Listed, 60").wait_for()  # the latest study comes first
             assert page.page.get_by_text("Listed, 01").count() == 0, "all are on one page"
+            page.page.wait_for_load_state("networkidle")  # a worker that is cut off while it loads complains
             page.page.goto(page.page.url + "?pageNumber=2", wait_until="domcontentloaded")
             page.page.get_by_text("Listed, 01").wait_for()
             assert page.page.get_by_text("Listed, 60").count() == 0
@@ -172,7 +173,7 @@ def test_a_token_is_asked_for_and_kept(chromium: Chromium, viewer_home: Path, tm
             page.page.get_by_role("button").click()
             page.wait_until_drawn()
             plain_image(page, DX)
-            assert page.page.evaluate("document.cookie") == "", "a script can read it"
+            assert "chexnode" not in page.page.evaluate("document.cookie"), "a script can read it"
             assert {status for status, url in page.answers if "/dicom-web" in url} == {200}
             service.ledger.tokens.revoke("radiologist")
             page.page.reload(wait_until="domcontentloaded")

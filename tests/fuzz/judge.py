@@ -177,12 +177,10 @@ def _store(part: Part10) -> list[bytes]:
 
 
 def _pdus(stream: bytes) -> list[tuple[int, bytes]]:
-    """Type and content of each whole PDU; what follows one that is cut short is not looked at."""
+    """Type and content of each PDU, the last one as far as it goes: a value in it may be whole all the same."""
     found, position = [], 0
     while position + 6 <= len(stream):
         kind, length = struct.unpack_from(">BxL", stream, position)
-        if position + 6 + length > len(stream):
-            break
         found.append((kind, stream[position + 6 : position + 6 + length]))
         position += 6 + length
     return found
@@ -195,6 +193,8 @@ def _values(stream: bytes) -> list[tuple[int, bytes]]:
         position = 0
         while kind == 0x04 and position + 6 <= len(body):
             length, control = struct.unpack_from(">LxB", body, position)
+            if length < 2 or position + 4 + length > len(body):
+                break
             found.append((control, body[position + 6 : position + 4 + length]))
             position += 4 + length
     return found

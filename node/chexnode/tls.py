@@ -72,3 +72,14 @@ def _load(path: Path, load: Any) -> None:
         raise BadEnvironment(f"{path} is not fit for TLS: {error.reason or error}") from error
     except OSError as error:
         raise BadEnvironment(f"cannot read {path} or its key: {error.strerror}") from error
+
+
+def explained(error: OSError) -> str:
+    """Why there is no connection, in words for an administrator: of TCP, of TLS, or of a certificate."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {error.reason or 'no handshake'}"
+    return error.strerror or type(error).__name__

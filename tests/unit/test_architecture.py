@@ -33,7 +33,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("chexnode.ledger",),
     "alembic": ("chexnode.ledger",),
     "celery": ("chexnode.queue",),
-    "pynetdicom": ("chexnode.receive", "chexnode.deliver.dicom"),
+    "pynetdicom": ("chexnode.receive", "chexnode.deliver.association", "chexnode.deliver.dicom"),
     "fastapi": ("chexnode.web",),
     "httpx": ("chexnode.deliver", "chexnode.pull", "chexnode.ohif"),
     "lightning": ("chextrain",),

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from chexnode.audit.elements import Message, Outcome
 from chexnode.errors import Transient
+from chexnode.tls import explained
 
 MSGID = "DICOM+RFC3881"
 """PS3.15 A.6 and A.7."""
@@ -111,7 +112,7 @@ class _Datagrams:
                 raise OSError(error, "nobody listens there")
         except OSError as error:
             self.close()
-            raise CollectorDown(f"{self._address}: {_why(error)}") from error
+            raise CollectorDown(f"{self._address}: {explained(error)}") from error
 
     def close(self) -> None:
         if self._socket is not None:
@@ -139,7 +140,7 @@ class _Stream:
             self._listen()
         except OSError as error:
             self.close()
-            raise CollectorDown(f"{self._address}: {_why(error)}") from error
+            raise CollectorDown(f"{self._address}: {explained(error)}") from error
 
     def _connect(self) -> socket.socket:
         sock = _connected(self._address, socket.SOCK_STREAM)
@@ -208,13 +209,3 @@ def _unacknowledged(sock: socket.socket) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
     return count[0]
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS: {error.reason or 'no handshake'}"
-    return error.strerror or type(error).__name__

@@ -34,8 +34,8 @@ from pydicom.uid import (
 )
 
 from chexnode.audit.trail import OFF, Trail
+from chexnode.deliver.association import Association, Context, Keep, NotSent
 from chexnode.deliver.destination import DestinationDown
-from chexnode.deliver.dicom import Association, Context, Keep, NotSent
 from chexnode.settings import DestinationSettings
 
 log = logging.getLogger(__name__)

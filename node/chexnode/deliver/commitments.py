@@ -11,9 +11,9 @@ import threading
 from datetime import timedelta
 
 from chexnode import commitment
+from chexnode.deliver.association import Association
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import DestinationDown
-from chexnode.deliver.dicom import Association
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import CommitmentRequest
 from chexnode.settings import DestinationSettings, PeerSettings, Settings

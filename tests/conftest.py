@@ -35,7 +35,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def chaos_seed() -> str:
-    """What decides when things break: ``$CHEXNODE_CHAOS_SEED``; the same in every plain run, a new one in ``make chaos``."""
+    """When what breaks: ``$CHEXNODE_CHAOS_SEED``; the same in every plain run, a new one in each ``make chaos``."""
     return _chaos.get("SEED") or (secrets.token_hex(4) if "IMAGES" in _chaos else "1")
 
 

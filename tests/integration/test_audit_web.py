@@ -150,6 +150,20 @@ def test_a_search_is_told_with_its_query_as_it_came(tmp_path: Path, log: Collect
     assert [outcome(one) for one in (first, second, third)] == ["0", "0", "4"]
 
 
+def test_head_tells_of_a_search_and_of_no_instances(tmp_path: Path, log: Collector) -> None:
+    ds = image()
+    with audited(tmp_path, log) as service:
+        service.store(part10_of(ds))
+        assert service.client.head("/studies").status_code == 200
+        assert service.client.head(path_of(ds), headers={"Accept": DICOM}).status_code == 200
+        assert service.client.head(f"{path_of(ds)}/metadata").status_code == 200
+        assert service.get(f"{path_of(ds)}/metadata").status_code == 200
+        (search,) = log.wait_for(QUERY)
+        log.wait_for(ACCESSED)
+    assert outcome(search) == "0"
+    assert (log.events().count(ACCESSED), log.events().count(TRANSFERRED)) == (1, 1)
+
+
 def test_users_who_are_turned_away_are_told_of_at_a_bounded_rate(tmp_path: Path, log: Collector) -> None:
     with audited(tmp_path, log) as service:
         storing = token(service.ledger, "modality-7", Scope.STORE)

@@ -172,7 +172,8 @@ def test_bulk_data_is_the_value(service: Service) -> None:
     pixels = service.client.get(model["7FE00010"]["BulkDataURI"], headers={"Accept": BYTES}).content
     assert pixels == ds.PixelData[: 40 * 30]
     assert service.get(f"{path_of(ds)}/bulkdata/00091002").status_code == 404
-    assert service.get(f"{path_of(ds)}/bulkdata/rubbish").status_code == 404
+    for path in ("rubbish", "00280010/0", "00100010", "00081140", "-1", "F" * 40):
+        assert service.get(f"{path_of(ds)}/bulkdata/{path}").status_code == 404, path
 
 
 def test_frames_of_a_multi_frame_image(service: Service) -> None:

@@ -127,11 +127,12 @@ def test_eight_bits_in_big_endian_words(service: Service) -> None:
 def test_lossless_compression_is_undone_unless_it_is_asked_for(service: Service, syntax: str) -> None:
     ds = image()
     pixels = ds.pixel_array.copy()
-    ds.compress(syntax, generate_instance_uid=False)
+    ds.compress(syntax, generate_instance_uid=False, encapsulate_ext=True)
     path = stored(service, ds)
     usual = pydicom.dcmread(io.BytesIO(service.get(path, DICOM).content))
     assert usual.file_meta.TransferSyntaxUID == EXPLICIT
     assert np.array_equal(usual.pixel_array, pixels)
+    assert "ExtendedOffsetTable" not in usual, "it is of encapsulated frames only"
     for wanted in ("*", syntax):
         kept = pydicom.dcmread(io.BytesIO(service.get(path, f"{DICOM}; transfer-syntax={wanted}").content))
         assert kept.PixelData == ds.PixelData

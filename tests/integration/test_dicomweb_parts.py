@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
-from chexnode.web.dicomweb.native import to_xml
+from chexnode.settings import LimitSettings
+from chexnode.web.dicomweb.native import from_xml, to_xml
 from dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, serving
 from radiographs import radiograph
 from receivers import a_settings, spooled
@@ -193,6 +197,59 @@ def test_nothing_is_left_of_the_parts(service: Service) -> None:
         {"pixels": (BYTES, bytes(3_000_000)), "other": (BYTES, bytes(3_000_000))},
     )
     assert [*(service.settings.node.data_dir / "spool" / "tmp").iterdir()] == []
+
+
+def test_many_parts_take_one_file(service: Service) -> None:
+    ds = image()
+    bulk = {str(number): (BYTES, bytes([number]) * 600_000) for number in range(64)}
+    metadata = json.dumps([model_of(ds, "63")]).encode()
+    tmp = service.settings.node.data_dir / "spool" / "tmp"
+    most = 0
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(store, service, JSON, metadata, bulk)
+        while not answer.done():
+            most = max(most, len([*tmp.iterdir()]))
+    assert answer.result().status_code == 200, answer.result().text
+    assert most <= 2, "of the parts, and of what is made of them"
+    assert back(service, ds).PixelData == b"?" * 600_000
+
+
+def test_parts_and_instances_are_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chexnode.web.dicomweb.intake.MOST_PARTS", 5)
+    metadata = json.dumps([model_of(image(), "0")]).encode()
+    for count, status in ((4, 200), (5, 400)):
+        bulk = {str(number): (BYTES, bytes(64 * 48)) for number in range(count)}
+        assert store(service, JSON, metadata, bulk).status_code == status
+    assert store(service, JSON, b"[" + b",".join([b"{}"] * 6) + b"]", {}).status_code == 400
+
+
+def test_one_part_named_by_many_elements_is_bounded(tmp_path: Path) -> None:
+    limits = LimitSettings(max_object_mb=2)
+    with serving(a_settings(tmp_path).model_copy(update={"limits": limits})) as service:
+        for vr, count, status in (("OB", 2, 200), ("OB", 1000, 409), ("US", 1, 409)):
+            ds = image()
+            named = {f"0011{0x1000 + number:04X}": {"vr": vr, "BulkDataURI": "much"} for number in range(count)}
+            model = model_of(ds) | {"00110010": {"vr": "LO", "Value": ["CHEX TEST"]}} | named
+            bulk = {"much": (BYTES, bytes(500_000)), "pixels": (BYTES, ds.PixelData)}
+            answer = store(service, JSON, json.dumps([model]).encode(), bulk)
+            assert answer.status_code == status, answer.text
+
+
+def test_creators_of_many_groups_are_read_at_once() -> None:
+    attribute = '<DicomAttribute tag="{:04X}0001" vr="LO" privateCreator="{}"/>'
+    found = (attribute.format(group, creator) for group in range(0x11, 0x211, 2) for creator in range(200))
+    began = time.process_time()
+    model = from_xml(f"<NativeDicomModel>{''.join(found)}</NativeDicomModel>".encode())
+    assert len(model) == 2 * 256 * 200
+    assert time.process_time() - began < 20, "it was minutes"
+
+
+def test_pixels_that_nobody_here_can_read_are_kept_where_they_are_described(service: Service) -> None:
+    ds = image()
+    syntax = "1.2.840.10008.1.2.4.92"  # JPEG 2000 Part 2
+    metadata, bulk = json.dumps([model_of(ds)]).encode(), {"pixels": (f"image/jpx; transfer-syntax={syntax}", b"\0\1")}
+    assert store(service, JSON, metadata, bulk).status_code == 200
+    assert back(service, ds).file_meta.TransferSyntaxUID == syntax
 
 
 def test_the_answer_may_be_xml(service: Service) -> None:

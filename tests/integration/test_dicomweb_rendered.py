@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from dicomweb_client import DICOMwebClient
 from PIL import Image
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -70,6 +72,20 @@ def test_a_hostile_image_gets_a_code_and_the_role_lives(service: Service, what: 
         assert answer.status_code == 406, (end, answer.text)
         assert answer.json()["detail"]
     assert service.get(f"{stored(service, image())}/rendered").status_code == 200
+
+
+def test_a_number_of_frames_that_is_none(service: Service) -> None:
+    ds = image()
+    ds[0x00280008] = DataElement(0x00280008, "FD", math.inf)
+    path = stored(service, ds)
+    for end in ("frames/1", "rendered", "pixeldata", "bulkdata/7FE00010"):
+        assert service.get(f"{path}/{end}").status_code in (404, 406), end
+
+
+def test_what_jpeg_has_no_room_for(service: Service) -> None:
+    path = stored(service, image(shape=(65_534, 1), PixelData=bytes(65_534)))
+    assert service.get(f"{path}/rendered", "image/jpeg").status_code == 406
+    assert service.get(f"{path}/rendered", "image/png").status_code == 200
 
 
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless, RLELossless])
@@ -154,6 +170,8 @@ def test_annotations_are_burned_in(service: Service) -> None:
         ({"viewport": "100,50,1"}, 400),
         ({"viewport": "100,50,5000,5000,10,10"}, 400),
         ({"viewport": "a,b"}, 400),
+        ({"viewport": "100,50,1e999,,,"}, 400),
+        ({"viewport": "100,50,,,1e308,-1e308"}, 200),
         ({"window": "100,50,linear"}, 200),
         ({"window": "100,50,sigmoid"}, 200),
         ({"window": "100,0.5,linear-exact"}, 200),
@@ -198,6 +216,21 @@ def test_multi_frame_images(service: Service) -> None:
     assert third != service.get(f"{path}/frames/1/thumbnail", "image/png").content
     assert service.get(f"{path}/frames/4/rendered").status_code == 404
     assert service.get(f"{path}/frames/0/thumbnail").status_code == 400
+
+
+def test_an_answer_holds_so_many_pictures_and_bytes(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(2).integers(0, 255, (5, 32, 16), np.uint8)
+    path = stored(service, image(shape=(32, 16), NumberOfFrames=5, PixelData=frames.tobytes()))
+    several = 'multipart/related; type="image/png"'
+    assert service.get(f"{path}/frames/{','.join(['1'] * 101)}/rendered").status_code == 400
+    monkeypatch.setattr("chexnode.web.dicomweb.rendered._MOST_RENDERED", 3)
+    answer = service.get(f"{path}/rendered", several)
+    assert (answer.status_code, len(parts_of(answer))) == (206, 3)
+    assert service.get(f"{path}/rendered", "image/gif").status_code == 206
+    assert service.get(f"{path}/rendered", "image/png").status_code == 200
+    monkeypatch.setattr("chexnode.web.dicomweb.rendered._MOST_BYTES", 1000)
+    assert service.get(f"{path}/frames/1/rendered", "image/png").status_code == 200
+    assert service.get(f"{path}/frames/1,2,3/rendered", several).status_code == 406
 
 
 def report() -> Dataset:

@@ -66,13 +66,16 @@ class Doorkeeper:
             raise _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")
         return token
 
-    def sign_in(self, request: Request, secret: str) -> None:
-        """Raise 401 or 403 unless a browser may keep ``secret``: a token that can do no more than read."""
+    def sign_in(self, request: Request, secret: str) -> bool:
+        """Whether a browser is to keep ``secret``, a token that can do no more than read; not where none is needed.
+
+        Raises 401 or 403 for any other.
+        """
         if self.is_open():
-            return
+            return False
         token = self._tokens.recognise(secret)
         if token is not None and cookie.may_be_kept(token):
-            return
+            return True
         address = request.client.host if request.client else ""
         if token is None:
             refusal = _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")

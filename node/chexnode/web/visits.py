@@ -68,7 +68,7 @@ class Visits:
         if seen.is_search:
             path, parameters = scope["path"], scope["query_string"]
             self._trail.searched(seen.user, seen.address, path, parameters, understood=answer.status < 400)
-        if seen.opened and answer.status < 300:
+        if seen.opened and answer.has_begun and answer.status < 300:
             got = Transfers()
             for held in seen.opened.values():
                 got.add(held.subject, held.sop_class_uid, None)
@@ -81,15 +81,16 @@ class _Answer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self.status = 500
-        self.is_files = self.is_over = False
+        self.is_files = self.has_begun = self.is_over = False
 
     async def send(self, message: Message) -> None:
         """Pass on."""
-        await self._send(message)
         if message["type"] == "http.response.start":
             self.status = message["status"]
             kind = next((value for name, value in message["headers"] if name.lower() == b"content-type"), b"")
             self.is_files = kind.startswith(b"application/dicom;") or b'type="application/dicom"' in kind
             self.is_files = self.is_files or kind == b"application/dicom"
-        elif message["type"] == "http.response.body":
-            self.is_over = not message.get("more_body", False)
+        else:
+            self.has_begun = True
+        await self._send(message)  # raises once the headers are out where no more is wanted: HEAD
+        self.is_over = message["type"] == "http.response.body" and not message.get("more_body", False)

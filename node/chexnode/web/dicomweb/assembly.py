@@ -22,12 +22,14 @@ from chexnode.web.dicomweb.native import NotNative, from_xml
 from chexnode.web.dicomweb.pixels import syntax_of_type
 from chexnode.web.dicomweb.places import BYTES, DICOM_JSON, DICOM_XML, JSON
 
-_MOST_METADATA = 32_000_000
+_MOST_METADATA = 8_000_000
 """Bytes of all metadata parts of a request."""
 _PIXEL_DATA = "7FE00010"
 _PIECE = 1 << 20
 _NUMBERS = {"FD": "<f8", "FL": "<f4", "SL": "<i4", "SS": "<i2", "SV": "<i8", "UL": "<u4", "US": "<u2", "UV": "<u8"}
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+#: What a byte of a value that is not binary takes while it is a list of numbers or words.
+_SPREAD = 16
 
 
 class Unassembled(ValueError):
@@ -54,14 +56,22 @@ class _Metadata:
 
 @dataclass(slots=True)
 class _Bulk:
+    """One part, behind the others in the one file of a request."""
+
     media_type: MediaType
     content: Incoming
     largest: int
+    start: int
+    size: int = 0
 
     def write(self, data: bytes) -> None:
-        if self.content.size + len(data) > self.largest:
+        if self.size + len(data) > self.largest:
             raise MultipartError("a part is larger than an object may be (limits.max_object_mb)")
         self.content.write(data)
+        self.size += len(data)
+
+    def view(self) -> memoryview:
+        return self.content.view()[self.start : self.start + self.size]
 
 
 class Assembly:
@@ -69,10 +79,11 @@ class Assembly:
 
     def __init__(self, spool: Spool, largest: int) -> None:
         """``largest``: bytes that one bulk data part may have."""
-        self._spool, self._largest = spool, largest
+        self._content, self._largest = spool.incoming(), largest
         self._metadata: list[_Metadata] = []
         self._bulk: dict[str, _Bulk] = {}
         self._room = _MOST_METADATA
+        self._values_room = largest
 
     def part(self, begins: PartBegins) -> Writer:
         """Where the content of a part goes. Raises MultipartError and DiskRefused."""
@@ -86,11 +97,8 @@ class Assembly:
         location = begins.headers.get("content-location", "").strip()
         if not location:
             raise MultipartError("a part with bulk data has no Content-Location")
-        bulk = _Bulk(kind, self._spool.incoming(), self._largest)
-        if (before := self._bulk.get(location)) is not None:
-            before.content.discard()
-        self._bulk[location] = bulk
-        return bulk
+        self._bulk[location] = _Bulk(kind, self._content, self._largest, self._content.size)
+        return self._bulk[location]
 
     def _take_room(self, count: int) -> None:
         self._room -= count
@@ -120,6 +128,7 @@ class Assembly:
         pixels = model.get(_PIXEL_DATA)
         rest = {tag: one for tag, one in model.items() if tag < _PIXEL_DATA and not tag.startswith("0002")}
         rest.pop("00083002", None)  # Available Transfer Syntax UID: of what a server held, not of this
+        self._values_room = self._largest
         try:
             ds = Dataset.from_json(rest, self._value)
             if not json.dumps(rest, ensure_ascii=False).isascii():
@@ -148,7 +157,11 @@ class Assembly:
 
     def _value(self, tag: str, vr: str, uri: str) -> Any:
         """The value of an element that stands in a part of its own."""
-        content = bytes(self._found(uri).content.view())
+        part = self._found(uri)
+        self._values_room -= part.size if vr in _BINARY else _SPREAD * part.size  # many elements may name one part
+        if self._values_room < 0:
+            raise Unassembled("its values are larger than an object may be (limits.max_object_mb)")
+        content = bytes(part.view())
         if vr in _BINARY:
             return content
         if vr in _NUMBERS:
@@ -174,15 +187,14 @@ class Assembly:
         kind = parts[0].media_type
         if kind.essence == BYTES:
             return _Frames(kind.transfer_syntax or ExplicitVRLittleEndian, parts)
-        syntax = kind.transfer_syntax or syntax_of_type(kind.essence, bytes(parts[0].content.view()[:65_536]))
+        syntax = kind.transfer_syntax or syntax_of_type(kind.essence, bytes(parts[0].view()[:65_536]))
         if not syntax:
             raise Unassembled(f"pixels are not stored as {kind.essence}")
         return _Frames(syntax, parts)
 
     def close(self) -> None:
         """Leave nothing behind."""
-        for bulk in self._bulk.values():
-            bulk.content.discard()
+        self._content.discard()
         self._bulk.clear()
 
 
@@ -196,7 +208,7 @@ class _Frames:
 
 
 def _native(head: bytes, vr: bytes, inline: bytes, parts: Sequence[_Bulk]) -> Iterator[bytes]:
-    length = len(inline) + sum(part.content.size for part in parts)
+    length = len(inline) + sum(part.size for part in parts)
     yield head + b"\xe0\x7f\x10\x00" + vr + b"\0\0" + (length + length % 2).to_bytes(4, "little") + inline
     for part in parts:
         yield from _pieces(part)
@@ -207,7 +219,7 @@ def _encapsulated(head: bytes, parts: Sequence[_Bulk]) -> Iterator[bytes]:
     """One fragment a frame and an empty Basic Offset Table (PS3.5 section A.4)."""
     yield head + b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0"
     for part in parts:
-        length = part.content.size
+        length = part.size
         yield b"\xfe\xff\x00\xe0" + (length + length % 2).to_bytes(4, "little")
         yield from _pieces(part)
         yield bytes(length % 2)
@@ -215,18 +227,20 @@ def _encapsulated(head: bytes, parts: Sequence[_Bulk]) -> Iterator[bytes]:
 
 
 def _pieces(part: _Bulk) -> Iterator[bytes]:
-    view = part.content.view()
+    view = part.view()
     for start in range(0, len(view), _PIECE):
         yield bytes(view[start : start + _PIECE])
 
 
 def _describe(ds: Dataset, frames: _Frames) -> None:
     """The Image Pixel attributes that the sender may leave out, from the first codestream (PS3.18 table 10.5.2-1)."""
+    if "Rows" in ds:
+        return
     try:
-        frame = frame_of(bytes(frames.parts[0].content.view()), frames.transfer_syntax)
+        frame = frame_of(bytes(frames.parts[0].view()), frames.transfer_syntax)
     except DecodeError as error:
         raise Unassembled(f"the pixels cannot be read: {error.detail}") from error
-    if frame is None or "Rows" in ds:
+    if frame is None:
         return
     ds.Rows, ds.Columns, ds.SamplesPerPixel = frame.rows, frame.columns, frame.components
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = -(-frame.precision // 8) * 8, frame.precision, frame.precision - 1

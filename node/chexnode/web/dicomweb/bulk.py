@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.part10 import DecodeError
@@ -213,9 +214,9 @@ def value_at(ds: Dataset, path: str) -> bytes:
         for tag, item in zip(steps[:-1:2], steps[1:-1:2], strict=True):
             found = found[int(tag, 16)].value[int(item)]  # type: ignore[index]
         one = found[int(steps[-1], 16)]  # type: ignore[index]
-    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise NotFound("the instance has no such element") from error
-    return _bytes_of(one.VR, one.value)
+        return _bytes_of(one.VR, one.value)
+    except Exception as error:  # of any class: the path is the caller's, and the values are a stranger's
+        raise NotFound("the instance has no such element, or no value that bytes can be made of") from error
 
 
 _NUMBERS = {"FD": "<f8", "FL": "<f4", "SL": "<i4", "SS": "<i2", "SV": "<i8", "UL": "<u4", "US": "<u2", "UV": "<u8"}
@@ -228,6 +229,6 @@ def _bytes_of(vr: str, value: object) -> bytes:
         return np.asarray(value).astype(_NUMBERS[vr]).tobytes()
     if isinstance(value, str):
         return value.encode("utf-8", "replace")
-    if isinstance(value, list | tuple) or hasattr(value, "__iter__"):
+    if isinstance(value, MultiValue):
         return "\\".join(str(one) for one in value).encode("utf-8", "replace")
-    raise NotFound("the instance has no such value")
+    raise TypeError(vr)

@@ -42,6 +42,10 @@ def load(config: dict[str, Any]) -> Handler:
             return {}, [to_picture(screens, image.ds, wish)]
         except ValueError as error:
             return {"bad": str(error)}, []
+        except MemoryError:
+            raise
+        except Exception as error:  # what a format has no room for: four samples, or a side of 65,536 pixels
+            raise DecodeError("undecodable", f"it cannot be drawn ({type(error).__name__})") from error
 
     return handle
 

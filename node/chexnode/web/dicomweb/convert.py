@@ -33,9 +33,12 @@ def explicit_little(stored: Stored, decoder: Decoder) -> Iterator[bytes]:
     ds = image.ds
     pieces = image.all_native() if image.is_native else decoder.frames(stored, [*range(1, image.frames + 1)])
     first = next(pieces)  # what cannot be decoded shows now, while that can still be said
-    if not image.is_native and image.samples > 1:
-        ds.PhotometricInterpretation = "RGB"
-        ds.PlanarConfiguration = 0
+    if not image.is_native:
+        for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            ds.pop(keyword, None)
+        if image.samples > 1:
+            ds.PhotometricInterpretation = "RGB"
+            ds.PlanarConfiguration = 0
     length = image.all_bytes + image.all_bytes % 2
     vr = b"OB" if image.bits <= 8 and image.transfer_syntax != ImplicitVRLittleEndian else b"OW"
     element = _PIXEL_DATA + vr + b"\0\0" + length.to_bytes(4, "little")

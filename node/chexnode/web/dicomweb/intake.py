@@ -150,6 +150,7 @@ class Intake:
         self._reader = MultipartReader(boundary) if boundary is not None else None
         self._instance: Instance | None = None if self._reader else self._new()
         self._is_dicom = True
+        self._parts = 0
         self._broken: MultipartError | None = None
         self.outcomes: list[Outcome] = []
         self.transfers = Transfers()
@@ -191,7 +192,10 @@ class Intake:
             if self._assembly is None:
                 self.outcomes.append(Outcome(Answer(Status.CANNOT_UNDERSTAND, str(self._broken))))
         elif self._assembly is not None:
-            for model in [*self._assembly.models()]:  # all can be read, or nothing is stored
+            models = [*self._assembly.models()]  # all can be read, or nothing is stored
+            if len(models) > MOST_PARTS:
+                raise MultipartError(f"more than {MOST_PARTS} instances")
+            for model in models:
                 self._assemble(self._assembly, model)
 
     def _assemble(self, assembly: Assembly, model: Json) -> None:
@@ -219,7 +223,8 @@ class Intake:
         return Instance(self._service, self._caller, self._study)
 
     def _begin(self, part: PartBegins) -> None:
-        if len(self.outcomes) >= MOST_PARTS:
+        self._parts += 1
+        if self._parts > MOST_PARTS:
             raise MultipartError(f"more than {MOST_PARTS} parts")
         if self._assembly is not None:
             self._writer = self._assembly.part(part)

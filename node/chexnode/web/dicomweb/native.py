@@ -6,6 +6,7 @@ pydicom has no XML; of what other libraries have, nothing reads and writes it wi
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
@@ -118,7 +119,7 @@ def _data_set(parent: Element, depth: int) -> Json:
         raise NotNative("sequences are nested too deep")
     children = [one for one in parent if _name(one) == "DicomAttribute"]
     found: Json = {}
-    blocks: dict[tuple[str, str], str] = {}
+    blocks: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for one in children:
         tag = one.get("tag", "").upper()
         if (
@@ -126,27 +127,27 @@ def _data_set(parent: Element, depth: int) -> Json:
             and int(tag[3], 16) % 2
             and not one.get("privateCreator")
         ):
-            blocks[tag[:4], "".join(one.itertext()).strip()] = tag[6:]
+            blocks[tag[:4]]["".join(one.itertext()).strip()] = tag[6:]
     for one in children:
         tag, vr, creator = one.get("tag", "").upper(), one.get("vr", ""), one.get("privateCreator", "").strip()
         if not re.fullmatch(r"[0-9A-F]{8}", tag) or not re.fullmatch(r"[A-Z]{2}", vr):
             raise NotNative("an attribute has no tag or VR")
         if creator:
-            tag = f"{tag[:4]}{_block(found, blocks, tag[:4], creator)}{tag[6:]}"
+            tag = f"{tag[:4]}{_block(found, blocks[tag[:4]], tag[:4], creator)}{tag[6:]}"
         found[tag] = {"vr": vr} | _values(one, vr, depth)
     return found
 
 
-def _block(found: Json, blocks: dict[tuple[str, str], str], group: str, creator: str) -> str:
-    """The block of a private creator, taken where none is yet."""
-    if (group, creator) not in blocks:
-        taken = {number for (one, _), number in blocks.items() if one == group}
+def _block(found: Json, blocks: dict[str, str], group: str, creator: str) -> str:
+    """The block of a private creator, taken where none is yet; ``blocks``: those of the group, by creator."""
+    if creator not in blocks:
+        taken = frozenset(blocks.values())
         free = next((n for n in range(_FIRST_BLOCK, 0x100) if f"{n:02X}" not in taken), None)
         if free is None:
             raise NotNative("too many private creators")
-        blocks[group, creator] = f"{free:02X}"
+        blocks[creator] = f"{free:02X}"
         found[f"{group}00{free:02X}"] = {"vr": "LO", "Value": [creator]}
-    return blocks[group, creator]
+    return blocks[creator]
 
 
 def _values(attribute: Element, vr: str, depth: int) -> Json:

@@ -105,7 +105,7 @@ class Image:
             self.samples = int(self.ds.get("SamplesPerPixel") or 1)
             self.bits = int(self.ds.BitsAllocated)
             self.frames = int(self.ds.get("NumberOfFrames") or 1)
-        except (AttributeError, TypeError, ValueError) as error:
+        except Exception as error:  # conversion of hostile values raises any class
             raise DecodeError("undecodable", "the Image Pixel attributes are impossible") from error
         if min(self.rows, self.columns, self.frames) < 1 or self.bits not in (1, 8, 16, 32, 64) or self.samples > 4:
             raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
@@ -125,11 +125,12 @@ class Image:
         if numbers == [*range(1, self.frames + 1)]:
             yield from self._all()
             return
+        wanted = frozenset(numbers)
         kept: dict[int, bytes] = {}
         for number, frame in enumerate(self._all(), 1):
-            if number in numbers:
+            if number in wanted:
                 kept[number] = frame
-            if len(kept) == len(set(numbers)):
+            if len(kept) == len(wanted):
                 break
         for number in numbers:
             if number not in kept:

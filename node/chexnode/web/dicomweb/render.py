@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
 _FUNCTIONS = ("linear", "linear-exact", "sigmoid")
+_FARTHEST = 65_535  # Rows and Columns are US: no image reaches further
 _NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?"
 
 
@@ -110,7 +111,7 @@ def parse_viewport(text: str, largest: int = 8192) -> Viewport:
         return Viewport(width, height)
     if not all(one == "" or re.fullmatch(_NUMBER, one) for one in parts[2:]):
         raise ValueError("the region of a viewport is four numbers")
-    x, y, w, h = (float(one) if one else math.nan for one in parts[2:])
+    x, y, w, h = (float(np.clip(float(one), -_FARTHEST, _FARTHEST)) if one else math.nan for one in parts[2:])
     return Viewport(width, height, (x, y, w, h))
 
 

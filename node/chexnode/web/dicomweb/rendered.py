@@ -25,6 +25,8 @@ PICTURES = ("image/jpeg", "image/png", "image/gif")
 """What images are rendered to (PS3.18 table 8.7.4-1)."""
 _THUMBNAIL = Viewport(128, 128)
 _MOST_RENDERED = 100
+_MOST_BYTES = 500_000_000
+"""Of one answer, which is in memory until it has gone out."""
 _PROFILES = frozenset({"no", "yes", "srgb", "adobergb", "rommrgb", "displayp3"})
 _MADE_PROFILES = frozenset({"no", "yes", "srgb"})
 
@@ -34,7 +36,7 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
         200: {"content": {name: {} for name in (*PICTURES, *document.TYPES)}, "description": "The picture, or text."},
-        206: {"description": "Pictures of some: retention has deleted others."},
+        206: {"description": "Pictures of some: retention has deleted others, or there are too many."},
         400: {"description": "A rendering parameter or the frame list cannot be read."},
         404: {"description": "Never held here, or there is no such frame."},
         406: {"description": "It is no image or report, cannot be decoded, or not be had in a type that is accepted."},
@@ -112,6 +114,20 @@ def read_wish(query: Mapping[str, str]) -> tuple[Wish, list[str]]:
     return wish, warnings
 
 
+class _Room:
+    """What still fits into an answer."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_BYTES
+
+    def take(self, content: bytes) -> bytes:
+        """Give ``content`` back. Raises NotAcceptable where it does not fit."""
+        self._left -= len(content)
+        if self._left < 0:
+            raise NotAcceptable(f"it is more than {_MOST_BYTES} bytes: ask for fewer or smaller pictures")
+        return content
+
+
 class _Renderer:
     """Finds, decodes and draws."""
 
@@ -131,33 +147,39 @@ class _Renderer:
         """
         wish, warnings = read_wish(request.query_params)
         accepted = accepted_by(request)
+        if numbers is not None and len(numbers) > _MOST_RENDERED:
+            raise BadRequest(f"at most {_MOST_RENDERED} frames are rendered at once")
         found = self._shelf.find(*uids)
         parts: list[tuple[str, str, bytes]] = []
-        why = ""
+        partial, room, why = found.missing > 0 or len(found.objects) > _MOST_RENDERED, _Room(), ""
         for held in found.objects[:_MOST_RENDERED]:
             url = f"{url_of(base_of(request), held)}/rendered"
             try:
-                kind, contents = self._rendered(self._shelf.open(held), accepted, wish, numbers)
+                kind, contents, is_all = self._rendered(self._shelf.open(held), accepted, wish, numbers, room)
             except DecodeError as error:
                 why = error.detail
                 continue
+            partial = partial or not is_all
             parts += [(url, kind, content) for content in contents]
         if not parts:
             raise NotAcceptable(f"it cannot be rendered: {why}")
         headers = NO_STORE | warning(base_of(request), warnings)
-        status = 206 if found.missing else 200
+        status = 206 if partial else 200
         if len(parts) == 1 and not any(one.is_multipart and one.covers(parts[0][1]) for one in accepted[:1]):
             return Response(parts[0][2], status, headers | {"Content-Location": parts[0][0]}, parts[0][1])
         return _multi(parts, status, headers)
 
     def _rendered(
-        self, stored: Stored, accepted: Sequence[MediaType], wish: Wish, numbers: list[int] | None
-    ) -> tuple[str, list[bytes]]:
-        """(media type, pictures or text) of one object. Raises DecodeError, NotAcceptable, NotFound and BadRequest."""
+        self, stored: Stored, accepted: Sequence[MediaType], wish: Wish, numbers: list[int] | None, room: _Room
+    ) -> tuple[str, list[bytes], bool]:
+        """(media type, pictures or text, whether that is all of them) of one object.
+
+        Raises DecodeError, NotAcceptable, NotFound and BadRequest.
+        """
         header = stored.header
         if numbers is None and stored.part10.layout.pixel_data is None and document.is_report(header):
             kind, _ = _preferred(accepted, document.TYPES)
-            return kind, [document.render(header, kind)]
+            return kind, [room.take(document.render(header, kind))], True
         image = stored.image
         if numbers is not None and max(numbers) > image.frames:
             raise NotFound(f"the instance has {image.frames} frame(s)")
@@ -167,7 +189,9 @@ class _Renderer:
         )
         wish = replace(wish, media_type=kind)
         together = kind == "image/gif" and numbers is None
-        return kind, [self._draw(stored, some, wish) for some in ([wanted] if together else [[n] for n in wanted])]
+        groups = [wanted] if together else [[n] for n in wanted]
+        is_all = numbers is not None or len(wanted) in (1, image.frames)
+        return kind, [room.take(self._draw(stored, some, wish)) for some in groups], is_all
 
     def thumbnail(self, request: Request, number: int, *uids: str) -> Response:
         """A picture of the first object that can be rendered."""

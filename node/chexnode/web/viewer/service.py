@@ -98,12 +98,13 @@ def router(settings: Settings) -> APIRouter:
             raise HTTPException(403, "a token is given on this node's own page")
         secret = await _token_of(request)
         try:
-            await run_in_threadpool(_doorkeeper(request).sign_in, request, secret)
+            is_kept = await run_in_threadpool(_doorkeeper(request).sign_in, request, secret)
         except HTTPException as refusal:
             return _form(path, "sign-in.html", refusal.status_code, str(refusal.detail))
         query = f"?{request.url.query}" if request.url.query else ""
         response = RedirectResponse(f"./{path.rpartition('/')[2]}{query}", 303, {"Cache-Control": "no-store"})
-        cookie.keep(request, response, secret)
+        if is_kept:
+            cookie.keep(request, response, secret)
         return response
 
     return routes

@@ -17,6 +17,7 @@ from chexnode.ledger.states import InstanceState, Reason, ResultKind
 
 SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
 OTHER_SPEC = JobSpec("model 2", "c" * 64, "b" * 64)
+THIRD_SPEC = JobSpec("model 3", "d" * 64, "b" * 64)
 
 ANALYSABLE = Verdict(InstanceState.ANALYSABLE)
 NOT_ANALYSED = Verdict(InstanceState.NOT_ANALYSED, Reason.LATERAL_VIEW, "View Position is LL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -20,10 +21,21 @@ from chexnode.errors import StaleMove, Usage
 from chexnode.ledger.records import MANUFACTURER, Arrival, DeliveryClaim, DeliveryOutcome, JobClaim
 from chexnode.ledger.schema import deliveries, events, instances, jobs, results
 from chexnode.ledger.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
-from ledgers import ANALYSABLE, NOT_ANALYSED, OTHER_SPEC, QUARANTINED, SPEC, Clock, arrival, complete, opened
+from ledgers import (
+    ANALYSABLE,
+    NOT_ANALYSED,
+    OTHER_SPEC,
+    QUARANTINED,
+    SPEC,
+    THIRD_SPEC,
+    Clock,
+    arrival,
+    complete,
+    opened,
+)
 
 VERDICTS = st.sampled_from([ANALYSABLE, ANALYSABLE, NOT_ANALYSED, QUARANTINED])
-SPECS = st.sampled_from([SPEC, SPEC, OTHER_SPEC])
+SPECS = st.sampled_from([SPEC, SPEC, OTHER_SPEC, THIRD_SPEC])
 WHICH = st.integers(0, 1000)
 STATES = {"job": JobState, "delivery": DeliveryState, "instance": InstanceState, "study": StudyState}
 
@@ -61,11 +73,13 @@ class Life(RuleBasedStateMachine):
     def a_new_image(self, verdict: object, spec: object) -> None:
         self.store(arrival(verdict=verdict, study_instance_uid="1.5"), spec)
 
-    @rule(which=WHICH, verdict=VERDICTS, spec=SPECS)
-    def the_same_again(self, which: int, verdict: object, spec: object) -> None:
+    @rule(which=WHICH, verdict=VERDICTS, spec=SPECS, syntax=st.sampled_from(["", ".99"]))
+    def the_same_again(self, which: int, verdict: object, spec: object, syntax: str) -> None:
         if self.sent:
             old = self.sent[which % len(self.sent)]
-            self.store(replace(old, verdict=verdict, path=f"{old.path}x"), spec)  # type: ignore[arg-type]
+            announced = f"1.2.840.10008.1.2.1{syntax}"
+            again = replace(old, verdict=verdict, path=f"{old.path}x", transfer_syntax_uid=announced)  # type: ignore[arg-type]
+            self.store(again, spec)
 
     @rule(which=WHICH)
     def other_bytes(self, which: int) -> None:
@@ -85,7 +99,7 @@ class Life(RuleBasedStateMachine):
     def a_worker_claims(self, limit: int, spec: object) -> None:
         self.running += self.ledger.jobs.claim("w", limit, spec)  # type: ignore[arg-type]
 
-    @rule(which=WHICH, how=st.integers(0, 6))
+    @rule(which=WHICH, how=st.integers(0, 7))
     def a_worker_answers(self, which: int, how: int) -> None:
         """Perhaps for the second time, perhaps long after its lease."""
         if not self.running:
@@ -100,6 +114,7 @@ class Life(RuleBasedStateMachine):
             lambda: ledger.jobs.fail(claim, "bug"),
             lambda: ledger.jobs.requeue(claim, "busy", self.clock() + timedelta(seconds=5)),
             lambda: ledger.jobs.release([claim]),
+            lambda: ledger.jobs.refuse(claim, Reason.SOURCE_MISSING, ""),
         ]
         try:
             moves[how]()
@@ -122,11 +137,22 @@ class Life(RuleBasedStateMachine):
         self.ledger.jobs.expire(2, everything=True)
         self.ledger.deliveries.release_all()
 
-    @rule()
-    def housekeeping(self) -> None:
+    @rule(spec=SPECS)
+    def housekeeping(self, spec: object) -> None:
         self.ledger.jobs.expire(2)
-        self.ledger.jobs.adopt(SPEC, timedelta(seconds=60))
+        self.ledger.jobs.adopt(spec, timedelta(seconds=60))  # type: ignore[arg-type]
         self.ledger.studies.close_quiet(30)
+
+    @rule(first=SPECS, second=SPECS, third=SPECS)
+    def upgrades(self, first: object, second: object, third: object) -> None:
+        """An image sent to one model is sent to the next, which analyses it, and a third adopts what the first left."""
+        one = arrival(study_instance_uid="1.5")
+        self.store(one, first)
+        self.store(replace(one, path=f"{one.path}x"), second)
+        self.clock.forward(100)
+        for claim in self.ledger.jobs.claim("w", 3, second):  # type: ignore[arg-type]
+            complete(self.ledger, claim, "pacs")
+        self.ledger.jobs.adopt(third, timedelta(seconds=60))  # type: ignore[arg-type]
 
     @rule(names=st.sampled_from([["pacs"], ["pacs", "archive"]]))
     def a_destination_goes(self, names: list[str]) -> None:
@@ -168,6 +194,27 @@ class Life(RuleBasedStateMachine):
         assert account.difference == 0
         assert account.received == len(self.versions)
         assert (account.duplicates, account.own_results) == (self.duplicates, self.own_results)
+
+    @invariant()
+    def what_is_counted_by_indexes_is_what_a_look_at_every_row_finds(self) -> None:
+        with self.ledger.database.read() as conn:
+            versions = conn.execute(select(instances)).all()
+            worked = conn.execute(select(jobs)).all()
+        counting = [job for job in worked if not job.superseded]
+        analysable = [row for row in versions if row.state == InstanceState.ANALYSABLE]
+        assert sorted((job.sop_instance_uid, job.digest) for job in counting) == sorted(
+            (row.sop_instance_uid, row.digest) for row in analysable
+        ), "of each version that may be analysed one job counts"
+        tally = self.ledger.accounts.tally()
+        assert tally.instances == Counter((row.state, row.reason) for row in versions)
+        assert tally.jobs == Counter((job.state, job.reason) for job in worked)
+        assert tally.newest == Counter((job.state, job.reason) for job in counting)
+        assert tally.notes == Counter(note for row in (*versions, *worked) for note in set(row.notes))
+        with self.ledger.database.read() as conn:
+            of = (deliveries.c.destination, deliveries.c.kind, deliveries.c.state, results.c.kind)
+            sent = conn.execute(select(*of).join(results, results.c.uid == deliveries.c.result_uid)).all()
+        assert all(row[1] == row[3] for row in sent)
+        assert self.ledger.views.backlog().deliveries == Counter(tuple(row[:3]) for row in sent)
 
     @invariant()
     def nothing_is_in_two_places(self) -> None:

@@ -17,7 +17,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import Analysis, JobClaim, Outcome
 from chexnode.ledger.schema import events, jobs
 from chexnode.ledger.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
-from ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record, results_for
+from ledgers import OTHER_SPEC, SPEC, THIRD_SPEC, Clock, arrival, claim, complete, opened, record, results_for
 
 
 def state_of(ledger: Ledger, job: JobClaim | str) -> JobState | InstanceState:
@@ -213,6 +213,29 @@ def test_adopt_leaves_an_analysis_that_is_there_alone(ledger: Ledger, clock: Clo
     assert ledger.jobs.adopt(OTHER_SPEC, timedelta(seconds=60)) == 1
     assert state_of(ledger, new) is JobState.DONE
     assert history_of(ledger, new).count("created") == 1
+
+
+def test_of_several_analyses_the_adopted_one_counts(ledger: Ledger, clock: Clock) -> None:
+    """Left queued by one model, analysed by the next, and then adopted by a third."""
+    one = arrival()
+    record(ledger, one)
+    record(ledger, one, spec=OTHER_SPEC)
+    complete(ledger, claim(ledger, spec=OTHER_SPEC))
+    clock.forward(100)
+    assert ledger.jobs.adopt(THIRD_SPEC, timedelta(seconds=60)) == 1
+    account = ledger.accounts.account()
+    assert (account.received, account.pending, account.analysed, account.difference) == (1, 1, 0, 0)
+
+
+def test_a_job_queued_again_for_a_file_that_came_again_counts(ledger: Ledger) -> None:
+    one = arrival()
+    for spec in (SPEC, OTHER_SPEC):
+        record(ledger, one, spec=spec)
+        ledger.jobs.refuse(claim(ledger, spec=spec), Reason.SOURCE_MISSING, "")
+    record(ledger, one)  # the first model is back
+    complete(ledger, claim(ledger))
+    account = ledger.accounts.account()
+    assert (account.analysed, account.refused, account.difference) == (1, {}, 0)
 
 
 def test_retry_and_cancel_by_hand(ledger: Ledger) -> None:

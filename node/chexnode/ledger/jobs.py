@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, func, select, tuple_, update
 
 from chexnode.errors import StaleMove, Usage
 from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
-from chexnode.ledger.instances import new_job
+from chexnode.ledger.instances import new_job, supersede
 from chexnode.ledger.records import Analysis, JobClaim, JobSpec, NewResult, Priority
 from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import UNFINISHED, add_results, delivery_rows
@@ -20,6 +20,8 @@ from chexnode.ledger.states import JobState, Note, Reason
 LEASE = timedelta(seconds=30)
 """A worker that does not renew for this long has lost its jobs."""
 HEARTBEAT_SECONDS = 10.0
+
+_VERSION = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
 
 
 class Jobs:
@@ -181,8 +183,10 @@ class Jobs:
         """
         now = self._db.clock()
         with self._db.write() as conn:
+            # With their instances, which a re-send locks before it makes a job: one of both sees what the other did.
             stale = conn.execute(
                 select(jobs.c.id, jobs.c.sop_instance_uid, jobs.c.digest, jobs.c.urgency)
+                .join(instances, _VERSION)
                 .where(
                     jobs.c.state == JobState.QUEUED,
                     jobs.c.due_at < now - older_than,
@@ -199,14 +203,13 @@ class Jobs:
                 conn.execute(
                     update(jobs)
                     .where(jobs.c.id == row.id)
-                    .values(state=JobState.CANCELLED, error=error, finished_at=now, superseded=True)
+                    .values(state=JobState.CANCELLED, error=error, finished_at=now)
                 )
+                supersede(conn, row.sop_instance_uid, row.digest, spec)
                 history.append(
                     note_event("job", row.id, "replaced", now, JobState.QUEUED, JobState.CANCELLED, spec.model)
                 )
             known = set(conn.execute(select(jobs.c.key).where(jobs.c.key.in_([j["key"] for j in fresh]))).scalars())
-            # What was analysed like this before counts again.
-            conn.execute(update(jobs).where(jobs.c.key.in_(known)).values(superseded=False))
             fresh = [j for j in fresh if j["key"] not in known]
             add_missing(conn, jobs, fresh)
             history += [note_event("job", j["id"], "created", now, to_state=JobState.QUEUED) for j in fresh]
@@ -251,8 +254,7 @@ class Jobs:
             except ValueError:
                 raise Usage(f"job {job_id} is {state}: it cannot become {to}") from None
             conn.execute(update(jobs).where(jobs.c.id == job_id).values(state=to, **facts))
-            version = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
-            look_again(conn, select(instances.c.study_instance_uid).join(jobs, version).where(jobs.c.id == job_id))
+            look_again(conn, select(instances.c.study_instance_uid).join(jobs, _VERSION).where(jobs.c.id == job_id))
             record_events(conn, [event])
 
     def due(self, spec: JobSpec) -> int:
@@ -333,10 +335,7 @@ def _claims(conn: Connection, ids: Sequence[str]) -> list[JobClaim]:
             instances.c.calling_ae_title,
             instances.c.notes,
         )
-        .join(
-            instances,
-            and_(instances.c.sop_instance_uid == jobs.c.sop_instance_uid, instances.c.digest == jobs.c.digest),
-        )
+        .join(instances, _VERSION)
         .where(jobs.c.id.in_(ids))
     ).all()
     by_id = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +29,7 @@ from deliveries import result
 from nodes import Node as WholeNode
 from nodes import Process
 from receivers import Node, a_settings, dcmtk, receiving, rows
-from senders import EXPLICIT_VR, Sender, an_image, store_file
+from senders import CR_IMAGE, EXPLICIT_VR, Sender, an_image, store_file
 from servers import LOOPBACK, Orthanc, StoreSCP
 
 CONTEXT = (SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
@@ -166,6 +167,25 @@ def test_large_images_and_long_associations(node: Node, papers: Papers, tmp_path
         assert sender.store(part).status == 0
         assert sender.store(an_image("1.2.3.10")).status == 0
     assert len(rows(node.ledger)) == 2
+
+
+def test_a_record_that_trickles_is_ended_however_alive_its_sender_is(tmp_path: Path, papers: Papers) -> None:
+    limits = LimitSettings(idle_seconds=1, negotiation_seconds=60)
+    with receiving(a_settings(tmp_path, tls=papers.tls, limits=limits)) as (receiver, ledger, _):
+        assert receiver.tls_port is not None
+        slow = Sender(receiver.tls_port, [(CR_IMAGE, (EXPLICIT_VR,))], tls=client_context(papers.as_peer))
+        slow.send_command(1, slow.store_elements(an_image()), has_data_set=True)
+        with socket.fromfd(slow.sock.fileno(), socket.AF_INET, socket.SOCK_STREAM) as below:
+            record = b"\x17\x03\x03" + (16_000).to_bytes(2, "big") + bytes(16_000)  # whose end nobody will wait for
+            sent = 0
+            with suppress(BrokenPipeError, ConnectionResetError):
+                for byte in record[:400]:  # in time, every time
+                    below.sendall(bytes((byte,)))
+                    sent += 1
+                    time.sleep(0.05)
+        slow.sock.close()
+        assert 10 < sent < 200
+        assert rows(ledger) == []
 
 
 def test_the_receiver_stops_while_tls_associations_are_open(tmp_path: Path, papers: Papers) -> None:

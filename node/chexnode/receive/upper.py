@@ -113,8 +113,9 @@ class Upper:
         self._view = memoryview(self._buffer)
         self._view[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
-        # Kernel timeouts: a Python timeout would cost a poll() before every recv().
-        self._sock.settimeout(None)
+        # Kernel timeouts: a Python timeout would cost a poll() before every recv(). By TLS it bounds a whole record
+        # instead, whose bytes, one in time after another, would else keep a read from ever returning.
+        self._sock.settimeout(idle_seconds if isinstance(self._sock, ssl.SSLSocket) else None)
         limit = struct.pack("@ll", int(idle_seconds), int(idle_seconds % 1 * 1e6))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

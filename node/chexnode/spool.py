@@ -243,12 +243,14 @@ class Spool:
     def verify(self, relative: str, digest: str) -> bool:
         """Whether a source is there and its data set, without preamble and group 0002, still has ``digest``.
 
-        Raises :class:`DiskRefused` where the disk does not say.
+        Raises :class:`DiskRefused` where the disk does not say, or is not there with all that is on it.
         """
         try:
             with _disk_errors():
                 content = memoryview(self.path(relative).read_bytes())
         except FileNotFoundError:
+            if not (self.data_dir / "spool" / "sources").is_dir():
+                raise DiskRefused("the spool is not there") from None
             return False
         # We wrote the file: 128 bytes of preamble, DICM, and (0002,0000) with the length of the rest of the group.
         start = 144 + int.from_bytes(content[140:144], "little")

@@ -118,6 +118,10 @@ def result_files(bench: Bench) -> list[Path]:
     return list((bench.spool.data_dir / "spool" / "results").rglob("*.dcm"))
 
 
+def source_files(bench: Bench) -> list[Path]:
+    return list((bench.spool.data_dir / "spool" / "sources").rglob("*.dcm"))
+
+
 def test_images_are_claimed_in_batches_and_their_results_delivered(bench: Bench) -> None:
     bench.receive(6)
     bench.worker.look()
@@ -181,16 +185,53 @@ def test_nothing_is_analysed_in_vain_while_the_disk_refuses(bench: Bench, monkey
     assert bench.states() == ["QUEUED"] * 3
 
 
-def test_a_source_that_cannot_be_read_now_is_not_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(_: Path) -> bytes:
-        raise OSError(errno.EIO, "Input/output error")
+def unreadable(monkeypatch: pytest.MonkeyPatch, sources: set[Path]) -> None:
+    """Have the disk fail where ``sources`` are, and no back-off wait."""
+    read = Path.read_bytes
 
-    bench.receive(1)
+    def failing(path: Path) -> bytes:
+        if path in sources:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(Backoff, "delay", lambda self, failures: 0.0)
+
+
+def test_a_source_that_cannot_be_read_now_is_not_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    [job] = bench.receive(1)
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "read_bytes", failing)
+        unreadable(broken, set(source_files(bench)))
+        broken.setattr(Backoff, "delay", lambda self, failures: self.ceiling(failures))
         bench.worker.look()
-    assert bench.states() == ["QUEUED"]
-    wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the disk to answer")
+    view = bench.ledger.views.job(job)
+    assert (view.state, view.attempts) == ("QUEUED", 1)
+    assert "EIO" in (view.error or "")
+    bench.ledger.jobs.cancel(job)  # rather than wait for minutes
+    bench.ledger.jobs.retry(job)
+    bench.worker.look()
+    assert bench.states() == ["DELIVERING"]
+
+
+def test_sources_that_can_never_be_read_hold_up_nobody_and_are_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = bench.receive(6)  # more than a batch
+    unreadable(monkeypatch, set(source_files(bench)))
+    bench.receive(2)
+    wait_for(lambda: bench.worker.look() or "QUEUED" not in bench.states(), "an end of all")
+    account = bench.ledger.accounts.account()
+    assert (account.analysed, account.failed, account.difference) == (2, 6, 0)
+    assert {bench.ledger.views.job(job).error for job in lost} == {"gave up after 2 attempts: the disk refused: EIO"}
+
+
+def test_sources_of_a_disk_that_is_not_mounted_are_not_missing(bench: Bench) -> None:
+    bench.receive(2)
+    spool = bench.spool.data_dir / "spool"
+    spool.rename(spool.with_name("elsewhere"))
+    bench.worker.look()
+    assert bench.states() == ["QUEUED"] * 2
+    assert bench.ledger.accounts.account().refused == {}
 
 
 def test_a_bug_fails_its_job_with_the_traceback_and_no_other(bench: Bench) -> None:
@@ -214,7 +255,7 @@ def test_a_batch_that_fails_as_a_whole_is_run_one_by_one(bench: Bench) -> None:
 
 def test_a_source_that_is_gone_or_damaged_is_refused(bench: Bench) -> None:
     bench.receive(2)
-    [gone, damaged] = (bench.spool.data_dir / "spool" / "sources").rglob("*.dcm")
+    [gone, damaged] = source_files(bench)
     gone.unlink()
     damaged.write_bytes(damaged.read_bytes() + b"!")
     bench.worker.look()

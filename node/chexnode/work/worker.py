@@ -36,6 +36,14 @@ INSIST_SECONDS = 60.0
 """How long a finished analysis waits for a database that is away before the job is left to its lease."""
 
 
+_UNREADABLE = Backoff(base=120.0, cap=3600.0)
+"""Between two attempts at a source: an outage of the disk is over before they have all been made."""
+
+
+class _Unreadable(Transient):
+    """The disk does not give the source now. It may be this one file for ever, so attempts are counted."""
+
+
 class Rings(Protocol):
     """What the worker needs of the bell."""
 
@@ -143,8 +151,11 @@ class Worker:
         return [(claim, self._decoding.submit(self._prepare, claim)) for claim in claims]
 
     def _prepare(self, claim: JobClaim) -> Prepared:
-        if claim.path is None or not self._spool.verify(claim.path, claim.digest):
-            raise Refused(Reason.SOURCE_MISSING)
+        try:
+            if claim.path is None or not self._spool.verify(claim.path, claim.digest):
+                raise Refused(Reason.SOURCE_MISSING)
+        except DiskRefused as error:
+            raise _Unreadable(str(error)) from error
         return self._pipeline.prepare(self._spool.path(claim.path))
 
     def _prepared(self, claim: JobClaim, future: Future[Prepared]) -> Prepared | None:
@@ -202,16 +213,18 @@ class Worker:
             self._settle(claim, partial(self._ledger.jobs.refuse, claim, error.reason, error.detail))
         except DiskRefused as error:
             self._rest(claim, error)
+        except _Unreadable as error:
+            self._put_back(claim, str(error), _UNREADABLE)
         except Transient as error:
-            self._put_back(claim, str(error))
+            self._put_back(claim, str(error), self._backoff)
         except Exception as error:
             log.error("job %s failed: %s", claim.id, type(error).__name__)
             self._settle(claim, partial(self._ledger.jobs.fail, claim, traceback_of(error)))
         return None
 
     def _rest(self, claim: JobClaim, error: DiskRefused) -> None:
-        """A full disk is not the image's doing: no attempt is counted, however long it lasts. Nor is anything claimed
-        for a while, only to be analysed in vain."""
+        """A disk that takes no result is not the image's doing: no attempt is counted, however long it lasts. Nor is
+        anything claimed for a while, only to be analysed in vain."""
         with self._state:
             if time.monotonic() >= self._rests_until:
                 self._disk_refusals += 1
@@ -219,13 +232,13 @@ class Worker:
         log.warning("job %s put back: %s", claim.id, error)
         self._settle(claim, partial(self._ledger.jobs.release, [claim]))
 
-    def _put_back(self, claim: JobClaim, error: str) -> None:
+    def _put_back(self, claim: JobClaim, error: str, backoff: Backoff) -> None:
         attempts = claim.attempts + 1
         if attempts >= self._settings.worker.max_attempts:
             why = f"gave up after {attempts} attempts: {error}"
             self._settle(claim, partial(self._ledger.jobs.fail, claim, why))
             return
-        due_at = self._ledger.clock() + timedelta(seconds=self._backoff.delay(attempts))
+        due_at = self._ledger.clock() + timedelta(seconds=backoff.delay(attempts))
         log.warning("job %s put back, attempt %d: %s", claim.id, attempts, error)
         self._settle(claim, partial(self._ledger.jobs.requeue, claim, error, due_at))
 

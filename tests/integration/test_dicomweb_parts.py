@@ -199,6 +199,14 @@ def test_nothing_is_left_of_the_parts(service: Service) -> None:
     assert [*(service.settings.node.data_dir / "spool" / "tmp").iterdir()] == []
 
 
+def test_text_in_a_part_of_its_own_keeps_its_letters(service: Service) -> None:
+    ds = image(PatientName="Doe^Jane", Manufacturer="X", SpecificCharacterSet=None)
+    model = model_of(ds) | {"00084000": {"vr": "LT", "BulkDataURI": "text"}}
+    bulk = {"text": ("application/octet-stream", "胸部 Thorax für".encode()), "pixels": (BYTES, ds.PixelData)}
+    assert store(service, JSON, json.dumps([model]).encode(), bulk).status_code == 200
+    assert back(service, ds)[0x00084000].value == "胸部 Thorax für"
+
+
 def test_many_parts_take_one_file(service: Service) -> None:
     ds = image()
     bulk = {str(number): (BYTES, bytes([number]) * 600_000) for number in range(64)}

@@ -262,6 +262,7 @@ def test_a_report_is_text(service: Service) -> None:
     assert html.headers["content-type"].startswith("text/html")
     assert "Imaging &lt;Report&gt;" in html.text
     assert "Finding: Größe &amp; mehr" in html.text
+    assert "style=" not in html.text, "the policy of every answer forbids it"
     plain = service.get(f"{path}/rendered", "text/plain")
     assert "Length: 12.5 mm" in plain.text
     assert service.get(f"{path}/rendered", "image/jpeg").status_code == 406

@@ -20,6 +20,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from chexmodels.part10 import ReadLimits, read
 from chexnode.errors import Refused, Transient
 from chexnode.ledger.states import Reason
+from chexnode.sandbox.pool import Pool
 from chexnode.settings import LimitSettings
 from chexnode.work.prepared import Prepared, prepare_file
 from chexnode.work.sandbox import Sandbox
@@ -225,6 +226,21 @@ def test_the_end_of_a_fresh_child_does(chest: Path, pipe: Path, end: signal.Sign
             with pytest.raises(type(outcome), match=re.escape(str(outcome))):
                 future.result()
         assert isinstance(sandbox.prepare(chest), Prepared)
+
+
+LIAR = """
+import os, struct, sys
+os.write(1, struct.pack(">IQ", 2, 0) + b"{}")
+sys.stdin.buffer.readline()
+os.write(1, struct.pack(">IQ", 60000, 0) + b"[" * 60000)
+"""
+
+
+def test_an_answer_too_deep_to_be_read_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "liar.py").write_text(LIAR)
+    monkeypatch.syspath_prepend(tmp_path)
+    with Pool("liar", LIMITS, 1, {}) as pool, pytest.raises(Refused, match="without an answer"):
+        pool.ask({}, 0)
 
 
 def test_threads_share_the_children(chest: Path) -> None:

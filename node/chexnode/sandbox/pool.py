@@ -102,7 +102,7 @@ class _Child:
             raise self._end(overran=False)
         try:
             facts = json.loads(bytes(self._read(facts_length, deadline)))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._end(overran=False) from None
         if not isinstance(facts, dict):
             raise self._end(overran=False)

@@ -84,6 +84,7 @@ class Assembly:
         self._bulk: dict[str, _Bulk] = {}
         self._room = _MOST_METADATA
         self._values_room = largest
+        self._is_ascii = True
 
     def part(self, begins: PartBegins) -> Writer:
         """Where the content of a part goes. Raises MultipartError and DiskRefused."""
@@ -128,10 +129,10 @@ class Assembly:
         pixels = model.get(_PIXEL_DATA)
         rest = {tag: one for tag, one in model.items() if tag < _PIXEL_DATA and not tag.startswith("0002")}
         rest.pop("00083002", None)  # Available Transfer Syntax UID: of what a server held, not of this
-        self._values_room = self._largest
+        self._values_room, self._is_ascii = self._largest, True
         try:
             ds = Dataset.from_json(rest, self._value)
-            if not json.dumps(rest, ensure_ascii=False).isascii():
+            if not (self._is_ascii and json.dumps(rest, ensure_ascii=False).isascii()):
                 ds.SpecificCharacterSet = "ISO_IR 192"
             frames = self._frames(pixels) if isinstance(pixels, dict) else _Frames("", [])
             if frames.transfer_syntax and frames.transfer_syntax != ExplicitVRLittleEndian:
@@ -167,6 +168,7 @@ class Assembly:
         if vr in _NUMBERS:
             return np.frombuffer(content, _NUMBERS[vr]).tolist()
         text = content.decode("utf-8").rstrip(" \0")
+        self._is_ascii = self._is_ascii and text.isascii()
         return text if vr in ("LT", "ST", "UT", "UR") else text.split("\\")
 
     def _found(self, uri: str) -> _Bulk:

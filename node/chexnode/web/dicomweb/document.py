@@ -30,7 +30,7 @@ def render(ds: Dataset, media_type: str) -> bytes:
     if media_type == "text/plain":
         plain = [title, " ".join(one for one in about if one), "", *("  " * depth + text for depth, text in lines)]
         return "\n".join([*plain, ""]).encode("utf-8", "replace")
-    rows = "".join(f'<p>{"&emsp;" * 2 * depth}{escape(text)}</p>\n' for depth, text in lines)
+    rows = "".join(f"<p>{'&emsp;' * 2 * depth}{escape(text)}</p>\n" for depth, text in lines)
     page = (
         f'<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>{escape(title)}</title></head><body>\n'
         f"<h1>{escape(title)}</h1>\n<p>{escape(' '.join(one for one in about if one))}</p>\n{rows}</body></html>\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from pathlib import Path
@@ -19,11 +20,13 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import Arrival, Outcome, Verdict
 from chexnode.ledger.states import DeliveryState, InstanceState, Reason
 from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.spool import DiskRefused, Spool
 from chexnode.work import reporter as reporter_module
 from chexnode.work.reporter import LONG_SERIES, Reporter
+from chexnode.work.shift import Shift
 from ledgers import SPEC, Clock, arrival, claim, complete, opened, record
 from radiographs import parsed, part10, radiograph
+from servers import wait_for
 
 LATERAL = Verdict(InstanceState.NOT_ANALYSED, Reason.LATERAL_VIEW, "View Position is LL")
 UP = Verdict(InstanceState.ANALYSABLE)
@@ -332,6 +335,46 @@ def test_a_report_that_cannot_be_made_is_told_once_and_holds_up_no_other(
         rows = conn.exec_driver_sql("SELECT subject_id, detail FROM events WHERE event = 'report-failed'").all()
     assert [row.subject_id for row in rows] == ["1.2.9"]
     assert rows[0].detail == "its files give it no valid UID"
+
+
+def test_a_full_disk_that_takes_no_report_keeps_retention_from_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = site.receive(LATERAL, study_instance_uid=None, series_instance_uid=None)
+    site.clock.forward(31 * DAY)
+    site.receive(LATERAL)
+    with monkeypatch.context() as full:
+        full.setattr(Spool, "write_result", refusing)
+        site.close()
+    assert not site.spool.exists(old.path)
+    assert site.delivered() == []
+    site.tick()
+    assert len(site.delivered()) == 1
+
+
+def refusing(spool: Spool, data: bytes) -> None:
+    raise DiskRefused("the disk refused: ENOSPC")
+
+
+def test_what_is_due_goes_out_though_housekeeping_fails(site: Site) -> None:
+    def failing() -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    site.settings = site.settings.model_copy(
+        update={"worker": site.settings.worker.model_copy(update={"queues": ("deliver",)})}
+    )
+    site.receive(LATERAL)
+    site.close()
+    with Shift(site.settings, site.ledger, site.spool, Silent(), SPEC, "tests", threading.Event()) as shift:
+        shift.tick_with(failing)
+        wait_for(lambda: list((site.folder / "pacs").iterdir()), "the report to arrive")
+
+
+class Silent:
+    """A bell that nobody hears."""
+
+    def ring(self, queue: str, argument: str | None = None) -> None:
+        pass
 
 
 def test_nobody_is_told_of_studies_from_before_they_asked(site: Site) -> None:

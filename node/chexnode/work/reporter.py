@@ -22,7 +22,7 @@ from chexnode.ledger.records import ClosedStudy, Unanalysed, variant_with
 from chexnode.ledger.states import JobState, Reason, ResultKind
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings import DestinationSettings, Settings
-from chexnode.spool import Spool
+from chexnode.spool import DiskRefused, Spool
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,9 @@ class Reporter:
                 self._report(study)
             except StaleMove:
                 log.info("a study changed while it was being reported: it will be looked at again")
+            except DiskRefused as error:  # retention, which comes after us, may make room
+                log.warning("no study is reported for now: %s", error)
+                return
             except Transient:
                 raise
             except _NoSource as error:

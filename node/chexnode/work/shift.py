@@ -84,8 +84,8 @@ class Shift:
 
     def _tick(self, keep_house: Callable[[], None]) -> None:
         while True:
+            self._logged(keep_house)  # whatever it ends with, what is due is looked for
             try:
-                keep_house()
                 if self._worker is not None and self._ledger.jobs.due(self._spec):
                     self._own.submit(self.infer)
                 if self._courier is not None:
@@ -109,7 +109,7 @@ class Shift:
         except NodeError as error:
             log.warning("%s", error)
         except Exception:
-            log.exception("a look for work failed")
+            log.exception("housekeeping or a look for work failed")
 
     def __enter__(self) -> Self:
         return self

@@ -226,6 +226,7 @@ def test_an_answer_holds_so_many_pictures_and_bytes(service: Service, monkeypatc
     monkeypatch.setattr("chexnode.web.dicomweb.rendered._MOST_RENDERED", 3)
     answer = service.get(f"{path}/rendered", several)
     assert (answer.status_code, len(parts_of(answer))) == (206, 3)
+    assert int(answer.headers["content-length"]) == len(answer.content)
     assert service.get(f"{path}/rendered", "image/gif").status_code == 206
     assert service.get(f"{path}/rendered", "image/png").status_code == 200
     monkeypatch.setattr("chexnode.web.dicomweb.rendered._MOST_BYTES", 1000)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from chexmodels.part10 import DecodeError
 from chexnode.web.dicomweb import document
@@ -229,8 +230,9 @@ def _preferred(accepted: Sequence[MediaType], offered: Sequence[str]) -> tuple[s
 
 def _multi(parts: Sequence[tuple[str, str, bytes]], status: int, headers: dict[str, str]) -> Response:
     boundary = new_boundary()
-    body = [
-        part_head(boundary, kind, url, first=not number) + content for number, (url, kind, content) in enumerate(parts)
-    ]
-    kind = f'{MULTIPART}; type="{parts[0][1]}"; boundary={boundary}'
-    return Response(b"".join(body) + closing(boundary), status, headers, kind)
+    pieces: list[bytes] = []
+    for number, (url, kind, content) in enumerate(parts):
+        pieces += [part_head(boundary, kind, url, first=not number), content]
+    pieces.append(closing(boundary))
+    headers = headers | {"Content-Length": str(sum(map(len, pieces)))}
+    return StreamingResponse(pieces, status, headers, f'{MULTIPART}; type="{parts[0][1]}"; boundary={boundary}')

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from chexnode.settings import DiskSettings, LimitSettings, PeerSettings
+from chexnode.spool import Incoming
 from receivers import Node, a_settings, dcmtk, receiving, rows, spooled
 from senders import (
     CR_IMAGE,
@@ -260,6 +261,20 @@ def test_a_sender_that_trickles_is_ended_however_alive_it_is(tmp_path: Path, cap
                 time.sleep(0.18)
             assert faster.read_response().status == 0
         assert len(rows(ledger)) == len(spooled(settings)) == 1
+
+
+def test_a_sender_that_waits_for_our_disk_is_not_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, stalls = Incoming.write, iter([3.0])
+
+    def stalling(incoming: Incoming, data: bytes) -> None:
+        time.sleep(next(stalls, 0.0))
+        write(incoming, data)
+
+    settings = a_settings(tmp_path, limits=LimitSettings(idle_seconds=1, min_kb_per_second=10_000))
+    with receiving(settings) as (receiver, _, _):
+        monkeypatch.setattr(Incoming, "write", stalling)
+        assert store_file(receiver.port, an_image(pixels=1024 * 1024)).status == 0
+        assert next(stalls, None) is None
 
 
 @pytest.mark.parametrize(

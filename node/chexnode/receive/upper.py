@@ -75,7 +75,7 @@ class Upper:
         self._pdu = 0
         """Bytes of the current P-DATA-TF not yet read."""
         self._patience: float | None = None
-        """When the message that is coming in has become too slow (monotonic seconds)."""
+        """How many seconds of waiting for it the message that is coming in has left."""
         self._idle_seconds = 0.0
         self._byte_seconds = 0.0
 
@@ -171,7 +171,7 @@ class Upper:
         self._patience = None
         if self._start == self._end:
             self._fill()
-        self._patience = time.monotonic() + self._idle_seconds
+        self._patience = self._idle_seconds
 
     def send(self, data: bytes) -> None:
         """Send whole PDUs. Raises :class:`Closed`."""
@@ -248,6 +248,7 @@ class Upper:
         try:
             if self._deadline is not None:
                 self._sock.settimeout(self._left())
+            began = time.monotonic()
             count = self._sock.recv_into(self._view)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError) as error:
             raise Closed("silent for too long") from error
@@ -258,9 +259,10 @@ class Upper:
         self.heard = True
         self._start, self._end = 0, count
         if self._patience is not None:
-            # Each byte buys time. Without this, one byte in time after another would hold an association for ever.
-            self._patience += count * self._byte_seconds
-            if time.monotonic() > self._patience:
+            # Each byte buys time. Without this, one byte in time after another would hold an association for ever. What
+            # counts is how long we waited for the peer: it waits for our disk just so.
+            self._patience += count * self._byte_seconds - (time.monotonic() - began)
+            if self._patience < 0:
                 raise ProtocolError(REASON_NOT_SPECIFIED, "a message comes too slowly")
 
     def _left(self) -> float:

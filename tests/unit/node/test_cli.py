@@ -245,9 +245,10 @@ def test_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_db_upgrade(run: Run, tmp_path: Path) -> None:
-    empty = run("jobs")
-    assert (empty.code, empty.out) == (cli.Exit.ENVIRONMENT, "")
-    assert empty.err.startswith("chexnode: the database schema is empty")
+    missing = run("jobs")
+    assert (missing.code, missing.out) == (cli.Exit.ENVIRONMENT, "")
+    assert missing.err.startswith("chexnode: there is no database ")
+    assert not list(tmp_path.rglob("*.db")), "who only looks makes none"
     first = run("db", "upgrade", "--json").json
     assert first["before"] is None
     assert run("db", "upgrade", "--json").json == {"before": first["now"], "now": first["now"]}

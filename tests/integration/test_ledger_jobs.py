@@ -215,6 +215,19 @@ def test_adopt_leaves_an_analysis_that_is_there_alone(ledger: Ledger, clock: Clo
     assert history_of(ledger, new).count("created") == 1
 
 
+def test_an_upgrade_that_is_taken_back_leaves_nothing_undone(ledger: Ledger, clock: Clock) -> None:
+    record(ledger)
+    for spec in (OTHER_SPEC, SPEC):
+        clock.forward(61)
+        assert ledger.jobs.adopt(spec, timedelta(seconds=60)) == 1
+        account = ledger.accounts.account()
+        assert (account.pending, account.cancelled, account.difference) == (1, 0, 0)
+    job = claim(ledger)
+    complete(ledger, job)
+    told = ["created", "replaced", "retried", "claimed", "analysed", "done"]
+    assert [event for event in history_of(ledger, job) if event != "new"] == told
+
+
 def test_of_several_analyses_the_adopted_one_counts(ledger: Ledger, clock: Clock) -> None:
     """Left queued by one model, analysed by the next, and then adopted by a third."""
     one = arrival()

@@ -210,6 +210,14 @@ class Jobs:
                     note_event("job", row.id, "replaced", now, JobState.QUEUED, JobState.CANCELLED, spec.model)
                 )
             known = set(conn.execute(select(jobs.c.key).where(jobs.c.key.in_([j["key"] for j in fresh]))).scalars())
+            # An upgrade that is taken back finds its own jobs again, which the other analysis had replaced.
+            revived = conn.execute(
+                update(jobs)
+                .where(jobs.c.key.in_(known), jobs.c.state == JobState.CANCELLED)
+                .values(state=JobState.QUEUED, error=None, attempts=0, crashes=0, due_at=now, finished_at=None)
+                .returning(jobs.c.id)
+            ).scalars()
+            history += [note_event("job", i, "retried", now, JobState.CANCELLED, JobState.QUEUED) for i in revived]
             fresh = [j for j in fresh if j["key"] not in known]
             add_missing(conn, jobs, fresh)
             history += [note_event("job", j["id"], "created", now, to_state=JobState.QUEUED) for j in fresh]

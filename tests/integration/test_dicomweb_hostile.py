@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
+from chexnode.sections.web import WebSettings
 from dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, read_all, related, serving
 from nodes import Node
 from radiographs import radiograph
 from receivers import a_settings, spooled
+from servers import LOOPBACK
 
 RELATED = f'multipart/related; type="{DICOM}"; boundary={BOUNDARY}'
 
@@ -159,3 +163,20 @@ def test_memory_while_200_mb_go_in_and_out(tmp_path: Path) -> None:
     assert received > length
     assert stored - before < 60
     assert served - before < 60
+
+
+def test_a_slow_reader_is_not_an_idle_one(tmp_path: Path) -> None:
+    settings = a_settings(tmp_path, web=WebSettings(idle_seconds=2))
+    with serving(settings) as service:
+        ds = radiograph(shape=(4096, 4096), PixelData=bytes(4096 * 4096))
+        assert service.store(part10_of(ds)).status_code == 200
+        end = b""
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            caller.connect((LOOPBACK, service.client.base_url.port or 0))
+            request = f"GET /dicom-web{path_of(ds)}/frames/1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            caller.sendall(request.encode())
+            while piece := caller.recv(100_000):
+                end = (end + piece)[-100:]
+                time.sleep(0.03)
+    assert end.endswith(b"--\r\n\r\n0\r\n\r\n"), "the closing boundary and the last chunk"

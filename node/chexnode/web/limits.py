@@ -19,6 +19,9 @@ _BURST_SECONDS = 4.0
 
 _MOST_ADDRESSES = 10_000
 
+_PIECE = 1 << 18
+"""Bytes of an answer that are timed together: a caller who reads slowly is not one who does not read."""
+
 
 class Buckets:
     """A token bucket for each address, and bounded memory: the one that asked longest ago is forgotten first.
@@ -125,7 +128,13 @@ class _Exchange:
 
     async def _sending(self, message: Message) -> None:
         self._answered = True
-        await asyncio.wait_for(self._send(message), self._idle)
+        body = message.get("body", b"")
+        sent = 0
+        while len(body) - sent > _PIECE:
+            piece = {"type": message["type"], "body": body[sent : sent + _PIECE], "more_body": True}
+            await asyncio.wait_for(self._send(piece), self._idle)
+            sent += _PIECE
+        await asyncio.wait_for(self._send({**message, "body": body[sent:]} if sent else message), self._idle)
 
 
 def _length(scope: Scope) -> int:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,13 +152,11 @@ def site(folder: Path, count: int, watermark: float) -> Iterator[Site]:
 
 def unfinished(node: Node) -> float:
     """How many images are not at their end; infinitely many while the database is away."""
-    ledger = node.ledger()
     try:
-        return len(ledger.views.jobs(["QUEUED", "RUNNING", "DELIVERING"], limit=None))
+        with closing(node.ledger()) as ledger:
+            return len(ledger.views.jobs(["QUEUED", "RUNNING", "DELIVERING"], limit=None))
     except Transient:
         return float("inf")
-    finally:
-        ledger.close()
 
 
 def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:

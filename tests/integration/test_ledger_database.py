@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -69,6 +71,20 @@ def test_roles_that_migrate_at_once_wait_for_each_other(database_url: str) -> No
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     with opened(database_url) as ledger:
         check_schema(ledger.database)
+
+
+def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    together = threading.Barrier(6)
+
+    def opens(number: int) -> None:
+        database = Database(f"sqlite:///{tmp_path / f'{number}.db'}")
+        together.wait(30)
+        with database.read() as conn:
+            assert conn.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        database.close()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(opens, [number for number in range(40) for _ in range(6)]))
 
 
 def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:

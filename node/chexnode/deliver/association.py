@@ -313,17 +313,8 @@ class _Tcp(socket.socket):
             raise
 
 
-class _Tls(ssl.SSLSocket):
-    """Keeps why it could not connect or shake hands."""
-
-    error: OSError | None = None
-
-    def connect(self, address: Any) -> None:
-        try:
-            super().connect(address)
-        except OSError as error:
-            self.error = error
-            raise
+class _Tls(_Tcp, ssl.SSLSocket):
+    """The same, of the handshake too, which is part of its ``connect``."""
 
 
 def _kept(event: evt.Event, keep: Keep) -> int:

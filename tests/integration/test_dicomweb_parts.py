@@ -20,9 +20,11 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_
 
 from chexnode.settings import LimitSettings
 from chexnode.web.dicomweb.native import from_xml, to_xml
-from dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, serving
+from dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, related, serving
+from disks import SmallDisk
 from radiographs import radiograph
 from receivers import a_settings, spooled
+from servers import wait_for
 
 JSON, XML, BYTES = "application/dicom+json", "application/dicom+xml", "application/octet-stream"
 
@@ -241,6 +243,52 @@ def test_one_part_named_by_many_elements_is_bounded(tmp_path: Path) -> None:
             bulk = {"much": (BYTES, bytes(500_000)), "pixels": (BYTES, ds.PixelData)}
             answer = store(service, JSON, json.dumps([model]).encode(), bulk)
             assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("element", ["7FE00010", "00084000"])
+def test_a_disk_that_is_full_before_the_parts_are_on_it_is_507(tmp_path: Path, element: str) -> None:
+    """The last of the parts goes to the disk when they are first read: for the pixels, or for a text."""
+    with SmallDisk.real(tmp_path / "disk", 16) as disk:
+        settings = a_settings(tmp_path, node={"port": 0, "data_dir": disk.folder})
+        tmp = disk.folder / "spool" / "tmp"
+
+        def post(service: Service, models: list[dict[str, Any]], *, filling: bool) -> httpx.Response:
+            def body() -> Iterator[bytes]:
+                yield f"--{BOUNDARY}\r\nContent-Type: {BYTES}\r\nContent-Location: large\r\n\r\n".encode()
+                yield bytes(800_000)
+                if filling:
+                    wait_for(lambda: any(one.stat().st_size >= 1 << 19 for one in tmp.iterdir()), "some to be written")
+                    disk.fill(leave=100_000)
+                yield bytes(200_000) + related([(JSON, json.dumps(models).encode())])
+
+            kind = f'multipart/related; type="{JSON}"; boundary={BOUNDARY}'
+            answer = service.client.post("/studies", content=body(), headers={"Content-Type": kind})
+            disk.drain()
+            return answer
+
+        with serving(settings) as service:
+            inline, first, last = image(), image(), image()
+            models = [one.to_json_dict(bulk_data_threshold=10**9) for one in (inline, first, last)]
+            for model in models[1:]:
+                model[element] = {"vr": "OW" if element == "7FE00010" else "LT", "BulkDataURI": "large"}
+            none = post(service, models[1:], filling=True)
+            assert none.status_code == 507, none.text
+            assert reasons(none) == {first.SOPInstanceUID: 0xA700, last.SOPInstanceUID: 0xA700}
+            some = post(service, models, filling=True)
+            assert some.status_code == 202, some.text
+            assert [one["00081155"]["Value"] for one in some.json()["00081199"]["Value"]] == [[inline.SOPInstanceUID]]
+            assert reasons(some) == reasons(none)
+            assert len(spooled(settings)) == 1
+            assert [*tmp.iterdir()] == []
+            again = post(service, models, filling=False)
+            assert again.status_code == 200, again.text
+            assert len(spooled(settings)) == 3
+
+
+def reasons(answer: httpx.Response) -> dict[str, int]:
+    """SOP Instance UID -> Failure Reason."""
+    failed = answer.json()["00081198"]["Value"]
+    return {one["00081155"]["Value"][0]: one["00081197"]["Value"][0] for one in failed}
 
 
 def test_creators_of_many_groups_are_read_at_once() -> None:

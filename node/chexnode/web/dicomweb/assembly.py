@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels.codestream import Frame, frame_of
 from chexmodels.part10 import DecodeError
-from chexnode.spool import Incoming, Spool
+from chexnode.spool import DiskRefused, Incoming, Spool
 from chexnode.web.dicomweb.accept import BadMediaType, MediaType, parse_media_type
 from chexnode.web.dicomweb.model import Json
 from chexnode.web.dicomweb.multipart import MultipartError, PartBegins
@@ -125,7 +125,10 @@ class Assembly:
             yield from found
 
     def file(self, model: Json) -> Iterator[bytes]:
-        """The instance of ``model`` as a DICOM file, in pieces. Raises :class:`Unassembled` before the first."""
+        """The instance of ``model`` as a DICOM file, in pieces. Raises :class:`Unassembled` before the first.
+
+        Raises DiskRefused where the parts could not be kept: then nothing that needs one can be made any more.
+        """
         pixels = model.get(_PIXEL_DATA)
         rest = {tag: one for tag, one in model.items() if tag < _PIXEL_DATA and not tag.startswith("0002")}
         rest.pop("00083002", None)  # Available Transfer Syntax UID: of what a server held, not of this
@@ -138,7 +141,7 @@ class Assembly:
             if frames.transfer_syntax and frames.transfer_syntax != ExplicitVRLittleEndian:
                 _describe(ds, frames)
             return self._encoded(ds, pixels, frames)
-        except Unassembled:
+        except (Unassembled, DiskRefused):
             raise
         except Exception as error:  # whatever a stranger's model makes the library raise
             raise Unassembled(f"the metadata is no data set ({type(error).__name__})") from error

@@ -195,19 +195,24 @@ class Intake:
             models = [*self._assembly.models()]  # all can be read, or nothing is stored
             if len(models) > MOST_PARTS:
                 raise MultipartError(f"more than {MOST_PARTS} instances")
-            for model in models:
-                self._assemble(self._assembly, model)
+            for number, model in enumerate(models):
+                try:
+                    self._assemble(self._assembly, model)
+                except DiskRefused:  # it has no parts any more for the others either
+                    self.abandon()
+                    refusal = Answer(Status.OUT_OF_RESOURCES, DISK_FAILED)
+                    self.outcomes += [_refused(one, refusal) for one in models[number:]]
+                    return
 
     def _assemble(self, assembly: Assembly, model: Json) -> None:
-        """Store one instance that came in parts."""
+        """Store one instance that came in parts. Raises DiskRefused where they cannot be read."""
         self._instance = self._new()
         try:
             for piece in assembly.file(model):
                 self._instance.write(piece)
         except Unassembled as error:
             self._instance = None
-            answer = Answer(Status.CANNOT_UNDERSTAND, str(error))
-            self.outcomes.append(Outcome(answer, _uid(model, "00080016"), _uid(model, "00080018")))
+            self.outcomes.append(_refused(model, Answer(Status.CANNOT_UNDERSTAND, str(error))))
             return
         self._finish_part()
 
@@ -255,6 +260,11 @@ class Intake:
     def failures(self) -> Iterator[Outcome]:
         """Those that were not stored."""
         return (one for one in self.outcomes if one.answer.status is not Status.SUCCESS)
+
+
+def _refused(model: Json, answer: Answer) -> Outcome:
+    """Of an instance that no file was made of."""
+    return Outcome(answer, _uid(model, "00080016"), _uid(model, "00080018"))
 
 
 def _uid(model: Json, tag: str) -> str:

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
+)
 
 from archives import ArchiveSCP
+from chexnode.deliver.archive import Archive
+from chexnode.settings import DestinationSettings
 from collectors import Collector
 from deliveries import data_set_bytes
 from nodes import Node, loopback_destination
 from phantoms import phantom_files
-from servers import Orthanc, StoreSCP
+from servers import LOOPBACK, Orthanc, StoreSCP, free_port
 
 SINCE = "2020-01-01"
 
@@ -127,6 +134,29 @@ def test_what_was_missed_is_fetched_by_c_get_with_the_promises_of_c_store(
         looked = {look["name"]: look["detail"] for look in node.json("check")}
         assert "Model - FIND" in looked["destination pacs"]
         assert "Model - GET" in looked["destination pacs"]
+
+
+@pytest.mark.parametrize("retrieve", ["move", "get"])
+def test_an_archive_is_proposed_what_will_be_used(retrieve: str) -> None:
+    proposed: list[str] = []
+
+    def remember(event: evt.Event) -> None:
+        proposed.extend(str(context.abstract_syntax) for context in event.assoc.requestor.requested_contexts)
+
+    ae = AE("ARCHIVE")
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    port = free_port()
+    server = ae.start_server((LOOPBACK, port), block=False, evt_handlers=[(evt.EVT_REQUESTED, remember)])
+    settings = DestinationSettings.model_validate(
+        loopback_destination("pacs", "ARCHIVE", port) | {"results": [], "retrieve": retrieve}
+    )
+    try:
+        with Archive(settings, "CHEXNODE", None):
+            pass
+    finally:
+        server.shutdown()
+    used = [StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelMove]
+    assert proposed == (used if retrieve == "move" else used[:1])
 
 
 def test_what_is_too_large_is_refused_and_what_is_far_too_large_ends_it(tmp_path: Path, node: Node) -> None:

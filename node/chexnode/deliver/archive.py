@@ -118,10 +118,8 @@ class Archive:
         self._keep, self._largest = keep, largest
 
     def __enter__(self) -> Self:
-        contexts = [
-            (_FIND, _IMPLICIT),
-            (_MOVE, _IMPLICIT),
-        ]
+        # C-GET has associations of its own.
+        contexts = [context for context in asking(self._settings) if context[0] != _GET]
         self._assoc = Association(self._settings, self._ae_title, contexts, Event(), self._tls)
         if contexts[0] not in self._assoc.accepted:
             self._assoc.release()

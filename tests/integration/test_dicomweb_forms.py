@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import io
 import re
@@ -304,6 +305,47 @@ def test_ranges_of_bulk_data(service: Service, wanted: str, status: int, start: 
         if status == 206:
             first = len(value) + start if start < 0 else start
             assert answer.headers["content-range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(value)}"
+
+
+#: VR -> the type of its words, as little endian has them.
+WORDS = {"OW": "<u2", "OF": "<f4", "OL": "<u4", "OD": "<f8", "OV": "<u8", "OB": "u1", "UN": "u1"}
+NUMBERS = {"US": "<u2", "SS": "<i2", "UL": "<u4", "SL": "<i4", "FL": "<f4", "FD": "<f8", "UV": "<u8", "SV": "<i8"}
+
+
+@pytest.mark.parametrize("count", [1000, 10])
+def test_values_of_big_endian_objects_come_in_little_endian(service: Service, count: int) -> None:
+    """Long ones as bulk data, short ones inline, at the top and in a sequence."""
+    values, item, ds = {}, Dataset(), image()
+    for number, (vr, kind) in enumerate((WORDS | NUMBERS).items()):
+        values[f"0009{0x1000 + number:04X}"] = vr, (np.arange(count * 8 // np.dtype(kind).itemsize) + 1).astype(kind)
+    for holder in (item, ds):
+        holder.add_new(0x00090010, "LO", "CHEX TEST")
+        for tag, (vr, array) in values.items():
+            swapped = array.astype(array.dtype.newbyteorder(">")).tobytes()
+            holder.add_new(int(tag, 16), vr, swapped if vr in WORDS else array.tolist())
+    ds.ReferencedImageSequence = Sequence([item])
+    ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+    ds["PixelData"].VR = "OW"
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    buffer = io.BytesIO()
+    ds.save_as(buffer, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    assert service.store(buffer.getvalue()).status_code == 200
+    (model,) = service.get(f"{path_of(ds)}/metadata").json()
+    back = pydicom.dcmread(io.BytesIO(service.get(path_of(ds), DICOM).content))
+    nested = model["00081140"]["Value"][0], "00081140/0/", back.ReferencedImageSequence[0]
+    for place, prefix, found in ((model, "", back), nested):
+        for tag, (vr, array) in values.items():
+            got = service.get(f"{path_of(ds)}/bulkdata/{prefix}{tag}", BYTES)
+            assert got.content == array.tobytes(), vr
+            said, in_file = place[tag], found[int(tag, 16)].value
+            assert said["vr"] == vr
+            assert in_file == (array.tobytes() if vr in WORDS else array.tolist())
+            if count > 100:
+                assert said["BulkDataURI"].endswith(f"/bulkdata/{prefix}{tag}")
+            elif vr in WORDS:
+                assert base64.b64decode(said["InlineBinary"]) == array.tobytes(), vr
+            else:
+                assert said["Value"] == array.tolist()
 
 
 def test_bulk_data_of_every_level(service: Service) -> None:

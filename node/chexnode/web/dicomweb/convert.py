@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from io import BytesIO
 from itertools import chain
 
-import numpy as np
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from chexmodels.part10 import DecodeError, Part10
+from chexmodels.part10 import DecodeError
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.stored import Stored
 
@@ -24,13 +23,12 @@ def explicit_little(stored: Stored, decoder: Decoder) -> Iterator[bytes]:
 
     What stands behind Pixel Data (padding, signatures, which no longer fit) is left out.
     """
-    part10 = stored.part10
-    if part10.layout.pixel_data is None:
-        return iter([_encoded(stored.header, part10)])
+    ds = stored.header
+    if stored.part10.layout.pixel_data is None:
+        return iter([_encoded(ds)])
     image = stored.image
     if image.all_bytes > _LONGEST:  # PS3.18 section 8.7.8 note 1
         raise DecodeError("decode-limit", "its pixels are too many for Explicit VR Little Endian")
-    ds = image.ds
     pieces = image.all_native() if image.is_native else decoder.frames(stored, [*range(1, image.frames + 1)])
     first = next(pieces)  # what cannot be decoded shows now, while that can still be said
     if not image.is_native:
@@ -43,26 +41,15 @@ def explicit_little(stored: Stored, decoder: Decoder) -> Iterator[bytes]:
     vr = b"OB" if image.bits <= 8 and image.transfer_syntax != ImplicitVRLittleEndian else b"OW"
     element = _PIXEL_DATA + vr + b"\0\0" + length.to_bytes(4, "little")
     padding = bytes(length - image.all_bytes)
-    return chain([_encoded(ds, part10) + element, first], pieces, [padding])
+    return chain([_encoded(ds) + element, first], pieces, [padding])
 
 
-def _encoded(ds: Dataset, part10: Part10) -> bytes:
+def _encoded(ds: Dataset) -> bytes:
     """The file up to Pixel Data."""
     try:
-        if part10.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-            _turn(ds)
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         buffer = BytesIO()
         dcmwrite(buffer, ds, implicit_vr=False, little_endian=True, enforce_file_format=True)
     except Exception as error:  # values that the library cannot write again
         raise DecodeError("undecodable", f"it cannot be encoded again ({type(error).__name__})") from error
     return buffer.getvalue()
-
-
-def _turn(ds: Dataset) -> None:
-    """Turn words of big endian into little (PS3.5 section 7.3); single values the library swaps itself, once read."""
-    sizes = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
-    for one in ds.iterall():
-        size = sizes.get(one.VR)
-        if size and isinstance(one.value, bytes) and len(one.value) % size == 0:
-            one.value = np.frombuffer(one.value, f">u{size}").astype(f"<u{size}").tobytes()

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian
 
 from chexmodels.part10 import DecodeError, Part10, ReadLimits, read
 from chexnode.web.dicomweb.pixels import Image, header_of
@@ -33,10 +35,31 @@ class Stored:
 
     @property
     def header(self) -> Dataset:
-        """All elements before Pixel Data. Raises DecodeError."""
-        return header_of(self.part10)
+        """All elements before Pixel Data, words in little endian whatever the file has. Raises DecodeError."""
+        ds = header_of(self.part10)
+        if self.part10.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+            _turn(ds)
+        return ds
 
     @cached_property
     def image(self) -> Image:
         """Its pixels. Raises DecodeError."""
         return Image(self.part10, self.limits.max_pixels)
+
+
+_WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+
+
+def _turn(ds: Dataset) -> None:
+    """Turn the words of big endian (PS3.5 section 7.3); numbers pydicom has turned when it read them."""
+    for tag in [*ds.keys()]:
+        try:
+            one = ds[tag]
+        except Exception:  # noqa: S112  (a value that the library cannot even hold stands as it is)
+            continue
+        size = _WORDS.get(one.VR)
+        if one.VR == "SQ":
+            for item in one.value or ():
+                _turn(item)
+        elif size and isinstance(one.value, bytes) and len(one.value) % size == 0:
+            one.value = np.frombuffer(one.value, f">u{size}").astype(f"<u{size}").tobytes()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,12 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from chexmodels.part10 import ReadLimits, read
 from chexnode.errors import Refused, Transient
 from chexnode.ledger.states import Reason
-from chexnode.sandbox.pool import Pool
+from chexnode.sandbox.pool import NoChild, Pool
 from chexnode.settings import LimitSettings
 from chexnode.work.prepared import Prepared, prepare_file
 from chexnode.work.sandbox import Sandbox
 from radiographs import part10, radiograph
+from servers import wait_for
 
 LIMITS = LimitSettings()
 TOP_MEMORY = 2_000_000_000
@@ -45,6 +48,7 @@ class Children:
         ]
 
     def only(self) -> psutil.Process:
+        wait_for(self, "a child to have its command line")  # it has a number before
         (child,) = self()
         return child
 
@@ -225,6 +229,34 @@ def test_the_end_of_a_fresh_child_does(chest: Path, pipe: Path, end: signal.Sign
             children.only().send_signal(end)
             with pytest.raises(type(outcome), match=re.escape(str(outcome))):
                 future.result()
+        assert isinstance(sandbox.prepare(chest), Prepared)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """No pipe can be made, nor a file opened; what is open stays so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_machine_that_starts_no_child_convicts_no_image(chest: Path) -> None:
+    with ExitStack() as opened:
+        with no_descriptors():
+            sandbox = opened.enter_context(Sandbox(LIMITS, 64, "letterbox", 1))
+        for _ in range(2):
+            with no_descriptors(), pytest.raises(NoChild, match="cannot be started: Too many open files"):
+                sandbox.prepare(chest)
+        assert isinstance(sandbox.prepare(chest), Prepared)
+
+
+def test_the_judgement_on_a_file_outlives_a_child_that_cannot_be_replaced(chest: Path, pipe: Path) -> None:
+    with Sandbox(LimitSettings(decode_seconds=0.5), 64, "letterbox", 1) as sandbox:
+        with no_descriptors():
+            assert reason_of(sandbox, pipe) is Reason.DECODE_LIMIT
         assert isinstance(sandbox.prepare(chest), Prepared)
 
 

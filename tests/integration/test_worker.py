@@ -21,6 +21,7 @@ from chexnode.encode.source import sanitise
 from chexnode.errors import Refused, Transient
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.states import Reason, ResultKind
+from chexnode.sandbox.pool import NoChild
 from chexnode.settings import Settings
 from chexnode.spool import DiskRefused, Spool
 from chexnode.work.store import store
@@ -154,14 +155,23 @@ def test_a_transient_fault_is_tried_again_and_then_given_up(bench: Bench) -> Non
     assert "gave up after 2 attempts" in (bench.ledger.views.job(job).error or "")
 
 
-def test_a_full_disk_is_waited_for_and_counts_against_no_image(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("stage", "refusal"),
+    [
+        ("encode", DiskRefused("the disk refused: ENOSPC")),
+        ("prepare", NoChild("a decoding child cannot be started: Resource temporarily unavailable")),
+    ],
+)
+def test_what_the_machine_refuses_is_waited_for_and_counts_against_no_image(
+    bench: Bench, stage: str, refusal: Exception
+) -> None:
     bench.receive(1)
-    for refusal in range(1, 5):  # more than max_attempts
-        bench.pipeline.faults["encode"] = [DiskRefused("the disk refused: ENOSPC")]
-        wait_for(lambda: bench.worker.look() or not bench.pipeline.faults["encode"], "another try")
+    for number in range(1, 5):  # more than max_attempts
+        bench.pipeline.faults[stage] = [refusal]
+        wait_for(lambda: bench.worker.look() or not bench.pipeline.faults[stage], "another try")
         [view] = bench.ledger.views.jobs()
-        assert (view.state, view.attempts) == ("QUEUED", 0), refusal
-    wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "room on the disk")
+        assert (view.state, view.attempts) == ("QUEUED", 0), number
+    wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the machine to be fit again")
 
 
 def test_a_disk_that_takes_one_result_and_not_the_next_keeps_neither(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ _LONGEST_DETAIL = 200
 _LIFETIME = 1000
 
 
+class NoChild(Transient):
+    """This machine does not start a child, out of memory or of processes as it is: no file has been looked at."""
+
+
 class ChildBug(Exception):
     """A bug in the decoding child: where it was, not what it was about."""
 
@@ -79,13 +83,13 @@ class _Child:
     def ask(self, request: Mapping[str, Any], longest: int, seconds: float) -> tuple[dict[str, Any], memoryview]:
         """Hand one request over and return the answer's facts and bytes, at most ``longest`` of these.
 
-        Raises :class:`_Died`, or Transient where the child never started.
+        Raises :class:`_Died`, or :class:`NoChild` where the child never started.
         """
         if not self._is_ready:
             try:
                 self._receive(0, time.monotonic() + _START_SECONDS)
             except _Died as death:
-                raise Transient("a decoding child does not start") from death
+                raise NoChild("a decoding child does not start") from death
             self._is_ready = True
         self.requests += 1
         assert self._process.stdin is not None
@@ -165,7 +169,7 @@ class Pool:
         # The kernel ends a child when the thread that started it ends, so one lasting thread starts them all
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox")
         for _ in range(self._children):
-            self._free.put(self._start() if self._eager else None)
+            self._free.put(self._ahead())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -176,13 +180,27 @@ class Pool:
         self._starter.shutdown()
 
     def _start(self) -> _Child:
-        return self._starter.submit(_Child, self._module, self._config).result()
+        """Raises :class:`NoChild`."""
+        try:
+            return self._starter.submit(_Child, self._module, self._config).result()
+        except OSError as error:
+            raise NoChild(f"a decoding child cannot be started: {error.strerror}") from error
+
+    def _ahead(self) -> _Child | None:
+        """A child before there is a request for it; one that cannot be started now is started when it is needed."""
+        if not self._eager:
+            return None
+        try:
+            return self._start()
+        except NoChild:
+            return None
 
     def ask(self, request: Mapping[str, Any], longest: int) -> tuple[dict[str, Any], memoryview]:
         """Return what a child answers, its facts and at most ``longest`` bytes; waits for a free child.
 
         Raises :class:`Refused` (``undecodable``, ``pixel-size``, ``decode-limit``, ``malformed``, ``too-deep``,
-        ``source-missing``), :class:`Transient` where the fault is this machine's, and :class:`ChildBug`.
+        ``source-missing``), :class:`Transient` where the fault is this machine's, :class:`NoChild` among them, and
+        :class:`ChildBug`.
         """
         child = self._free.get()
         try:
@@ -196,7 +214,7 @@ class Pool:
                     facts, content = child.ask(request, longest, self._seconds)
                 except _Died as death:
                     child.kill()
-                    child = self._start() if self._eager else None
+                    child = self._ahead()
                     # An earlier request may have left the child sick; only a fresh one convicts
                     if was_fresh or death.overran:
                         raise _judgement(death) from None

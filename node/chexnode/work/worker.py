@@ -22,6 +22,7 @@ from chexnode.ledger.jobs import HEARTBEAT_SECONDS
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.records import Analysis, JobClaim, JobSpec
 from chexnode.ledger.states import Reason
+from chexnode.sandbox.pool import NoChild
 from chexnode.settings import Settings
 from chexnode.spool import DiskRefused, Spool
 from chexnode.work.pipeline import Pipeline
@@ -74,10 +75,10 @@ class Worker:
         self._held: dict[str, JobClaim] = {}
         self._state = threading.Lock()
         self._busy = self._again = False
-        self._disk_refusals = 0
-        """In a row."""
+        self._refusals = 0
+        """In a row, by the machine: of its disk to take a result, or to start a decoding child."""
         self._rests_until = 0.0
-        """Nothing is claimed before: the disk has refused a result (``time.monotonic``)."""
+        """Nothing is claimed before: the machine has refused (``time.monotonic``)."""
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
@@ -196,7 +197,7 @@ class Worker:
             # files, and they stay.
             discard(self._spool, self._ledger, results)
             raise
-        self._disk_refusals = 0
+        self._refusals = 0
         self._forget(claim)
         for destination in {destination for _, destination in to}:
             self._bell.ring("deliver", destination)
@@ -211,7 +212,7 @@ class Worker:
         except Refused as error:
             log.info("job %s refused: %s", claim.id, error.reason)
             self._settle(claim, partial(self._ledger.jobs.refuse, claim, error.reason, error.detail))
-        except DiskRefused as error:
+        except (DiskRefused, NoChild) as error:
             self._rest(claim, error)
         except _Unreadable as error:
             self._put_back(claim, str(error), _UNREADABLE)
@@ -222,13 +223,13 @@ class Worker:
             self._settle(claim, partial(self._ledger.jobs.fail, claim, traceback_of(error)))
         return None
 
-    def _rest(self, claim: JobClaim, error: DiskRefused) -> None:
-        """A disk that takes no result is not the image's doing: no attempt is counted, however long it lasts. Nor is
-        anything claimed for a while, only to be analysed in vain."""
+    def _rest(self, claim: JobClaim, error: DiskRefused | NoChild) -> None:
+        """A disk that takes no result, or a machine that starts no process, is not the image's doing: no attempt is
+        counted, however long it lasts. Nor is anything claimed for a while, only to be analysed in vain."""
         with self._state:
             if time.monotonic() >= self._rests_until:
-                self._disk_refusals += 1
-                self._rests_until = time.monotonic() + self._backoff.delay(self._disk_refusals)
+                self._refusals += 1
+                self._rests_until = time.monotonic() + self._backoff.delay(self._refusals)
         log.warning("job %s put back: %s", claim.id, error)
         self._settle(claim, partial(self._ledger.jobs.release, [claim]))
 

@@ -22,7 +22,7 @@ from receivers import a_settings
 from servers import LOOPBACK, wait_for
 
 TRANSFERRED, ACCESSED, QUERY = "DICOM Instances Transferred", "DICOM Instances Accessed", "Query"
-NO_LOGIN, FORBIDDEN = "User Authentication/Login", "Security Alert/Use of Restricted Function"
+LOGIN, FORBIDDEN = "User Authentication/Login", "Security Alert/Use of Restricted Function"
 FILES = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
 
 
@@ -164,6 +164,28 @@ def test_head_tells_of_a_search_and_of_no_instances(tmp_path: Path, log: Collect
     assert (log.events().count(ACCESSED), log.events().count(TRANSFERRED)) == (1, 1)
 
 
+def test_who_signs_in_to_the_viewer_is_told_and_who_does_not(tmp_path: Path, log: Collector) -> None:
+    with audited(tmp_path, log) as service:
+        url = service.url.replace("/dicom-web", "/viewer/")
+        assert service.client.post(url, data={"token": "none is needed"}).status_code == 303
+        secret = service.ledger.tokens.add("radiologist", [Scope.READ])[1]
+        more = service.ledger.tokens.add("root", [Scope.ADMIN])[1]
+        assert service.client.post(url, data={"token": "guess"}).status_code == 401
+        assert service.client.post(url, data={"token": secret}).status_code == 303
+        assert service.client.post(url, data={"token": more}).status_code == 403
+        failed, done = log.wait_for(LOGIN, 2)
+        (forbidden,) = log.wait_for(FORBIDDEN)
+        assert service.client.get("/studies").status_code == 204, "by the cookie, which is no second login"
+        log.wait_for(QUERY)
+    assert (who(failed)[0], outcome(failed)) == ((LOOPBACK, None, LOOPBACK), "4")
+    assert (who(done)[0], outcome(done)) == (("radiologist", "radiologist", LOOPBACK), "0")
+    assert [p.get("UserIsRequestor") for p in done.root.findall("ActiveParticipant")] == ["true", "false"]
+    assert done.root.find("EventIdentification/EventOutcomeDescription") is None
+    assert outcome(forbidden) == "4"
+    assert log.events().count(LOGIN) == 2
+    assert not any(one in raw.decode() for raw in log.raw for one in (secret, more, "guess"))
+
+
 def test_users_who_are_turned_away_are_told_of_at_a_bounded_rate(tmp_path: Path, log: Collector) -> None:
     with audited(tmp_path, log) as service:
         storing = token(service.ledger, "modality-7", Scope.STORE)
@@ -171,7 +193,7 @@ def test_users_who_are_turned_away_are_told_of_at_a_bounded_rate(tmp_path: Path,
             assert service.client.get("/studies").status_code == 401
             assert service.client.get("/studies", headers={"Authorization": "Bearer guess"}).status_code == 401
             assert service.client.get("/studies", headers=storing).status_code == 403
-        missing, guessed = log.wait_for(NO_LOGIN, 2)
+        missing, guessed = log.wait_for(LOGIN, 2)
         (forbidden,) = log.wait_for(FORBIDDEN)
         assert who(missing)[0] == who(guessed)[0] == (LOOPBACK, None, LOOPBACK)
         assert "token is needed" in missing.root.findtext("EventIdentification/EventOutcomeDescription")
@@ -179,5 +201,5 @@ def test_users_who_are_turned_away_are_told_of_at_a_bounded_rate(tmp_path: Path,
         assert outcome(missing) == outcome(forbidden) == "4"
         assert who(forbidden)[1] == ("modality-7", "modality-7", LOOPBACK)
         assert not any("guess" in raw.decode() for raw in log.raw), "what a secret may be is told to nobody"
-    wait_for(lambda: log.events().count(NO_LOGIN) == 4 and log.events().count(FORBIDDEN) == 2, "the rest, as one each")
+    wait_for(lambda: log.events().count(LOGIN) == 4 and log.events().count(FORBIDDEN) == 2, "the rest, as one each")
     assert QUERY not in log.events()

@@ -153,11 +153,13 @@ def web_query(
     return finish(root, source, at, what, outcome=outcome)
 
 
-def not_authenticated(
-    source: Source, at: datetime, user: Participant, process: Participant, description: str
+def login(
+    source: Source, at: datetime, user: Participant, process: Participant, outcome: Outcome, description: str = ""
 ) -> Message:
-    """User Authentication (A.5.3.12): a login that failed at ``process``."""
-    outcome = Outcome.MINOR_FAILURE
+    """User Authentication (A.5.3.12): ``user`` has shown ``process`` who it is, or has failed to.
+
+    ``description``: of the outcome.
+    """
     root = begin(_USER_AUTHENTICATION, "E", at, _LOGIN, outcome, description)
     add_participant(root, user, requestor=True)
     add_participant(root, process)

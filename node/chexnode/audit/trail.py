@@ -98,6 +98,12 @@ class Trail:
             us, who = self._place.process, _user(user, address)
             self._write(message.web_query(self._place.source, _now(), who, us, resource, parameters, outcome))
 
+    def signed_in(self, user: str, address: str) -> None:
+        """A browser keeps the token named ``user`` from now on."""
+        if self._place is not None:
+            us, who = self._place.process, _user(user, address)
+            self._write(message.login(self._place.source, _now(), who, us, Outcome.SUCCESS))
+
     def sent(self, destination: DestinationSettings, transfers: Transfers) -> None:
         """A destination has accepted instances, or files were written into its folder."""
         for instances, _ in transfers.take():
@@ -165,7 +171,7 @@ class Trail:
         else:
             who = _user(refusal.name, refusal.address)
         if refusal.cause is Cause.TOKEN and refusal.address:
-            self._write(message.not_authenticated(source, _now(), who, us, what))
+            self._write(message.login(source, _now(), who, us, Outcome.MINOR_FAILURE, what))
             return
         kind = message.RESTRICTED_FUNCTION if refusal.cause is Cause.SCOPE else message.NODE_AUTHENTICATION
         caller = who if refusal.address else None

@@ -74,9 +74,10 @@ class Doorkeeper:
         if self.is_open():
             return False
         token = self._tokens.recognise(secret)
-        if token is not None and cookie.may_be_kept(token):
-            return True
         address = request.client.host if request.client else ""
+        if token is not None and cookie.may_be_kept(token):
+            self._trail.signed_in(token.name, address)
+            return True
         if token is None:
             refusal = _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")
             self._trail.refused(address, "", refusal.detail, Cause.TOKEN)

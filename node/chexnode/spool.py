@@ -237,20 +237,28 @@ class Spool:
         return self.data_dir / relative
 
     def read(self, relative: str) -> bytes:
-        """All bytes of a spooled file. Raises FileNotFoundError."""
-        return self.path(relative).read_bytes()
+        """All bytes of a spooled file.
+
+        Raises FileNotFoundError, and :class:`DiskRefused` where the disk does not give the file, or is not there with
+        all that is on it.
+        """
+        try:
+            return self.path(relative).read_bytes()
+        except FileNotFoundError:
+            if not os.path.isdir(self.data_dir / "spool" / "sources"):
+                raise DiskRefused("the spool is not there") from None
+            raise
+        except OSError as error:
+            raise _refused(error) from error
 
     def verify(self, relative: str, digest: str) -> bool:
         """Whether a source is there and its data set, without preamble and group 0002, still has ``digest``.
 
-        Raises :class:`DiskRefused` where the disk does not say, or is not there with all that is on it.
+        Raises :class:`DiskRefused` like :meth:`read`.
         """
         try:
-            with _disk_errors():
-                content = memoryview(self.path(relative).read_bytes())
+            content = memoryview(self.read(relative))
         except FileNotFoundError:
-            if not (self.data_dir / "spool" / "sources").is_dir():
-                raise DiskRefused("the spool is not there") from None
             return False
         # We wrote the file: 128 bytes of preamble, DICM, and (0002,0000) with the length of the rest of the group.
         start = 144 + int.from_bytes(content[140:144], "little")
@@ -305,7 +313,11 @@ class _disk_errors:  # noqa: N801  (used as a statement)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise DiskRefused(f"the disk refused: {errno.errorcode[error.errno]}") from error
+            raise _refused(error) from error
+
+
+def _refused(error: OSError) -> DiskRefused:
+    return DiskRefused(f"the disk refused: {errno.errorcode.get(error.errno or 0, type(error).__name__)}")
 
 
 def _remove_empty(day: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from chexnode.ledger.states import DeliveryState, InstanceState, Reason
 from chexnode.settings import Settings
 from chexnode.spool import DiskRefused, Spool
 from chexnode.work import reporter as reporter_module
-from chexnode.work.reporter import LONG_SERIES, Reporter
+from chexnode.work.reporter import LONG_SERIES, UNREADABLE, Reporter
 from chexnode.work.shift import Shift
 from ledgers import SPEC, Clock, arrival, claim, complete, opened, record
 from radiographs import parsed, part10, radiograph
@@ -50,6 +52,7 @@ class Site:
             (self.folder / one["name"]).mkdir(exist_ok=True)
         tables = [{"kind": "folder", "path": self.folder / one["name"]} | one for one in made]
         self.settings = Settings.model_validate({"destination": tables})
+        self.reporter = Reporter(self.settings, self.ledger, self.spool)
         return self.settings
 
     def receive(self, verdict: Verdict = UP, ds: Dataset | None = None, **facts: Any) -> Arrival:
@@ -81,8 +84,7 @@ class Site:
         self.tick()
 
     def tick(self) -> None:
-        reporter = Reporter(self.settings, self.ledger, self.spool)
-        Housekeeper(self.settings, self.ledger, self.spool, SPEC, "tests", reporter.report).tick()
+        Housekeeper(self.settings, self.ledger, self.spool, SPEC, "tests", self.reporter.report).tick()
 
     def deliver(self) -> None:
         courier = Courier(self.settings, self.ledger, self.spool, "tests", threading.Event())
@@ -335,6 +337,61 @@ def test_a_report_that_cannot_be_made_is_told_once_and_holds_up_no_other(
         rows = conn.exec_driver_sql("SELECT subject_id, detail FROM events WHERE event = 'report-failed'").all()
     assert [row.subject_id for row in rows] == ["1.2.9"]
     assert rows[0].detail == "its files give it no valid UID"
+
+
+@contextmanager
+def unreadable(file: Path) -> Iterator[None]:
+    """Reading it is an input/output error."""
+    aside = file.with_suffix(".aside")
+    file.rename(aside)
+    file.symlink_to("/proc/self/mem")  # nothing is mapped at address 0
+    try:
+        yield
+    finally:
+        aside.replace(file)
+
+
+@contextmanager
+def unmounted(file: Path) -> Iterator[None]:
+    """The spool that it is in is not there."""
+    spool = next(folder for folder in file.parents if folder.name == "spool")
+    aside = spool.rename(spool.with_name("aside"))
+    try:
+        yield
+    finally:
+        aside.rename(spool)
+
+
+@pytest.mark.parametrize("away", [unreadable, unmounted])
+def test_a_study_whose_files_the_disk_does_not_give_is_reported_later(
+    site: Site, away: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    lateral = site.receive(LATERAL)
+    with away(site.spool.path(lateral.path)):
+        site.close()
+        site.clock.forward(DAY)
+        site.tick()
+    site.tick()
+    assert site.delivered() == [], "it is not looked at all the time"
+    site.clock.forward(UNREADABLE.total_seconds())
+    site.tick()
+    assert [list(said(report)) for report in site.delivered()] == [[lateral.sop_instance_uid]]
+
+
+def test_a_file_that_the_disk_does_not_give_holds_up_no_other(site: Site) -> None:
+    lost = site.receive(LATERAL, study_instance_uid="1.2.9")
+    fine = site.receive(LATERAL)
+    with unreadable(site.spool.path(lost.path)):
+        site.close()
+    assert [list(said(report)) for report in site.delivered()] == [[fine.sop_instance_uid]]
+
+
+def test_another_file_of_the_study_will_do(site: Site) -> None:
+    lost, other = site.receive(LATERAL), site.receive(LATERAL)
+    with unreadable(site.spool.path(lost.path)):
+        site.close()
+    [report] = site.delivered()
+    assert set(said(report)) == {lost.sop_instance_uid, other.sop_instance_uid}
 
 
 def test_a_full_disk_that_takes_no_report_keeps_retention_from_nothing(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,8 +39,8 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def due(self, limit: int = 100) -> list[ClosedStudy]:
-        """Return studies that nobody has looked at since they closed, oldest first."""
+    def due(self, leaving: Collection[str] = (), limit: int = 100) -> list[ClosedStudy]:
+        """Return studies that nobody has looked at since they closed, oldest first, ``leaving`` some out."""
         waiting = (
             select(jobs.c.id)
             .join(instances, _VERSION)
@@ -50,7 +50,12 @@ class Reports:
         with self._db.read() as conn:
             found = conn.execute(
                 select(studies.c.study_instance_uid, studies.c.closed_at)
-                .where(studies.c.state == StudyState.CLOSED, studies.c.report_digest.is_(None), ~waiting)
+                .where(
+                    studies.c.state == StudyState.CLOSED,
+                    studies.c.report_digest.is_(None),
+                    studies.c.study_instance_uid.not_in(list(leaving)),
+                    ~waiting,
+                )
                 .order_by(studies.c.closed_at)
                 .limit(limit)
             ).all()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from importlib.metadata import version
-from pathlib import Path
-
-from pydicom.dataset import Dataset
 
 from chexmodels.part10 import DecodeError, read_sound
 from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
@@ -30,11 +28,18 @@ log = logging.getLogger(__name__)
 LONG_SERIES = 20
 """Instances of one series with one reason that are no longer named one by one."""
 
+UNREADABLE = timedelta(minutes=5)
+"""What a study waits whose files the disk does not give. They are never given up: the disk may be mounted again."""
+
 _ENDS: Mapping[str, Cause] = {JobState.FAILED: JobState.FAILED, JobState.CANCELLED: JobState.CANCELLED}
 
 
 class _NoSource(Exception):
     """Nothing names the study and its patient so that a report could; the text says why."""
+
+
+class _Unreadable(Exception):
+    """The disk does not give a file now in which the study and its patient may be named; the text says why."""
 
 
 class Reporter:
@@ -46,10 +51,14 @@ class Reporter:
     def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
         self._settings, self._ledger, self._spool = settings, ledger, spool
         self._limits = read_limits(settings.limits)
+        self._later: dict[str, datetime] = {}
+        """Study Instance UID -> not before, of studies whose files could not be read."""
 
     def report(self) -> None:
         """Report the studies that are due. Raises Transient when the database is away."""
-        for study in self._ledger.reports.due():
+        now = self._ledger.clock()
+        self._later = {uid: due_at for uid, due_at in self._later.items() if due_at > now}
+        for study in self._ledger.reports.due(leaving=self._later):
             try:
                 self._report(study)
             except StaleMove:
@@ -59,6 +68,9 @@ class Reporter:
                 return
             except Transient:
                 raise
+            except _Unreadable as error:
+                log.warning("a study cannot be reported for now: %s", error)
+                self._later[study.study_instance_uid] = now + UNREADABLE
             except _NoSource as error:
                 log.warning("a study cannot be reported: %s", error)
                 self._fail(study, str(error))
@@ -104,21 +116,23 @@ class Reporter:
         return Encoded.of(ResultKind.SR, variant, ds, data)
 
     def _source(self, study: ClosedStudy) -> Source:
-        """The sanitised header of an image of the study. Raises :class:`_NoSource`."""
-        why = "none of its files can be read"
+        """The sanitised header of an image of the study. Raises :class:`_Unreadable` or :class:`_NoSource`."""
+        why, unreadable = "none of its files can be read", ""
         for path in study.paths:
             try:
-                source = sanitise(self._header(self._spool.path(path)))
-            except (OSError, DecodeError) as error:
+                source = sanitise(read_sound(self._spool.read(path), self._limits))
+            except DiskRefused as error:
+                unreadable = str(error)
+                continue
+            except (FileNotFoundError, DecodeError) as error:
                 log.warning("a file of a study to be reported cannot be read: %s", type(error).__name__)
                 continue
             if source.ds.StudyInstanceUID == study.study_instance_uid:
                 return source
             why = "its files give it no valid UID"
+        if unreadable:
+            raise _Unreadable(unreadable)
         raise _NoSource(why)
-
-    def _header(self, path: Path) -> Dataset:
-        return read_sound(path.read_bytes(), self._limits)
 
     def _fail(self, study: ClosedStudy, error: str) -> None:
         with suppress(StaleMove):  # reopened meanwhile: it will be looked at again

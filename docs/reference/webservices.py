@@ -37,7 +37,7 @@ def _retrieve() -> Iterator[str]:
         ("study, series, instance", f"`{_MULTI.format(DICOM)}`; one instance: `{DICOM}`"),
         ("`/metadata` of each", f"`{DICOM_JSON}`, `{JSON}`, `{_MULTI.format(DICOM_XML)}`"),
         ("`/bulkdata`, `/pixeldata` of each", f"`{_MULTI.format(BYTES)}`"),
-        ("a BulkDataURI", f"`{BYTES}`, by itself (with `Range`) or multipart; Pixel Data as frames"),
+        ("a BulkDataURI", f"`{BYTES}`, by itself or multipart; Pixel Data as frames"),
         ("`/frames/LIST`", f"{either}; by itself or multipart"),
         ("`/rendered` of each, and of frames: images", _listed(rendered.PICTURES)),
         ("`/rendered`: documents of structured reports", _listed(document.TYPES)),
@@ -59,9 +59,11 @@ def _retrieve() -> Iterator[str]:
     yield (
         "Query parameters: `accept`, `charset` (UTF-8 whatever it says) and, for rendered resources and thumbnails, "
         "`annotation` (`patient`, `technique`), `quality`, `viewport`, `window` (`linear`, `linear-exact`, `sigmoid`) "
-        "and `iccprofile` (`no`, `yes`, `srgb`). Presentation states and volumes are not rendered. Statuses: 200, 206 "
-        "(some instances are gone, or not to be had in the form asked for; a range), 400, 404, 406, 410 "
-        "(deleted by retention), 416."
+        "and `iccprofile` (`no`, `yes`, `srgb`). Presentation states and volumes are not rendered. What comes by "
+        "itself has a strong entity tag, for `If-Match`, `If-None-Match` and `If-Range` (RFC 9110); and `Range` is "
+        "answered of what needs no conversion first; neither holds of multipart, metadata and rendered resources. "
+        "Statuses: 200, 206 (some instances are gone, or not to be had in the form asked for; a range), 304, 400, 404, "
+        "406, 410 (deleted by retention), 412, 416."
     )
 
 

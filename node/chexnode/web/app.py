@@ -70,8 +70,8 @@ def _protect(app: FastAPI, settings: Settings) -> None:
             CORSMiddleware,
             allow_origins=web.cors_origins,
             allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Accept", "Range"],
-            expose_headers=["Content-Location", "Retry-After", "Warning", "WWW-Authenticate"],
+            allow_headers=["Authorization", "Content-Type", "Accept", "Range", "If-Match", "If-None-Match", "If-Range"],
+            expose_headers=["Content-Location", "Content-Range", "ETag", "Retry-After", "Warning", "WWW-Authenticate"],
         )
     app.add_middleware(Limits, settings=web)
     app.add_middleware(SecurityHeaders, https=settings.tls.web)

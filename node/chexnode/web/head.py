@@ -29,5 +29,7 @@ class Head:
                 await send({"type": "http.response.body", "body": b""})
                 raise _Told
 
+        # Ranges are for GET alone (section 14.2).
+        headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"range"]
         with suppress(_Told):
-            await self._app({**scope, "method": "GET"}, receive, headers_only)
+            await self._app({**scope, "method": "GET", "headers": headers}, receive, headers_only)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from urllib.parse import quote
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -20,16 +19,18 @@ from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb.accept import MULTIPART
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.errors import Gone, NotAcceptable, NotFound
-from chexnode.web.dicomweb.frames import Form, answer, choose, pieces, with_pixels
+from chexnode.web.dicomweb.frames import Form, answer, choose, one_frame, pieces, with_pixels
 from chexnode.web.dicomweb.model import model_of
 from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.web.dicomweb.places import BYTES, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
+from chexnode.web.dicomweb.single import ANSWERS, Single, cut
 from chexnode.web.dicomweb.stored import Stored
 
 log = logging.getLogger(__name__)
 
 _PIXEL_DATA = "7FE00010"
+_DECODED = Form(BYTES, ExplicitVRLittleEndian, False)
 
 
 def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
@@ -41,7 +42,7 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
         404: {"description": "Never held here, or there is no such element."},
         406: {"description": "Not to be had in any form that is accepted."},
         410: {"description": "Deleted when its retention had passed."},
-        416: {"description": "The value has no such bytes."},
+        **ANSWERS,
     }
 
     @router.get("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path:path}", responses=answers)
@@ -50,7 +51,7 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
         held = shelf.one(study, series, instance)
         url = _url(request, held, path)
         if path.upper() == _PIXEL_DATA:
-            return _pixels(request, with_pixels(shelf, held), decoder, url)
+            return _pixels(request, shelf, held, decoder, url)
         try:
             value = value_at(shelf.open(held).header, path)
         except DecodeError as error:
@@ -58,7 +59,8 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
         for one in accepted_by(request):
             if one.covers(BYTES):
                 form = Form(BYTES, "", False, one.is_multipart or one.essence == "*/*")
-                return _whole(request, form, url, iter([value]), len(value))
+                tag = shelf.tag(held, BYTES)
+                return _whole(request, form, Single(url, BYTES, tag, len(value), lambda a, b: iter([value[a:b]])))
         raise NotAcceptable(f"this is to be had as {BYTES}")
 
     def everything(request: Request, pixels_only: bool, *uids: str) -> StreamingResponse:
@@ -107,79 +109,49 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
     return router
 
 
-def _pixels(request: Request, stored: Stored, decoder: Decoder, url: str) -> Response:
+def _pixels(request: Request, shelf: Shelf, held: Held, decoder: Decoder, url: str) -> Response:
     """Pixel Data: of one frame in the best form accepted, of several decoded, one behind the other."""
+    stored = with_pixels(shelf, held)
     image = stored.image
     form = choose(accepted_by(request), image, 1)
-    if form.is_stored and image.frames > 1:
-        if not form.is_multipart:
-            raise NotAcceptable(f"stored frames are to be had as {MULTIPART}")
-        numbers = [*range(1, image.frames + 1)]
-        return answer(form, [f"{url}/frames/{n}" for n in numbers], pieces(form, stored, decoder, numbers))
-    if form.is_stored:
-        return answer(form, [url], pieces(form, stored, decoder, [1]))
-    return _whole(request, form, url, _decoded(stored, decoder), image.all_bytes)
-
-
-def _decoded(stored: Stored, decoder: Decoder) -> Iterator[bytes]:
-    """All frames. Raises NotAcceptable where the first cannot be had."""
-    image = stored.image
-    try:
-        content = image.all_native() if image.is_native else decoder.frames(stored, [*range(1, image.frames + 1)])
-        first = next(content)
-    except DecodeError as error:
-        raise NotAcceptable(f"the pixels cannot be had in this form: {error.detail}") from error
-    return chain([first], content)
-
-
-def _whole(request: Request, form: Form, url: str, content: Iterator[bytes], length: int) -> Response:
-    """One value of ``length`` bytes: as the one part of multipart, or by itself, and of that the Range asked for."""
+    tag = shelf.tag(held, form.content_type)
+    if not form.is_stored:
+        return _whole(request, form, _decoded(stored, decoder, url, tag))
     if form.is_multipart:
-        boundary = new_boundary()
-        head, end = part_head(boundary, form.content_type, url, first=True), closing(boundary)
-        headers = NO_STORE | {"Content-Length": str(len(head) + length + len(end))}
-        kind = f'{MULTIPART}; type="{form.media_type}"; boundary={boundary}'
-        return StreamingResponse(chain([head], content, [end]), 200, headers, kind)
-    headers = NO_STORE | {"Accept-Ranges": "bytes", "Content-Location": url}
-    wanted = byte_range(request.headers.get("range", ""), length)
-    if wanted is None:
-        return StreamingResponse(content, 200, headers | {"Content-Length": str(length)}, form.content_type)
-    start, end_ = wanted
-    if start >= end_:
-        raise HTTPException(416, "the value has no such bytes", {"Content-Range": f"bytes */{length}"})
-    headers |= {"Content-Range": f"bytes {start}-{end_ - 1}/{length}", "Content-Length": str(end_ - start)}
-    return StreamingResponse(_cut(content, start, end_), 206, headers, form.content_type)
+        numbers = [*range(1, image.frames + 1)]
+        urls = [url] if image.frames == 1 else [f"{url}/frames/{n}" for n in numbers]
+        return answer(form, urls, pieces(form, stored, decoder, numbers))
+    if image.frames > 1:
+        raise NotAcceptable(f"stored frames are to be had as {MULTIPART}")
+    return one_frame(form, stored, decoder, 1, url, tag).answer(request)
 
 
-def byte_range(header: str, length: int) -> tuple[int, int] | None:
-    """The half-open range that a Range header asks for (RFC 9110 section 14.1.2), an empty one where it is outside.
+def _decoded(stored: Stored, decoder: Decoder, url: str, tag: str) -> Single:
+    """All frames."""
+    image = stored.image
+    numbers = [*range(1, image.frames + 1)]
 
-    None where it is to be ignored: it is none, cannot be read, or asks for several.
-    """
-    match = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", header)
-    if match is None or not (match[1] or match[2]) or (match[1] and match[2] and int(match[1]) > int(match[2])):
-        return None
-    if not match[1]:
-        return (max(0, length - int(match[2])), length) if int(match[2]) else (length, length)
-    start = int(match[1])
-    return (start, min(int(match[2]) + 1, length) if match[2] else length) if start < length else (length, length)
+    def read(start: int, end: int | None) -> Iterator[bytes]:
+        return image.all_native(start, end) if image.is_native else cut(decoder.frames(stored, numbers), start, end)
+
+    return Single(url, _DECODED.content_type, tag, image.all_bytes, read)
 
 
-def _cut(content: Iterator[bytes], start: int, end: int) -> Iterator[bytes]:
-    position = 0
-    for piece in content:
-        if position >= end:
-            return
-        if part := piece[max(0, start - position) : end - position]:
-            yield part
-        position += len(piece)
+def _whole(request: Request, form: Form, one: Single) -> Response:
+    """One value: as the one part of multipart, or by itself."""
+    if not form.is_multipart:
+        return one.answer(request)
+    boundary = new_boundary()
+    head, end = part_head(boundary, one.content_type, one.url, first=True), closing(boundary)
+    headers = NO_STORE | {"Content-Length": str(len(head) + (one.length or 0) + len(end))}
+    kind = f'{MULTIPART}; type="{form.media_type}"; boundary={boundary}'
+    return StreamingResponse(chain([head], one.opened(), [end]), 200, headers, kind)
 
 
 def _values(
     request: Request, shelf: Shelf, decoder: Decoder, objects: Sequence[Held], *, pixels_only: bool
 ) -> Iterator[tuple[str, str, Iterator[bytes]]]:
     """(BulkDataURI, media type, content) of each value; what cannot be read or decoded is left out."""
-    decoded = Form(BYTES, ExplicitVRLittleEndian, False)
     for held in objects:
         try:
             stored = shelf.open(held)
@@ -190,7 +162,8 @@ def _values(
             for path in paths:
                 yield _url(request, held, path), BYTES, iter([value_at(header, path)])
             if stored.part10.layout.pixel_data is not None:
-                yield _url(request, held, _PIXEL_DATA), decoded.content_type, _decoded(stored, decoder)
+                one = _decoded(stored, decoder, _url(request, held, _PIXEL_DATA), "")
+                yield one.url, one.content_type, one.opened()
         except (DecodeError, Gone, NotAcceptable, NotFound, OSError) as error:
             log.warning("no bulk data of a stored object: %s", type(error).__name__)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.part10 import DecodeError
@@ -20,6 +21,7 @@ from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.web.dicomweb.pixels import Image, can_decode, default_syntax, image_type
 from chexnode.web.dicomweb.places import BYTES, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
+from chexnode.web.dicomweb.single import ANSWERS, Single, cut
 from chexnode.web.dicomweb.stored import Stored
 
 _MOST_FRAMES = 100_000
@@ -32,14 +34,16 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
         200: {"content": {f"{MULTIPART}": {}, BYTES: {}}, "description": "The bytes."},
+        206: {"description": "The bytes asked for by Range."},
         400: {"description": "The list of frames cannot be read."},
         404: {"description": "Never held here, or there is no such frame."},
         406: {"description": "Not to be had in any form that is accepted."},
         410: {"description": "Deleted when its retention had passed."},
+        **ANSWERS,
     }
 
     @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", responses=answers)
-    def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> StreamingResponse:
+    def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> Response:
         """Frames by number from 1, as they are stored or decoded (WADO-RS)."""
         numbers = frame_numbers(frames)
         held = shelf.one(study, series, instance)
@@ -47,8 +51,11 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
         if max(numbers) > stored.image.frames:
             raise NotFound(f"the instance has {stored.image.frames} frame(s)")
         form = choose(accepted_by(request), stored.image, len(numbers))
-        url = f"{url_of(base_of(request), held)}/frames"
-        return answer(form, [f"{url}/{number}" for number in numbers], pieces(form, stored, decoder, numbers))
+        urls = [f"{url_of(base_of(request), held)}/frames/{number}" for number in numbers]
+        if form.is_multipart:
+            return answer(form, urls, pieces(form, stored, decoder, numbers))
+        tag = shelf.tag(held, form.content_type)
+        return one_frame(form, stored, decoder, numbers[0], urls[0], tag).answer(request)
 
     return router
 
@@ -125,10 +132,24 @@ def pieces(form: Form, stored: Stored, decoder: Decoder, numbers: list[int]) -> 
     return chain([first], frames)
 
 
+def one_frame(form: Form, stored: Stored, decoder: Decoder, number: int, url: str, tag: str) -> Single:
+    """A frame by itself in that form; of native ones no more is read than is asked for."""
+    image = stored.image
+    if form.is_stored:
+        return Single(url, form.content_type, tag, None, lambda *_: image.stored([number]))
+    if image.is_native:
+        return Single(url, form.content_type, tag, image.frame_bytes, partial(image.native_part, number))
+    return Single(
+        url,
+        form.content_type,
+        tag,
+        image.frame_bytes,
+        lambda start, end: cut(decoder.frames(stored, [number]), start, end),
+    )
+
+
 def answer(form: Form, urls: Sequence[str], content: Iterator[bytes]) -> StreamingResponse:
-    """One part each, or the one part by itself."""
-    if not form.is_multipart:
-        return StreamingResponse(content, 200, NO_STORE, form.content_type)
+    """One part each."""
     boundary = new_boundary()
 
     def body() -> Iterator[bytes]:

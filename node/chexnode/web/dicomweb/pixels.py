@@ -8,6 +8,7 @@ before a decoder runs, as everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import SEEK_CUR, SEEK_END, SEEK_SET
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ _LOSSLESS = frozenset({RLELossless}) | {
     f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 90, 92, 201, 202)
 }  # fmt: skip
 
+_PIECE = 1 << 20
+
 
 def image_type(transfer_syntax_uid: str) -> str | None:
     """The media type of one frame of this transfer syntax; None where it has none."""
@@ -86,6 +89,25 @@ def default_syntax(stored: str) -> str:
 def header_of(part10: Part10) -> Dataset:
     """All elements before Pixel Data. Raises DecodeError."""
     return parse(bytes(part10.encoded[: part10.layout.header_end]), part10.file_meta)
+
+
+class _Reader:
+    """Bytes that are read as a file is, so that only what is asked for is copied."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._content, self._position = content, 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        start = self._position
+        self._position = len(self._content) if size < 0 else min(start + size, max(start, len(self._content)))
+        return bytes(self._content[start : self._position])
+
+    def seek(self, offset: int, whence: int = SEEK_SET, /) -> int:
+        self._position = offset + {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: len(self._content)}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
 
 class Image:
@@ -139,7 +161,7 @@ class Image:
 
     def _all(self) -> Iterator[bytes]:
         try:
-            encapsulated = bytes(self.part10.encoded[self._start : self._end])
+            encapsulated = _Reader(memoryview(self.part10.encoded)[self._start : self._end])
             yield from generate_frames(encapsulated, number_of_frames=self.frames)
         except Exception as error:  # the parser's own exceptions are of any class
             raise DecodeError("undecodable", "Pixel Data is not a sequence of frames") from error
@@ -147,7 +169,7 @@ class Image:
     def native(self, number: int) -> bytes:
         """A frame of native Pixel Data in little endian, by number from 1. Raises DecodeError."""
         self._check_length(number)
-        if self.bits == 1 and (self.rows * self.columns) % 8:  # frames begin inside bytes (PS3.5 section 8.1.1)
+        if self._is_inside_bytes:
             size = self.rows * self.columns * self.samples
             first = (number - 1) * size
             piece = np.frombuffer(self._little(first // 8, (first + size + 7) // 8), np.uint8)
@@ -156,11 +178,28 @@ class Image:
         begin = (number - 1) * self.frame_bytes
         return self._little(begin, begin + self.frame_bytes)
 
-    def all_native(self, piece: int = 1 << 20) -> Iterator[bytes]:
-        """Native Pixel Data of all frames in little endian, in pieces. Raises DecodeError."""
+    def native_part(self, number: int, start: int, end: int | None) -> Iterator[bytes]:
+        """Bytes ``start`` to ``end`` of :meth:`native`, in pieces. Raises DecodeError."""
+        if self._is_inside_bytes:
+            yield self.native(number)[start:end]
+            return
+        self._check_length(number)
+        first = (number - 1) * self.frame_bytes
+        yield from self._pieces(first + start, first + (self.frame_bytes if end is None else end))
+
+    def all_native(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Native Pixel Data of all frames in little endian, or a part of it, in pieces. Raises DecodeError."""
         self._check_length(self.frames)
-        for begin in range(0, self.all_bytes, piece):
-            yield self._little(begin, min(begin + piece, self.all_bytes))
+        yield from self._pieces(start, self.all_bytes if end is None else end)
+
+    @property
+    def _is_inside_bytes(self) -> bool:
+        """Whether frames begin inside bytes (PS3.5 section 8.1.1)."""
+        return self.bits == 1 and (self.rows * self.columns * self.samples) % 8 != 0
+
+    def _pieces(self, begin: int, end: int) -> Iterator[bytes]:
+        for start in range(begin, end, _PIECE):
+            yield self._little(start, min(start + _PIECE, end))
 
     def _check_length(self, frames: int) -> None:
         if frames * self.rows * self.columns * self.samples * self.bits > (self._end - self._start) * 8:

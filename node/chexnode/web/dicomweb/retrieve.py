@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.part10 import DecodeError
@@ -19,6 +20,7 @@ from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.web.dicomweb.pixels import can_decode, default_syntax
 from chexnode.web.dicomweb.places import DICOM, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
+from chexnode.web.dicomweb.single import ANSWERS, Single
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,39 +46,40 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
     router = APIRouter()
     answers: dict[int | str, dict[str, object]] = {
         200: {"content": {f'{MULTIPART}; type="{DICOM}"': {}}, "description": "The files."},
-        206: {"description": "Some of them: retention has deleted others, or they cannot be had in this form."},
+        206: {
+            "description": "Some of them: retention has deleted others, or they cannot be had in this form. Or a Range."
+        },
         404: {"description": "Never held here."},
         406: {"description": "Not to be had in any form that is accepted."},
         410: {"description": "Deleted when its retention had passed."},
+        **ANSWERS,
     }
 
-    def retrieve(
-        request: Request, study: str, series: str | None = None, instance: str | None = None
-    ) -> StreamingResponse:
+    def retrieve(request: Request, study: str, series: str | None = None, instance: str | None = None) -> Response:
         found = shelf.find(study, series, instance)
         ranges, is_multipart = _container(accepted_by(request), len(found.objects))
         parts = [part for held in found.objects if (part := _choose(ranges, held)) is not None]
         if not parts:
             raise NotAcceptable("it is stored in another transfer syntax and cannot be converted to one accepted")
-        partial = found.missing > 0 or len(parts) < len(found.objects)
-        status = 206 if partial else 200
-        if not is_multipart:
-            part, content = _content(shelf, decoder, parts[0])
-            return StreamingResponse(content, status, NO_STORE | _length(part), part.content_type)
-        return _multi(shelf, decoder, parts, base_of(request), status)
+        is_all = not found.missing and len(parts) == len(found.objects)
+        if is_multipart:
+            return _multi(shelf, decoder, parts, base_of(request), 200 if is_all else 206)
+        one = _single(shelf, decoder, parts[0], base_of(request))
+        # What is left of more has the status of a range, and so none can be given of it.
+        return one.answer(request) if is_all else StreamingResponse(one.opened(), 206, NO_STORE, one.content_type)
 
     @router.get("/studies/{study}", responses=answers)
-    def study(request: Request, study: Study) -> StreamingResponse:
+    def study(request: Request, study: Study) -> Response:
         """All files of a study (WADO-RS)."""
         return retrieve(request, study)
 
     @router.get("/studies/{study}/series/{series}", responses=answers)
-    def series(request: Request, study: Study, series: Series) -> StreamingResponse:
+    def series(request: Request, study: Study, series: Series) -> Response:
         """All files of a series (WADO-RS)."""
         return retrieve(request, study, series)
 
     @router.get("/studies/{study}/series/{series}/instances/{instance}", responses=answers)
-    def instance(request: Request, study: Study, series: Series, instance: Instance) -> StreamingResponse:
+    def instance(request: Request, study: Study, series: Series, instance: Instance) -> Response:
         """The file of an instance (WADO-RS)."""
         return retrieve(request, study, series, instance)
 
@@ -110,8 +113,13 @@ def _choose(ranges: Sequence[MediaType], held: Held) -> _Part | None:
     return None
 
 
-def _length(part: _Part) -> dict[str, str]:
-    return {"Content-Length": str(part.held.size)} if part.is_as_stored else {}
+def _single(shelf: Shelf, decoder: Decoder, part: _Part, base: str) -> Single:
+    """One file by itself. Raises NotAcceptable and Gone."""
+    part, converted = _content(shelf, decoder, part)
+    url, tag = url_of(base, part.held), shelf.tag(part.held, part.content_type)
+    if part.is_as_stored:
+        return Single(url, part.content_type, tag, part.held.size, partial(shelf.content, part.held))
+    return Single(url, part.content_type, tag, None, lambda *_: converted)
 
 
 def _content(shelf: Shelf, decoder: Decoder, part: _Part) -> tuple[_Part, Iterator[bytes]]:

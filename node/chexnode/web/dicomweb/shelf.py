@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
 
 from chexnode.ledger.objects import Held, Objects
 from chexnode.sandbox.limits import read_limits
@@ -33,6 +35,7 @@ class Shelf:
     def __init__(self, objects: Objects, spool: Spool, limits: LimitSettings) -> None:
         self._objects = objects
         self._spool = spool
+        self._version = version("chexnode")
         self.limits = read_limits(limits)
 
     def find(self, study: str, series: str | None = None, instance: str | None = None) -> Shelved:
@@ -57,12 +60,33 @@ class Shelf:
         log.error("a file that the ledger names is not there", extra={"path": held.path})
         return False
 
-    def content(self, held: Held) -> Iterator[bytes]:
-        """The whole file, piece by piece."""
+    def tag(self, held: Held, content_type: str) -> str:
+        """The strong entity tag (RFC 9110 section 8.8.3) of what is made of the file in this form. Raises Gone.
+
+        A file never changes under its name, but a copy may take the place of one that was lost; how it is converted
+        and decoded may change with the release.
+        """
         assert held.path is not None
-        with self._spool.path(held.path).open("rb") as file:
+        try:
+            since = self._spool.path(held.path).stat().st_mtime_ns
+        except FileNotFoundError:  # retention came between
+            raise Gone from None
+        facts = f"{held.path} {since} {content_type} {self._version}"
+        return f'"{blake2b(facts.encode(), digest_size=16).hexdigest()}"'
+
+    def content(self, held: Held, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes of the file from ``start`` to ``end``, piece by piece. Raises Gone before the first."""
+        assert held.path is not None
+        try:
+            file = self._spool.path(held.path).open("rb")
+        except FileNotFoundError:  # retention came between
+            raise Gone from None
+        with file:
             visit().opened[held.sop_instance_uid] = held
-            while chunk := file.read(_CHUNK):
+            file.seek(start)
+            left = (held.size if end is None else end) - start
+            while left > 0 and (chunk := file.read(min(_CHUNK, left))):
+                left -= len(chunk)
                 yield chunk
 
     def open(self, held: Held) -> Stored:

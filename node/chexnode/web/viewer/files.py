@@ -10,6 +10,8 @@ from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse
 
+from chexnode.web.conditions import is_known
+
 #: Not what the machine's own tables say: some have no idea of wasm.
 TYPES: Mapping[str, str] = {
     ".css": "text/css; charset=utf-8",
@@ -65,8 +67,7 @@ def answer(request: Request, file: File, version: str, headers: Mapping[str, str
     stat = path.stat()
     own["ETag"] = tag = f'"{version}-{stat.st_mtime_ns:x}-{stat.st_size:x}"'
     response = FileResponse(path, headers=own, media_type=file.media_type, stat_result=stat)
-    known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
-    return NotModifiedResponse(response.headers) if tag in known else response
+    return NotModifiedResponse(response.headers) if is_known(request.headers, tag) else response
 
 
 def _takes_gzip(header: str) -> bool:

@@ -93,12 +93,16 @@ class Node:
         return [d.id for d in reversed(self.ledger.views.deliveries(job=claim.id))]
 
     def write(self, ds: Dataset) -> NewResult:
-        path = self.spool.data_dir / f"{ds.SOPInstanceUID}.dcm"
+        path = self.file(ds)
         ds.save_as(path, enforce_file_format=True)
         content = path.read_bytes()
         kind = ResultKind.SEG if ds.SOPClassUID == SegmentationStorage else ResultKind.SC
         digest = hashlib.sha256(content).hexdigest()
-        return NewResult(ds.SOPInstanceUID, kind, "test", ds.SOPClassUID, digest, path.name, len(content))
+        return NewResult(ds.SOPInstanceUID, kind, "test", ds.SOPClassUID, digest, _stored(ds), len(content))
+
+    def file(self, ds: Dataset) -> Path:
+        """Where the result ``ds`` is stored."""
+        return self.spool.path(_stored(ds))
 
     def courier(self) -> Courier:
         return Courier(self.settings, self.ledger, self.spool, "test", self.stopping)
@@ -114,6 +118,10 @@ class Node:
 
     def job_states(self) -> set[str]:
         return {job.state.value for job in self.ledger.views.jobs(limit=None)}
+
+
+def _stored(ds: Dataset) -> str:
+    return f"spool/results/{ds.SOPInstanceUID}.dcm"
 
 
 _numbers = iter(range(1, 1_000_000))

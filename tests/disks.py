@@ -1,10 +1,12 @@
-"""A disk small enough to fill."""
+"""Disks and shares that fail: small enough to fill, unreadable, not mounted, or without an answer."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -72,3 +74,48 @@ class SmallDisk:
         self.drain()
         if self.is_real:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+
+@contextmanager
+def unreadable(file: Path) -> Iterator[None]:
+    """Reading ``file`` is an input/output error."""
+    aside = file.with_suffix(".aside")
+    file.rename(aside)
+    file.symlink_to("/proc/self/mem")  # nothing is mapped at address 0
+    try:
+        yield
+    finally:
+        aside.replace(file)
+
+
+@contextmanager
+def unmounted(file: Path) -> Iterator[None]:
+    """The spool that ``file`` is in is not there."""
+    spool = next(folder for folder in file.parents if folder.name == "spool")
+    aside = spool.rename(spool.with_name("aside"))
+    try:
+        yield
+    finally:
+        aside.rename(spool)
+
+
+_DETACHED = 2
+
+
+@contextmanager
+def dead_share(folder: Path) -> Iterator[None]:
+    """``folder`` is a mount whose server has died: nothing can be asked about it. Skips where that may not be made."""
+    libc, where = ctypes.CDLL(None, use_errno=True), os.fsencode(folder)
+    try:
+        server = os.open("/dev/fuse", os.O_RDWR)
+    except OSError:
+        pytest.skip("no FUSE")
+    try:
+        if libc.mount(b"share", where, b"fuse", 0, f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()) != 0:
+            pytest.skip("mounting a share needs root")
+    finally:
+        os.close(server)
+    try:
+        yield
+    finally:
+        libc.umount2(where, _DETACHED)

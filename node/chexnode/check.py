@@ -169,19 +169,17 @@ def device(settings: Settings) -> str:
 
 def destination(settings: Settings, one: DestinationSettings) -> str:
     """Whether it answers and takes what we would send."""
-    if one.kind == "folder":
-        assert one.path is not None
-        if not one.path.is_dir():
-            raise BadEnvironment(f"the folder {one.path} does not exist")
-        with tempfile.TemporaryFile(dir=one.path):
-            return f"{one.path} is writable"
-    from chexnode.deliver import stow
+    from chexnode.deliver import folder, stow
     from chexnode.deliver.archive import asking
     from chexnode.deliver.dicom import probe
     from chexnode.deliver.dicomweb import probe_search
     from chexnode.deliver.routing import contexts
     from chexnode.tls import client_context
 
+    if one.kind == "folder":
+        assert one.path is not None
+        folder.probe(one.path)
+        return f"{one.path} is writable"
     if one.kind == "stow":
         look = probe_search if one.is_only_asked else stow.probe
         look(one, client_context(settings.tls) if one.speaks_tls else None)

@@ -9,7 +9,6 @@ storescp. Prints the median time of interleaved rounds, the processor time of th
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import resource
 import statistics
@@ -20,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -36,12 +36,13 @@ from chexnode.deliver.dicom import DicomDestination
 from chexnode.ledger.records import DeliveryClaim
 from chexnode.ledger.states import ResultKind
 from chexnode.settings import DestinationSettings
+from chexnode.spool import Spool
 
 SIZES = {ResultKind.SC: (SecondaryCaptureImageStorage, 2048 * 2048 * 3), ResultKind.SEG: (SegmentationStorage, 100_000)}
 
 
-def write(folder: Path, kind: ResultKind, number: int) -> Outgoing:
-    """Write one object and claim it."""
+def write(spool: Spool, kind: ResultKind, number: int) -> Outgoing:
+    """Store one object and claim it."""
     sop_class, size = SIZES[kind]
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
@@ -51,15 +52,13 @@ def write(folder: Path, kind: ResultKind, number: int) -> Outgoing:
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientID = "2.25.1", f"2.25.1.{SIZES[kind][1]}", "BENCH"
     ds.PixelData = np.random.default_rng(number).integers(0, 256, size, np.uint8).tobytes()
     ds["PixelData"].VR = "OB"
-    path = folder / f"{ds.SOPInstanceUID}.dcm"
-    ds.save_as(path, enforce_file_format=True)
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    now = datetime.now(UTC)
+    encoded = BytesIO()
+    ds.save_as(encoded, enforce_file_format=True)
+    file, now = spool.write_result(encoded.getvalue()), datetime.now(UTC)
     claim = DeliveryClaim(
-        number, 1, "bench", "bench", kind, ds.SOPInstanceUID, sop_class, str(path), digest, len(content), 0, now
+        number, 1, "bench", "bench", kind, ds.SOPInstanceUID, sop_class, file.path, file.digest, file.size, 0, now
     )
-    return Outgoing(claim, path)
+    return Outgoing(claim, spool)
 
 
 def ours(port: int, items: Sequence[Outgoing]) -> None:
@@ -102,7 +101,9 @@ def main() -> None:
     table = Table("destination", "objects", "ours ms", "ours CPU ms", "DCMTK ms", "DCMTK CPU ms", "ours / DCMTK")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        objects = {kind: [write(folder, kind, number) for number in range(10)] for kind in SIZES}
+        spool = Spool(folder / "data")
+        spool.prepare()
+        objects = {kind: [write(spool, kind, number) for number in range(10)] for kind in SIZES}
         with servers.Orthanc(folder / "orthanc") as orthanc, servers.StoreSCP(folder / "scp", "--ignore") as scp:
             for server in (orthanc, scp):
                 for kind, items in objects.items():

@@ -1,16 +1,19 @@
-"""The ledger fixture of the tests that need one, on SQLite and on PostgreSQL."""
+"""Ledgers on SQLite and on PostgreSQL, and nodes that deliver."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import metadata
+from deliveries import Node
 from ledgers import Clock, opened
 from servers import Postgres
 
@@ -54,3 +57,19 @@ def ledger(ledger_url: str, clock: Clock) -> Iterator[Ledger]:
     """An empty ledger whose clock stands still."""
     with opened(ledger_url, clock) as ledger:
         yield ledger
+
+
+@pytest.fixture
+def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    """Make nodes that only deliver, with one destination as the settings describe it."""
+    made: list[Node] = []
+
+    def make(url: str | None = None, **destination: Any) -> Node:
+        node = Node(tmp_path, url or f"sqlite:///{tmp_path / 'node.db'}", **destination)
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        node.ledger.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("deliver-")]

@@ -1,13 +1,11 @@
-"""Delivery to real destinations: Orthanc, DCMTK's storescp well and badly behaved, a scripted SCP, a folder."""
+"""Delivery to real destinations: Orthanc, DCMTK's storescp well and badly behaved, a scripted SCP."""
 
 from __future__ import annotations
 
-import resource
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom.uid import (
@@ -28,21 +26,6 @@ from chexnode.errors import Usage
 from chexnode.ledger.states import DeliveryState, JobState
 from chexnode.settings import DestinationSettings
 from deliveries import PRIVATE_SOP_CLASS, Node, canned, data_set_bytes, result, scripted, slow_line
-
-
-@pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
-    made: list[Node] = []
-
-    def make(url: str | None = None, **destination: Any) -> Node:
-        node = Node(tmp_path, url or f"sqlite:///{tmp_path / 'node.db'}", **destination)
-        made.append(node)
-        return node
-
-    yield make
-    for node in made:
-        node.ledger.close()
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("deliver-")]
 
 
 def test_orthanc_has_everything_once(make_node: Callable[..., Node], orthanc: servers.Orthanc) -> None:
@@ -79,7 +62,7 @@ def test_the_bytes_that_arrive_are_the_files_bytes(make_node: Callable[..., Node
         assert node.deliver() == len(objects)
         arrived = {split_dataset(p)[0].MediaStorageSOPInstanceUID: p for p in scp.files()}
         for ds in objects:
-            sent = node.spool.data_dir / f"{ds.SOPInstanceUID}.dcm"
+            sent = node.file(ds)
             assert data_set_bytes(arrived[ds.SOPInstanceUID]) == data_set_bytes(sent)
             assert split_dataset(arrived[ds.SOPInstanceUID])[0].TransferSyntaxUID == ds.file_meta.TransferSyntaxUID
     assert node.states() == ["SENT"] * len(objects)
@@ -257,25 +240,6 @@ def test_down_and_back(make_node: Callable[..., Node], database_url: str, orthan
     assert len(orthanc.instances()) == 6
 
 
-def test_a_damaged_or_lost_file_is_never_sent(make_node: Callable[..., Node]) -> None:
-    objects = [result() for _ in range(4)]
-    with scripted(lambda _: 0x0000) as (port, seen):
-        node = make_node(port=port)
-        ids = node.add(*objects)
-        paths = [node.spool.data_dir / f"{ds.SOPInstanceUID}.dcm" for ds in objects]
-        content = bytearray(paths[0].read_bytes())
-        content[-1] ^= 1
-        paths[0].write_bytes(content)
-        paths[1].unlink()
-        paths[2].write_bytes(paths[2].read_bytes()[:140])
-        assert node.deliver() == 4
-    assert node.states() == ["DEAD", "DEAD", "DEAD", "SENT"]
-    assert "SHA-256" in node.view()[ids[0]].error
-    assert node.view()[ids[1]].error == "the stored file is gone"
-    assert "SHA-256" in node.view()[ids[2]].error
-    assert [uid for uid in seen if uid != "association"] == [objects[3].SOPInstanceUID]
-
-
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -412,52 +376,3 @@ def test_the_probe_tells_what_is_refused(orthanc: servers.Orthanc) -> None:
     orthanc.kill()
     with pytest.raises(DestinationDown, match="no connection"):
         probe(settings, "CHEXNODE", [wanted])
-
-
-def test_a_folder_gets_whole_files_once(make_node: Callable[..., Node], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    node = make_node(kind="folder", path=out)
-    objects = [result(), result(SegmentationStorage)]
-    node.add(*objects)
-    assert node.deliver() == 2
-    written = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    assert sorted(written) == sorted(f"{ds.SOPInstanceUID}.dcm" for ds in objects)
-    for name in written:
-        assert (out / name).read_bytes() == (node.spool.data_dir / name).read_bytes()
-    node.ledger.deliveries.replay()
-    assert node.deliver() == 2
-    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == written
-    assert node.states() == ["SENT", "SENT"]
-
-
-def test_a_missing_folder_is_a_destination_that_is_down(make_node: Callable[..., Node], tmp_path: Path) -> None:
-    out = tmp_path / "share"
-    node = make_node(kind="folder", path=out)
-    node.add(result())
-    node.deliver()
-    assert node.states() == ["WAITING"]
-    assert node.ledger.deliveries.breaker("pacs").last_error == f"the folder {out} does not exist"
-    assert not out.exists()
-    out.mkdir()
-    node.clock.skip(2)
-    assert node.deliver() == 1
-    assert node.states() == ["SENT"]
-
-
-def test_a_full_disk_leaves_nothing_half_written(make_node: Callable[..., Node], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    node = make_node(kind="folder", path=out)
-    node.add(result(size=8_000_000))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # writing beyond fails as on a full disk
-    try:
-        node.deliver()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert node.states() == ["WAITING"]
-    assert list(out.iterdir()) == []
-    node.clock.skip(60)
-    assert node.deliver() == 1
-    assert len(list(out.iterdir())) == 1

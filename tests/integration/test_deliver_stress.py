@@ -92,7 +92,7 @@ def test_what_storescp_can_do_to_us_and_that_it_comes_right(
         arrived = [data_set_bytes(path) for path in scp.files()]
         for ds, state in zip(objects, (native, jpeg), strict=True):
             if state is not DELIVERED:
-                assert data_set_bytes(node.spool.data_dir / f"{ds.SOPInstanceUID}.dcm") in arrived
+                assert data_set_bytes(node.file(ds)) in arrived
     assert node.job_states() == {"DONE"}
 
 

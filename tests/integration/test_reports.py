@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from chexnode.spool import DiskRefused, Spool
 from chexnode.work import reporter as reporter_module
 from chexnode.work.reporter import LONG_SERIES, UNREADABLE, Reporter
 from chexnode.work.shift import Shift
+from disks import unmounted, unreadable
 from ledgers import SPEC, Clock, arrival, claim, complete, opened, record
 from radiographs import parsed, part10, radiograph
 from servers import wait_for
@@ -337,29 +338,6 @@ def test_a_report_that_cannot_be_made_is_told_once_and_holds_up_no_other(
         rows = conn.exec_driver_sql("SELECT subject_id, detail FROM events WHERE event = 'report-failed'").all()
     assert [row.subject_id for row in rows] == ["1.2.9"]
     assert rows[0].detail == "its files give it no valid UID"
-
-
-@contextmanager
-def unreadable(file: Path) -> Iterator[None]:
-    """Reading it is an input/output error."""
-    aside = file.with_suffix(".aside")
-    file.rename(aside)
-    file.symlink_to("/proc/self/mem")  # nothing is mapped at address 0
-    try:
-        yield
-    finally:
-        aside.replace(file)
-
-
-@contextmanager
-def unmounted(file: Path) -> Iterator[None]:
-    """The spool that it is in is not there."""
-    spool = next(folder for folder in file.parents if folder.name == "spool")
-    aside = spool.rename(spool.with_name("aside"))
-    try:
-        yield
-    finally:
-        aside.rename(spool)
 
 
 @pytest.mark.parametrize("away", [unreadable, unmounted])

@@ -87,7 +87,7 @@ def test_the_bytes_that_arrive_are_the_files_bytes(make_node: Callable[..., Node
         assert node.deliver() == 3
         assert [r.path for r in seen] == ["/dicom-web/studies"]
         for ds, part in zip(objects, seen[0].parts, strict=True):
-            assert part == (node.spool.data_dir / f"{ds.SOPInstanceUID}.dcm").read_bytes()
+            assert part == node.file(ds).read_bytes()
     assert node.states() == ["SENT"] * 3
 
 
@@ -305,7 +305,7 @@ def test_a_damaged_file_is_never_sent(make_node: Callable[..., Node]) -> None:
         node = make_node(url)
         objects = [result(), result()]
         node.add(*objects)
-        path = node.spool.data_dir / f"{objects[0].SOPInstanceUID}.dcm"
+        path = node.file(objects[0])
         path.write_bytes(path.read_bytes()[:-1] + b"\1")
         assert node.deliver() == 2
         assert node.states() == ["DEAD", "SENT"]

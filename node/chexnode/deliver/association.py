@@ -159,6 +159,10 @@ class Association:
         """Release in order."""
         self._assoc.release()
 
+    def abort(self) -> None:
+        """End it at once."""
+        self._assoc.abort()
+
     def _answer(self, send: Any) -> tuple[int, str]:
         status = Dataset()
         if self._assoc.is_established:

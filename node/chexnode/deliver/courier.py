@@ -191,7 +191,7 @@ class _Round:
         """Send what is open, settling answers as they come, also where the destination fails."""
         settled = time.monotonic()
         try:
-            for sent in destination.send([Outgoing(c, self._spool.data_dir / c.path) for c in self._open]):
+            for sent in destination.send([Outgoing(claim, self._spool) for claim in self._open]):
                 self._reached |= sent.status is not None or sent.answer is Answer.ACCEPTED
                 self._answers.append(self._outcome(sent))
                 if time.monotonic() - settled > SETTLE_SECONDS:

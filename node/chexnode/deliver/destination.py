@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from chexnode.errors import Transient
 from chexnode.ledger.records import CommitmentRequest, DeliveryClaim
+from chexnode.spool import DiskRefused, Spool
 
 
 class DestinationDown(Transient):
@@ -39,10 +40,15 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One claimed delivery and the absolute path of its Part 10 file."""
+    """One claimed delivery and the spool that its Part 10 file is in."""
 
     claim: DeliveryClaim
-    path: Path
+    spool: Spool
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self.spool.path(self.claim.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +94,16 @@ class Destination(Protocol):
 def load(item: Outgoing) -> bytes | Sent:
     """Return the item's file, proven to be the bytes that were committed; else what to answer without sending it."""
     try:
-        content = item.path.read_bytes()
+        content = item.spool.read(item.claim.path)
     except FileNotFoundError:
         return Sent(item, Answer.DEAD, "the stored file is gone")
-    except OSError as error:
-        return Sent(item, Answer.RETRY, f"the stored file cannot be read: {error.strerror}")
+    except DiskRefused as error:
+        return unread(item, str(error))
     if hashlib.sha256(content).hexdigest() != item.claim.sha256:
         return Sent(item, Answer.DEAD, "the stored file is damaged: its SHA-256 is not the committed one")
     return content
+
+
+def unread(item: Outgoing, why: str) -> Sent:
+    """The answer to an item whose file our own disk does not give now: no fault of the destination's."""
+    return Sent(item, Answer.RETRY, f"the stored file cannot be read: {why}")

@@ -14,7 +14,7 @@ from pynetdicom.dsutils import split_dataset
 
 from chexnode import commitment
 from chexnode.deliver.association import Association, Context
-from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
+from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load, unread
 from chexnode.deliver.status import judge
 from chexnode.ledger.records import CommitmentRequest
 from chexnode.settings import DestinationSettings
@@ -66,8 +66,10 @@ class DicomDestination:
             content = load(item)
             if isinstance(content, Sent):
                 yield content
-            elif head is None or assoc is None:
+            elif head is None and _head(item.path) is None:
                 yield Sent(item, Answer.DEAD, "the stored file is not a DICOM file")
+            elif head is None or assoc is None:
+                yield unread(item, "not at first")  # nothing was proposed for it
             elif head.context not in assoc.accepted:
                 yield Sent(item, Answer.DEAD, _refusal(head.context, assoc))
             else:
@@ -76,6 +78,12 @@ class DicomDestination:
                 except DestinationDown as error:
                     self._assoc = None
                     raise DestinationDown(f"{error}, during a store", item) from error
+                except OSError as error:  # of our disk, in the middle of a message, which cannot be taken back
+                    self._assoc = None
+                    assoc.abort()
+                    yield unread(item, error.strerror or type(error).__name__)
+                    assoc = self._associate(contexts)
+                    continue
                 yield Sent(item, *judge(status, comment), status=status)
 
     def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:

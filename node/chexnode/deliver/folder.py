@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,9 +34,8 @@ class FolderDestination:
         return self._name
 
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        """See :class:`~chexnode.deliver.destination.Destination`. A full or vanished disk is DestinationDown."""
-        if not self._path.is_dir():
-            raise DestinationDown(f"the folder {self._path} does not exist")
+        """See :class:`~chexnode.deliver.destination.Destination`. A disk that is full or gone is DestinationDown."""
+        _reach(self._path)
         for item in items:
             if self._stop.is_set():
                 return
@@ -77,3 +78,25 @@ class FolderDestination:
         finally:
             os.close(folder)
         return True
+
+
+def probe(path: Path) -> None:
+    """See whether the folder is there and takes a file. Raises DestinationDown."""
+    _reach(path)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise DestinationDown(f"cannot write to {path}: {error.strerror}") from error
+
+
+def _reach(path: Path) -> None:
+    """Raises DestinationDown where ``path`` is no folder now, be it that the share does not answer."""
+    try:
+        is_there = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_there = False
+    except OSError as error:
+        raise DestinationDown(f"the folder {path} cannot be reached: {error.strerror}") from error
+    if not is_there:
+        raise DestinationDown(f"the folder {path} does not exist: is the share mounted?")

@@ -43,6 +43,10 @@ class DiskRefused(Transient):
     """The disk is full or failing; nothing of the file is left."""
 
 
+class SpoolAway(DiskRefused):
+    """The spool is not there, with all that is in it: a share that is not mounted."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file under its final name."""
@@ -239,14 +243,14 @@ class Spool:
     def read(self, relative: str) -> bytes:
         """All bytes of a spooled file.
 
-        Raises FileNotFoundError, and :class:`DiskRefused` where the disk does not give the file, or is not there with
-        all that is on it.
+        Raises FileNotFoundError, and :class:`DiskRefused` where the disk does not give the file now, :class:`SpoolAway`
+        where it gives none.
         """
         try:
             return self.path(relative).read_bytes()
         except FileNotFoundError:
             if not os.path.isdir(self.data_dir / "spool" / "sources"):
-                raise DiskRefused("the spool is not there") from None
+                raise SpoolAway("the spool is not there") from None
             raise
         except OSError as error:
             raise _refused(error) from error

@@ -235,13 +235,20 @@ def test_sources_that_can_never_be_read_hold_up_nobody_and_are_given_up(
     assert {bench.ledger.views.job(job).error for job in lost} == {"gave up after 2 attempts: the disk refused: EIO"}
 
 
-def test_sources_of_a_disk_that_is_not_mounted_are_not_missing(bench: Bench) -> None:
-    bench.receive(2)
+def test_a_disk_that_is_not_mounted_is_waited_for(bench: Bench) -> None:
+    [job] = bench.receive(1)
     spool = bench.spool.data_dir / "spool"
-    spool.rename(spool.with_name("elsewhere"))
-    bench.worker.look()
-    assert bench.states() == ["QUEUED"] * 2
-    assert bench.ledger.accounts.account().refused == {}
+    elsewhere = spool.rename(spool.with_name("elsewhere"))
+
+    def tries() -> int:
+        bench.worker.look()
+        return [event.event for event in bench.ledger.views.job(job).events].count("claimed")
+
+    wait_for(lambda: tries() > 2, "more tries than max_attempts")
+    view = bench.ledger.views.job(job)
+    assert (view.state, view.attempts) == ("QUEUED", 0)
+    elsewhere.rename(spool)
+    wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the image to be analysed")
 
 
 def test_a_bug_fails_its_job_with_the_traceback_and_no_other(bench: Bench) -> None:

@@ -24,7 +24,7 @@ from chexnode.ledger.records import Analysis, JobClaim, JobSpec
 from chexnode.ledger.states import Reason
 from chexnode.sandbox.pool import NoChild
 from chexnode.settings import Settings
-from chexnode.spool import DiskRefused, Spool
+from chexnode.spool import DiskRefused, Spool, SpoolAway
 from chexnode.work.pipeline import Pipeline
 from chexnode.work.prepared import Prepared
 from chexnode.work.store import discard, store
@@ -76,7 +76,7 @@ class Worker:
         self._state = threading.Lock()
         self._busy = self._again = False
         self._refusals = 0
-        """In a row, by the machine: of its disk to take a result, or to start a decoding child."""
+        """In a row, by the machine: its disk takes no result or is not there, or no decoding child can be started."""
         self._rests_until = 0.0
         """Nothing is claimed before: the machine has refused (``time.monotonic``)."""
         self._closed = threading.Event()
@@ -155,6 +155,8 @@ class Worker:
         try:
             if claim.path is None or not self._spool.verify(claim.path, claim.digest):
                 raise Refused(Reason.SOURCE_MISSING)
+        except SpoolAway:
+            raise
         except DiskRefused as error:
             raise _Unreadable(str(error)) from error
         return self._pipeline.prepare(self._spool.path(claim.path))
@@ -224,8 +226,8 @@ class Worker:
         return None
 
     def _rest(self, claim: JobClaim, error: DiskRefused | NoChild) -> None:
-        """A disk that takes no result, or a machine that starts no process, is not the image's doing: no attempt is
-        counted, however long it lasts. Nor is anything claimed for a while, only to be analysed in vain."""
+        """A disk that takes no result or is not there, a machine that starts no process: not the image's doing, and no
+        attempt is counted, however long it lasts. Nor is anything claimed for a while, only to be analysed in vain."""
         with self._state:
             if time.monotonic() >= self._rests_until:
                 self._refusals += 1

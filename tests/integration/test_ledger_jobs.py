@@ -251,6 +251,36 @@ def test_a_job_queued_again_for_a_file_that_came_again_counts(ledger: Ledger) ->
     assert (account.analysed, account.refused, account.difference) == (1, {}, 0)
 
 
+def test_a_superseded_job_that_a_person_retries_counts(ledger: Ledger) -> None:
+    """The model was taken back after its successor had failed over the image too."""
+    one = arrival()
+    for spec in (SPEC, OTHER_SPEC):
+        record(ledger, one, spec=spec)
+        ledger.jobs.fail(claim(ledger, spec=spec), "a bug")
+    first = next(view.id for view in ledger.views.jobs() if view.model == SPEC.model)
+    ledger.jobs.retry(first)
+    account = ledger.accounts.account()
+    assert (account.pending, account.failed, account.difference) == (1, 0, 0)
+    complete(ledger, claim(ledger))
+    account = ledger.accounts.account()
+    assert (account.analysed, account.failed, account.difference) == (1, 0, 0)
+
+
+def test_a_retried_job_of_an_analysis_that_nobody_offers_gives_way(ledger: Ledger, clock: Clock) -> None:
+    one = arrival()
+    record(ledger, one)
+    old = claim(ledger)
+    ledger.jobs.fail(old, "a bug")
+    record(ledger, one, spec=OTHER_SPEC)
+    complete(ledger, claim(ledger, spec=OTHER_SPEC))
+    ledger.jobs.retry(old.id)
+    clock.forward(100)
+    ledger.jobs.adopt(OTHER_SPEC, timedelta(seconds=60))
+    assert state_of(ledger, old) is JobState.CANCELLED
+    account = ledger.accounts.account()
+    assert (account.analysed, account.cancelled, account.difference) == (1, 0, 0)
+
+
 def test_retry_and_cancel_by_hand(ledger: Ledger) -> None:
     record(ledger)
     queued = ledger.views.jobs()[0].id

@@ -191,7 +191,7 @@ class _Batch:
                     )
                 state = InstanceState.ANALYSABLE
             if state == InstanceState.ANALYSABLE and not self._has_job(arrival):
-                supersede(self.conn, uid, digest, self.spec)
+                supersede(self.conn, uid, digest, self.spec.key(uid, digest))
                 job = self._add_job(arrival)
             elif (job := self._retry_without_source(arrival)) is not None:
                 path = arrival.path
@@ -235,7 +235,7 @@ class _Batch:
             .returning(jobs.c.id)
         ).scalar_one_or_none()
         if job is not None:
-            supersede(self.conn, arrival.sop_instance_uid, arrival.digest, self.spec)
+            supersede(self.conn, arrival.sop_instance_uid, arrival.digest, key)
             self.events.append(note_event("job", job, "retried", self.now, JobState.REFUSED, JobState.QUEUED))
         return job
 
@@ -304,12 +304,12 @@ def new_job(sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, no
     }
 
 
-def supersede(conn: Connection, sop_instance_uid: str, digest: str, spec: JobSpec) -> None:
-    """Of the jobs of this version that of ``spec`` counts, be it there or about to come, and no other."""
+def supersede(conn: Connection, sop_instance_uid: str, digest: str, key: str) -> None:
+    """Of the jobs of this version that of ``key`` counts, be it there or about to come, and no other."""
     conn.execute(
         update(jobs)
         .where(jobs.c.sop_instance_uid == sop_instance_uid, jobs.c.digest == digest)
-        .values(superseded=jobs.c.key != spec.key(sop_instance_uid, digest))
+        .values(superseded=jobs.c.key != key)
     )
 
 

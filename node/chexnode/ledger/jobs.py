@@ -198,14 +198,15 @@ class Jobs:
             fresh, history = [], []
             for row in stale:
                 priority = Priority.URGENT if row.urgency == 0 else Priority.ROUTINE
-                fresh.append(new_job(row.sop_instance_uid, row.digest, spec, priority, now))
+                one = new_job(row.sop_instance_uid, row.digest, spec, priority, now)
+                fresh.append(one)
                 error = f"replaced by an analysis with {spec.model}"
                 conn.execute(
                     update(jobs)
                     .where(jobs.c.id == row.id)
                     .values(state=JobState.CANCELLED, error=error, finished_at=now)
                 )
-                supersede(conn, row.sop_instance_uid, row.digest, spec)
+                supersede(conn, row.sop_instance_uid, row.digest, one["key"])
                 history.append(
                     note_event("job", row.id, "replaced", now, JobState.QUEUED, JobState.CANCELLED, spec.model)
                 )
@@ -225,7 +226,11 @@ class Jobs:
         return len(stale)
 
     def retry(self, job_id: str) -> None:
-        """A person wants a REFUSED, FAILED or CANCELLED job tried again. Raises Usage if it is in another state."""
+        """A person wants a REFUSED, FAILED or CANCELLED job tried again. Raises Usage if it is in another state.
+
+        It counts for its image from then on, whatever had superseded it; where no worker offers its analysis any more,
+        :meth:`adopt` has it give way to the analysis of today.
+        """
         self._by_hand(
             job_id,
             JobState.QUEUED,
@@ -253,15 +258,23 @@ class Jobs:
     def _by_hand(self, job_id: str, to: JobState, what: str, **facts: Any) -> None:
         now = self._db.clock()
         with self._db.write() as conn:
-            found = conn.execute(select(jobs.c.state).where(jobs.c.id == job_id).with_for_update()).scalar_one_or_none()
+            # With its instance, as for a re-send.
+            found = conn.execute(
+                select(jobs.c.state, jobs.c.key, jobs.c.sop_instance_uid, jobs.c.digest)
+                .join(instances, _VERSION)
+                .where(jobs.c.id == job_id)
+                .with_for_update()
+            ).one_or_none()
             if found is None:
                 raise Usage(f"no job {job_id}")
-            state = JobState(found)
+            state = JobState(found.state)
             try:
                 event = note_event("job", job_id, what, now, state, to)
             except ValueError:
                 raise Usage(f"job {job_id} is {state}: it cannot become {to}") from None
             conn.execute(update(jobs).where(jobs.c.id == job_id).values(state=to, **facts))
+            if to is JobState.QUEUED:
+                supersede(conn, found.sop_instance_uid, found.digest, found.key)
             look_again(conn, select(instances.c.study_instance_uid).join(jobs, _VERSION).where(jobs.c.id == job_id))
             record_events(conn, [event])
 

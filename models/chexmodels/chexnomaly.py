@@ -72,9 +72,21 @@ class CheXNomaly(nn.Module):
         """Start the output at the mean mask ``fraction``: for a network without warm start."""
         self.unet.set_prior(fraction)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B,1,S,S)`` of "abnormal here"."""
+    @property
+    def width(self) -> int:
+        """Channels of :meth:`features`."""
+        return self.unet.width
+
+    def features(self, image: Tensor) -> Tensor:
+        """Last decoder level of the U-Net, ``(B, width, S/patch, S/patch)``."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.extractor.maps(image)
-        logits: Tensor = self.unet(image, self.adapt(maps))
-        return logits
+        return self.unet.features(image, self.adapt(maps))
+
+    def logits(self, features: Tensor, size: int) -> Tensor:
+        """Logits ``(B,1,size,size)`` of the last decoder level."""
+        return self.unet.logits(features, size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B,1,S,S)`` of "abnormal here"."""
+        return self.logits(self.features(image), image.shape[-1])

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""``image, target, weight, named``, see :class:`chextrain.data.arrays.Samples`."""
 LARGEST = 0.3
 """Of the frame: what is larger is not transplanted."""
 
@@ -37,19 +39,20 @@ class Augmentation:
     transplant: float = 0.0
     """Share of the images into which a part of another is transplanted, see :func:`transplant`."""
 
-    def __call__(self, image: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, image: Tensor, target: Tensor, weight: Tensor, named: Tensor) -> Batch:
         """All ``(B,1,S,S)``; what comes in from outside the frame is black, not a finding, and not counted.
 
-        A target of 0 and 1 stays one; shares of readers stay shares.
+        A target of 0 and 1 stays one; shares of readers stay shares; ``named`` are sets of bits and stay what they are.
         """
         if self.transplant:
-            image, target, weight = transplant(image, target, weight, self.transplant)
+            image, target, weight, named = transplant(image, target, weight, named, self.transplant)
         batch = len(image)
         grid = F.affine_grid(self._matrices(batch).to(image), list(image.shape), align_corners=False)
         joined = F.grid_sample(torch.cat([image, target, weight], dim=1), grid, mode="bilinear", align_corners=False)
         moved = joined[:, 1:2]
         hard = ((target == 0) | (target == 1)).flatten(1).all(dim=1)[:, None, None, None]
-        return self._grey(joined[:, :1]), torch.where(hard, (moved >= 0.5).float(), moved), joined[:, 2:]
+        bits = F.grid_sample(named, grid, mode="nearest", align_corners=False)
+        return self._grey(joined[:, :1]), torch.where(hard, (moved >= 0.5).float(), moved), joined[:, 2:], bits
 
     def _matrices(self, batch: int) -> Tensor:
         angle = torch.empty(batch).uniform_(-self.rotate, self.rotate) * math.pi / 180
@@ -70,7 +73,7 @@ class Augmentation:
         return (image + torch.randn_like(image) * one(self.noise).abs()).clamp(0, 1)
 
 
-def transplant(image: Tensor, target: Tensor, weight: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def transplant(image: Tensor, target: Tensor, weight: Tensor, named: Tensor, share: float) -> Batch:
     """Replace a part of some images by the same part of another one of the batch, with soft edges; all ``(B,1,S,S)``.
 
     The part is where the donor has findings; from a donor without, it is where a third image has them, so that neither
@@ -90,4 +93,5 @@ def transplant(image: Tensor, target: Tensor, weight: Tensor, share: float) -> t
         torch.lerp(image, image[donor], soft),
         torch.where(part > 0, target[donor], target),
         torch.where(part > 0, weight[donor], weight),
+        torch.where(part > 0, named[donor], named),
     )

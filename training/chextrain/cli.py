@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +35,7 @@ class Split(StrEnum):
 class Recipe(StrEnum):
     """What can be trained."""
 
+    MASKED = "masked"
     SUPERMODEL = "supermodel"
     ATTENTION = "attention"
     SIAMESE = "siamese"
@@ -44,7 +46,11 @@ class Recipe(StrEnum):
 
 
 ENSEMBLES = (Recipe.MAX_ENSEMBLE, Recipe.MODEL_ENSEMBLE)
-STAGES = {Recipe.CHEXNOMALY: ("supermodel", "siamese"), Recipe.MODEL_ENSEMBLE: ("specialists",)}
+STAGES: Mapping[str, tuple[str, ...]] = {
+    Recipe.SUPERMODEL: ("masked",),
+    Recipe.CHEXNOMALY: ("supermodel", "siamese"),
+    Recipe.MODEL_ENSEMBLE: ("specialists",),
+}
 """The runs a recipe can begin with."""
 
 
@@ -100,6 +106,9 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; else the defaults.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, after the file.")] = None,
     cache: CacheOption = None,
+    masked: Annotated[
+        Path | None, typer.Option("--masked", help="Run that a supermodel starts from; else trained if masked.epochs.")
+    ] = None,
     supermodel: Annotated[
         Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from; else trained.")
     ] = None,
@@ -116,7 +125,6 @@ def train(
     groups: GroupsOption = None,
 ) -> None:
     """Train RECIPE, keep the weights that validate best in OUT."""
-    from chextrain.recipes import chexnomaly
     from chextrain.recipes.specialist import boxed_in
     from chextrain.runs import Run, load_network
 
@@ -126,27 +134,31 @@ def train(
     train_set, val_set = (
         load(collection, split, values.data.size, cache).without(held_out) for split in ("train", "val")
     )
-    offered = {"supermodel": supermodel, "siamese": siamese, "specialists": specialists}
-    begins = [stage for stage in STAGES.get(recipe, ()) if offered[stage] is not None]
-    networks = {stage: load_network(cast(Path, offered[stage])) for stage in begins}
-    made_by = {stage: Run.read(cast(Path, offered[stage])).commands for stage in begins}
+    offered = {"masked": masked, "supermodel": supermodel, "siamese": siamese, "specialists": specialists}
+    given = {stage: folder for stage, folder in offered.items() if folder is not None}
+    if strange := given.keys() - _reached(recipe):
+        raise ConfigError(f"{recipe} begins with no {' or '.join(sorted(strange))}")
+    networks = {stage: load_network(folder) for stage, folder in given.items()}
+    made_by = {stage: Run.read(folder).commands for stage, folder in given.items()}
 
     def run(name: Recipe, values: Config, folder: Path, **known: Any) -> Any:
         module = importlib.import_module(f"chextrain.recipes.{name}")
-        stages = made_by if name is recipe else {}
+        for stage in STAGES.get(name, ()):
+            if stage in networks:
+                known[stage] = networks[stage]
+            elif stage in (module.stages(values) if hasattr(module, "stages") else ()):
+                typer.echo(f"{stage}, as none is given: {folder / stage}")
+                known[stage] = run(Recipe(stage), module.stage(stage, values), folder / stage)
         findings = {key: value for key, value in known.items() if key == "findings"}
         parameters = module.parameters(values, **findings)
+        stages = {stage: lines for stage, lines in made_by.items() if stage in _reached(name)}
         Run(name, format_, module.ARCHITECTURE, parameters, asdict(values), stages).write(folder)
         return module.train(train_set, val_set, values, folder, resume=resume, **known)
 
-    if recipe is Recipe.CHEXNOMALY:
-        for stage in (stage for stage in chexnomaly.stages(values) if stage not in networks):
-            typer.echo(f"{stage}, as none is given: {out / stage}")
-            networks[stage] = run(Recipe(stage), chexnomaly.stage(stage, values), out / stage)
-    known: dict[str, Any] = dict(networks)
+    known: dict[str, Any] = {}
     if recipe in ENSEMBLES:
-        given = networks.get("specialists")
-        known["findings"] = given.findings if given else boxed_in(train_set, val_set, values.ensemble.least)
+        made = networks.get("specialists")
+        known["findings"] = made.findings if made else boxed_in(train_set, val_set, values.ensemble.least)
     run(recipe, values, out, **known)
 
 
@@ -243,6 +255,11 @@ def read(
 ) -> Collection:
     """The data set at ``data``; raises ``BadData``."""
     return Source(format_, data, Consensus(consensus or Consensus.SOFT), split_seed or 0, sizes, groups).collection()
+
+
+def _reached(recipe: str) -> set[str]:
+    """The runs a recipe can begin with, and those that these can begin with."""
+    return {name for stage in STAGES.get(recipe, ()) for name in (stage, *_reached(stage))}
 
 
 def _options(consensus: Consensus | None, split_seed: int | None) -> list[str]:

@@ -60,12 +60,27 @@ class LossConfig:
     """Weight of the soft Dice."""
     normal: float = 1.0
     """Weight of the images without a finding: less of it teaches where a finding is rather than whether there is."""
+    findings: float = 0.0
+    """Weight of a map for each finding that is boxed on ``ensemble.least`` training images, there only to learn by."""
     boxed: float = 0.5
     """Share of the loss taken after the box transform."""
     transform: Literal["none", "components", "global", "target", "hard"] = "components"
     """How predictions become boxes; the names are those of ``chextrain.boxing.TRANSFORMS``."""
     boxed_after: float = 0.2
     """Share of the steps before the transform begins; until then predictions have no components worth boxing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedConfig:
+    """Pre-training of a supermodel without labels: restoring what of an image was hidden."""
+
+    epochs: int = 0
+    """``training.epochs`` of the network that is trained where no run of one is given; 0: the supermodel begins with
+    random weights."""
+    blocks: int = 12
+    """Across and down the frame."""
+    share: float = 0.5
+    """Of the blocks that are hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +175,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    masked: MaskedConfig = field(default_factory=MaskedConfig)
     siamese: SiameseConfig = field(default_factory=SiameseConfig)
     chexnomaly: ChexnomalyConfig = field(default_factory=ChexnomalyConfig)
     specialist: SpecialistConfig = field(default_factory=SpecialistConfig)

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chexmodels.siamese import Siamese
+from chextrain.augment import Batch
 from chextrain.config import Config
 from chextrain.data.pairs import PairList, Pairs
-from chextrain.fitting import Batch, Fitted
+from chextrain.fitting import Fitted
 from chextrain.losses import contrastive
 
 PAIRS_AT_ONCE = 64
@@ -36,10 +37,11 @@ class Contrast(Fitted):
     def on_train_epoch_start(self) -> None:
         cast(Pairs, self.trainer.train_dataloader.dataset).redraw(self.current_epoch)  # type: ignore[union-attr]
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         first, second, similar = batch
         images = torch.cat([first, second])
-        images, _, _ = self.config.augmentation(images, torch.zeros_like(images), torch.zeros_like(images))
+        nothing = torch.zeros_like(images)
+        images, *_ = self.config.augmentation(images, nothing, nothing, nothing)
         distance, logits = self.network(images[: len(first)], images[len(first) :])
         values = self.config.siamese
         loss = contrastive(distance, similar, values.margin).mean()

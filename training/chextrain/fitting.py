@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -20,6 +21,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from chexmodels.chexnomaly import CheXNomaly
+from chexmodels.unet import UNet, start_at
+from chextrain.augment import Batch
 from chextrain.boxing import TRANSFORMS
 from chextrain.config import Config
 from chextrain.data.arrays import Samples
@@ -29,8 +33,6 @@ from chextrain.runs import BEST
 
 SMALLEST = 100
 """Pixels at 512 px of the smallest component that is boxed in the loss, as in post-processing."""
-
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Fitted(pl.LightningModule):
@@ -48,7 +50,7 @@ class Fitted(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         values = self.config.training
-        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        trainable = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=values.learning_rate, weight_decay=values.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -62,25 +64,38 @@ class Fitted(pl.LightningModule):
 class Localisation(Fitted):
     """Supermodel and CheX-Nomaly: focal and Dice on the map, before and after the component box transform.
 
-    Batches are ``image, target, weight``, each ``(B,1,S,S)``; ``prior`` is the mean mask fraction of the training set.
-    Validation logs ``val_ap`` (pixel average precision on images with a finding) and ``val_pointing``.
+    ``prior`` is the mean mask fraction of the training set. With ``findings``, a convolution beside the network's last
+    one draws a map of each; it is learnt only so that the network sees which finding it is, and is not kept. Validation
+    logs ``val_ap`` (pixel average precision on images with a finding) and ``val_pointing``.
     """
 
     monitor = "val_ap"
 
-    def __init__(self, network: nn.Module, config: Config, prior: float) -> None:
+    def __init__(self, network: nn.Module, config: Config, prior: float, findings: Sequence[str] = ()) -> None:
         super().__init__(network, config)
         self.prior = prior
+        self.findings = findings
+        if findings:
+            self.single = nn.Conv2d(cast(UNet | CheXNomaly, network).width, len(findings), kernel_size=1)
+            start_at(self.single, prior / len(findings))
         self.pixel_loss = pixel_loss(config.loss.pixels)
         self.min_area = max(1, round(SMALLEST * (config.data.size / 2 / 512) ** 2))
         self.seen: list[tuple[np.ndarray, np.ndarray]] = []
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        image, target, weight = self.augment(batch)
+        image, target, weight, named = self.augment(batch)
         weight = torch.where((target > 0).any(dim=(1, 2, 3), keepdim=True), weight, self.config.loss.normal * weight)
+        single: Tensor | float = 0.0
+        if self.findings:
+            network = cast(UNet | CheXNomaly, self.network)
+            features = network.features(image)
+            logits = network.logits(features, image.shape[-1])
+            single = self.config.loss.findings * self._single_loss(self.single(features).float(), named, weight)
+        else:
+            logits = self.network(image)
         # Half the resolution loses nothing that a box could tell, and costs a quarter.
-        logits, target, weight = (map_[:, :, ::2, ::2] for map_ in (self.network(image).float(), target, weight))
-        loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after)
+        logits, target, weight = (map_[:, :, ::2, ::2] for map_ in (logits.float(), target, weight))
+        loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after) + single
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -104,8 +119,16 @@ class Localisation(Fitted):
         # A mean over pixels is tiny where few of them are positive; the prior brings it to the scale of the Dice.
         return pixels.mean() / self.prior + values.dice * soft_dice(torch.sigmoid(logits), target, weight)
 
+    def _single_loss(self, logits: Tensor, named: Tensor, weight: Tensor) -> Tensor:
+        """Cross-entropy of ``(B,findings,h,w)`` with what the bits of ``named`` say at the middle of each cell."""
+        step = named.shape[-1] // logits.shape[-1]
+        named, weight = (map_[:, :, step // 2 :: step, step // 2 :: step] for map_ in (named, weight))
+        bits = 2 ** torch.arange(len(self.findings), device=named.device)
+        target = (named.int() & bits[:, None, None] > 0).float()
+        return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).mean() / self.prior
+
     def validation_step(self, batch: Batch, index: int) -> None:
-        image, target, _ = batch
+        image, target, *_ = batch
         prob = torch.sigmoid(self.network(image).float())
         self.seen.append((prob[:, 0].cpu().numpy(), target[:, 0].cpu().numpy() > 0))
 

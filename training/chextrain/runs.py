@@ -17,11 +17,12 @@ from chexmodels.committee import Committee
 from chexmodels.registry import BUILDERS
 from chexmodels.siamese import siamese
 from chextrain.config import Config, ConfigError
+from chextrain.restorer import Restorer
 
 RUN_JSON = "run.json"
 BEST = "best.pt"
 Parameters = dict[str, Any]
-ARCHITECTURES = {**BUILDERS, "siamese": siamese}
+ARCHITECTURES = {**BUILDERS, "siamese": siamese, "masked": Restorer}
 
 
 @dataclass(frozen=True, slots=True)

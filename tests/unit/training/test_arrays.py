@@ -96,7 +96,7 @@ def test_what_is_learnt_is_the_share_of_the_readers(folder: Path) -> None:
     assert set(seen) <= {0, 85, 170, 255}
     assert len(seen) >= 3
     assert np.array_equal(arrays.soft > 0, arrays.targets)
-    _, target, weight = Samples(arrays)[1]
+    _, target, weight, _ = Samples(arrays)[1]
     assert np.allclose(target[0], share(arrays.cases[1], 64), atol=1 / 255)
     assert (weight == 1).all()
 
@@ -107,7 +107,7 @@ def test_shares_survive_augmentation_and_hard_targets_stay_hard() -> None:
     target[0, :, 8:24, 8:24] = 1
     target[1, :, 8:24, 8:24] = 1 / 3
     target[1, :, 12:20, 12:20] = 1
-    _, moved, _ = Augmentation(noise=0)(target, target, torch.ones_like(target))
+    _, moved, *_ = Augmentation(noise=0)(target, target, torch.ones_like(target), target)
     assert set(moved[0].unique().tolist()) == {0, 1}
     assert ((moved[1] > 0.3) & (moved[1] < 0.4)).sum() > 50
 

@@ -73,7 +73,7 @@ def test_nih_respects_split_label_tier_and_coverage(tmp_path: Path) -> None:
     assert arrays.images[0, :5].max() == 0  # the letterbox: 80 x 60 becomes 40 x 30
     assert np.argwhere(arrays.targets[0]).min(0).tolist() == [5 + 3, 4]
     assert np.argwhere(arrays.targets[0]).max(0).tolist() == [5 + 5, 11]
-    _, target, weight = Samples(arrays, unboxed_weight=0.5)[0]
+    _, target, weight, _ = Samples(arrays, unboxed_weight=0.5)[0]
     assert torch.equal(weight, torch.where(target > 0, 1.0, 0.5))
 
 
@@ -158,22 +158,24 @@ def test_augmentation_moves_image_and_mask_alike() -> None:
     image = torch.zeros(4, 1, 64, 64)
     image[:, :, 20:36, 24:40] = 1
     same_grey = Augmentation(flip=0.5, gamma=0, contrast=0, noise=0)
-    moved, target, _ = same_grey(image, image.clone(), torch.ones_like(image))
+    moved, target, _, named = same_grey(image, image.clone(), torch.ones_like(image), 5 * image)
     assert ((moved > 0.5) == (target > 0)).float().mean() > 0.995
+    assert ((named == 5) == (target > 0)).float().mean() > 0.995
+    assert set(named.unique().tolist()) == {0, 5}  # bits are not averaged
     assert not torch.equal(target, image)
 
 
 def test_what_comes_from_outside_the_frame_does_not_count() -> None:
     torch.manual_seed(0)
     ones = torch.ones(8, 1, 32, 32)
-    _, _, weight = Augmentation(shift=0.2)(ones, ones, ones)
+    _, _, weight, _ = Augmentation(shift=0.2)(ones, ones, ones, ones)
     assert weight.min() == 0
 
 
 def test_no_augmentation_changes_nothing() -> None:
     image = torch.rand(2, 1, 32, 32)
     still = Augmentation(rotate=0, scale=0, shift=0, gamma=0, contrast=0, noise=0)
-    moved, target, weight = still(image, (image > 0.5).float(), torch.ones_like(image))
+    moved, target, weight, _ = still(image, (image > 0.5).float(), torch.ones_like(image), torch.zeros_like(image))
     assert torch.allclose(moved, image, atol=1e-4)
     assert torch.equal(target, (image > 0.5).float())
     assert torch.allclose(weight, torch.ones_like(weight), atol=1e-5)

@@ -188,7 +188,7 @@ def test_header_values_reach_the_report_but_no_network(tmp_path: Path) -> None:
     assert [a.cases[0].strata["spacing"] for a in arrays] == ["0.139", "0.200"]
     assert "spacing (images): 0.139 1" in indexing.text(checked(tmp_path / "A"))
     seen = [Samples(a)[0] for a in arrays]
-    assert [len(sample) for sample in seen] == [3, 3]
+    assert [len(sample) for sample in seen] == [4, 4]
     assert all(torch.equal(first, second) for first, second in zip(*seen, strict=True))
 
 

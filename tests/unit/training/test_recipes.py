@@ -24,7 +24,8 @@ from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case
-from chextrain.recipes import attention, chexnomaly, max_ensemble, model_ensemble, siamese, specialist
+from chextrain.fitting import Localisation
+from chextrain.recipes import attention, chexnomaly, max_ensemble, model_ensemble, siamese, specialist, supermodel
 from chextrain.runs import BEST, Run, load_network
 
 TINY = (
@@ -238,6 +239,35 @@ def test_the_attention_supermodel_trains(data: Data, tmp_path: Path) -> None:
     network = attention.train(data["train"], data["val"], config(), tmp_path)
     assert isinstance(network, AttentionUNet)
     assert same(network, torch.load(tmp_path / BEST, weights_only=True))
+
+
+def test_maps_of_single_findings_are_learnt_by_and_not_kept(data: Data, tmp_path: Path) -> None:
+    few = data["train"].where([i < 24 for i in range(64)])
+    assert set(few.boxed()) == set(LESIONS)
+    assert few.boxed(least=25) == ()
+    trained = {}
+    for weight in (0.0, 1.0):
+        folder = tmp_path / str(weight)
+        trained[weight] = supermodel.train(few, data["val"], config(f"loss.findings={weight}"), folder)
+        assert trained[weight].state_dict().keys() == UNet("nano").state_dict().keys()
+    assert not same(trained[0.0], trained[1.0].state_dict())
+    chexnomaly.train(
+        few, data["val"], config("loss.findings=1"), tmp_path, supermodel=trained[1.0], siamese=twins(preset="nano")
+    )
+    with pytest.raises(ConfigError, match=r"loss\.findings"):
+        attention.train(few, data["val"], config("loss.findings=1"), tmp_path / "attention")
+
+
+def test_a_finding_is_looked_for_where_its_bit_is() -> None:
+    module = Localisation(UNet("nano"), config(), 0.5, LESIONS)
+    named = torch.zeros(1, 1, 8, 8)
+    named[..., :4, :4], named[..., 4:, 4:] = 1, 2
+    right = torch.full((1, 2, 4, 4), -30.0)
+    right[:, 0, :2, :2], right[:, 1, 2:, 2:] = 30, 30
+    everywhere = torch.ones(1, 1, 8, 8)
+    assert module._single_loss(right, named, everywhere) < 1e-6
+    assert module._single_loss(right.flip(1), named, everywhere) > 10
+    assert module._single_loss(right.flip(1), named, 0 * everywhere) == 0
 
 
 @pytest.mark.parametrize("variant", ["map", "cnn"])

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from chextrain.augment import transplant
+from chextrain.augment import Batch, transplant
 
 SIDE = 64
 
 
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Eight flat images, each of its own grey; every second one has a finding at a place of its own."""
+def batch() -> Batch:
+    """Eight flat images, each of its own grey; every second one has a finding with a bit and a place of its own."""
     image = torch.arange(8.0).div(10).view(8, 1, 1, 1).expand(8, 1, SIDE, SIDE).clone()
     target, weight = torch.zeros_like(image), image + 0.1
     for index in range(0, 8, 2):
         target[index, 0, 6 * index + 4 : 6 * index + 16, 20:36] = 1
-    return image, target, weight
+    return image, target, weight, target * 2 ** torch.arange(8.0).view(8, 1, 1, 1)
 
 
 def test_a_share_of_none_changes_nothing() -> None:
@@ -26,17 +25,18 @@ def test_a_share_of_none_changes_nothing() -> None:
 
 def test_what_is_transplanted_brings_its_truth_and_weight() -> None:
     torch.manual_seed(0)
-    image, target, weight = batch()
+    image, target, weight, named = batch()
     greys = image[:, 0, 0, 0]
     changed = removed = 0
     for _ in range(20):
-        moved, truth, known = transplant(image, target, weight, share=1.0)
+        moved, truth, known, bits = transplant(image, target, weight, named, share=1.0)
         for index in range(len(image)):
             foreign = (known[index] != weight[index]) & (truth[index] == 1)
             if foreign.any():
                 changed += 1
                 donor = int((greys + 0.1 - known[index][foreign][0]).abs().argmin())
                 assert torch.equal(truth[index][target[donor] > 0], torch.ones_like(truth[index][target[donor] > 0]))
+                assert torch.equal(bits[index][foreign], named[donor][foreign])
                 middle = moved[index][:, 6 * donor + 10, 28]
                 assert torch.allclose(middle, greys[donor].expand(1))
             removed += bool((truth[index] < target[index]).any())
@@ -46,8 +46,8 @@ def test_what_is_transplanted_brings_its_truth_and_weight() -> None:
 
 def test_edges_are_soft_and_far_pixels_stay() -> None:
     torch.manual_seed(1)
-    image, target, weight = batch()
-    moved, truth, _ = transplant(image, target, weight, share=1.0)
+    image, *others = batch()
+    moved, truth, *_ = transplant(image, *others, share=1.0)
     for index in range(len(image)):
         steps = (moved[index, 0].diff(dim=0).abs()).max()
         assert steps < 0.7 / 2  # greys differ by up to 0.7
@@ -56,7 +56,7 @@ def test_edges_are_soft_and_far_pixels_stay() -> None:
 
 
 def test_large_parts_stay_where_they_are() -> None:
-    image, target, weight = batch()
+    image, target, *others = batch()
     target[:] = 1
-    moved, *_ = transplant(image, target, weight, share=1.0)
+    moved, *_ = transplant(image, target, *others, share=1.0)
     assert torch.equal(moved, image)

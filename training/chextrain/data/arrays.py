@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ import chexmodels.codestream
 import chexmodels.decode
 import chexmodels.pixels
 import chexmodels.tone
+from chextrain.augment import Batch
 from chextrain.data.cases import Case, Collection, box_mask, drawn, share
 from chextrain.data.images import eight_bit, rendered, stamp
 from chextrain.data.processes import in_processes, watched
@@ -64,6 +66,12 @@ class Arrays:
         size = self.images.shape[-1]
         soft = None if self.soft is None else _filled(None, len(cases), size, np.uint8, _shares(cases, size))
         return Arrays(cases, self.images, _filled(None, len(cases), size, np.bool_, _masks(cases, size)), soft)
+
+    def boxed(self, least: int = 1) -> tuple[str, ...]:
+        """Findings that are boxed on ``least`` images to learn where from, the commonest first."""
+        shown = (frozenset().union(*case.box_findings) for case in self.cases if case.localised)
+        counts = Counter(sorted(name for names in shown for name in names))
+        return tuple(name for name, count in counts.most_common() if count >= least)
 
     def labels(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Which of ``names`` any reader of an image named, boxed or not: ``(N, len(names))``."""
@@ -144,25 +152,31 @@ def _code(collection: Collection) -> Iterator[str]:
         yield hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
 
 
-class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """``image, target, weight``, each ``(1,S,S)`` float32; weight lowers the pixels whose label is only half known.
+class Samples(Dataset[Batch]):
+    """``image, target, weight, named``, each ``(1,S,S)`` float32.
 
+    Weight lowers the pixels whose label is only half known. Bit k of ``named`` says that a box of ``findings[k]`` is
+    here; there are at most ``NAMES`` bits, which float32 holds exactly.
     A box of a share ``a`` of the frame weighs ``(TYPICAL / a) ** balance``, from 1 to ``HEAVIEST``: with 1 each box
     counts alike, with 0 each pixel.
     """
 
     TYPICAL = 0.05
     HEAVIEST = 8.0
+    NAMES = 24
 
-    def __init__(self, arrays: Arrays, unboxed_weight: float = 1.0, balance: float = 0.0) -> None:
+    def __init__(
+        self, arrays: Arrays, unboxed_weight: float = 1.0, balance: float = 0.0, findings: Sequence[str] = ()
+    ) -> None:
         self.arrays = arrays
+        self.bits = {name: 1 << index for index, name in enumerate(findings)}
         self.unboxed_weight = unboxed_weight
         self.balance = balance
 
     def __len__(self) -> int:
         return len(self.arrays.cases)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         case, soft = self.arrays.cases[index], self.arrays.soft
         image = torch.from_numpy(np.array(self.arrays.images[index]))[None].float() / 255
         if soft is None:
@@ -176,4 +190,11 @@ class Samples(Dataset[tuple[Tensor, Tensor, Tensor]]):
             inside = torch.from_numpy(drawn([box], case.rows, case.columns, image.shape[-1]))[None]
             heavy = (self.TYPICAL / float(inside.float().mean())) ** self.balance
             weight[inside] = weight[inside].clamp(min=min(heavy, self.HEAVIEST))
-        return image, target, weight
+        return image, target, weight, self._named(case, image.shape[-1])
+
+    def _named(self, case: Case, size: int) -> Tensor:
+        named = np.zeros((1, size, size), dtype=np.int32)
+        for box, names in zip(case.boxes, case.box_findings, strict=False):
+            if bits := sum(self.bits.get(name, 0) for name in names):
+                named[0][drawn([box], case.rows, case.columns, size)] |= bits
+        return torch.from_numpy(named).float()

@@ -17,6 +17,7 @@ from chexmodels.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fitting import Localisation, fit, loader
+from chextrain.recipes.supermodel import single_findings
 from chextrain.runs import Parameters
 
 ARCHITECTURE = "chexnomaly"
@@ -77,7 +78,8 @@ def train(
         )
     except RuntimeError as error:
         raise ConfigError(f"a stage was trained with other values of network or siamese: {error}") from error
-    module = Localisation(network, config, prior=learnt.fraction)
-    samples = Samples(learnt, config.data.unboxed_weight, config.data.balance)
+    findings = single_findings(learnt, config)
+    module = Localisation(network, config, learnt.fraction, findings)
+    samples = Samples(learnt, config.data.unboxed_weight, config.data.balance, findings)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)
     return network

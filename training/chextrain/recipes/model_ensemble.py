@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from chexmodels.ensembles import MaxEnsemble, ModelEnsemble, reduced
+from chextrain.augment import Batch
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.fitting import Batch, Localisation, fit, loader
+from chextrain.fitting import Localisation, fit, loader
 from chextrain.recipes import max_ensemble, specialist
 from chextrain.runs import BEST, Parameters
 
@@ -104,8 +104,8 @@ def maps_of(specialists: MaxEnsemble, arrays: Arrays, scale: int) -> Iterator[ND
     specialists.cpu()
 
 
-class Maps(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """``maps, target, weight``: as ``Samples``, the maps ``(C,S/scale,S/scale)`` float32 in place of the image."""
+class Maps(Dataset[Batch]):
+    """As ``Samples``, the maps ``(C,S/scale,S/scale)`` float32 in place of the image."""
 
     def __init__(self, maps: NDArray[np.float16], arrays: Arrays, unboxed_weight: float = 1.0) -> None:
         self.maps = maps
@@ -114,9 +114,9 @@ class Maps(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        _, target, weight = self.samples[index]
-        return torch.from_numpy(self.maps[index].astype(np.float32)), target, weight
+    def __getitem__(self, index: int) -> Batch:
+        _, *rest = self.samples[index]
+        return torch.from_numpy(self.maps[index].astype(np.float32)), *rest
 
 
 class Combination(Localisation):

@@ -8,7 +8,6 @@ its ensembles were scored on images that their members had learnt.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,12 +49,8 @@ def boxed_in(train_set: Arrays, val_set: Arrays, least: int = 1) -> tuple[str, .
     """Findings with ``least`` boxed images in ``train_set`` and one in ``val_set``, by name; where all names are
     VinDr-CXR's, those of its 14.
     """
-    train, val = (
-        Counter(name for case in arrays.cases if case.localised for name in frozenset().union(*case.box_findings))
-        for arrays in (train_set, val_set)
-    )
-    ours = VINDR if train.keys() <= set(LOCAL) else train.keys()
-    return tuple(sorted(name for name in ours if train[name] >= least and val[name]))
+    ours = VINDR if set(train_set.boxed()) <= set(LOCAL) else train_set.boxed()
+    return tuple(sorted({*ours} & {*train_set.boxed(least)} & {*val_set.boxed()}))
 
 
 def select(arrays: Arrays, finding: str, negatives: str, seed: int) -> Arrays:

@@ -1,20 +1,22 @@
 """The supermodel: one U-Net, all findings, one class "abnormal" (CheX-Nomaly, section IV).
 
 Learns from images with boxes and from images without a finding; abnormal images that nobody boxed and images on which
-readers disagree are left out.
+readers disagree are left out. It may begin with a network that has learnt to restore hidden parts of images.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from chexmodels.attention import AttentionUNet
 from chexmodels.unet import UNet
-from chextrain.config import Config
+from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fitting import Localisation, fit, loader
+from chextrain.restorer import Restorer
 from chextrain.runs import Parameters
 
 ARCHITECTURE = "unet"
@@ -25,12 +27,42 @@ def parameters(config: Config) -> Parameters:
     return {"preset": config.network.preset, "dropout": config.network.dropout}
 
 
-def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, resume: bool = False) -> UNet:
-    """Train on ``train_set``, choose by ``val_set``, leave everything in ``folder``; the best network is returned."""
+def stages(config: Config) -> tuple[str, ...]:
+    """Names of the recipes whose networks it begins with where no run of them is given."""
+    return ("masked",) if config.masked.epochs else ()
+
+
+def stage(name: str, config: Config) -> Config:
+    """The values for a stage that is trained here because no run of it is given."""
+    return replace(config, training=replace(config.training, epochs={"masked": config.masked.epochs}[name]))
+
+
+def train(
+    train_set: Arrays,
+    val_set: Arrays,
+    config: Config,
+    folder: Path,
+    *,
+    masked: Restorer | None = None,
+    resume: bool = False,
+) -> UNet:
+    """Train on ``train_set``, choose by ``val_set``, leave everything in ``folder``; the best network is returned.
+    Raises ``ConfigError`` where ``masked`` has another shape than this run's network.
+    """
     pl.seed_everything(config.training.seed, verbose=False)
     network = UNet(**parameters(config))
+    if masked is not None:
+        try:
+            masked.lend(network)
+        except RuntimeError as error:
+            raise ConfigError(f"masked was trained with other values of network: {error}") from error
     learn(network, train_set, val_set, config, folder, resume=resume)
     return network
+
+
+def single_findings(learnt: Arrays, config: Config) -> tuple[str, ...]:
+    """The findings of which maps are drawn to learn by."""
+    return learnt.boxed(config.ensemble.least)[: Samples.NAMES] if config.loss.findings else ()
 
 
 def learn(
@@ -40,6 +72,7 @@ def learn(
     learnt = train_set.where([case.localised for case in train_set.cases])
     boxed = val_set.where([bool(case.boxes) and case.localised for case in val_set.cases])
     network.set_prior(learnt.fraction)
-    module = Localisation(network, config, prior=learnt.fraction)
-    samples = Samples(learnt, config.data.unboxed_weight, config.data.balance)
+    findings = single_findings(learnt, config)
+    module = Localisation(network, config, learnt.fraction, findings)
+    samples = Samples(learnt, config.data.unboxed_weight, config.data.balance, findings)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)

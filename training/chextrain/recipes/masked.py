@@ -1,0 +1,32 @@
+"""A U-Net that restores hidden parts of images, for a supermodel to begin with: no labels, all images of the split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from chextrain.config import Config
+from chextrain.data.arrays import Arrays, Samples
+from chextrain.fitting import fit, loader
+from chextrain.masked import Restoration
+from chextrain.restorer import Restorer
+from chextrain.runs import Parameters
+
+ARCHITECTURE = "masked"
+
+
+def parameters(config: Config) -> Parameters:
+    """Arguments of the network."""
+    return {"preset": config.network.preset}
+
+
+def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, resume: bool = False) -> Restorer:
+    """Train on the images of ``train_set``, choose by those of ``val_set``; the best network is returned."""
+    pl.seed_everything(config.training.seed, verbose=False)
+    network = Restorer(**parameters(config))
+    shown = replace(config, data=replace(config.data, normals=1.0))  # every image, whatever is on it
+    shown_train, shown_val = loader(Samples(train_set), shown, train=True), loader(Samples(val_set), shown, train=False)
+    fit(Restoration(network, config), shown_train, shown_val, folder, resume=resume)
+    return network

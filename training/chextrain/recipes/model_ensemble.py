@@ -115,8 +115,8 @@ class Maps(Dataset[Batch]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Batch:
-        _, *rest = self.samples[index]
-        return torch.from_numpy(self.maps[index].astype(np.float32)), *rest
+        _, target, weight, named = self.samples[index]
+        return torch.from_numpy(self.maps[index].astype(np.float32)), target, weight, named
 
 
 class Combination(Localisation):

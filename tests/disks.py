@@ -62,6 +62,10 @@ class SmallDisk:
         """Make room again."""
         self._filler.unlink(missing_ok=True)
 
+    def protect(self) -> None:
+        """Take no more changes, as a file system does that has found itself damaged."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+
     def free(self) -> int:
         """Bytes that may still be written."""
         stat = os.statvfs(self.folder)
@@ -71,8 +75,9 @@ class SmallDisk:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.drain()
-        if self.is_real:
+        if not self.is_real:
+            self.drain()
+        else:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
@@ -86,6 +91,17 @@ def unreadable(file: Path) -> Iterator[None]:
         yield
     finally:
         aside.replace(file)
+
+
+@contextmanager
+def undeletable(file: Path) -> Iterator[None]:
+    """Who deletes ``file`` is told that it is busy. Skips where that may not be made."""
+    if subprocess.run(["mount", "--bind", str(file), str(file)], capture_output=True).returncode != 0:
+        pytest.skip("mounting a file needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(file)], check=True)
 
 
 @contextmanager

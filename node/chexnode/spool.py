@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import mmap
 import os
 import secrets
@@ -29,6 +30,8 @@ from pathlib import Path
 
 from chexnode.errors import BadEnvironment, Transient
 from chexnode.settings import DiskSettings
+
+log = logging.getLogger(__name__)
 
 #: What a full, failing or vanished disk answers. Anything else is a bug and is not hidden.
 _DISK_ERRORS = frozenset(
@@ -269,10 +272,13 @@ class Spool:
         return hashlib.sha256(content[start:]).hexdigest() == digest
 
     def unlink(self, relative: str) -> bool:
-        """Remove a file; whether it was there."""
+        """Remove a file; whether that was done. One that the disk keeps is left to the sweep for orphans."""
         try:
             os.unlink(self.path(relative))
         except FileNotFoundError:
+            return False
+        except OSError as error:
+            log.warning("a file of the spool cannot be deleted for now: %s", error.strerror)
             return False
         return True
 
@@ -295,7 +301,7 @@ class Spool:
             for folder, _, names in os.walk(root / kind):
                 for name in names:
                     path = os.path.join(folder, name)
-                    with suppress(FileNotFoundError):
+                    with suppress(OSError):
                         if os.stat(path).st_mtime < limit:
                             yield os.path.relpath(path, self.data_dir)
 
@@ -303,7 +309,7 @@ class Spool:
         """Remove the empty folders of days before yesterday, in which nobody makes a file any more."""
         yesterday = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y%m%d")
         for kind in ("sources", "results"):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 for day in (self.data_dir / "spool" / kind).iterdir():
                     if day.name < yesterday:
                         _remove_empty(day)

@@ -15,6 +15,7 @@ from chexnode.ledger.records import DeliveryOutcome
 from chexnode.ledger.states import DeliveryState
 from chexnode.settings import Settings
 from chexnode.spool import Spool
+from disks import undeletable
 from ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record
 
 DAY = 24 * 3600.0
@@ -143,3 +144,14 @@ def test_the_sweep_deletes_old_files_without_a_row_only(ledger: Ledger, spool: S
         os.utime(spool.path(path), (long_ago, long_ago))
     assert housekeeper(ledger, spool).sweep() == 2
     assert [spool.path(path).exists() for path in old + fresh] == [False, False, True, True]
+
+
+def test_a_file_that_the_disk_keeps_stands_in_no_other_ones_way(ledger: Ledger, spool: Spool) -> None:
+    names = [f"spool/results/20200101/00/{name}.dcm" for name in ("a", "b", "c")]
+    for name in names:
+        put(spool, name)
+        os.utime(spool.path(name), (0, 0))
+    with undeletable(spool.path(names[1])):
+        assert housekeeper(ledger, spool).sweep() == 2
+        assert [spool.exists(name) for name in names] == [False, True, False]
+    assert housekeeper(ledger, spool).sweep() == 1

@@ -184,6 +184,20 @@ def test_a_disk_that_takes_one_result_and_not_the_next_keeps_neither(tmp_path: P
         assert list(spool.older_than(-1)) == []
 
 
+def test_a_disk_that_becomes_read_only_between_two_results_is_no_bug(tmp_path: Path) -> None:
+    class Failing(list[Encoded]):
+        def __iter__(self) -> Iterator[Encoded]:
+            yield self[0]
+            disk.protect()
+            yield self[1]
+
+    with SmallDisk.real(tmp_path / "var", 1) as disk:
+        spool = Spool(disk.folder)
+        spool.prepare()
+        with pytest.raises(DiskRefused, match="EROFS"):
+            store(spool, Failing(Encoded(ResultKind.SC, form, f"2.25.{form}", "1.2", b"sc") for form in ("1", "2")))
+
+
 def test_nothing_is_analysed_in_vain_while_the_disk_refuses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff, "delay", lambda self, failures: 60.0)
     bench.pipeline.faults["encode"] = [DiskRefused("the disk refused: ENOSPC")]

@@ -50,7 +50,7 @@ soak: $(VENV)/dev.stamp servers ## INSTANCES=20000 through one node: what grows,
 	$(BIN)/python tests/soak/soak.py --instances $(or $(INSTANCES),20000) $(if $(CLUSTER),--cluster) \
 		--json build/soak.json --plot build/soak.png
 
-fuzz: $(VENV)/dev.stamp ## mutated files and conversations against every layer and a whole node; CASES=20000 SEED=...
+fuzz: $(VENV)/dev.stamp ## mutated files, conversations and Store requests against every layer and a whole node; CASES=20000 SEED=...
 	FUZZ_CASES=$(or $(CASES),20000) FUZZ_SEED=$(SEED) $(BIN)/pytest tests/fuzz -s
 
 bench: $(VENV)/dev.stamp servers ## the benchmarks; minutes each

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
-from fuzz import corpus, files, pdus
+from fuzz import bodies, corpus, files, pdus
+from fuzz.bodies import Body
 from senders import EXPLICIT_VR, Part10
 
 FOUND = Path(__file__).parents[2] / ".fuzz"
@@ -18,13 +19,14 @@ FOUND = Path(__file__).parents[2] / ".fuzz"
 
 @dataclass(frozen=True)
 class Case:
-    """Either a data set with what is announced of it, or the PDUs of a conversation."""
+    """A data set with what is announced of it, the PDUs of a conversation, or the body of a Store request."""
 
     seed: str
     number: int
     mutations: tuple[str, ...]
     part: Part10 | None = None
     said: tuple[bytes, ...] = ()
+    body: Body | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +49,16 @@ def conversation_case(seed: str, number: int, sources: Sequence[Part10]) -> Case
     return Case(seed, number, tuple(names), None, tuple(said))
 
 
+def body_case(seed: str, number: int, sources: Sequence[Part10]) -> Case:
+    """The ``number``-th mutated Store request of ``seed``, of one to three images."""
+    random = Random(f"{seed}/body/{number}")
+    images = [
+        corpus.renamed(random.choice(sources), number * 3 + which) for which in range(random.choice((1, 1, 1, 2, 3)))
+    ]
+    body, names = bodies.mutated(random, images)
+    return Case(seed, number, tuple(names), None, (), body)
+
+
 def keep(cases: Sequence[Case], what: str) -> str:
     """Write ``cases`` to a file; return a sentence that says where, and how to see it happen again."""
     FOUND.mkdir(exist_ok=True)
@@ -63,12 +75,14 @@ def kept(path: Path) -> list[Case]:
 
 
 def _read(line: dict[str, object]) -> Case:
-    part, said = line.pop("part"), line.pop("said")
+    part, said, body = line.pop("part"), line.pop("said"), line.pop("body", None)
     assert isinstance(said, list)
     if isinstance(part, dict):
         part = Part10(**part | {"data": base64.b64decode(part["data"])})
+    if isinstance(body, dict):
+        body = Body(**body | {"content": base64.b64decode(body["content"]), "digests": tuple(body["digests"])})
     line["mutations"] = tuple(line["mutations"])  # type: ignore[arg-type]
-    return Case(part=part, said=tuple(base64.b64decode(one) for one in said), **line)  # type: ignore[arg-type]
+    return Case(part=part, said=tuple(base64.b64decode(one) for one in said), body=body, **line)  # type: ignore[arg-type]
 
 
 def _encoded(content: object) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from chexnode.ledger.schema import instances, jobs
 from chexnode.ledger.states import InstanceState, JobState, Reason
-from fuzz import pdus
+from fuzz import http, pdus
 from fuzz.cases import Case
 from nodes import Node
 from senders import Part10, Sender, an_image, associate_rq, read_command, read_part10, store_file, us
@@ -33,12 +33,12 @@ _SETTLED = {JobState.DONE, JobState.REFUSED}
 
 
 class Judge:
-    """Plays cases to a node's receiver and keeps book of what it acknowledged."""
+    """Plays cases to a node's receiver, and to its web role, and keeps book of what it acknowledged."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.acknowledged: dict[str, set[str]] = defaultdict(set)
-        """SOP Instance UID -> digests it was acknowledged with."""
+        """SOP Instance UID -> digests it was acknowledged with; none where they cannot be told."""
         self.good = 0
         self._read = 0
 
@@ -46,6 +46,10 @@ class Judge:
 
     def play(self, case: Case) -> None:
         """Say what ``case`` says, read all the answers, and keep book."""
+        if case.body is not None:
+            for uid in http.store(self.node.web_port, case.body).stored:
+                self.acknowledged[uid] |= set(case.body.digests)
+            return
         said = case.said if case.part is None else tuple(_store(case.part))
         uids = acknowledgements(self.converse(said))
         sent = data_sets(b"".join(said))
@@ -131,7 +135,8 @@ class Judge:
             content = read_part10(self.node.data_dir / row.path)
             assert hashlib.sha256(content.data).hexdigest() == row.digest, "the file is not what was sent"
         for uid, digests in self.acknowledged.items():
-            assert digests & known[uid], f"{uid} was acknowledged and is not known"
+            assert known[uid], f"{uid} was acknowledged and is not known"
+            assert not digests or digests & known[uid], f"{uid} is not what was acknowledged"
         for job in ends:
             assert job.state in _SETTLED, f"{job.state}: {job.error}"
             assert (job.reason in _CODED) == (job.state == JobState.REFUSED)

@@ -44,11 +44,11 @@ def in_time() -> Iterator[None]:
 
 
 def check(case: Case) -> None:
-    """Run ``case`` through the layers it is for."""
+    """Run ``case`` through the layers it is for; a Store request is for a whole service."""
     with in_time():
         if case.part is not None:
             check_data_set(case.part)
-        else:
+        elif case.body is None:
             check_conversation(case.said)
 
 

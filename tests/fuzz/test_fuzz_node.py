@@ -1,4 +1,4 @@
-"""Mutated files and conversations against a whole running node, and what must be true of it afterwards."""
+"""Mutated files, conversations and Store requests against a whole node, and what must be true of it afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fuzz import corpus
-from fuzz.cases import Case, conversation_case, file_case, keep
+from fuzz.cases import Case, body_case, conversation_case, file_case, keep
 from fuzz.judge import Judge
 from nodes import Node
 from senders import Part10
@@ -29,21 +29,27 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
 
 
 def _cases(kind: str, seed: str, count: int, sources: list[Part10]) -> Iterator[Case]:
-    make = file_case if kind == "files" else conversation_case
+    make = {"files": file_case, "conversations": conversation_case, "bodies": body_case}[kind]
     return (make(f"{seed}-node", number, sources) for number in range(count))
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("kind", ["files", "conversations"])
+@pytest.mark.parametrize(("kind", "percent"), [("files", 6), ("conversations", 6), ("bodies", 3)])
 def test_a_node_under_fire_keeps_its_promises(
-    judge: Judge, kind: str, sources: list[Part10], seed: str, cases: int, capsys: pytest.CaptureFixture[str]
+    judge: Judge,
+    kind: str,
+    percent: int,
+    sources: list[Part10],
+    seed: str,
+    cases: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for number, image in enumerate(corpus.images() * 2):  # every pool of threads and connections in use
         judge.play(Case(seed, number, (), corpus.renamed(image, 800_000_000 + number)))
     judge.settle()
     before = judge.snapshot()
     batch: list[Case] = []
-    for case in _cases(kind, seed, cases * 6 // 100, sources):
+    for case in _cases(kind, seed, cases * percent // 100, sources):
         batch = [*batch, case] if len(batch) < BATCH else [case]
         try:
             judge.play(case)

@@ -110,7 +110,10 @@ def test_a_single_file_is_handed_over_too_and_nothing_is_told_of_what_was_not(tm
         log.wait_for(TRANSFERRED)
         assert service.get("/studies/1.2.999").status_code == 404
         assert service.get(path_of(ds), "text/html").status_code == 406
-        assert service.get(path_of(ds), f"{DICOM}; transfer-syntax=*").status_code == 200
+        got = service.get(path_of(ds), f"{DICOM}; transfer-syntax=*")
+        assert got.status_code == 200
+        known = {"Accept": f"{DICOM}; transfer-syntax=*", "If-None-Match": got.headers["etag"]}
+        assert service.client.get(path_of(ds), headers=known).status_code == 304
         sent = log.wait_for(TRANSFERRED, 2)[1]
     assert sent.counts == {ds.SOPClassUID: 1}
     assert log.events().count(TRANSFERRED) == 2

@@ -388,6 +388,22 @@ def test_compressed_bulk_data_is_decoded(service: Service) -> None:
     assert [np.frombuffer(one, np.uint8).tolist() for one in got] == [frames[n].ravel().tolist() for n in (1, 2)]
 
 
+def test_more_frames_are_stored_than_the_object_says(service: Service) -> None:
+    frames = [bytes([number]) * 100 for number in range(1, 4)]
+    ds = image(NumberOfFrames=2, PixelData=encapsulate(frames))
+    ds.file_meta.TransferSyntaxUID = RLELossless
+    path, kind = stored(service, ds), "image/dicom-rle"
+    for wanted, numbers in (("1,2", (1, 2)), ("2,1", (2, 1)), ("2", (2,)), ("1,1", (1, 1))):
+        got = parts_of(service.get(f"{path}/frames/{wanted}", f'multipart/related; type="{kind}"'))
+        assert [content for _, content in got] == [frames[number - 1] for number in numbers]
+    assert service.get(f"{path}/frames/1", kind).content == frames[0]
+    assert len(parts_of(service.get(f"{path}/bulkdata/7FE00010", f'multipart/related; type="{kind}"'))) == 2
+    assert service.get(f"{path}/frames/3").status_code == 404
+    ds.NumberOfFrames = 1
+    stored(service, ds)
+    assert service.get(f"{path}/frames/1", kind).content == frames[0]
+
+
 def test_searches_say_what_they_do_not_do(service: Service) -> None:
     stored(service, image())
     for name in ("fuzzymatching", "emptyvaluematching", "multiplevaluematching"):

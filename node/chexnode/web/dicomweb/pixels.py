@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import SEEK_CUR, SEEK_END, SEEK_SET
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -144,20 +145,22 @@ class Image:
 
     def stored(self, numbers: list[int]) -> Iterator[bytes]:
         """Encapsulated frames as they are stored, by number from 1, in the order given. Raises DecodeError."""
-        if numbers == [*range(1, self.frames + 1)]:
-            yield from self._all()
-            return
-        wanted = frozenset(numbers)
-        kept: dict[int, bytes] = {}
-        for number, frame in enumerate(self._all(), 1):
-            if number in wanted:
-                kept[number] = frame
-            if len(kept) == len(wanted):
-                break
+        wanted = sorted(set(numbers))
+        frames = self._some(wanted)
+        if numbers != wanted:
+            kept = dict(zip(wanted, frames, strict=True))
+            frames = (kept[number] for number in numbers)
+        yield from frames
+
+    def _some(self, numbers: list[int]) -> Iterator[bytes]:
+        """Frames by number, whose order is theirs in the file. There may be others than the object says."""
+        frames, position = self._all(), 0
         for number in numbers:
-            if number not in kept:
+            frame = next(islice(frames, number - position - 1, None), None)
+            if frame is None:
                 raise DecodeError("undecodable", "the object has fewer frames than it says")
-            yield kept[number]
+            position = number
+            yield frame
 
     def _all(self) -> Iterator[bytes]:
         try:

@@ -33,9 +33,10 @@ from chexnode.settings import DiskSettings
 
 log = logging.getLogger(__name__)
 
-#: What a full, failing or vanished disk answers. Anything else is a bug and is not hidden.
+#: What a full, failing or vanished disk answers, or a share. Anything else is a bug and is not hidden.
 _DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENODEV, errno.ESTALE, errno.EMFILE}
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENODEV, errno.EMFILE}
+    | {errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT, errno.EHOSTDOWN}
 )
 
 #: Bytes kept in memory before they are hashed and written: one turn for a small image, few for a large one.
@@ -174,6 +175,7 @@ class Spool:
     def prepare(self) -> None:
         """Make the folders. Raises :class:`~chexnode.errors.BadEnvironment` where that is impossible."""
         try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
             for kind in ("tmp", "sources", "results"):
                 _make_durable(self.data_dir, f"spool/{kind}")
         except OSError as error:
@@ -229,10 +231,11 @@ class Spool:
 
     def hour_folder(self, kind: str) -> str:
         """The folder of this UTC hour, made durably if it is new. Raises :class:`DiskRefused`."""
-        folder = datetime.now(UTC).strftime(f"spool/{kind}/%Y%m%d/%H")
+        hour = datetime.now(UTC).strftime("%Y%m%d/%H")
+        folder = f"spool/{kind}/{hour}"
         if folder not in self._made:
             with _disk_errors():
-                _make_durable(self.data_dir, folder)
+                _make_durable(self.data_dir / "spool" / kind, hour)
             self._made = {made for made in self._made if made.startswith(folder[: -len("/00")])} | {folder}
         return folder
 
@@ -284,8 +287,9 @@ class Spool:
 
     def restore(self, spare: str, lost: str) -> None:
         """Move ``spare`` durably to the recorded path ``lost`` whose file is gone. Raises :class:`DiskRefused`."""
+        spool, kind, *folders, _ = Path(lost).parts
         with _disk_errors():
-            _make_durable(self.data_dir, os.path.dirname(lost))
+            _make_durable(self.data_dir / spool / kind, "/".join(folders))
             os.rename(self.path(spare), self.path(lost))
         self.sync_folders([spare, lost])
 
@@ -322,6 +326,8 @@ class _disk_errors:  # noqa: N801  (used as a statement)
         pass
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise SpoolAway("the spool is not there") from error
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise _refused(error) from error
 
@@ -347,8 +353,7 @@ def _sync(folder: Path) -> None:
 
 
 def _make_durable(base: Path, relative: str) -> None:
-    """Make ``base/relative`` with its parents, fsyncing the parent of each folder made."""
-    base.mkdir(parents=True, exist_ok=True)
+    """Make ``base/relative`` in ``base``, which is there, fsyncing the parent of each folder made."""
     folder = base
     for part in Path(relative).parts:
         parent, folder = folder, folder / part

@@ -15,8 +15,8 @@ import pytest
 
 from chexnode.errors import BadEnvironment
 from chexnode.settings import DiskSettings
-from chexnode.spool import DiskRefused, Spool
-from disks import SmallDisk
+from chexnode.spool import DiskRefused, Spool, SpoolAway
+from disks import SmallDisk, dead_share
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_many_writers_at_once(spool: Spool) -> None:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from chexnode.spool import DiskRefused, Spool
+from chexnode.spool import DiskRefused, Spool, SpoolAway
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 spool = Spool(Path(sys.argv[1]))
@@ -172,6 +172,29 @@ def test_a_full_filesystem_leaves_nothing(tmp_path: Path) -> None:
         incoming.discard()
         assert files(spool) == []
         assert spool.write_result(b"it goes on when there is room").size
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_a_spool_that_is_not_mounted_refuses_and_is_not_made_anew(spool: Spool, size: int) -> None:
+    """Else files would be written to the disk below, where nobody finds them once the share is mounted."""
+    lost = spool.write_result(bytes(size))
+    aside = (spool.data_dir / "spool").rename(spool.data_dir / "aside")
+    for one in (spool, Spool(spool.data_dir)):  # the second does not remember the folder of the hour
+        with pytest.raises(SpoolAway):
+            one.write_result(bytes(size))
+    with pytest.raises(SpoolAway):
+        spool.read(lost.path)
+    with pytest.raises(SpoolAway):
+        spool.restore(lost.path, lost.path)
+    assert os.listdir(spool.data_dir) == [aside.name]
+
+
+def test_a_share_without_an_answer_refuses(spool: Spool) -> None:
+    with dead_share(spool.data_dir):
+        for act in (spool.write_result, Spool(spool.data_dir).write_result):
+            with pytest.raises(DiskRefused, match="ENOTCONN"):
+                act(bytes(1_000_000))
+    assert files(spool) == []
 
 
 KILLED = """

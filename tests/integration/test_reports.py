@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import threading
 from collections.abc import Callable
@@ -11,94 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
-from chexnode.deliver.courier import Courier
 from chexnode.encode.objects import to_bytes
-from chexnode.keep.housekeeping import Housekeeper
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import Arrival, Outcome, Verdict
+from chexnode.ledger.records import Outcome, Verdict
 from chexnode.ledger.states import DeliveryState, InstanceState, Reason
-from chexnode.settings import Settings
 from chexnode.spool import DiskRefused, Spool
 from chexnode.work import reporter as reporter_module
 from chexnode.work.reporter import LONG_SERIES, UNREADABLE, Reporter
-from chexnode.work.shift import Shift
 from disks import unmounted, unreadable
 from ledgers import SPEC, Clock, arrival, claim, complete, opened, record
 from radiographs import parsed, part10, radiograph
-from servers import wait_for
+from studies import LATERAL, Site
 
-LATERAL = Verdict(InstanceState.NOT_ANALYSED, Reason.LATERAL_VIEW, "View Position is LL")
-UP = Verdict(InstanceState.ANALYSABLE)
 DAY = 24 * 3600.0
-
-
-class Site:
-    """A ledger, a spool, and folders as destinations."""
-
-    def __init__(self, folder: Path, ledger: Ledger, clock: Clock) -> None:
-        self.folder, self.ledger, self.clock = folder, ledger, clock
-        self.spool = Spool(folder / "data")
-        self.spool.prepare()
-        self.study = parsed(radiograph()).StudyInstanceUID
-        self.settings = self.configured()
-        self.images = 0
-
-    def configured(self, *destinations: dict[str, Any]) -> Settings:
-        made = destinations or ({"name": "pacs", "not_analysed": True},)
-        for one in made:
-            (self.folder / one["name"]).mkdir(exist_ok=True)
-        tables = [{"kind": "folder", "path": self.folder / one["name"]} | one for one in made]
-        self.settings = Settings.model_validate({"destination": tables})
-        self.reporter = Reporter(self.settings, self.ledger, self.spool)
-        return self.settings
-
-    def receive(self, verdict: Verdict = UP, ds: Dataset | None = None, **facts: Any) -> Arrival:
-        """Store an image of the study as the receiver does."""
-        self.images += 1
-        ds = ds or radiograph(SOPInstanceUID=f"1.2.3.{self.images}")
-        incoming = self.spool.incoming()
-        incoming.write(part10(ds))
-        stored = incoming.complete("sources")
-        incoming.keep()
-        one = arrival(
-            ds.SOPInstanceUID,
-            path=stored.path,
-            verdict=verdict,
-            **{
-                "instance": {"rows": 96, "columns": 80},
-                "study_instance_uid": self.study,
-                "series_instance_uid": ds.SeriesInstanceUID,
-                "sop_class_uid": ds.SOPClassUID,
-            }
-            | facts,
-        )
-        record(self.ledger, one)
-        return one
-
-    def close(self) -> None:
-        """Let the study be quiet for long enough, and keep house once."""
-        self.clock.forward(31)
-        self.tick()
-
-    def tick(self) -> None:
-        Housekeeper(self.settings, self.ledger, self.spool, SPEC, "tests", self.reporter.report).tick()
-
-    def deliver(self) -> None:
-        courier = Courier(self.settings, self.ledger, self.spool, "tests", threading.Event())
-        for destination in self.settings.destination:
-            courier.deliver(destination.name)
-
-    def delivered(self, name: str = "pacs") -> list[Dataset]:
-        self.deliver()
-        found = [dcmread(path) for path in (self.folder / name).iterdir()]
-        return [ds for ds in found if "not analysed" in ds.SeriesDescription.lower()]
-
-    def files(self) -> list[Path]:
-        return [path for path in (self.folder / "data" / "spool" / "results").rglob("*") if path.is_file()]
 
 
 @pytest.fixture
@@ -389,27 +316,6 @@ def test_a_full_disk_that_takes_no_report_keeps_retention_from_nothing(
 
 def refusing(spool: Spool, data: bytes) -> None:
     raise DiskRefused("the disk refused: ENOSPC")
-
-
-def test_what_is_due_goes_out_though_housekeeping_fails(site: Site) -> None:
-    def failing() -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    site.settings = site.settings.model_copy(
-        update={"worker": site.settings.worker.model_copy(update={"queues": ("deliver",)})}
-    )
-    site.receive(LATERAL)
-    site.close()
-    with Shift(site.settings, site.ledger, site.spool, Silent(), SPEC, "tests", threading.Event()) as shift:
-        shift.tick_with(failing)
-        wait_for(lambda: list((site.folder / "pacs").iterdir()), "the report to arrive")
-
-
-class Silent:
-    """A bell that nobody hears."""
-
-    def ring(self, queue: str, argument: str | None = None) -> None:
-        pass
 
 
 def test_nobody_is_told_of_studies_from_before_they_asked(site: Site) -> None:

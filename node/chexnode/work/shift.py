@@ -95,11 +95,9 @@ class Shift:
                         self._own.submit(self.deliver, destination)
             except NodeError as error:
                 log.warning("tick: %s", error)
-            except RuntimeError:
-                if not self._stopping.is_set():  # the pool is closed: we are stopping
-                    raise
             except Exception:
-                log.exception("tick")
+                if not self._stopping.is_set():  # the pool is closed then
+                    log.exception("tick")
             if self._stopping.wait(TICK_SECONDS):
                 return
 

@@ -80,6 +80,21 @@ def test_what_is_not_committed_to_is_sent_again(ledger: Ledger) -> None:
     assert job_state(ledger, job) == JobState.DONE
 
 
+def test_one_that_never_commits_is_not_sent_it_without_a_pause(ledger: Ledger, clock: Clock) -> None:
+    sent(ledger)
+    for pause in (0.0, PATIENCE.total_seconds(), PATIENCE.total_seconds()):
+        request = asked(ledger)
+        lost = tuple((*one, NO_SUCH_OBJECT_INSTANCE) for one in request.instances)
+        assert ledger.commitments.answered(request.transaction_uid, CommitmentVerdict((), lost))
+        if pause:
+            clock.forward(pause - 1)
+            assert ledger.deliveries.claim("pacs", 10) == []
+            clock.forward(1)
+        claims = ledger.deliveries.claim("pacs", 10)
+        assert len(claims) == 2
+        ledger.deliveries.settle([DeliveryOutcome(c, DeliveryState.SENT, to_be_committed=True) for c in claims])
+
+
 def test_an_answer_may_be_late_and_come_to_an_older_request(ledger: Ledger, clock: Clock) -> None:
     (job,) = sent(ledger)
     first = asked(ledger)

@@ -21,7 +21,7 @@ from chexnode.ledger.schema import commitments, deliveries, instances, results
 from chexnode.ledger.states import DeliveryState
 
 PATIENCE = timedelta(minutes=10)
-"""A destination that has not answered for this long is asked again."""
+"""A destination that has not answered for this long is asked again, and what it keeps losing is sent as seldom."""
 
 MOST_AT_ONCE = 500
 """Instances in one request."""
@@ -109,7 +109,7 @@ class Commitments:
     def _settle(
         self, conn: Connection, destination: str, uids: Sequence[str], failed: dict[str, int], now: datetime
     ) -> None:
-        wanted = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.result_uid).where(
+        wanted = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.result_uid, deliveries.c.attempts).where(
             deliveries.c.destination == destination,
             deliveries.c.result_uid.in_(uids),
             deliveries.c.state == DeliveryState.SENT,
@@ -121,6 +121,8 @@ class Commitments:
             reason = failed.get(row.result_uid)
             to = DeliveryState.COMMITTED if reason is None else DeliveryState.WAITING
             error = None if reason is None else f"the destination did not commit to it: failure reason 0x{reason:04X}"
+            # At once the first time; one that never commits, and says so at once, would be sent it without a pause.
+            again_at = now if row.attempts <= 1 else now + PATIENCE
             conn.execute(
                 update(deliveries)
                 .where(deliveries.c.id == row.id)
@@ -128,7 +130,7 @@ class Commitments:
                     state=to,
                     commit_at=None,
                     error=error,
-                    next_attempt=None if reason is None else now,
+                    next_attempt=None if reason is None else again_at,
                     finished_at=now if reason is None else None,
                 )
             )

@@ -18,12 +18,14 @@ from chexnode.deliver.backoff import Backoff
 from chexnode.encode import objects
 from chexnode.encode.objects import Encoded
 from chexnode.encode.source import sanitise
-from chexnode.errors import Refused, Transient
+from chexnode.errors import BadEnvironment, Refused, Transient
 from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.records import JobClaim
 from chexnode.ledger.states import Reason, ResultKind
 from chexnode.sandbox.pool import NoChild
 from chexnode.settings import Settings
 from chexnode.spool import DiskRefused, Spool
+from chexnode.work import worker
 from chexnode.work.store import store
 from chexnode.work.worker import Worker
 from disks import SmallDisk
@@ -304,6 +306,23 @@ def test_a_result_under_a_lost_lease_is_thrown_away(bench: Bench) -> None:
     bench.worker.look()
     assert bench.ledger.views.job(job).state == "DELIVERING"
     assert len(result_files(bench)) == 1
+
+
+def test_a_heart_that_misses_a_beat_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.05)
+    renew, hearts = bench.ledger.jobs.renew, set[int]()
+    renewed = threading.Event()
+
+    def failing(claims: Sequence[JobClaim]) -> set[str]:
+        if (heart := threading.get_ident()) not in hearts:
+            hearts.add(heart)
+            raise BadEnvironment("database: database disk image is malformed")
+        renewed.set()
+        return renew(claims)
+
+    monkeypatch.setattr(bench.ledger.jobs, "renew", failing)
+    bench.make_worker("other")
+    assert renewed.wait(30)
 
 
 def test_told_to_stop_it_gives_back_what_it_has_not_begun(bench: Bench) -> None:

@@ -270,6 +270,8 @@ class _Round:
                     self._ledger.deliveries.renew(self._open)
                 except Transient as error:  # the next beat may come through before the leases end
                     log.warning("the leases of destination %s were not renewed: %s", self._settings.name, error)
+                except Exception:
+                    log.exception("the leases of destination %s were not renewed", self._settings.name)
 
         thread = threading.Thread(target=beat, name=f"deliver-{self._settings.name}", daemon=True)
         thread.start()

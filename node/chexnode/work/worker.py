@@ -279,3 +279,5 @@ class Worker:
                     log.warning("the lease of job %s is lost", lost)
             except Transient as error:
                 log.warning("heartbeat: %s", error)
+            except Exception:  # without a next beat all that is held would be lost, now and later
+                log.exception("heartbeat")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom.uid import JPEGBaseline8Bit, SegmentationStorage
@@ -17,19 +16,6 @@ from disks import SmallDisk
 
 HOUR = 3600
 DELIVERED, REFUSED, LATER = DeliveryState.SENT, DeliveryState.DEAD, DeliveryState.WAITING
-
-
-@pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
-    made: list[Node] = []
-
-    def make(**destination: Any) -> Node:
-        made.append(Node(tmp_path, f"sqlite:///{tmp_path / 'node.db'}", **destination))
-        return made[-1]
-
-    yield make
-    for node in made:
-        node.ledger.close()
 
 
 def move_to(node: Node, port: int) -> None:

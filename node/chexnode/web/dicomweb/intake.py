@@ -5,7 +5,6 @@ Blocking, so never called in the event loop. Nothing that comes is kept in memor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chexmodels.part10 import DecodeError, parse_file_meta
@@ -256,10 +255,6 @@ class Intake:
     def _break(self, error: MultipartError) -> None:
         self._broken = error
         self.abandon()
-
-    def failures(self) -> Iterator[Outcome]:
-        """Those that were not stored."""
-        return (one for one in self.outcomes if one.answer.status is not Status.SUCCESS)
 
 
 def _refused(model: Json, answer: Answer) -> Outcome:

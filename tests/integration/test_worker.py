@@ -267,6 +267,26 @@ def test_a_disk_that_is_not_mounted_is_waited_for(bench: Bench) -> None:
     wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the image to be analysed")
 
 
+def test_a_disk_that_goes_away_before_an_image_is_decoded_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job] = bench.receive(1)
+    spool = bench.spool.data_dir / "spool"
+    elsewhere = spool.with_name("elsewhere")
+
+    def gone(path: Path) -> None:
+        spool.rename(elsewhere)
+        raise Refused(Reason.SOURCE_MISSING)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.pipeline, "prepare", gone)
+        bench.worker.look()
+    view = bench.ledger.views.job(job)
+    assert (view.state, view.attempts) == ("QUEUED", 0)
+    elsewhere.rename(spool)
+    wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the image to be analysed")
+
+
 def test_a_bug_fails_its_job_with_the_traceback_and_no_other(bench: Bench) -> None:
     bench.receive(3)
     bench.pipeline.faults["encode"] = [ZeroDivisionError("Doe^Jane divided by zero")]

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from chexmodels.finding import Findings
@@ -152,6 +153,17 @@ class Worker:
         return [(claim, self._decoding.submit(self._prepare, claim)) for claim in claims]
 
     def _prepare(self, claim: JobClaim) -> Prepared:
+        source = self._source(claim)
+        try:
+            return self._pipeline.prepare(source)
+        except Refused as error:
+            if error.reason is not Reason.SOURCE_MISSING:
+                raise
+            self._source(claim)  # it was there before: is it the disk that is gone?
+            raise _Unreadable("the stored file was away for a moment") from error
+
+    def _source(self, claim: JobClaim) -> Path:
+        """Where the image is, proven to be what was received."""
         try:
             if claim.path is None or not self._spool.verify(claim.path, claim.digest):
                 raise Refused(Reason.SOURCE_MISSING)
@@ -159,7 +171,7 @@ class Worker:
             raise
         except DiskRefused as error:
             raise _Unreadable(str(error)) from error
-        return self._pipeline.prepare(self._spool.path(claim.path))
+        return self._spool.path(claim.path)
 
     def _prepared(self, claim: JobClaim, future: Future[Prepared]) -> Prepared | None:
         return self._guarded(claim, future.result)

@@ -255,8 +255,7 @@ class Spool:
         try:
             return self.path(relative).read_bytes()
         except FileNotFoundError:
-            if not os.path.isdir(self.data_dir / "spool" / "sources"):
-                raise SpoolAway("the spool is not there") from None
+            self._look_for_any()
             raise
         except OSError as error:
             raise _refused(error) from error
@@ -296,6 +295,21 @@ class Spool:
     def exists(self, relative: str) -> bool:
         """Whether the file is there."""
         return self.path(relative).is_file()
+
+    def size(self, relative: str) -> int | None:
+        """Bytes of the file; None where it is not there. Raises :class:`DiskRefused` like :meth:`read`."""
+        try:
+            return self.path(relative).stat().st_size
+        except FileNotFoundError:
+            self._look_for_any()
+            return None
+        except OSError as error:
+            raise _refused(error) from error
+
+    def _look_for_any(self) -> None:
+        """One file is not there. Raises :class:`SpoolAway` where none is."""
+        if not os.path.isdir(self.data_dir / "spool" / "sources"):
+            raise SpoolAway("the spool is not there")
 
     def older_than(self, seconds: float) -> Iterator[str]:
         """Yield the files that were last written more than ``seconds`` ago, unfinished ones included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,9 +12,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless, generate_uid
 
+from chexnode.web.dicomweb import stow
 from dicomweb import DICOM, Service, part10_of, path_of, serving
+from disks import unmounted
 from radiographs import radiograph
-from receivers import a_settings
+from receivers import a_settings, rows
 
 BYTES = "application/octet-stream"
 
@@ -42,6 +45,11 @@ def stored(service: Service, ds: Dataset) -> str:
     answer = service.store(part10_of(ds))
     assert answer.status_code == 200, answer.text
     return path_of(ds)
+
+
+def files_of(service: Service, ds: Dataset) -> list[Path]:
+    where = service.settings.node.data_dir
+    return [where / row.path for row in rows(service.ledger) if row.sop_instance_uid == ds.SOPInstanceUID]
 
 
 def singles(service: Service, ds: Dataset) -> dict[str, str]:
@@ -100,6 +108,31 @@ def test_another_version_has_another_tag(service: Service) -> None:
     resumed = {"Accept": accept, "Range": "bytes=200-", "If-Range": first.headers["etag"]}
     whole = service.client.get(path_of(ds), headers=resumed)
     assert (whole.status_code, whole.content) == (200, second.content)
+
+
+def test_a_copy_from_another_sender_comes_whole(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Group 0002 names the sender, and so is not as long in the copy as in the file whose place it takes."""
+    ds = image()
+    accept = f"{DICOM}; transfer-syntax=*"
+    first = service.get(stored(service, ds), accept)
+    [file] = files_of(service, ds)
+    for sender in ("A", "A_LONGER_AETITLE"):
+        monkeypatch.setattr(stow, "CALLER", sender)
+        file.unlink()
+        answer = service.get(stored(service, ds), accept)
+        assert answer.content == file.read_bytes()
+        assert answer.headers["content-length"] == str(len(answer.content)) != first.headers["content-length"]
+        assert answer.headers["etag"] != first.headers["etag"]
+        assert service.get(f"{path_of(ds)}", "*/*").status_code == 200, "among parts"
+
+
+def test_what_is_not_to_be_read_now_is_not_gone(service: Service) -> None:
+    ds = image()
+    path = stored(service, ds)
+    [file] = files_of(service, ds)
+    with unmounted(file):
+        assert service.get(path).status_code == 503
+    assert service.get(path).status_code == 200
 
 
 def test_a_range_is_given_of_the_representation_it_is_asked_of(service: Service) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import version
 
@@ -39,11 +39,11 @@ class Shelf:
         self.limits = read_limits(limits)
 
     def find(self, study: str, series: str | None = None, instance: str | None = None) -> Shelved:
-        """What is held of these UIDs. Raises NotFound, and Gone where retention has deleted all of it."""
+        """What is held of these UIDs. Raises NotFound, Gone where retention has deleted all of it, and DiskRefused."""
         found = self._objects.locate(study, series, instance)
         if not found:
             raise NotFound
-        there = [held for held in found if self._is_there(held)]
+        there = [one for held in found if (one := self._there(held)) is not None]
         if not there:
             raise Gone
         return Shelved(there, len(found) - len(there))
@@ -52,13 +52,18 @@ class Shelf:
         """One instance. Raises like :meth:`find`."""
         return self.find(study, series, instance).objects[0]
 
-    def _is_there(self, held: Held) -> bool:
+    def _there(self, held: Held) -> Held | None:
+        """``held`` with the size that its file has; None where there is none.
+
+        The ledger's is that of the file that came first. One that came later in its place may tell of another sender.
+        """
         if held.path is None:
-            return False
-        if self._spool.exists(held.path):
-            return True
-        log.error("a file that the ledger names is not there", extra={"path": held.path})
-        return False
+            return None
+        size = self._spool.size(held.path)
+        if size is None:
+            log.error("a file that the ledger names is not there", extra={"path": held.path})
+            return None
+        return replace(held, size=size)
 
     def tag(self, held: Held, content_type: str) -> str:
         """The strong entity tag (RFC 9110 section 8.8.3) of what is made of the file in this form. Raises Gone.

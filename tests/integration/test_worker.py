@@ -172,7 +172,7 @@ def test_what_the_machine_refuses_is_waited_for_and_counts_against_no_image(
         bench.pipeline.faults[stage] = [refusal]
         wait_for(lambda: bench.worker.look() or not bench.pipeline.faults[stage], "another try")
         [view] = bench.ledger.views.jobs()
-        assert (view.state, view.attempts) == ("QUEUED", 0), number
+        assert (view.state, view.attempts, view.error) == ("QUEUED", 0, str(refusal)), number
     wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the machine to be fit again")
 
 
@@ -262,7 +262,7 @@ def test_a_disk_that_is_not_mounted_is_waited_for(bench: Bench) -> None:
 
     wait_for(lambda: tries() > 2, "more tries than max_attempts")
     view = bench.ledger.views.job(job)
-    assert (view.state, view.attempts) == ("QUEUED", 0)
+    assert (view.state, view.attempts, view.error) == ("QUEUED", 0, "the spool is not there")
     elsewhere.rename(spool)
     wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the image to be analysed")
 
@@ -282,7 +282,7 @@ def test_a_disk_that_goes_away_before_an_image_is_decoded_is_waited_for(
         patched.setattr(bench.pipeline, "prepare", gone)
         bench.worker.look()
     view = bench.ledger.views.job(job)
-    assert (view.state, view.attempts) == ("QUEUED", 0)
+    assert (view.state, view.attempts, view.error) == ("QUEUED", 0, "the spool is not there")
     elsewhere.rename(spool)
     wait_for(lambda: bench.worker.look() or bench.states() == ["DELIVERING"], "the image to be analysed")
 

@@ -124,8 +124,8 @@ class Jobs:
         with self._db.write() as conn:
             _move(conn, claim, JobState.QUEUED, "requeued", now, error, **facts)
 
-    def release(self, claims: Sequence[JobClaim]) -> None:
-        """Give jobs back untouched, as a worker that stops does."""
+    def release(self, claims: Sequence[JobClaim], why: str | None = None) -> None:
+        """Give jobs back untouched, as a worker that stops does, or that cannot work for now: ``why`` says it."""
         now = self._db.clock()
         with self._db.write() as conn:
             given = conn.execute(
@@ -134,11 +134,11 @@ class Jobs:
                     jobs.c.state == JobState.RUNNING,
                     tuple_(jobs.c.id, jobs.c.fence).in_([(c.id, c.fence) for c in claims]),
                 )
-                .values(state=JobState.QUEUED, owner=None, lease_until=None)
+                .values(state=JobState.QUEUED, owner=None, lease_until=None, error=why)
                 .returning(jobs.c.id)
             ).scalars()
             record_events(
-                conn, [note_event("job", i, "released", now, JobState.RUNNING, JobState.QUEUED) for i in given]
+                conn, [note_event("job", i, "released", now, JobState.RUNNING, JobState.QUEUED, why) for i in given]
             )
 
     def expire(self, max_crashes: int, everything: bool = False) -> int:

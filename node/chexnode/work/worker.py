@@ -245,7 +245,7 @@ class Worker:
                 self._refusals += 1
                 self._rests_until = time.monotonic() + self._backoff.delay(self._refusals)
         log.warning("job %s put back: %s", claim.id, error)
-        self._settle(claim, partial(self._ledger.jobs.release, [claim]))
+        self._settle(claim, partial(self._ledger.jobs.release, [claim], str(error)))
 
     def _put_back(self, claim: JobClaim, error: str, backoff: Backoff) -> None:
         attempts = claim.attempts + 1

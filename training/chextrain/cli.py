@@ -52,6 +52,8 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     Recipe.MODEL_ENSEMBLE: ("specialists",),
 }
 """The runs a recipe can begin with."""
+KINDS = {"masked": "masked", "supermodel": "unet", "siamese": "siamese", "specialists": "max_ensemble"}
+"""The architecture of each."""
 
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data set; phantoms need none.")]
@@ -138,8 +140,12 @@ def train(
     given = {stage: folder for stage, folder in offered.items() if folder is not None}
     if strange := given.keys() - _reached(recipe):
         raise ConfigError(f"{recipe} begins with no {' or '.join(sorted(strange))}")
+    runs = {stage: Run.read(folder) for stage, folder in given.items()}
+    for stage, made in runs.items():
+        if made.architecture != KINDS[stage]:
+            raise ConfigError(f"--{stage} {given[stage]}: a run of {made.recipe} is none")
     networks = {stage: load_network(folder) for stage, folder in given.items()}
-    made_by = {stage: Run.read(folder).commands for stage, folder in given.items()}
+    made_by = {stage: made.commands for stage, made in runs.items()}
 
     def run(name: Recipe, values: Config, folder: Path, **known: Any) -> Any:
         module = importlib.import_module(f"chextrain.recipes.{name}")
@@ -157,8 +163,8 @@ def train(
 
     known: dict[str, Any] = {}
     if recipe in ENSEMBLES:
-        made = networks.get("specialists")
-        known["findings"] = made.findings if made else boxed_in(train_set, val_set, values.ensemble.least)
+        members = networks.get("specialists")
+        known["findings"] = members.findings if members else boxed_in(train_set, val_set, values.ensemble.least)
     run(recipe, values, out, **known)
 
 

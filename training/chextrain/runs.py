@@ -82,11 +82,14 @@ def load_network(folder: Path) -> nn.Module:
 
 def committee(folders: Sequence[Path], mirror: bool) -> tuple[Run, nn.Module]:
     """Finished runs as one network that averages them, float32, in evaluation mode; one run alone, unless mirrored, is
-    left as it is. Raises ``ConfigError`` where they differ in more than their training.
+    left as it is. Raises ``ConfigError`` where they differ in more than their training, or are of a stage that marks
+    nothing and of which no bundle can be made.
     """
     runs = [Run.read(folder) for folder in folders]
     first = runs[0]
     for folder, run in zip(folders, runs, strict=True):
+        if run.architecture not in BUILDERS:
+            raise ConfigError(f"{folder} is a run of {run.recipe}, of which no bundle can be made")
         if (run.architecture, run.parameters, run.size) != (first.architecture, first.parameters, first.size):
             raise ConfigError(f"{folder} and {folders[0]} are not of one architecture and size")
     networks = [load_network(folder) for folder in folders]

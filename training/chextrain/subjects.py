@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from chexmodels.bundle import Calibration, OperatingPoint, find
+from chexmodels.bundle import BundleError, Calibration, OperatingPoint, find
 from chexmodels.registry import load
 from chextrain.calibrate import decide
 from chextrain.data.arrays import Arrays
 from chextrain.predict import device, logits
 from chextrain.runs import RUN_JSON, Run, load_network
 
-SIAMESE, SPECIALIST = "siamese", "specialist"
+SIAMESE, SPECIALIST, MASKED = "siamese", "specialist", "masked"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def read_subject(source: str) -> Subject:
     """The run in the folder ``source``, or the bundle of that name or in that folder; raises ``BundleError``."""
     if (Path(source) / RUN_JSON).is_file():
         run = Run.read(Path(source))
+        if run.architecture == MASKED:
+            raise BundleError(f"{source}: what restores images marks nothing, and is not scored")
         finding = str(run.values["specialist"]["finding"]) if run.recipe == SPECIALIST else ""
         title = f"{run.recipe} ({Path(source).name})"
         network = load_network(Path(source)).to(device())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from chextrain.data.arrays import Arrays, load
 from chextrain.masked import blocks
 from chextrain.recipes import masked, supermodel
 from chextrain.restorer import Restorer
-from chextrain.runs import Run, load_network
+from chextrain.runs import BEST, Run, load_network
 
 TINY = (
     "data.size=64",
@@ -114,3 +115,30 @@ def test_one_command_trains_it_before_the_supermodel(tmp_path: Path, monkeypatch
     assert isinstance(refused.exception, ConfigError)
     assert "siamese begins with no masked" in str(refused.exception)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_network_that_restores_is_neither_scored_nor_exported_nor_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = phantom.collection(train=4, val=2, test=1)
+    monkeypatch.setattr("chextrain.cli.read", lambda *options: few)
+    values = config()
+    folder, other = tmp_path / "masked", tmp_path / "supermodel"
+    Run("masked", "phantom", "masked", masked.parameters(values), asdict(values)).write(folder)
+    torch.save(Restorer("nano").state_dict(), folder / BEST)
+    Run("supermodel", "phantom", "unet", supermodel.parameters(values), asdict(values)).write(other)
+    torch.save(UNet("nano").state_dict(), other / BEST)
+    failures = tmp_path / "failures.md"
+    failures.write_text("It fails.")
+    bundle = ["--out", str(tmp_path / "bundle"), "--name", "x", "--version", "1", "--failures", str(failures)]
+    for words, reason in (
+        (["evaluate", str(folder)], "marks nothing"),
+        (["export", str(folder), *bundle], "no bundle can be made"),
+        (["train", "supermodel", "--out", str(tmp_path / "a"), "--masked", str(other)], "a run of supermodel is none"),
+        (["train", "chexnomaly", "--out", str(tmp_path / "b"), "--supermodel", str(folder)], "a run of masked is none"),
+    ):
+        sets = ["--set", "data.size=64"] if words[0] == "train" else []
+        refused = CliRunner().invoke(app, [*words, *sets, "--format", "phantom"])
+        assert isinstance(refused.exception, ConfigError), (words, refused.output)
+        assert reason in str(refused.exception)
+    assert not (tmp_path / "bundle").exists()

@@ -48,7 +48,7 @@ class DiskRefused(Transient):
 
 
 class SpoolAway(DiskRefused):
-    """The spool is not there, with all that is in it: a share that is not mounted."""
+    """The spool is not there, with all that is in it: a share that is not mounted, or does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +255,10 @@ class Spool:
         try:
             return self.path(relative).read_bytes()
         except FileNotFoundError:
-            self._look_for_any()
+            self._look_for_any("the spool is not there")
             raise
         except OSError as error:
+            self._look_for_any(_refusal(error))
             raise _refused(error) from error
 
     def verify(self, relative: str, digest: str) -> bool:
@@ -301,15 +302,16 @@ class Spool:
         try:
             return self.path(relative).stat().st_size
         except FileNotFoundError:
-            self._look_for_any()
+            self._look_for_any("the spool is not there")
             return None
         except OSError as error:
+            self._look_for_any(_refusal(error))
             raise _refused(error) from error
 
-    def _look_for_any(self) -> None:
-        """One file is not there. Raises :class:`SpoolAway` where none is."""
+    def _look_for_any(self, why: str) -> None:
+        """One file is not to be had. Raises :class:`SpoolAway` where none is."""
         if not os.path.isdir(self.data_dir / "spool" / "sources"):
-            raise SpoolAway("the spool is not there")
+            raise SpoolAway(why)
 
     def older_than(self, seconds: float) -> Iterator[str]:
         """Yield the files that were last written more than ``seconds`` ago, unfinished ones included."""
@@ -347,7 +349,11 @@ class _disk_errors:  # noqa: N801  (used as a statement)
 
 
 def _refused(error: OSError) -> DiskRefused:
-    return DiskRefused(f"the disk refused: {errno.errorcode.get(error.errno or 0, type(error).__name__)}")
+    return DiskRefused(_refusal(error))
+
+
+def _refusal(error: OSError) -> str:
+    return f"the disk refused: {errno.errorcode.get(error.errno or 0, type(error).__name__)}"
 
 
 def _remove_empty(day: Path) -> None:

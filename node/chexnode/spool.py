@@ -155,6 +155,7 @@ class Incoming:
                 yield
         except DiskRefused:
             self.discard()
+            self._spool.forget_folders()
             raise
 
 
@@ -238,6 +239,10 @@ class Spool:
                 _make_durable(self.data_dir / "spool" / kind, hour)
             self._made = {made for made in self._made if made.startswith(folder[: -len("/00")])} | {folder}
         return folder
+
+    def forget_folders(self) -> None:
+        """Look for the folder of this hour anew: a share may have come back without it."""
+        self._made = set()
 
     def path(self, relative: str) -> Path:
         """The absolute path of a spooled file. Raises ValueError for a path that leaves the spool."""

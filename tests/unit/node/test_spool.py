@@ -189,6 +189,15 @@ def test_a_spool_that_is_not_mounted_refuses_and_is_not_made_anew(spool: Spool, 
     assert os.listdir(spool.data_dir) == [aside.name]
 
 
+def test_a_spool_that_comes_back_without_its_latest_folder_takes_files(spool: Spool) -> None:
+    spool.path(spool.write_result(b"one").path).unlink()
+    for hour in (spool.data_dir / "spool" / "results").glob("*/*"):
+        hour.rmdir()
+    with pytest.raises(SpoolAway):
+        spool.write_result(b"two")
+    assert spool.read(spool.write_result(b"three").path) == b"three"
+
+
 def test_a_share_without_an_answer_refuses(spool: Spool) -> None:
     with dead_share(spool.data_dir):
         for act in (spool.write_result, Spool(spool.data_dir).write_result):

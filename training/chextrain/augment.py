@@ -44,6 +44,11 @@ class Augmentation:
 
         A target of 0 and 1 stays one; shares of readers stay shares; ``named`` are sets of bits and stay what they are.
         """
+        # bfloat16 would round the grid to a pixel's fraction: jagged images, such as no other image is.
+        with torch.autocast(image.device.type, enabled=False):
+            return self._moved(image, target, weight, named)
+
+    def _moved(self, image: Tensor, target: Tensor, weight: Tensor, named: Tensor) -> Batch:
         if self.transplant:
             image, target, weight, named = transplant(image, target, weight, named, self.transplant)
         batch = len(image)

@@ -165,6 +165,16 @@ def test_augmentation_moves_image_and_mask_alike() -> None:
     assert not torch.equal(target, image)
 
 
+def test_mixed_precision_moves_nothing_elsewhere() -> None:
+    grating = torch.zeros(1, 1, 384, 384)
+    grating[..., ::2] = 1
+    still = Augmentation(rotate=0, scale=0, shift=0, gamma=0, contrast=0, noise=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        moved, *_ = still(grating, grating, grating, grating)
+    assert moved.dtype == torch.float32
+    assert torch.allclose(moved, grating, atol=1e-3)
+
+
 def test_what_comes_from_outside_the_frame_does_not_count() -> None:
     torch.manual_seed(0)
     ones = torch.ones(8, 1, 32, 32)

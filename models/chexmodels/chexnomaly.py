@@ -83,10 +83,10 @@ class CheXNomaly(nn.Module):
             maps = self.extractor.maps(image)
         return self.unet.features(image, self.adapt(maps))
 
-    def logits(self, features: Tensor, size: int) -> Tensor:
-        """Logits ``(B,1,size,size)`` of the last decoder level."""
-        return self.unet.logits(features, size)
+    def logits(self, features: Tensor, image: Tensor) -> Tensor:
+        """Logits ``(B,1,S,S)`` of the last decoder level, as large as ``image``."""
+        return self.unet.logits(features, image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(B,1,S,S)`` of "abnormal here"."""
-        return self.logits(self.features(image), image.shape[-1])
+        return self.logits(self.features(image), image)

@@ -149,11 +149,11 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits ``(B,1,S,S)`` of "abnormal here"."""
-        return self.logits(self.features(image, extra), image.shape[-1])
+        return self.logits(self.features(image, extra), image)
 
-    def logits(self, features: Tensor, size: int) -> Tensor:
-        """Logits ``(B,1,size,size)`` of the last decoder level."""
-        return _resized(self.head(features), size, size)
+    def logits(self, features: Tensor, image: Tensor) -> Tensor:
+        """Logits ``(B,1,S,S)`` of the last decoder level, as large as ``image``."""
+        return _resized(self.head(features), *image.shape[-2:])
 
     def first_convolution(self) -> nn.Conv2d:
         """The convolution that reads the folded image and the joined maps, in this order, after any coordinates."""

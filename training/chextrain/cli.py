@@ -140,10 +140,16 @@ def train(
     given = {stage: folder for stage, folder in offered.items() if folder is not None}
     if strange := given.keys() - _reached(recipe):
         raise ConfigError(f"{recipe} begins with no {' or '.join(sorted(strange))}")
+    if {"masked", "supermodel"} <= given.keys():
+        raise ConfigError("--masked is what a supermodel begins with, and --supermodel is trained already")
     runs = {stage: Run.read(folder) for stage, folder in given.items()}
     for stage, made in runs.items():
         if made.architecture != KINDS[stage]:
             raise ConfigError(f"--{stage} {given[stage]}: a run of {made.recipe} is none")
+        if seen := held_out - collection.named(made.values["data"]["hold_out"]):
+            raise ConfigError(f"--{stage} {given[stage]}: learnt from {', '.join(sorted(seen))}, held out here")
+        if made.values["data"]["split_seed"] != values.data.split_seed:
+            raise ConfigError(f"--{stage} {given[stage]}: another data.split_seed, so other patients are in test")
     networks = {stage: load_network(folder) for stage, folder in given.items()}
     made_by = {stage: made.commands for stage, made in runs.items()}
 

@@ -61,7 +61,8 @@ class LossConfig:
     normal: float = 1.0
     """Weight of the images without a finding: less of it teaches where a finding is rather than whether there is."""
     findings: float = 0.0
-    """Weight of a map for each finding that is boxed on ``ensemble.least`` training images, there only to learn by."""
+    """Weight of a map for each finding that is boxed on ``ensemble.least`` training images (the 24 commonest), there
+    only to learn by; a specialist has none."""
     boxed: float = 0.5
     """Share of the loss taken after the box transform."""
     transform: Literal["none", "components", "global", "target", "hard"] = "components"
@@ -75,8 +76,8 @@ class MaskedConfig:
     """Pre-training of a supermodel without labels: restoring what of an image was hidden."""
 
     epochs: int = 0
-    """``training.epochs`` of the network that is trained where no run of one is given; 0: the supermodel begins with
-    random weights."""
+    """``training.epochs`` of the network that a supermodel, also CheX-Nomaly's, begins with where no run of one is
+    given; 0: random weights. Other recipes begin with nothing."""
     blocks: int = 12
     """Across and down the frame."""
     share: float = 0.5

@@ -89,7 +89,7 @@ class Localisation(Fitted):
         if self.findings:
             network = cast(UNet | CheXNomaly, self.network)
             features = network.features(image)
-            logits = network.logits(features, image.shape[-1])
+            logits = network.logits(features, image)
             single = self.config.loss.findings * self._single_loss(self.single(features).float(), named, weight)
         else:
             logits = self.network(image)

@@ -131,13 +131,19 @@ def test_a_network_that_restores_is_neither_scored_nor_exported_nor_taken_for_an
     failures = tmp_path / "failures.md"
     failures.write_text("It fails.")
     bundle = ["--out", str(tmp_path / "bundle"), "--name", "x", "--version", "1", "--failures", str(failures)]
+    both = ["--masked", str(folder), "--supermodel", str(other)]
+    given = ["--masked", str(folder), "--out", str(tmp_path / "d")]
     for words, reason in (
         (["evaluate", str(folder)], "marks nothing"),
         (["export", str(folder), *bundle], "no bundle can be made"),
         (["train", "supermodel", "--out", str(tmp_path / "a"), "--masked", str(other)], "a run of supermodel is none"),
         (["train", "chexnomaly", "--out", str(tmp_path / "b"), "--supermodel", str(folder)], "a run of masked is none"),
+        (["train", "chexnomaly", *both, "--out", str(tmp_path / "c")], "is trained already"),
+        (["train", "supermodel", *given, "--set", 'data.hold_out=["small lesion"]'], "learnt from small lesion"),
+        (["train", "supermodel", *given, "--split-seed", "1"], "another data.split_seed"),
+        (["train", "masked", "--out", str(tmp_path / "e"), "--set", "masked.share=1.0"], "masked.share"),
     ):
-        sets = ["--set", "data.size=64"] if words[0] == "train" else []
+        sets = ["--set", "data.size=64", "--set", "network.preset=nano"] if words[0] == "train" else []
         refused = CliRunner().invoke(app, [*words, *sets, "--format", "phantom"])
         assert isinstance(refused.exception, ConfigError), (words, refused.output)
         assert reason in str(refused.exception)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from chextrain.config import Config
+from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fitting import fit, loader
 from chextrain.masked import Restoration
@@ -23,7 +23,12 @@ def parameters(config: Config) -> Parameters:
 
 
 def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, resume: bool = False) -> Restorer:
-    """Train on the images of ``train_set``, choose by those of ``val_set``; the best network is returned."""
+    """Train on the images of ``train_set``, choose by those of ``val_set``; the best network is returned.
+
+    Raises ``ConfigError`` where nothing would be hidden, or everything.
+    """
+    if not 0 < config.masked.share < 1 or config.masked.blocks < 2:
+        raise ConfigError("masked.share is between 0 and 1, and there are at least 2 masked.blocks across")
     pl.seed_everything(config.training.seed, verbose=False)
     network = Restorer(**parameters(config))
     shown = replace(config, data=replace(config.data, normals=1.0))  # every image, whatever is on it

@@ -41,7 +41,11 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
         raise ConfigError(f"specialist.finding: {error}, among those boxed in train and val") from error
     shown = select(train_set, finding, config.specialist.negatives, config.training.seed)
     batch_size = min(config.training.batch_size, len(shown.cases))  # of a rare finding there may be less than a batch
-    own = replace(config, training=replace(config.training, batch_size=batch_size))
+    own = replace(
+        config,
+        training=replace(config.training, batch_size=batch_size),
+        loss=replace(config.loss, findings=0.0),  # its map is one of a single finding
+    )
     return supermodel.train(shown, val_set.only(finding), own, folder, resume=resume)
 
 

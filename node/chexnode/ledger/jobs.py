@@ -258,12 +258,11 @@ class Jobs:
     def _by_hand(self, job_id: str, to: JobState, what: str, **facts: Any) -> None:
         now = self._db.clock()
         with self._db.write() as conn:
-            # With its instance, as for a re-send.
+            # Its instance first, as a re-send locks them: the other way round each could wait for the other.
+            of_job = jobs.c.id == job_id
+            conn.execute(select(instances.c.digest).join(jobs, _VERSION).where(of_job).with_for_update(of=instances))
             found = conn.execute(
-                select(jobs.c.state, jobs.c.key, jobs.c.sop_instance_uid, jobs.c.digest)
-                .join(instances, _VERSION)
-                .where(jobs.c.id == job_id)
-                .with_for_update()
+                select(jobs.c.state, jobs.c.key, jobs.c.sop_instance_uid, jobs.c.digest).where(of_job).with_for_update()
             ).one_or_none()
             if found is None:
                 raise Usage(f"no job {job_id}")

@@ -90,7 +90,7 @@ def committee(folders: Sequence[Path], mirror: bool) -> tuple[Run, nn.Module]:
     for folder, run in zip(folders, runs, strict=True):
         if run.architecture not in BUILDERS:
             raise ConfigError(f"{folder} is a run of {run.recipe}, of which no bundle can be made")
-        if (run.architecture, run.parameters, run.size) != (first.architecture, first.parameters, first.size):
+        if _shape(run) != _shape(first):
             raise ConfigError(f"{folder} and {folders[0]} are not of one architecture and size")
     networks = [load_network(folder) for folder in folders]
     if len(runs) == 1 and not mirror:
@@ -99,3 +99,8 @@ def committee(folders: Sequence[Path], mirror: bool) -> tuple[Run, nn.Module]:
     others = [line for run in runs[1:] for line in run.commands]
     joined = dataclasses.replace(first, architecture="committee", parameters=parameters, others=others)
     return joined, Committee(networks, mirror).eval()
+
+
+def _shape(run: Run) -> tuple[object, ...]:
+    """What members of a committee have in common; dropout, which does nothing after training, may differ."""
+    return run.architecture, {**run.parameters, "dropout": None}, run.size

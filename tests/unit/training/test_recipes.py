@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case
 from chextrain.fitting import Localisation
 from chextrain.recipes import attention, chexnomaly, max_ensemble, model_ensemble, siamese, specialist, supermodel
-from chextrain.runs import BEST, Run, load_network
+from chextrain.runs import BEST, Run, committee, load_network
 
 TINY = (
     "data.size=64",
@@ -268,6 +268,21 @@ def test_a_finding_is_looked_for_where_its_bit_is() -> None:
     assert module._single_loss(right, named, everywhere) < 1e-6
     assert module._single_loss(right.flip(1), named, everywhere) > 10
     assert module._single_loss(right.flip(1), named, 0 * everywhere) == 0
+
+
+def test_members_of_a_committee_may_differ_in_dropout_alone(tmp_path: Path) -> None:
+    folders = []
+    for index, override in enumerate(("network.dropout=0.1", "network.dropout=0.2", "network.preset=half")):
+        values, folder = config(override), tmp_path / str(index)
+        Run("supermodel", "phantom", "unet", supermodel.parameters(values), asdict(values)).write(folder)
+        torch.save(UNet(**supermodel.parameters(values)).state_dict(), folder / BEST)
+        folders.append(folder)
+    run, network = committee(folders[:2], mirror=False)
+    assert run.parameters["count"] == 2
+    image, members = torch.rand(1, 1, 64, 64), [load_network(folder) for folder in folders[:2]]
+    assert torch.allclose(network(image), (members[0](image) + members[1](image)) / 2, atol=1e-6)
+    with pytest.raises(ConfigError, match="not of one architecture"):
+        committee([folders[0], folders[2]], mirror=False)
 
 
 @pytest.mark.parametrize("variant", ["map", "cnn"])

@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +14,7 @@ from typing import Any, Self
 import pytest
 
 _STEP = 1 << 24
+_TRIES = 1000
 
 
 class SmallDisk:
@@ -52,11 +53,13 @@ class SmallDisk:
             if not self.is_real:
                 os.posix_fallocate(filler.fileno(), 0, self._megabytes << 20)
                 return
-            while (room := self.free() - leave) > 0:
-                try:
-                    os.posix_fallocate(filler.fileno(), filler.seek(0, os.SEEK_END), min(room, _STEP))
-                except OSError:  # somebody else took the last of it
+            for _ in range(_TRIES):
+                room = self.free() - leave
+                if room <= 0:
                     return
+                with suppress(OSError):  # somebody else took some of it meanwhile: how much is left?
+                    os.posix_fallocate(filler.fileno(), filler.seek(0, os.SEEK_END), min(room, _STEP))
+            raise AssertionError(f"{self.free()} bytes stay free")
 
     def drain(self) -> None:
         """Make room again."""

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from chexnode.ledger.schema import instances, jobs
 from chexnode.ledger.states import InstanceState, JobState, Reason
-from fuzz import http, pdus
+from fuzz import pdus, stores
 from fuzz.cases import Case
 from nodes import Node
 from senders import Part10, Sender, an_image, associate_rq, read_command, read_part10, store_file, us
@@ -47,7 +47,7 @@ class Judge:
     def play(self, case: Case) -> None:
         """Say what ``case`` says, read all the answers, and keep book."""
         if case.body is not None:
-            for uid in http.store(self.node.web_port, case.body).stored:
+            for uid in stores.store(self.node.web_port, case.body).stored:
                 self.acknowledged[uid] |= set(case.body.digests)
             return
         said = case.said if case.part is None else tuple(_store(case.part))

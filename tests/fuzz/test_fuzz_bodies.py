@@ -12,7 +12,7 @@ import pytest
 
 from chexnode.settings import LimitSettings
 from dicomweb import DICOM, Service, serving
-from fuzz import http, layers
+from fuzz import layers, stores
 from fuzz.cases import Case, body_case, keep
 from receivers import a_settings, rows, spooled
 from senders import Part10
@@ -67,12 +67,12 @@ def test_mutated_store_requests(
         print(f"\nbodies: seed {seed}, {dict(sorted(statuses.items()))}, {len(acknowledged)} stored")
 
 
-def _play(service: Service, case: Case, known: Collection[str]) -> http.Answer:
+def _play(service: Service, case: Case, known: Collection[str]) -> stores.Answer:
     """Store, and read again what was stored; another version of what is ``known`` may be of another series."""
     assert case.body is not None
     port = service.client.base_url.port
     assert port is not None
-    answer = http.store(port, case.body)
+    answer = stores.store(port, case.body)
     with layers.in_time():
         for uid, url in answer.stored.items():
             for below, accept in _READ if url else ():

@@ -60,7 +60,7 @@ docs: $(VENV)/dev.stamp ## write the generated pages of docs/reference again
 	$(BIN)/python docs/reference/generate.py
 
 servers: ## install the Debian packages the tests start servers from, or say which are missing
-	@tests/servers.sh
+	@tests/support/servers.sh
 
 clean: ## remove what make made, except the virtual environment
 	rm -rf build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-import servers
+from support import servers
 
 SHARED = "CHEXNODE_SHARED"
 

@@ -12,18 +12,10 @@ from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
 from webservices import web_services
 from writing import page, table
 
-from chexnode.deliver.archive import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
+from chexnode.archive.query_retrieve import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
 from chexnode.deliver.routing import CONTEXTS
 from chexnode.deliver.status import MEANINGS
-from chexnode.encode import rules
-from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
-from chexnode.encode.not_analysed import MEANINGS as NOT_ANALYSED
-from chexnode.encode.not_analysed import SCHEME
-from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
-from chexnode.encode.series import OUR_NAMES
-from chexnode.ledger.states import Reason, ResultKind
-from chexnode.receive import header
-from chexnode.receive.contexts import (
+from chexnode.dimse.contexts import (
     CALLED_AE_UNKNOWN,
     CALLING_AE_UNKNOWN,
     LOCAL_LIMIT,
@@ -32,9 +24,17 @@ from chexnode.receive.contexts import (
     VERIFICATION,
     _verification,
 )
-from chexnode.receive.dimse import Status
-from chexnode.settings import DestinationSettings, LimitSettings, NodeSettings
+from chexnode.dimse.messages import Status
+from chexnode.encode import rules
+from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
+from chexnode.encode.not_analysed import MEANINGS as NOT_ANALYSED
+from chexnode.encode.not_analysed import SCHEME
+from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
+from chexnode.receive import header
+from chexnode.settings.tree import DestinationSettings, LimitSettings, NodeSettings
 from chexnode.triage.gate import CR_IMAGE, DX_FOR_PRESENTATION, SECONDARY_CAPTURE
+from chexnode.vocabulary.series import OUR_NAMES
+from chexnode.vocabulary.states import Reason, ResultKind
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 _IMPLICIT = "1.2.840.10008.1.2"

@@ -27,9 +27,9 @@ from chexnode.encode.attributes import EQUIPMENT, OPTIONAL, TYPE_2
 from chexnode.encode.not_analysed import NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import encode, to_bytes
 from chexnode.encode.provenance import Provenance
-from chexnode.encode.series import SeriesName, SeriesNames
 from chexnode.encode.source import Source, sanitise
-from chexnode.ledger.states import Reason, ResultKind
+from chexnode.vocabulary.series import SeriesName, SeriesNames
+from chexnode.vocabulary.states import Reason, ResultKind
 
 _LONGEST_VALUE = 80
 _SETTINGS = ("SeriesNumber", "SeriesDescription")

@@ -27,16 +27,22 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 from writing import page, table
 
-from chexnode import shapes
-from chexnode.cli import Exit, app
-from chexnode.keys import section_of
-from chexnode.ledger import records
+from chexnode.cli.commands import Exit, app, shapes
+from chexnode.dimse.messages import Status
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
-from chexnode.ledger.records import DeliveryView, JobSpec, JobView
-from chexnode.ledger.states import (
+from chexnode.ledger.views import EventView, JobDetail, ResultView
+from chexnode.queue.bell import Bell
+from chexnode.receive.receiver import storage_service
+from chexnode.settings.keys import section_of
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
+from chexnode.vocabulary import records
+from chexnode.vocabulary.records import DeliveryView, JobSpec, JobView
+from chexnode.vocabulary.states import (
     TRANSITIONS,
     DeliveryState,
     InstanceState,
@@ -45,13 +51,6 @@ from chexnode.ledger.states import (
     Reason,
     StudyState,
 )
-from chexnode.ledger.views import EventView, JobDetail, ResultView
-from chexnode.queue.bell import Bell
-from chexnode.receive.dimse import Status
-from chexnode.receive.receiver import storage_service
-from chexnode.settings import Settings
-from chexnode.spool import Spool
-from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
 from chexnode.web.app import create_app
 from chexnode.web.dicomweb.attributes import ATTRIBUTES
 from chexnode.web.dicomweb.places import ROOT

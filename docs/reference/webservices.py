@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydicom.uid import UID
 from writing import table
 
-from chexnode.receive.dimse import Status
+from chexnode.dimse.messages import Status
 from chexnode.web.dicomweb import attributes, document, pixels, query, rendered, stow
 from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
 from chexnode.web.dicomweb.places import BYTES, DICOM, DICOM_JSON, DICOM_XML, JSON

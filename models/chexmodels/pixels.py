@@ -1,7 +1,8 @@
 """From stored values to the model's input and back: the very code that training and the node share.
 
-Stored values -> grey levels (:mod:`chexmodels.tone`) -> padding masked -> clip at the 0.5 and 99.5 percentiles of the
-unpadded pixels -> [0, 1] -> antialiased resize. :class:`Geometry` maps what the model says back to source pixels.
+Stored values -> grey levels (:mod:`chexmodels.dicom.greyscale`) -> padding masked -> clip at the 0.5 and 99.5
+percentiles of the unpadded pixels -> [0, 1] -> antialiased resize. :class:`Geometry` maps what the model says back to
+source pixels.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
+from chexmodels.dicom.greyscale import padding_levels, to_presentation
+from chexmodels.dicom.part10 import DecodeError, ReadLimits
 from chexmodels.finding import Box
-from chexmodels.part10 import DecodeError, ReadLimits
-from chexmodels.tone import padding_levels, to_presentation
 
 Mode = Literal["letterbox", "squash"]
 

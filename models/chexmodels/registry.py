@@ -12,13 +12,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from chexmodels.attention import AttentionUNet
 from chexmodels.bundle import BundleError, ModelCard, read_card, verified_weights
-from chexmodels.chexnomaly import CheXNomaly
-from chexmodels.committee import Committee
-from chexmodels.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.model import Raw
-from chexmodels.unet import UNet
+from chexmodels.nets.attention import AttentionUNet
+from chexmodels.nets.chexnomaly import CheXNomaly
+from chexmodels.nets.committee import Committee
+from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
+from chexmodels.nets.unet import UNet
 
 
 def committee(member: str, count: int, mirror: bool, **parameters: Any) -> Committee:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TextIO
 
-from chexnode.faults import traceback_of
+from chexnode.vocabulary.tracebacks import traceback_of
 
 #: Ours. Every other logger is chatty or quotes values, and so is never below WARNING.
 OUR_LOGGERS = ("chexnode", "chexmodels")

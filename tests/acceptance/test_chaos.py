@@ -11,11 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import senders
-from disks import SmallDisk
-from nodes import Node, loopback_destination
-from phantoms import phantom_files
-from servers import Orthanc, Postgres, Redis, wait_for
+from support import senders
+from support.disks import SmallDisk
+from support.nodes import Node, loopback_destination
+from support.phantoms import phantom_files
+from support.servers import Orthanc, Postgres, Redis, wait_for
 
 RECOVERY_SECONDS = 90
 """Everything is done this long after everything is up again."""

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from PIL import Image
 
-import servers
+from support import servers
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo" / "demo.py"
 

@@ -20,11 +20,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-import senders
-import validators
-from nodes import AE_TITLE, Node, loopback_destination
-from phantoms import phantom_files
-from servers import OnlySecondaryCapture, Orthanc, Redis, StoreSCP, wait_for
+from support import senders, validators
+from support.nodes import AE_TITLE, Node, loopback_destination
+from support.phantoms import phantom_files
+from support.servers import OnlySecondaryCapture, Orthanc, Redis, StoreSCP, wait_for
 
 STUDY_AND_IDENTITY = [
     "PatientName",

@@ -19,14 +19,14 @@ from typing import Any
 import pydicom
 import pytest
 
-from chaos import Chaos, FillDisk, FlushRedis, Kill, RefuseAssociations, Seconds, Target
-from chexnode.errors import Transient
-from datasets import dicom
-from disks import SmallDisk
-from modalities import Modality, Outgoing
-from nodes import Node, loopback_destination
-from reckoning import assert_nothing_lost, figures, table
-from servers import Orthanc, Postgres, Redis, wait_for
+from chexnode.vocabulary.errors import Transient
+from support.chaos import Chaos, FillDisk, FlushRedis, Kill, RefuseAssociations, Seconds, Target
+from support.datasets import dicom
+from support.disks import SmallDisk
+from support.modalities import Modality, Outgoing
+from support.nodes import Node, loopback_destination
+from support.reckoning import assert_nothing_lost, figures, table
+from support.servers import Orthanc, Postgres, Redis, wait_for
 
 SENDERS = 8
 SHAPE = (256, 216)

@@ -31,10 +31,10 @@ from sqlalchemy import text
 from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
-from chexnode.ledger.records import JobSpec
-from chexnode.settings import NodeSettings, Settings
+from chexnode.settings.tree import NodeSettings, Settings
+from chexnode.vocabulary.records import JobSpec
 from chexnode.web.metrics import LedgerCollector
-from servers import Postgres
+from support.servers import Postgres
 
 SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
 _NUMBERS = {

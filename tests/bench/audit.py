@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from collectors import Collector
-from receivers import ReceiverProcess
-from senders import an_image, store_file
+from support.collectors import Collector
+from support.receivers import ReceiverProcess
+from support.senders import an_image, store_file
 
 
 def main() -> None:

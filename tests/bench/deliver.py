@@ -30,13 +30,13 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, Se
 from rich.console import Console
 from rich.table import Table
 
-import servers
 from chexnode.deliver.destination import Answer, Outgoing
 from chexnode.deliver.dicom import DicomDestination
-from chexnode.ledger.records import DeliveryClaim
-from chexnode.ledger.states import ResultKind
-from chexnode.settings import DestinationSettings
-from chexnode.spool import Spool
+from chexnode.settings.tree import DestinationSettings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.records import DeliveryClaim
+from chexnode.vocabulary.states import ResultKind
+from support import servers
 
 SIZES = {ResultKind.SC: (SecondaryCaptureImageStorage, 2048 * 2048 * 3), ResultKind.SEG: (SegmentationStorage, 100_000)}
 

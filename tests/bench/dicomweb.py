@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ingest import make_image, uid
 
-from dicomweb import BOUNDARY, DICOM, related
-from nodes import Node
-from servers import LOOPBACK, Orthanc
+from support.dicomweb import BOUNDARY, DICOM, related
+from support.nodes import Node
+from support.servers import LOOPBACK, Orthanc
 
 _ROWS, _COLUMNS = 2500, 2048
 _KIND = {"Content-Type": f'multipart/related; type="{DICOM}"; boundary={BOUNDARY}', "Accept": "application/dicom+json"}

@@ -37,8 +37,8 @@ from chexnode.encode.sc import encode_sc
 from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import SrVariant, encode_sr
-from chexnode.ledger.states import ResultKind
-from radiographs import PROVENANCE, hot, parsed, picture, radiograph
+from chexnode.vocabulary.states import ResultKind
+from support.radiographs import PROVENANCE, hot, parsed, picture, radiograph
 
 SHAPE = (2500, 2048)
 RUNS = 15

@@ -30,9 +30,9 @@ from pydicom.uid import generate_uid
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from receivers import ReceiverProcess
-from senders import EXPLICIT_VR
-from servers import Orthanc, Server, StoreSCP, find_tool
+from support.receivers import ReceiverProcess
+from support.senders import EXPLICIT_VR
+from support.servers import Orthanc, Server, StoreSCP, find_tool
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 UID_LENGTH = 44

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances, results, series, studies
-from chexnode.settings import Settings
-from dicomweb import Service, serving
-from ledgers import opened
-from receivers import a_settings
-from servers import LOOPBACK, Postgres
+from chexnode.settings.tree import Settings
+from support.dicomweb import Service, serving
+from support.ledgers import opened
+from support.receivers import a_settings
+from support.servers import LOOPBACK, Postgres
 
 Query = Callable[[int], tuple[str, dict[str, str]]]
 """A number that names a study -> path and parameters."""

@@ -23,11 +23,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from chexmodels.unet import UNet
+from chexmodels.nets.unet import UNet
 from chextrain.config import Config, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Samples, load
-from chextrain.fitting import Batch, Localisation, loader
+from chextrain.fit.trainer import Batch, Localisation, loader
 
 STEPS = 12
 ROUNDS = 5

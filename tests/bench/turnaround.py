@@ -29,19 +29,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-import senders
 from chexmodels import bundle
+from chexmodels.dicom.part10 import ReadLimits, read
 from chexmodels.interpret import interpret
-from chexmodels.part10 import ReadLimits, read
 from chexnode.deliver.routing import DEFAULT_VARIANTS
 from chexnode.encode.objects import encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import sanitise
 from chexnode.work.engine import Engine
 from chexnode.work.prepared import prepare_file
-from nodes import Node, loopback_destination
-from phantoms import phantom_files
-from servers import Orthanc
+from support import senders
+from support.nodes import Node, loopback_destination
+from support.phantoms import phantom_files
+from support.servers import Orthanc
 
 
 class Bare:

@@ -19,10 +19,10 @@ from typing import Any
 import pydicom
 from pydicom.encaps import generate_frames
 
+from chexnode.dicomweb.xml_model import to_xml
 from chexnode.receive.filemeta import Announced, file_prefix
-from chexnode.web.dicomweb.native import to_xml
 from fuzz import files
-from senders import EXPLICIT_VR, Part10
+from support.senders import EXPLICIT_VR, Part10
 
 Model = dict[str, Any]
 

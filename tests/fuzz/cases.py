@@ -11,7 +11,7 @@ from random import Random
 
 from fuzz import bodies, corpus, files, pdus
 from fuzz.bodies import Body
-from senders import EXPLICIT_VR, Part10
+from support.senders import EXPLICIT_VR, Part10
 
 FOUND = Path(__file__).parents[2] / ".fuzz"
 """Where cases that found something are kept; ignored by git."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fuzz import corpus
-from senders import Part10
+from support.senders import Part10
 
 _CASES, _SEED = os.environ.get("FUZZ_CASES"), os.environ.get("FUZZ_SEED")
 

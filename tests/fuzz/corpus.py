@@ -26,8 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from radiographs import part10, picture, radiograph
-from senders import Part10, take_apart
+from support.radiographs import part10, picture, radiograph
+from support.senders import Part10, take_apart
 
 SHAPE = (96, 80)
 _LARGEST = 100_000

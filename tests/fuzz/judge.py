@@ -14,12 +14,12 @@ import psutil
 from sqlalchemy import select
 
 from chexnode.ledger.schema import instances, jobs
-from chexnode.ledger.states import InstanceState, JobState, Reason
+from chexnode.vocabulary.states import InstanceState, JobState, Reason
 from fuzz import pdus, stores
 from fuzz.cases import Case
-from nodes import Node
-from senders import Part10, Sender, an_image, associate_rq, read_command, read_part10, store_file, us
-from servers import LOOPBACK, wait_for
+from support.nodes import Node
+from support.senders import Part10, Sender, an_image, associate_rq, read_command, read_part10, store_file, us
+from support.servers import LOOPBACK, wait_for
 
 ANSWER_SECONDS = 60.0
 """No conversation may take longer to end once its sender has said all; generous, for loaded machines."""

@@ -11,21 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from chexmodels.part10 import DecodeError, ReadLimits, parse, read, read_sound
-from chexmodels.part10 import Part10 as Part10File
+from chexmodels.dicom.part10 import DecodeError, ReadLimits, parse, read, read_sound
+from chexmodels.dicom.part10 import Part10 as Part10File
+from chexnode.dimse.contexts import LOCAL_LIMIT as ANY_REJECTION
+from chexnode.dimse.contexts import RequestError, accept, read_request, reject
+from chexnode.dimse.messages import CommandError, Status, read_command, write_response
 from chexnode.encode.source import sanitise
-from chexnode.errors import Refused
-from chexnode.receive.contexts import LOCAL_LIMIT as ANY_REJECTION
-from chexnode.receive.contexts import RequestError, accept, read_request, reject
-from chexnode.receive.dimse import CommandError, Status, read_command, write_response
 from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import DEFLATED, NotUnderstood, read_header
-from chexnode.settings import GateSettings, LimitSettings
+from chexnode.settings.tree import GateSettings, LimitSettings
 from chexnode.triage.gate import judge_header
+from chexnode.vocabulary.errors import Refused
 from chexnode.work.sandbox import Sandbox
 from fuzz.cases import Case
-from senders import Part10
-from senders import read_command as read_response
+from support.senders import Part10
+from support.senders import read_command as read_response
 
 LIMITS = LimitSettings(inflate_mb=8)
 READ_LIMITS = ReadLimits(inflate_bytes=8_000_000)

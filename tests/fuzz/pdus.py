@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from random import Random
 
-from senders import (
+from support.senders import (
     CR_IMAGE,
     EXPLICIT_VR,
     IMPLICIT_VR,

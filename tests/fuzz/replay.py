@@ -13,7 +13,7 @@ from chexnode.work.sandbox import Sandbox
 from fuzz import layers
 from fuzz.cases import Case, kept
 from fuzz.judge import Judge
-from nodes import Node
+from support.nodes import Node
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fuzz.bodies import Body
-from servers import LOOPBACK
+from support.servers import LOOPBACK
 
 ANSWER_SECONDS = 60.0
 """No answer may take longer; generous, for loaded machines."""

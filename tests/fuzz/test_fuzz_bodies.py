@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from chexnode.settings import LimitSettings
-from dicomweb import DICOM, Service, serving
+from chexnode.settings.tree import LimitSettings
 from fuzz import layers, stores
 from fuzz.cases import Case, body_case, keep
-from receivers import a_settings, rows, spooled
-from senders import Part10
-from servers import wait_for
+from support.dicomweb import DICOM, Service, serving
+from support.receivers import a_settings, rows, spooled
+from support.senders import Part10
+from support.servers import wait_for
 
 #: Files by themselves, and what of them must be made anew.
 _READ = (("", f"{DICOM}; transfer-syntax=*"), ("/metadata", "*/*"))

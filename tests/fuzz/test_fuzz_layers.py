@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chexnode.work.sandbox import Sandbox
 from fuzz import files, layers, pdus
 from fuzz.cases import Case, conversation_case, file_case, keep
-from senders import CR_IMAGE, EXPLICIT_VR, Part10, associate_rq, element
+from support.senders import CR_IMAGE, EXPLICIT_VR, Part10, associate_rq, element
 
 
 def _run(case: Case, what: str) -> None:

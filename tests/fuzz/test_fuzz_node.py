@@ -9,8 +9,8 @@ import pytest
 from fuzz import corpus
 from fuzz.cases import Case, body_case, conversation_case, file_case, keep
 from fuzz.judge import Judge
-from nodes import Node
-from senders import Part10
+from support.nodes import Node
+from support.senders import Part10
 
 BATCH = 100
 

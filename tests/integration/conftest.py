@@ -13,9 +13,9 @@ from sqlalchemy import text
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import metadata
-from deliveries import Node
-from ledgers import Clock, opened
-from servers import Postgres
+from support.deliveries import Node
+from support.ledgers import Clock, opened
+from support.servers import Postgres
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from pydicom.uid import (
 )
 
 from chexmodels.bundle import find, read_card
-from chexnode.errors import BadEnvironment
-from chexnode.settings import Settings
-from chexnode.shapes import FileReport
+from chexnode.cli.shapes import FileReport
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.work.analyze import analyze
-from phantoms import phantom_files
-from radiographs import radiograph
+from support.phantoms import phantom_files
+from support.radiographs import radiograph
 
 KEYS = [
     "file", "sop_instance_uid", "state", "reason", "error", "score", "abnormal", "regions", "notes", "model",
@@ -74,7 +74,7 @@ def ran(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     (folder / "chexnode.toml").write_text('[model]\nbundle = "phantom64"\ndevice = "cpu"\n[worker]\nbatch_size = 2\n')
     files = [str(inputs / name) for name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "chexnode.cli", "analyze", *files, "--out", "results", "--heat", "--json"],
+        [sys.executable, "-m", "chexnode.cli.commands", "analyze", *files, "--out", "results", "--heat", "--json"],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -13,26 +13,26 @@ import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
-import servers
-from chexnode import check
+from chexnode.archive.query_retrieve import Archive
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address, CollectorDown, collector
 from chexnode.audit.trail import open_trail
 from chexnode.audit.transfers import Transfers
-from chexnode.certs import Authority, Issued
-from chexnode.deliver.archive import Archive
 from chexnode.deliver.courier import Courier
-from chexnode.errors import BadEnvironment
-from chexnode.ledger.records import Subject
-from chexnode.settings import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
+from chexnode.roles.certificates import Authority, Issued
+from chexnode.roles.processes import check
+from chexnode.settings.tree import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
 from chexnode.tls import client_context
-from collectors import Collector, Rsyslog
-from deliveries import Node as Deliveries
-from deliveries import result, scripted
-from nodes import Node
-from receivers import ReceiverProcess, a_settings, receiving
-from senders import CR_IMAGE, EXPLICIT_VR, Refused, Sender, an_image, store_file
-from servers import LOOPBACK, wait_for
+from chexnode.vocabulary.errors import BadEnvironment
+from chexnode.vocabulary.records import Subject
+from support import servers
+from support.collectors import Collector, Rsyslog
+from support.deliveries import Node as Deliveries
+from support.deliveries import result, scripted
+from support.nodes import Node
+from support.receivers import ReceiverProcess, a_settings, receiving
+from support.senders import CR_IMAGE, EXPLICIT_VR, Refused, Sender, an_image, store_file
+from support.servers import LOOPBACK, wait_for
 
 START, STOP = "Application Activity/Application Start", "Application Activity/Application Stop"
 TRANSFERRED, EXPORT, QUERY = "DICOM Instances Transferred", "Export", "Query"

@@ -13,13 +13,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import Scope
-from chexnode.settings import AuditSettings
-from collectors import Collector, Told
-from dicomweb import DICOM, Service, part10_of, path_of, serving
-from radiographs import radiograph
-from receivers import a_settings
-from servers import LOOPBACK, wait_for
+from chexnode.settings.tree import AuditSettings
+from chexnode.vocabulary.states import Scope
+from support.collectors import Collector, Told
+from support.dicomweb import DICOM, Service, part10_of, path_of, serving
+from support.radiographs import radiograph
+from support.receivers import a_settings
+from support.servers import LOOPBACK, wait_for
 
 TRANSFERRED, ACCESSED, QUERY = "DICOM Instances Transferred", "DICOM Instances Accessed", "Query"
 LOGIN, FORBIDDEN = "User Authentication/Login", "Security Alert/Use of Restricted Function"

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from chexmodels.bundle import find
-from chexnode import check
-from chexnode.errors import BadEnvironment
 from chexnode.ledger.database import Database, utc_now
 from chexnode.ledger.migrate import upgrade
-from chexnode.marker import FILE_NAME
-from chexnode.settings import load
-from nodes import Node
-from servers import LOOPBACK, OnlySecondaryCapture, Orthanc, Postgres, Redis, free_port
+from chexnode.roles.processes import check
+from chexnode.settings.tree import load
+from chexnode.spool.identity import FILE_NAME
+from chexnode.vocabulary.errors import BadEnvironment
+from support.nodes import Node
+from support.servers import LOOPBACK, OnlySecondaryCapture, Orthanc, Postgres, Redis, free_port
 
 
 @pytest.fixture

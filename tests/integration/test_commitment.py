@@ -11,11 +11,11 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from nodes import Node, loopback_destination
-from phantoms import phantom_files
-from receivers import a_settings, receiving
-from senders import an_image, read_part10, store_file
-from servers import LOOPBACK, Orthanc, free_port, wait_for
+from support.nodes import Node, loopback_destination
+from support.phantoms import phantom_files
+from support.receivers import a_settings, receiving
+from support.senders import an_image, read_part10, store_file
+from support.servers import LOOPBACK, Orthanc, free_port, wait_for
 
 PUSH = (StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
 

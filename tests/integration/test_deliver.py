@@ -18,14 +18,14 @@ from pydicom.uid import (
 from pynetdicom import evt
 from pynetdicom.dsutils import split_dataset
 
-import servers
 from chexnode.deliver.courier import BATCH, STEP_BACK_SECONDS
 from chexnode.deliver.destination import DestinationDown
 from chexnode.deliver.dicom import Probe, probe
-from chexnode.errors import Usage
-from chexnode.ledger.states import DeliveryState, JobState
-from chexnode.settings import DestinationSettings
-from deliveries import PRIVATE_SOP_CLASS, Node, canned, data_set_bytes, result, scripted, slow_line
+from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.states import DeliveryState, JobState
+from support import servers
+from support.deliveries import PRIVATE_SOP_CLASS, Node, canned, data_set_bytes, result, scripted, slow_line
 
 
 def test_orthanc_has_everything_once(make_node: Callable[..., Node], orthanc: servers.Orthanc) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from pydicom.uid import SegmentationStorage
 
-from chexnode import check
 from chexnode.deliver import dicom
 from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
 from chexnode.deliver.dicom import DicomDestination
-from deliveries import Node, result, scripted
-from disks import dead_share, unmounted, unreadable
+from chexnode.roles.processes import check
+from support.deliveries import Node, result, scripted
+from support.disks import dead_share, unmounted, unreadable
 
 
 def test_a_damaged_or_lost_file_is_never_sent(make_node: Callable[..., Node]) -> None:

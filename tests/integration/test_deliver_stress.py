@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydicom.uid import JPEGBaseline8Bit, SegmentationStorage
 
-import servers
-from chexnode.ledger.states import DeliveryState
-from deliveries import Node, data_set_bytes, result
-from disks import SmallDisk
+from chexnode.vocabulary.states import DeliveryState
+from support import servers
+from support.deliveries import Node, data_set_bytes, result
+from support.disks import SmallDisk
 
 HOUR = 3600
 DELIVERED, REFUSED, LATER = DeliveryState.SENT, DeliveryState.DEAD, DeliveryState.WAITING

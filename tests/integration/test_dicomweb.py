@@ -19,11 +19,11 @@ from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 from sqlalchemy import update
 
 from chexnode.ledger.schema import instances
-from chexnode.spool import Spool
-from dicomweb import DICOM, EXPLICIT, Service, part10_of, parts_of, path_of, read_all, serving
-from radiographs import radiograph
-from receivers import a_settings, spooled
-from senders import take_apart
+from chexnode.spool.spool import Spool
+from support.dicomweb import DICOM, EXPLICIT, Service, part10_of, parts_of, path_of, read_all, serving
+from support.radiographs import radiograph
+from support.receivers import a_settings, spooled
+from support.senders import take_apart
 
 BYTES = "application/octet-stream"
 AS_STORED = f"{DICOM}; transfer-syntax=*"

@@ -31,11 +31,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from chexnode.web.dicomweb.native import NAMESPACE, from_xml
-from dicomweb import DICOM, Service, part10_of, parts_of, path_of, serving
-from radiographs import radiograph
-from receivers import a_settings
-from servers import find_tool
+from chexnode.dicomweb.xml_model import NAMESPACE, from_xml
+from support.dicomweb import DICOM, Service, part10_of, parts_of, path_of, serving
+from support.radiographs import radiograph
+from support.receivers import a_settings
+from support.servers import find_tool
 
 BYTES, JSON, XML = "application/octet-stream", "application/dicom+json", "application/dicom+xml"
 EXPLICIT = str(ExplicitVRLittleEndian)

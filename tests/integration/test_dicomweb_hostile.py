@@ -16,12 +16,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
-from chexnode.sections.web import WebSettings
-from dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, read_all, related, serving
-from nodes import Node
-from radiographs import radiograph
-from receivers import a_settings, spooled
-from servers import LOOPBACK
+from chexnode.settings.web import WebSettings
+from support.dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, read_all, related, serving
+from support.nodes import Node
+from support.radiographs import radiograph
+from support.receivers import a_settings, spooled
+from support.servers import LOOPBACK
 
 RELATED = f'multipart/related; type="{DICOM}"; boundary={BOUNDARY}'
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
-from dicomweb import DICOM, part10_of, path_of, serving
-from radiographs import radiograph
-from receivers import a_settings
-from senders import take_apart
-from servers import Orthanc
+from support.dicomweb import DICOM, part10_of, path_of, serving
+from support.radiographs import radiograph
+from support.receivers import a_settings
+from support.senders import take_apart
+from support.servers import Orthanc
 
 
 def image() -> Dataset:

@@ -18,13 +18,13 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
-from chexnode.settings import LimitSettings
-from chexnode.web.dicomweb.native import from_xml, to_xml
-from dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, related, serving
-from disks import SmallDisk
-from radiographs import radiograph
-from receivers import a_settings, spooled
-from servers import wait_for
+from chexnode.dicomweb.xml_model import from_xml, to_xml
+from chexnode.settings.tree import LimitSettings
+from support.dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, related, serving
+from support.disks import SmallDisk
+from support.radiographs import radiograph
+from support.receivers import a_settings, spooled
+from support.servers import wait_for
 
 JSON, XML, BYTES = "application/dicom+json", "application/dicom+xml", "application/octet-stream"
 

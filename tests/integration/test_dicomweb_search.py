@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import Analysis, Arrival, NewResult
-from chexnode.ledger.states import ResultKind
-from dicomweb import Service, serving
-from ledgers import arrival, claim, record
-from receivers import a_settings
+from chexnode.vocabulary.records import Analysis, Arrival, NewResult
+from chexnode.vocabulary.states import ResultKind
+from support.dicomweb import Service, serving
+from support.ledgers import arrival, claim, record
+from support.receivers import a_settings
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 

@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless, generate_uid
 
 from chexnode.web.dicomweb import stow
-from dicomweb import DICOM, Service, part10_of, path_of, serving
-from disks import unmounted
-from radiographs import radiograph
-from receivers import a_settings, rows
+from support.dicomweb import DICOM, Service, part10_of, path_of, serving
+from support.disks import unmounted
+from support.radiographs import radiograph
+from support.receivers import a_settings, rows
 
 BYTES = "application/octet-stream"
 

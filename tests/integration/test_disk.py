@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from disks import SmallDisk
-from nodes import Node, loopback_destination
-from phantoms import phantom_files
-from senders import Part10, Refused, Sender, read_part10, store_file
-from servers import StoreSCP, wait_for
+from support.disks import SmallDisk
+from support.nodes import Node, loopback_destination
+from support.phantoms import phantom_files
+from support.senders import Part10, Refused, Sender, read_part10, store_file
+from support.servers import StoreSCP, wait_for
 
 MEGABYTE = 1 << 20
 RESERVE = 24 * MEGABYTE

@@ -11,12 +11,12 @@ import pytest
 
 from chexnode.keep.housekeeping import ORPHAN_SECONDS, Housekeeper
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import DeliveryOutcome
-from chexnode.ledger.states import DeliveryState
-from chexnode.settings import Settings
-from chexnode.spool import Spool
-from disks import undeletable
-from ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.records import DeliveryOutcome
+from chexnode.vocabulary.states import DeliveryState
+from support.disks import undeletable
+from support.ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record
 
 DAY = 24 * 3600.0
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import func, select
 
-from chexnode.errors import StaleMove, Usage
-from chexnode.ledger.records import MANUFACTURER, Arrival, DeliveryClaim, DeliveryOutcome, JobClaim
 from chexnode.ledger.schema import deliveries, events, instances, jobs, results
-from chexnode.ledger.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
-from ledgers import (
+from chexnode.vocabulary.errors import StaleMove, Usage
+from chexnode.vocabulary.records import MANUFACTURER, Arrival, DeliveryClaim, DeliveryOutcome, JobClaim
+from chexnode.vocabulary.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
+from support.ledgers import (
     ANALYSABLE,
     NOT_ANALYSED,
     OTHER_SPEC,

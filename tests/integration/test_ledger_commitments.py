@@ -9,10 +9,10 @@ from sqlalchemy import update
 
 from chexnode.ledger.commitments import CLASS_INSTANCE_CONFLICT, LEASE, NO_SUCH_OBJECT_INSTANCE, PATIENCE
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import CommitmentRequest, CommitmentVerdict, DeliveryOutcome
 from chexnode.ledger.schema import instances
-from chexnode.ledger.states import DeliveryState, JobState
-from ledgers import Clock, arrival, claim, complete, record
+from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict, DeliveryOutcome
+from chexnode.vocabulary.states import DeliveryState, JobState
+from support.ledgers import Clock, arrival, claim, complete, record
 
 DAY = timedelta(days=1)
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"

@@ -16,14 +16,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, inspect
 
-from chexnode.errors import BadEnvironment, Transient
 from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import check_schema, upgrade
 from chexnode.ledger.schema import markers, metadata
-from chexnode.ledger.states import JobState
-from ledgers import Clock, arrival, claim, complete, opened, record
-from servers import Postgres
+from chexnode.vocabulary.errors import BadEnvironment, Transient
+from chexnode.vocabulary.states import JobState
+from support.ledgers import Clock, arrival, claim, complete, opened, record
+from support.servers import Postgres
 
 TESTS = Path(__file__).parents[1]
 
@@ -154,7 +154,7 @@ def test_sqlite_is_as_durable_as_promised(tmp_path: Path) -> None:
 
 RECEIVER = """
 import itertools, sys
-from ledgers import arrival, opened, record
+from support.ledgers import arrival, opened, record
 url, life = sys.argv[1:]
 with opened(url) as ledger:
     for number in itertools.count():

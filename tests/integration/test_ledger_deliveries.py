@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import insert, select
 
-from chexnode.errors import Usage
 from chexnode.ledger.deliveries import LEASE
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome
 from chexnode.ledger.schema import deliveries, events, results
-from chexnode.ledger.states import TRANSITIONS, DeliveryState, JobState, ResultKind
-from ledgers import Clock, arrival, claim, complete, opened, record
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome
+from chexnode.vocabulary.states import TRANSITIONS, DeliveryState, JobState, ResultKind
+from support.ledgers import Clock, arrival, claim, complete, opened, record
 
 SENT, WAITING, DEAD = DeliveryState.SENT, DeliveryState.WAITING, DeliveryState.DEAD
 

@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from chexnode.errors import Usage
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import MANUFACTURER, Arrival, Outcome, Priority, Verdict
 from chexnode.ledger.schema import instances, series, studies
-from chexnode.ledger.states import InstanceState, JobState, Note, Reason, StudyState
-from ledgers import (
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.records import MANUFACTURER, Arrival, Outcome, Priority, Verdict
+from chexnode.vocabulary.states import InstanceState, JobState, Note, Reason, StudyState
+from support.ledgers import (
     ANALYSABLE,
     NOT_ANALYSED,
     OTHER_SPEC,
@@ -27,7 +27,7 @@ from ledgers import (
     opened,
     record,
 )
-from servers import wait_for
+from support.servers import wait_for
 
 
 def test_a_new_image_gets_its_row_its_study_and_a_job(ledger: Ledger) -> None:
@@ -336,8 +336,8 @@ def test_retention_takes_only_what_is_finished_delivered_and_old(ledger: Ledger,
 
 
 def test_what_retention_took_cannot_be_replayed(ledger: Ledger, clock: Clock) -> None:
-    from chexnode.ledger.records import DeliveryOutcome
-    from chexnode.ledger.states import DeliveryState
+    from chexnode.vocabulary.records import DeliveryOutcome
+    from chexnode.vocabulary.states import DeliveryState
 
     record(ledger)
     complete(ledger, claim(ledger), "pacs")

@@ -10,14 +10,14 @@ from multiprocessing.queues import Queue
 import pytest
 from sqlalchemy import select, update
 
-from chexnode.errors import StaleMove, Usage
 from chexnode.ledger.database import allowed, note_event
 from chexnode.ledger.jobs import LEASE
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import Analysis, JobClaim, Outcome
 from chexnode.ledger.schema import events, jobs
-from chexnode.ledger.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
-from ledgers import OTHER_SPEC, SPEC, THIRD_SPEC, Clock, arrival, claim, complete, opened, record, results_for
+from chexnode.vocabulary.errors import StaleMove, Usage
+from chexnode.vocabulary.records import Analysis, JobClaim, Outcome
+from chexnode.vocabulary.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
+from support.ledgers import OTHER_SPEC, SPEC, THIRD_SPEC, Clock, arrival, claim, complete, opened, record, results_for
 
 
 def state_of(ledger: Ledger, job: JobClaim | str) -> JobState | InstanceState:

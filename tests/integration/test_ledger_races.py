@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Connection, select
 
-from chexnode.errors import StaleMove
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import DeliveryOutcome
 from chexnode.ledger.schema import events
-from chexnode.ledger.states import DeliveryState, JobState
-from ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record
+from chexnode.vocabulary.errors import StaleMove
+from chexnode.vocabulary.records import DeliveryOutcome
+from chexnode.vocabulary.states import DeliveryState, JobState
+from support.ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record
 
 OVERLAP_SECONDS = 0.3
 """How long the first transaction stays open; a second that does not wait has long ended by then."""

@@ -23,10 +23,10 @@ from sqlalchemy import select
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances, jobs
-from chexnode.ledger.states import Reason
-from nodes import Node, toml
-from senders import CR_IMAGE, Part10, an_image, read_part10, store_file
-from servers import wait_for
+from chexnode.vocabulary.states import Reason
+from support.nodes import Node, toml
+from support.senders import CR_IMAGE, Part10, an_image, read_part10, store_file
+from support.servers import wait_for
 
 GIGABYTE = 1 << 30
 FILE_SECONDS = 10.0
@@ -213,7 +213,7 @@ def test_by_analyze(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     files = listed(shared)
     settings = {"model": {"bundle": "phantom64", "device": "cpu"}, "worker": {"batch_size": 1, "decoders": 1}}
     (tmp_path / "chexnode.toml").write_text(toml(settings))
-    command = [sys.executable, "-m", "chexnode.cli", "analyze", *map(str, files), "--out", "results", "--json"]
+    command = [sys.executable, "-m", "chexnode.cli.commands", "analyze", *map(str, files), "--out", "results", "--json"]
     with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=err)
         watch = Watch(process.pid)

@@ -12,10 +12,10 @@ from hypothesis import settings as examples
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
-from chexnode.ledger.states import Scope
-from chexnode.settings import Settings
-from ledgers import NOT_ANALYSED, arrival, claim, complete, opened, record
-from webs import serving
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.states import Scope
+from support.ledgers import NOT_ANALYSED, arrival, claim, complete, opened, record
+from support.webs import serving
 
 PATHS = [
     "/api/jobs",

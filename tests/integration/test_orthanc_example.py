@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-import servers
+from support import servers
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "orthanc"
 

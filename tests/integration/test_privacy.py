@@ -21,11 +21,11 @@ from pydicom import DataElement, Dataset, dcmread
 from pydicom.multival import MultiValue
 from pydicom.valuerep import PersonName
 
-from chexnode.ledger.states import Reason
-from collectors import Collector
-from nodes import Node, Process
-from senders import CR_IMAGE, Aborted, Refused, Sender, an_image, read_part10, store_file
-from servers import LOOPBACK, wait_for
+from chexnode.vocabulary.states import Reason
+from support.collectors import Collector
+from support.nodes import Node, Process
+from support.senders import CR_IMAGE, Aborted, Refused, Sender, an_image, read_part10, store_file
+from support.servers import LOOPBACK, wait_for
 
 #: Value representations of names, numbers, places and comments; those of UIDs, codes, sizes and times are not.
 IDENTIFYING_VRS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC"}

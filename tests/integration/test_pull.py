@@ -13,17 +13,17 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
-import servers
-from chexnode import pull
+from chexnode.archive import pull
+from chexnode.archive.inbox import caller_of, opened_storage
 from chexnode.deliver.destination import DestinationDown
-from chexnode.inbox import caller_of, opened_storage
 from chexnode.ledger.ledger import Ledger
 from chexnode.receive.storage import StorageService
-from chexnode.settings import DestinationSettings, DiskSettings, Settings, load
-from collectors import Collector
-from deliveries import data_set_bytes, result
-from nodes import Node
-from phantoms import phantom_files
+from chexnode.settings.tree import DestinationSettings, DiskSettings, Settings, load
+from support import servers
+from support.collectors import Collector
+from support.deliveries import data_set_bytes, result
+from support.nodes import Node
+from support.phantoms import phantom_files
 
 TRANSFERRED, QUERY = "DICOM Instances Transferred", "Query"
 

@@ -15,8 +15,8 @@ from kombu import Connection
 
 from chexnode.queue.bell import Bell
 from chexnode.queue.broker import MOST_RINGS, QUEUES, connect, publish
-from disks import SmallDisk
-from servers import LOOPBACK, Redis, wait_for
+from support.disks import SmallDisk
+from support.servers import LOOPBACK, Redis, wait_for
 
 
 @pytest.fixture(params=["embedded", "redis"])

@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import select
 
 from chexnode.ledger.schema import jobs, studies
-from receivers import Node, a_settings, dcmtk, receiving, rows, spooled, stored_data
-from senders import (
+from support.receivers import Node, a_settings, dcmtk, receiving, rows, spooled, stored_data
+from support.senders import (
     CR_IMAGE,
     EXPLICIT_VR,
     IMPLICIT_VR,

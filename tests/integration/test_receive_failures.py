@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from chexnode.errors import Transient
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import Arrival, JobSpec, Receipt
 from chexnode.ledger.schema import instances
-from chexnode.spool import Incoming
-from ledgers import opened
-from receivers import ReceiverProcess, a_settings, receiving, rows, spooled
-from senders import (
+from chexnode.spool.spool import Incoming
+from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.records import Arrival, JobSpec, Receipt
+from support.ledgers import opened
+from support.receivers import ReceiverProcess, a_settings, receiving, rows, spooled
+from support.senders import (
     CR_IMAGE,
     EXPLICIT_VR,
     Aborted,
@@ -34,7 +34,7 @@ from senders import (
     read_part10,
     store_file,
 )
-from servers import wait_for
+from support.servers import wait_for
 
 # The ledger does not answer
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.settings import DiskSettings, LimitSettings, PeerSettings
-from chexnode.spool import Incoming
-from receivers import Node, a_settings, dcmtk, receiving, rows, spooled
-from senders import (
+from chexnode.settings.tree import DiskSettings, LimitSettings, PeerSettings
+from chexnode.spool.spool import Incoming
+from support.receivers import Node, a_settings, dcmtk, receiving, rows, spooled
+from support.senders import (
     CR_IMAGE,
     EXPLICIT_VR,
     VERIFICATION,
@@ -32,7 +32,7 @@ from senders import (
     store_file,
     us,
 )
-from servers import wait_for
+from support.servers import wait_for
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 CALLING_AE_UNKNOWN, CALLED_AE_UNKNOWN, LOCAL_LIMIT = (1, 1, 3), (1, 1, 7), (2, 3, 2)

@@ -13,14 +13,14 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from archives import ArchiveSCP
-from chexnode.deliver.archive import Archive
-from chexnode.settings import DestinationSettings
-from collectors import Collector
-from deliveries import data_set_bytes
-from nodes import Node, loopback_destination
-from phantoms import phantom_files
-from servers import LOOPBACK, Orthanc, StoreSCP, free_port
+from chexnode.archive.query_retrieve import Archive
+from chexnode.settings.tree import DestinationSettings
+from support.archives import ArchiveSCP
+from support.collectors import Collector
+from support.deliveries import data_set_bytes
+from support.nodes import Node, loopback_destination
+from support.phantoms import phantom_files
+from support.servers import LOOPBACK, Orthanc, StoreSCP, free_port
 
 SINCE = "2020-01-01"
 

@@ -15,15 +15,15 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from chexnode.encode.objects import to_bytes
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import Outcome, Verdict
-from chexnode.ledger.states import DeliveryState, InstanceState, Reason
-from chexnode.spool import DiskRefused, Spool
+from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.records import Outcome, Verdict
+from chexnode.vocabulary.states import DeliveryState, InstanceState, Reason
 from chexnode.work import reporter as reporter_module
 from chexnode.work.reporter import LONG_SERIES, UNREADABLE, Reporter
-from disks import unmounted, unreadable
-from ledgers import SPEC, Clock, arrival, claim, complete, opened, record
-from radiographs import parsed, part10, radiograph
-from studies import LATERAL, Site
+from support.disks import unmounted, unreadable
+from support.ledgers import SPEC, Clock, arrival, claim, complete, opened, record
+from support.radiographs import parsed, part10, radiograph
+from support.studies import LATERAL, Site
 
 DAY = 24 * 3600.0
 

@@ -19,15 +19,15 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from chexmodels.part10 import ReadLimits, read
-from chexnode.errors import Refused, Transient
-from chexnode.ledger.states import Reason
+from chexmodels.dicom.part10 import ReadLimits, read
 from chexnode.sandbox.pool import NoChild, Pool
-from chexnode.settings import LimitSettings
+from chexnode.settings.tree import LimitSettings
+from chexnode.vocabulary.errors import Refused, Transient
+from chexnode.vocabulary.states import Reason
 from chexnode.work.prepared import Prepared, prepare_file
 from chexnode.work.sandbox import Sandbox
-from radiographs import part10, radiograph
-from servers import wait_for
+from support.radiographs import part10, radiograph
+from support.servers import wait_for
 
 LIMITS = LimitSettings()
 TOP_MEMORY = 2_000_000_000
@@ -115,7 +115,7 @@ def test_hands_back_what_in_process_decoding_gives(sandbox: Sandbox, chest: Path
 
 def test_a_child_imports_no_model_queue_or_database() -> None:
     script = (
-        "import sys, chexnode.work.child, chexnode.work.prepared, chexmodels.decode;"
+        "import sys, chexnode.work.child, chexnode.work.prepared, chexmodels.dicom.decode;"
         "print([m for m in ('torch', 'monai', 'celery', 'kombu', 'sqlalchemy', 'pynetdicom') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
@@ -288,7 +288,7 @@ def test_threads_share_the_children(chest: Path) -> None:
 
 def test_children_die_with_the_worker(chest: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from chexnode.settings import LimitSettings;"
+        "import sys; from pathlib import Path; from chexnode.settings.tree import LimitSettings;"
         "from chexnode.work.sandbox import Sandbox\n"
         "with Sandbox(LimitSettings(), 64, 'letterbox', 1) as sandbox:\n"
         f"    sandbox.prepare(Path({str(chest)!r})); print('ready', flush=True); sys.stdin.read()\n"

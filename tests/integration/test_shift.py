@@ -11,9 +11,9 @@ import pytest
 from chexnode.ledger.ledger import Ledger
 from chexnode.work import shift as shift_module
 from chexnode.work.shift import Shift
-from ledgers import SPEC, Clock
-from servers import wait_for
-from studies import LATERAL, Site
+from support.ledgers import SPEC, Clock
+from support.servers import wait_for
+from support.studies import LATERAL, Site
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.certs import Authority
-from chexnode.settings import LimitSettings, TlsSettings
+from chexnode.roles.certificates import Authority
+from chexnode.settings.tree import LimitSettings, TlsSettings
 from chexnode.tls import client_context
-from receivers import a_settings, receiving, rows, spooled
-from senders import CR_IMAGE, EXPLICIT_VR, Sender, an_image, store_file
-from servers import LOOPBACK, wait_for
+from support.receivers import a_settings, receiving, rows, spooled
+from support.senders import CR_IMAGE, EXPLICIT_VR, Sender, an_image, store_file
+from support.servers import LOOPBACK, wait_for
 
 SILENT, HALF_SHAKEN = 200, 50
 STORES = 10

@@ -16,15 +16,15 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit, SegmentationStorage
 
-import servers
-from chexnode.certs import Authority
 from chexnode.deliver import stow
 from chexnode.deliver.courier import BATCH, STEP_BACK_SECONDS
 from chexnode.deliver.destination import DestinationDown
-from chexnode.settings import DestinationSettings, TlsSettings
+from chexnode.roles.certificates import Authority
+from chexnode.settings.tree import DestinationSettings, TlsSettings
 from chexnode.tls import client_context, server_context
-from deliveries import Node, canned, result
-from stow import Reply, Request, all_stored, module, service
+from support import servers
+from support.deliveries import Node, canned, result
+from support.stow import Reply, Request, all_stored, module, service
 
 
 @pytest.fixture
@@ -361,9 +361,9 @@ def test_https_with_certificates_on_both_sides(make_node: Callable[..., Node], t
 
 
 def test_check_looks_for_the_service(pacs: servers.Orthanc, tmp_path: Path) -> None:
-    from chexnode import check
-    from chexnode.errors import NodeError
-    from chexnode.settings import Settings
+    from chexnode.roles.processes import check
+    from chexnode.settings.tree import Settings
+    from chexnode.vocabulary.errors import NodeError
 
     base = f"http://{servers.LOOPBACK}:{pacs.http_port}"
     before = len(pacs.instances())

@@ -18,19 +18,19 @@ from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from chexnode.certs import Authority, Issued
 from chexnode.deliver.destination import DestinationDown
 from chexnode.deliver.dicom import probe
-from chexnode.errors import BadEnvironment, Usage
-from chexnode.settings import DestinationSettings, LimitSettings, Settings, TlsSettings
+from chexnode.roles.certificates import Authority, Issued
+from chexnode.settings.tree import DestinationSettings, LimitSettings, Settings, TlsSettings
 from chexnode.tls import CIPHERS, client_context, server_context
-from deliveries import Node as Deliveries
-from deliveries import result
-from nodes import Node as WholeNode
-from nodes import Process
-from receivers import Node, a_settings, dcmtk, receiving, rows
-from senders import CR_IMAGE, EXPLICIT_VR, Sender, an_image, store_file
-from servers import LOOPBACK, Orthanc, StoreSCP
+from chexnode.vocabulary.errors import BadEnvironment, Usage
+from support.deliveries import Node as Deliveries
+from support.deliveries import result
+from support.nodes import Node as WholeNode
+from support.nodes import Process
+from support.receivers import Node, a_settings, dcmtk, receiving, rows
+from support.senders import CR_IMAGE, EXPLICIT_VR, Sender, an_image, store_file
+from support.servers import LOOPBACK, Orthanc, StoreSCP
 
 CONTEXT = (SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
 

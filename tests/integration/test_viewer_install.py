@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import npm
-from chexnode import ohif
-from chexnode.cli import app, exit_code
-from chexnode.command import Exit
-from chexnode.errors import BadEnvironment, Transient
-from servers import LOOPBACK, free_port
+from chexnode.cli.commands import app, exit_code
+from chexnode.cli.options import Exit
+from chexnode.vocabulary.errors import BadEnvironment, Transient
+from chexnode.web.viewer import install
+from support import npm
+from support.servers import LOOPBACK, free_port
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def registry(tmp_path: Path, package: Path) -> Iterator[str]:
 
     folder = tmp_path / "registry" / "@ohif" / "app" / "-"
     folder.mkdir(parents=True)
-    package.rename(folder / f"app-{ohif.VERSION}.tgz")
+    package.rename(folder / f"app-{install.VERSION}.tgz")
     server = ThreadingHTTPServer((LOOPBACK, 0), partial(Quiet, directory=str(tmp_path / "registry")))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -53,13 +53,13 @@ def test_the_command_fetches_once(tmp_path: Path, registry: str) -> None:
     older.mkdir(parents=True)
     command = ["--config", str(config), "viewer", "fetch", "--registry", f"{registry}/", "--json"]
     first = CliRunner().invoke(app, command)
-    folder = tmp_path / "there" / ohif.FOLDER
+    folder = tmp_path / "there" / install.FOLDER
     assert json.loads(first.stdout) == {
-        "version": ohif.VERSION,
+        "version": install.VERSION,
         "folder": str(folder),
         "url": "http://127.0.0.1:81/viewer/",
     }
-    assert ohif.installed(tmp_path / "there") == folder
+    assert install.installed(tmp_path / "there") == folder
     assert list((tmp_path / "there").iterdir()) == [folder]
     command[-2] = f"http://{LOOPBACK}:{free_port()}"  # nobody there, and nobody is asked
     assert CliRunner().invoke(app, command).exit_code == 0
@@ -71,18 +71,18 @@ def test_without_a_network_a_file_does(tmp_path: Path, package: Path) -> None:
     done = CliRunner().invoke(app, ["--config", str(config), "viewer", "fetch", "--from", str(package)])
     assert done.exit_code == 0, done.output
     assert "http://127.0.0.1:8080/viewer/" in done.stdout
-    assert ohif.installed(tmp_path / "var" / "viewer") is not None
+    assert install.installed(tmp_path / "var" / "viewer") is not None
 
 
 def test_the_version_that_the_docs_name_is_the_one_that_is_taken() -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "open-in-the-browser.md").read_text("utf-8")
-    assert f"@ohif/app@{ohif.VERSION}`" in page
+    assert f"@ohif/app@{install.VERSION}`" in page
 
 
 def test_another_package_is_refused(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with pytest.raises(BadEnvironment, match="is not @ohif/app"):
-        ohif.install(home, npm.archive(tmp_path / "app.tgz"))
+        install.install(home, npm.archive(tmp_path / "app.tgz"))
     assert list(home.iterdir()) == []
 
 
@@ -90,20 +90,20 @@ def test_another_package_is_refused(tmp_path: Path) -> None:
 def test_a_registry_that_does_not_answer_is_told(tmp_path: Path, url: str) -> None:
     home = tmp_path / "home"
     with pytest.raises(Transient, match="cannot be fetched from") as told:
-        ohif.install(home, registry=url.format(port=free_port()))
+        install.install(home, registry=url.format(port=free_port()))
     assert exit_code(told.value) is Exit.ENVIRONMENT
     assert list(home.iterdir()) == []
 
 
 def test_a_registry_without_it_is_told(tmp_path: Path, registry: str) -> None:
     with pytest.raises(Transient, match="404"):
-        ohif.install(tmp_path / "home", registry=f"{registry}/mirror")
+        install.install(tmp_path / "home", registry=f"{registry}/mirror")
 
 
 def test_no_file_leaves_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = npm.archive(tmp_path / "app.tgz", {**npm.FILES, "package/dist/../../outside": "no"})
     with pytest.raises(BadEnvironment, match="outside"):
-        ohif.install(tmp_path / "home", npm.trusted(monkeypatch, package))
+        install.install(tmp_path / "home", npm.trusted(monkeypatch, package))
     assert not list(tmp_path.rglob("outside"))
     assert list((tmp_path / "home").iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_no_file_leaves_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, package: Path) -> None:
     (tmp_path / "home").write_text("a file")
     with pytest.raises(BadEnvironment, match="home"):
-        ohif.install(tmp_path / "home", package)
+        install.install(tmp_path / "home", package)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, package: Path) 
 def test_what_cannot_be_prepared_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     package = npm.archive(tmp_path / "app.tgz", {**npm.FILES, f"package/dist/{name}": "<p>otherwise</p>"})
     with pytest.raises(BadEnvironment):
-        ohif.install(tmp_path / "home", npm.trusted(monkeypatch, package))
-    assert ohif.installed(tmp_path / "home") is None
+        install.install(tmp_path / "home", npm.trusted(monkeypatch, package))
+    assert install.installed(tmp_path / "home") is None
 
 
 def test_nothing_in_it_says_where_it_is_served(tmp_path: Path, package: Path) -> None:
-    folder = ohif.install(tmp_path / "home", package)
+    folder = install.install(tmp_path / "home", package)
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
     assert not set(found) & {"app-config.js", "init-service-worker.js", "ort/big.wasm", "package.json"}
     page = found["index.html"]

@@ -12,16 +12,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
-from chexnode.cli import app as commands
-from chexnode.errors import BadEnvironment
+from chexnode.cli.commands import app as commands
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import DeliveryState, Note, Reason
-from chexnode.marker import FILE_NAME, name_of, prove
-from chexnode.settings import Settings, load
+from chexnode.settings.tree import Settings, load
+from chexnode.spool.identity import FILE_NAME, name_of, prove
+from chexnode.vocabulary.errors import BadEnvironment
+from chexnode.vocabulary.states import DeliveryState, Note, Reason
 from chexnode.web.metrics import METRICS
-from ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, opened, record
-from servers import LOOPBACK, Postgres
-from webs import serving
+from support.ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, opened, record
+from support.servers import LOOPBACK, Postgres
+from support.webs import serving
 
 on_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 

@@ -19,20 +19,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from typer.testing import CliRunner
 
-import dicomweb
-from chexnode.cli import app as commands
-from chexnode.errors import BadEnvironment, Usage
+from chexnode.cli.commands import app as commands
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import Scope
 from chexnode.ledger.tokens import PREFIX
-from chexnode.settings import Settings
-from chexnode.up import _prepare
+from chexnode.roles.up import _prepare
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.errors import BadEnvironment, Usage
+from chexnode.vocabulary.states import Scope
 from chexnode.web.app import create_app
 from chexnode.web.headers import HEADERS
 from chexnode.web.limits import Buckets, Limits
-from ledgers import Clock, opened
-from servers import LOOPBACK
-from webs import listening, serving
+from support import dicomweb
+from support.ledgers import Clock, opened
+from support.servers import LOOPBACK
+from support.webs import listening, serving
 
 
 @pytest.fixture

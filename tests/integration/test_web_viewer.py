@@ -11,15 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-import dicomweb
-import npm
-from chexnode import ohif
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import Scope
-from chexnode.settings import Settings
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.states import Scope
 from chexnode.web import cookie
-from ledgers import Clock, opened
-from webs import serving
+from chexnode.web.viewer import install
+from support import dicomweb, npm
+from support.ledgers import Clock, opened
+from support.webs import serving
 
 PAGES = ["/viewer/", "/viewer/index.html", "/viewer/viewer?StudyInstanceUIDs=1.2.3", "/viewer/viewer/dicomweb?x=1"]
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -54,7 +53,7 @@ def client(settings: Settings, ledger: Ledger) -> Iterator[httpx.Client]:
 @pytest.fixture
 def folder(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The small viewer, installed."""
-    return ohif.install(settings.viewer_home, npm.trusted(monkeypatch, npm.archive(tmp_path / "app.tgz")))
+    return install.install(settings.viewer_home, npm.trusted(monkeypatch, npm.archive(tmp_path / "app.tgz")))
 
 
 def test_where_it_is_not_installed_a_page_tells_the_command(
@@ -66,7 +65,7 @@ def test_where_it_is_not_installed_a_page_tells_the_command(
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert "chexnode viewer fetch" in answer.text
     assert client.get("/viewer/page.css").status_code == 200
-    ohif.install(settings.viewer_home, npm.trusted(monkeypatch, npm.archive(tmp_path / "app.tgz")))
+    install.install(settings.viewer_home, npm.trusted(monkeypatch, npm.archive(tmp_path / "app.tgz")))
     assert "root" in client.get("/viewer/").text, "not before a restart"
 
 

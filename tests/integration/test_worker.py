@@ -18,20 +18,20 @@ from chexnode.deliver.backoff import Backoff
 from chexnode.encode import objects
 from chexnode.encode.objects import Encoded
 from chexnode.encode.source import sanitise
-from chexnode.errors import BadEnvironment, Refused, Transient
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import JobClaim
-from chexnode.ledger.states import Reason, ResultKind
 from chexnode.sandbox.pool import NoChild
-from chexnode.settings import Settings
-from chexnode.spool import DiskRefused, Spool
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
+from chexnode.vocabulary.records import JobClaim
+from chexnode.vocabulary.states import Reason, ResultKind
 from chexnode.work import worker
 from chexnode.work.store import store
 from chexnode.work.worker import Worker
-from disks import SmallDisk
-from ledgers import SPEC, arrival, opened
-from radiographs import PROVENANCE, lesion, parsed, picture, radiograph
-from servers import wait_for
+from support.disks import SmallDisk
+from support.ledgers import SPEC, arrival, opened
+from support.radiographs import PROVENANCE, lesion, parsed, picture, radiograph
+from support.servers import wait_for
 
 CLEAN = Findings(None, None, (), 0.1, False, "model 1")
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from growth import is_flat, is_linear, trend
+from support.growth import is_flat, is_linear, trend
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from report import Sample, Usage, judge, show, write
 from sqlalchemy import text
 
-from nodes import Node, loopback_destination
-from phantoms import phantom_files
-from senders import Part10, Sender, an_image, read_part10
-from servers import LOOPBACK, Orthanc, Postgres, Redis, wait_for
+from support.nodes import Node, loopback_destination
+from support.phantoms import phantom_files
+from support.senders import Part10, Sender, an_image, read_part10
+from support.servers import LOOPBACK, Orthanc, Postgres, Redis, wait_for
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDERS = 4

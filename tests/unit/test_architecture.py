@@ -16,26 +16,77 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HOMES = {"chexnode": ROOT / "node", "chexmodels": ROOT / "models", "chextrain": ROOT / "training"}
 
-#: Room -> the other rooms of this table that it may import; towards delivery, never back.
-STAGES: Mapping[str, frozenset[str]] = {
-    "triage": frozenset(),
-    "receive": frozenset({"triage"}),
-    "encode": frozenset(),
-    "work": frozenset({"triage", "encode", "deliver", "keep"}),
-    "deliver": frozenset(),
-    "queue": frozenset(),
-    "keep": frozenset({"triage", "deliver"}),
-    "web": frozenset({"receive"}),  # STOW-RS is the other way in
+#: Room of chexnode -> the rooms that it may import, from the ground up: a room may only name rooms above itself in this
+#: table, so that no arrow runs back up. A module that lies in no room of this table fails the tests.
+ROOMS: Mapping[str, str] = {
+    "vocabulary": "",
+    "logs": "vocabulary",
+    "settings": "vocabulary",
+    "tls": "vocabulary settings",
+    "spool": "vocabulary settings",
+    "ledger": "vocabulary",
+    "queue": "vocabulary",
+    "sandbox": "vocabulary settings",
+    "audit": "vocabulary logs settings tls",
+    "triage": "vocabulary settings",
+    "encode": "vocabulary",
+    "dimse": "vocabulary settings tls audit",
+    "dicomweb": "vocabulary tls",
+    "node": "vocabulary logs settings tls spool ledger queue audit",
+    "receive": "vocabulary logs settings tls spool ledger queue audit triage dimse node",
+    "deliver": "vocabulary logs settings tls spool ledger queue audit dimse dicomweb node",
+    "keep": "vocabulary logs settings spool ledger queue audit triage node",
+    "work": "vocabulary logs settings spool ledger queue audit sandbox triage encode node deliver keep",
+    "archive": "vocabulary logs settings tls spool ledger audit dimse dicomweb node receive",
+    "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive",
+    "roles": "vocabulary logs settings tls spool ledger queue audit sandbox triage dimse dicomweb node receive deliver work "
+    "archive keep web",
+    "cli": "vocabulary logs settings tls spool ledger audit dimse dicomweb node receive deliver work archive keep web roles",
 }
+
+#: At chexnode's root lie these and the rooms, nothing else.
+ROOT_MODULES = frozenset({"node", "tls", "logs"})
+
+#: (module, room) of arrows that still run where they may not, and leave this set with what causes them.
+NOT_YET: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("chextrain.config", "fit"),
+        ("chexnode.archive.inbox", "queue"),
+        ("chexnode.archive.pull", "deliver"),
+        ("chexnode.archive.pull", "web"),
+        ("chexnode.archive.query_retrieve", "deliver"),
+        ("chexnode.archive.reconcile", "triage"),
+        ("chexnode.dicomweb.client", "deliver"),
+        ("chexnode.dicomweb.client", "settings"),
+        ("chexnode.dicomweb.stow_response", "deliver"),
+        ("chexnode.dimse.association", "receive"),
+        ("chexnode.dimse.requestor", "deliver"),
+        ("chexnode.dimse.server", "receive"),
+        ("chexnode.ledger.tokens", "settings"),
+        ("chexnode.roles.check", "cli"),
+        ("chexnode.spool.identity", "ledger"),
+        ("chexnode.web.api", "cli"),
+        ("chexnode.web.dicomweb.intake", "dimse"),
+        ("chexnode.web.dicomweb.stow", "dimse"),
+        ("chexnode.web.health", "cli"),
+        ("chexnode.work.analyze", "cli"),
+    }
+)
 
 #: Third-party package -> the modules (or whole packages) of ours that may import it.
 OWNERS: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("chexnode.ledger",),
     "alembic": ("chexnode.ledger",),
     "celery": ("chexnode.queue",),
-    "pynetdicom": ("chexnode.receive", "chexnode.deliver.association", "chexnode.deliver.dicom"),
+    "pynetdicom": (
+        "chexnode.dimse",
+        "chexnode.deliver.dicom",
+        "chexnode.archive",
+        "chexnode.receive.commitment",
+        "chexnode.receive.filemeta",
+    ),
     "fastapi": ("chexnode.web",),
-    "httpx": ("chexnode.deliver", "chexnode.pull", "chexnode.ohif"),
+    "httpx": ("chexnode.dicomweb", "chexnode.deliver", "chexnode.archive", "chexnode.web.viewer"),
     "lightning": ("chextrain",),
 }
 
@@ -45,10 +96,10 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
     "chexnode.encode": ("torch", "monai", "celery", "sqlalchemy"),
     "chexnode.web": ("torch", "monai", "celery"),
     "chexnode.deliver": ("torch", "monai", "celery"),
-    "chexnode.cli": ("torch", "monai", "celery"),
+    "chexnode.cli.commands": ("torch", "monai", "celery"),
     "chexmodels.finding": ("torch", "pydicom"),
     "chexmodels.pixels": ("torch",),
-    "chexmodels.decode": ("torch",),
+    "chexmodels.dicom.decode": ("torch",),
 }
 
 
@@ -63,7 +114,7 @@ class Module:
 
     @property
     def room(self) -> str:
-        """The part of the package it belongs to: ``ledger`` for chexnode.ledger.jobs, ``spool`` for chexnode.spool."""
+        """The part of the package it belongs to: ``ledger`` for chexnode.ledger.jobs."""
         return self.name.split(".")[1] if "." in self.name else ""
 
     def uses(self, package: str) -> bool:
@@ -107,7 +158,7 @@ def _of(package: str) -> list[Module]:
 
 
 def test_there_is_something_to_check() -> None:
-    for package in (*HOMES, *(f"chexnode.{room}" for room in STAGES)):
+    for package in HOMES:
         assert any(module.imports for module in _of(package)), f"{package} imports nothing: is it still where it was?"
 
 
@@ -124,16 +175,33 @@ def test_packages_point_one_way(package: str, forbidden: tuple[str, ...]) -> Non
     assert wrong == []
 
 
-@pytest.mark.parametrize("room", sorted(STAGES))
-def test_stages_hand_on_through_the_ledger(room: str) -> None:
-    others = STAGES.keys() - STAGES[room] - {room}
-    wrong = [(m.name, name) for m in _of(f"chexnode.{room}") for other in others for name in _uses(m, other)]
+def test_every_module_lies_in_a_room() -> None:
+    """No module outside the table, none loose at the root, and no room without a module."""
+    rooms = {module.room for module in _of("chexnode") if module.room}
+    assert rooms == ROOMS.keys()
+    loose = {p.stem for p in (HOMES["chexnode"] / "chexnode").glob("*.py")} - {"__init__"}
+    assert loose == ROOT_MODULES
+
+
+def test_the_table_of_rooms_has_no_arrow_that_runs_back_up() -> None:
+    order = list(ROOMS)
+    wrong = [
+        (room, other) for room in ROOMS for other in ROOMS[room].split() if order.index(other) >= order.index(room)
+    ]
     assert wrong == []
 
 
-def _uses(module: Module, room: str) -> list[str]:
-    """Imports of another room; its doorbell may be rung by anybody, because it knows nothing of the work."""
-    return [n for n in module.imports if _inside(n, f"chexnode.{room}") and not _inside(n, "chexnode.queue.bell")]
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_imports_only_what_its_row_names(room: str) -> None:
+    may = {*ROOMS[room].split(), room}
+    wrong = {(m.name, _room(name)) for m in _of(f"chexnode.{room}") for name in m.imports if _inside(name, "chexnode")}
+    wrong = {(module, other) for module, other in wrong if other and other not in may}
+    known = {(module, other) for module, other in NOT_YET if _room(module) == room}
+    assert wrong == known
+
+
+def _room(name: str) -> str:
+    return name.split(".")[1] if name.count(".") else ""
 
 
 @pytest.mark.parametrize("package", sorted(OWNERS))
@@ -150,14 +218,14 @@ def test_the_bell_rings_without_celery() -> None:
 def test_states_are_plain_words() -> None:
     """Every room may name a state or a reason, so the module that defines them may depend on none."""
     outside = [
-        n for n in _modules()["chexnode.ledger.states"].imports if n.split(".")[0] not in sys.stdlib_module_names
+        n for n in _modules()["chexnode.vocabulary.states"].imports if n.split(".")[0] not in sys.stdlib_module_names
     ]
     assert outside == []
 
 
 def test_encoding_is_pure() -> None:
     """No files, no network, no state: the same inputs give the same bytes."""
-    doors = ("socket", "urllib", "http", "subprocess", "threading", "chexnode.spool", "chexnode.settings")
+    doors = ("socket", "urllib", "http", "subprocess", "threading", "chexnode.spool.spool", "chexnode.settings.tree")
     wrong = [(m.name, door) for m in _of("chexnode.encode") for door in doors if m.uses(door)]
     assert wrong == []
 
@@ -171,7 +239,7 @@ def test_only_settings_reads_the_environment() -> None:
                 readers.add(module.name)
         if module.imports & {"os.environ", "os.getenv"}:
             readers.add(module.name)
-    assert readers == {"chexnode.settings"}
+    assert readers == {"chexnode.settings.tree"}
 
 
 def test_importing_configures_nothing() -> None:
@@ -225,14 +293,15 @@ def test_no_import_runs_in_a_circle() -> None:
     for module in _modules().values():
         here = _node(module.name)
         targets = {_node(name) for name in module.imports if name.split(".")[0] in HOMES}
-        edges.setdefault(here, set()).update(targets - {here})
+        not_yet = {f"{name.partition(chr(46))[0]}.{room}" for name, room in NOT_YET if name == module.name}
+        edges.setdefault(here, set()).update(targets - {here} - not_yet)
     assert _cycle(edges) is None
 
 
 def _node(name: str) -> str:
     while name not in _modules():  # an imported function or class: the module that holds it
         name = name.rpartition(".")[0]
-    words = ("chexnode.ledger.states", "chexnode.ledger.records")
+    words = ("chexnode.vocabulary.states", "chexnode.vocabulary.records")
     return name if name in words else ".".join(name.split(".")[:2])
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from chexnode import cli
-from chexnode.keys import known_keys
-from chexnode.settings import Settings, load
+from chexnode.cli import commands as cli
+from chexnode.settings.keys import known_keys
+from chexnode.settings.tree import Settings, load
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

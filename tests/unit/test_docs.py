@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from chexnode.cli import Exit, app
-from chexnode.keys import known_keys
-from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, StudyState
-from chexnode.settings import Settings
+from chexnode.cli.commands import Exit, app
+from chexnode.settings.keys import known_keys
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, Note, Reason, StudyState
 from chexnode.web.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]

@@ -24,10 +24,10 @@ from chexnode.encode.seg import Profile
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import Outline, SrVariant
 from chexnode.encode.sr_document import SrClass
-from chexnode.ledger.states import ResultKind
+from chexnode.vocabulary.states import ResultKind
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset
-from radiographs import PROVENANCE, parsed
+from support.radiographs import PROVENANCE, parsed
 
 #: Off both axes of symmetry and off both diagonals: no turned or mirrored picture has it at its place.
 LESION = Lesion(x=0.72, y=0.35, rx=0.07, ry=0.06, contrast=0.3)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import servers
-from chexnode import ohif as product
-from chexnode.errors import Transient
+from chexnode.vocabulary.errors import Transient
+from chexnode.web.viewer import install as product
+from support import servers
 from viewers.browser import Chromium
 from viewers.ohif import Ohif
 

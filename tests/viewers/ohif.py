@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from servers import LOOPBACK
+from support.servers import LOOPBACK
 
 DICOM_WEB = "/dicom-web"
 CONFIGURATION: dict[str, Any] = {

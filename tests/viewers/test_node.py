@@ -19,13 +19,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless, SegmentationStorage
 
-import dicomweb
-import senders
-from chexnode.ledger.states import Scope
-from chexnode.settings import Settings
-from nodes import Node
-from radiographs import part10
-from servers import LOOPBACK
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.states import Scope
+from support import dicomweb, senders
+from support.nodes import Node
+from support.radiographs import part10
+from support.servers import LOOPBACK
 from viewers.browser import Chromium, StudyPage
 from viewers.cases import SHORT, Case
 from viewers.screen import Mask

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import servers
 from chexmodels.finding import Findings
-from radiographs import part10
+from support import servers
+from support.radiographs import part10
 from viewers import screen
 from viewers.browser import Chromium
 from viewers.cases import CASES, SHORT, Case

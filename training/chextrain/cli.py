@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from chextrain.config import Config, ConfigError, load_config
-from chextrain.consensus import Consensus
 from chextrain.data.arrays import load
 from chextrain.data.cases import Collection
+from chextrain.data.consensus import Consensus
+from chextrain.data.findings import UnknownFinding
+from chextrain.data.formats import Format, Source
 from chextrain.data.rows import BadData
-from chextrain.findings import UnknownFinding
-from chextrain.formats import Format, Source
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -87,7 +87,7 @@ def index(
     json_: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
 ) -> None:
     """Check a data set: count what is there, name the rows that cannot be used; exit code 1 if there are any."""
-    from chextrain import indexing
+    from chextrain.data import indexing
 
     source = Source(format_, data, consensus or Consensus.SOFT, split_seed or 0, sizes, groups)
     listing = None if format_ is Format.PHANTOM else source.listing()
@@ -192,9 +192,9 @@ def export(
     groups: GroupsOption = None,
 ) -> None:
     """Calibrate RUNS on the validation split, score them on test, write bundle and card."""
-    from chextrain.export import export as write
+    from chextrain.evaluate.export import export as write
+    from chextrain.evaluate.scored import NothingToScore
     from chextrain.runs import committee
-    from chextrain.scored import NothingToScore
 
     run, network = committee(runs, mirror)
     values = run.values["data"]
@@ -228,9 +228,9 @@ def evaluate(
 ) -> None:
     """Score MODELS on a split: the paper's tables, and sound numbers beside the baselines that need no network."""
     from chexmodels.bundle import BundleError
-    from chextrain.report import assemble, write
-    from chextrain.scored import NothingToScore
-    from chextrain.subjects import read_subject
+    from chextrain.evaluate.report import assemble, write
+    from chextrain.evaluate.scored import NothingToScore
+    from chextrain.evaluate.subjects import read_subject
 
     collection = read(format_, data, consensus, split_seed, sizes, groups)
     other = read(external_format, external, None, None, None, None) if external_format else None

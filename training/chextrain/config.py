@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from chextrain.augment import Augmentation
+from chextrain.fit.augmentation import Augmentation
 
 Preset = Literal["paper", "paper-half", "base", "small", "fast", "half", "residual", "early", "residual-half", "nano"]
 
@@ -34,7 +34,7 @@ class DataConfig:
     hold_out: tuple[str, ...] = ()
     """Images with any of these findings are not learnt from, nor do they choose the best epoch."""
     consensus: Literal["union", "vote", "soft", "wbf", "cluster"] = "soft"
-    """How the boxes of several readers become one target; see ``chextrain.consensus``."""
+    """How the boxes of several readers become one target; see ``chextrain.data.consensus``."""
     split_seed: int = 0
     """Of the hash that shares out the patients where the data set names no splits."""
 
@@ -44,7 +44,7 @@ class NetworkConfig:
     """What is trained."""
 
     preset: Preset = "fast"
-    """Widths and patch of the U-Net, see ``chexmodels.unet.PRESETS``."""
+    """Widths and patch of the U-Net, see ``chexmodels.nets.unet.PRESETS``."""
     dropout: float = 0.1
 
 
@@ -66,7 +66,7 @@ class LossConfig:
     boxed: float = 0.5
     """Share of the loss taken after the box transform."""
     transform: Literal["none", "components", "global", "target", "hard"] = "components"
-    """How predictions become boxes; the names are those of ``chextrain.boxing.TRANSFORMS``."""
+    """How predictions become boxes; the names are those of ``chextrain.fit.boxing.TRANSFORMS``."""
     boxed_after: float = 0.2
     """Share of the steps before the transform begins; until then predictions have no components worth boxing."""
 
@@ -89,7 +89,7 @@ class SiameseConfig:
     """The contrastive stage."""
 
     variant: Literal["pooled", "map", "cnn"] = "pooled"
-    """See ``chexmodels.siamese``."""
+    """See ``chexmodels.nets.siamese``."""
     preset: Preset = "half"
     """The same of the extractor; ``cnn`` has none."""
     map_channels: int = 16

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from chexmodels.committee import Committee
+from chexmodels.nets.committee import Committee
+from chexmodels.nets.siamese import siamese
 from chexmodels.registry import BUILDERS
-from chexmodels.siamese import siamese
 from chextrain.config import Config, ConfigError
-from chextrain.restorer import Restorer
+from chextrain.fit.restorer import Restorer
 
 RUN_JSON = "run.json"
 BEST = "best.pt"

@@ -23,8 +23,8 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from chexnode.audit.elements import Message, Outcome
-from chexnode.errors import Transient
 from chexnode.tls import explained
+from chexnode.vocabulary.errors import Transient
 
 MSGID = "DICOM+RFC3881"
 """PS3.15 A.6 and A.7."""

@@ -20,7 +20,7 @@ from chexnode.audit.shipper import Shipper
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address
 from chexnode.audit.transfers import Transfers
-from chexnode.settings import DestinationSettings, Settings
+from chexnode.settings.tree import DestinationSettings, Settings
 from chexnode.tls import client_context
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from chexnode.audit.elements import Instances
-from chexnode.ledger.records import Subject
+from chexnode.vocabulary.records import Subject
 
 FLUSH_SECONDS = 10.0
 """An association that lasts is told of in parts, so that little is untold when its process is killed."""

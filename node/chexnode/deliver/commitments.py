@@ -10,14 +10,14 @@ import logging
 import threading
 from datetime import timedelta
 
-from chexnode import commitment
-from chexnode.deliver.association import Association
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import DestinationDown
+from chexnode.dimse import commitment
+from chexnode.dimse.requestor import Association
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import CommitmentRequest
-from chexnode.settings import DestinationSettings, PeerSettings, Settings
+from chexnode.settings.tree import DestinationSettings, PeerSettings, Settings
 from chexnode.tls import client_context
+from chexnode.vocabulary.records import CommitmentRequest
 
 log = logging.getLogger(__name__)
 

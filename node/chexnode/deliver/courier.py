@@ -20,24 +20,24 @@ from datetime import timedelta
 
 from pydicom.dataset import Dataset
 
-from chexnode import commitment
 from chexnode.audit.trail import OFF, Trail
 from chexnode.audit.transfers import Transfers
-from chexnode.commitment import NotACommitment
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import Answer, Destination, DestinationDown, Outgoing, Sent
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.deliver.folder import FolderDestination
 from chexnode.deliver.stow import StowDestination
-from chexnode.errors import Transient, Usage
+from chexnode.dimse import commitment
+from chexnode.dimse.commitment import NotACommitment
 from chexnode.ledger.deliveries import LEASE
 from chexnode.ledger.leases import Lease
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome, Subject
-from chexnode.ledger.states import DeliveryState
-from chexnode.settings import DestinationSettings, Settings
-from chexnode.spool import Spool
+from chexnode.settings.tree import DestinationSettings, Settings
+from chexnode.spool.spool import Spool
 from chexnode.tls import client_context
+from chexnode.vocabulary.errors import Transient, Usage
+from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome, Subject
+from chexnode.vocabulary.states import DeliveryState
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from pydicom.dataset import Dataset
 
-from chexnode.errors import Transient
-from chexnode.ledger.records import CommitmentRequest, DeliveryClaim
-from chexnode.spool import DiskRefused, Spool
+from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.records import CommitmentRequest, DeliveryClaim
 
 
 class DestinationDown(Transient):

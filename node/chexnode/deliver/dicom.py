@@ -12,12 +12,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import split_dataset
 
-from chexnode import commitment
-from chexnode.deliver.association import Association, Context
 from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load, unread
 from chexnode.deliver.status import judge
-from chexnode.ledger.records import CommitmentRequest
-from chexnode.settings import DestinationSettings
+from chexnode.dimse import commitment
+from chexnode.dimse.requestor import Association, Context
+from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.records import CommitmentRequest
 
 _IMPLICIT_VR = "1.2.840.10008.1.2"
 _VERIFICATION: Context = ("1.2.840.10008.1.1", _IMPLICIT_VR)

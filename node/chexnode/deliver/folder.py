@@ -14,7 +14,7 @@ from threading import Event
 from pydicom.dataset import Dataset
 
 from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
-from chexnode.ledger.records import CommitmentRequest
+from chexnode.vocabulary.records import CommitmentRequest
 
 
 class FolderDestination:

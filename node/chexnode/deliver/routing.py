@@ -15,9 +15,9 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from chexnode.ledger.records import variant_parts, variant_with
-from chexnode.ledger.states import ResultKind
-from chexnode.settings import DestinationSettings
+from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.records import variant_parts, variant_with
+from chexnode.vocabulary.states import ResultKind
 
 Context = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID."""

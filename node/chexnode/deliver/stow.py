@@ -12,10 +12,10 @@ import httpx
 from pydicom.dataset import Dataset
 
 from chexnode.deliver.destination import DestinationDown, Outgoing, Sent, load
-from chexnode.deliver.dicomweb import open_client, translated, unusable
-from chexnode.deliver.stow_answer import StoreAnswer, is_about_instances, judge, read_answer
-from chexnode.ledger.records import CommitmentRequest
-from chexnode.settings import DestinationSettings
+from chexnode.dicomweb.client import open_client, translated, unusable
+from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, judge, read_answer
+from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.records import CommitmentRequest
 
 MOST_BYTES = 32_000_000
 """Of instances in one request, which are held in memory; a larger one goes alone."""

@@ -2,7 +2,8 @@
 
 A presentation state replaces the image's own transformations, it does not add to them (PS3.4 N.2): one that is silent
 about a window shows the image without it. What is valid in the source's header is repeated, in the order and by the
-choice of :mod:`chexmodels.tone`, so that the picture is the one that the model saw; what is not valid is left out.
+choice of :mod:`chexmodels.dicom.greyscale`, so that the picture is the one that the model saw; what is not valid is
+left out.
 """
 
 from __future__ import annotations

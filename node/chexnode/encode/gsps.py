@@ -20,8 +20,8 @@ from highdicom.pr import (
 )
 from pydicom.dataset import Dataset
 
+from chexmodels.dicom.greyscale import MODALITY_LUT_IGNORED, WINDOW_IGNORED
 from chexmodels.finding import Findings, Region
-from chexmodels.tone import MODALITY_LUT_IGNORED, WINDOW_IGNORED
 from chexnode.encode.contours import outline
 from chexnode.encode.preview import AMBER, COLOUR, Line, caption, has_finding, numbered
 from chexnode.encode.provenance import (
@@ -35,7 +35,7 @@ from chexnode.encode.provenance import (
     tracking_uid,
 )
 from chexnode.encode.source import Source, acquisition, identify
-from chexnode.ledger.states import ResultKind
+from chexnode.vocabulary.states import ResultKind
 
 FORM = "outline"
 """The one variant there is."""

@@ -21,8 +21,8 @@ from chexnode.encode.sc import ENCODINGS, encode_sc
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import Source
 from chexnode.encode.sr import SrVariant, encode_sr
-from chexnode.ledger.records import Attributes, variant_parts
-from chexnode.ledger.states import ResultKind
+from chexnode.vocabulary.records import Attributes, variant_parts
+from chexnode.vocabulary.states import ResultKind
 
 
 @dataclass(frozen=True, slots=True)

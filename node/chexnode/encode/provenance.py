@@ -15,10 +15,10 @@ from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from chexnode.encode.series import OUR_NAMES, SeriesName, SeriesNames
-from chexnode.ledger.records import MANUFACTURER as MANUFACTURER
-from chexnode.ledger.records import variant_with
-from chexnode.ledger.states import ResultKind
+from chexnode.vocabulary.records import MANUFACTURER as MANUFACTURER
+from chexnode.vocabulary.records import variant_with
+from chexnode.vocabulary.series import OUR_NAMES, SeriesName, SeriesNames
+from chexnode.vocabulary.states import ResultKind
 
 DISCLAIMER = "Research use only - not for diagnosis"
 

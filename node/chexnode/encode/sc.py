@@ -33,10 +33,10 @@ from chexnode.encode.provenance import (
     software_versions,
     stamp,
 )
-from chexnode.encode.series import SeriesName
 from chexnode.encode.source import Source, acquisition, attach
 from chexnode.encode.values import texts
-from chexnode.ledger.states import ResultKind
+from chexnode.vocabulary.series import SeriesName
+from chexnode.vocabulary.states import ResultKind
 
 Encoding = Literal["rgb", "jpeg"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)

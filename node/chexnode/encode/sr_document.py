@@ -31,8 +31,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from chexnode.encode.provenance import MANUFACTURER, set_times
-from chexnode.encode.series import SeriesName
 from chexnode.encode.source import Source, identify
+from chexnode.vocabulary.series import SeriesName
 
 SrClass = Literal["comprehensive3d", "comprehensive"]
 Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations

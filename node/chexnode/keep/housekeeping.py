@@ -9,9 +9,9 @@ from datetime import timedelta
 from itertools import islice
 
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import JobSpec
-from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.records import JobSpec
 
 log = logging.getLogger(__name__)
 

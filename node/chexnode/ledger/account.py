@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, text
 
 from chexnode.ledger.database import Database
-from chexnode.ledger.records import Outcome
 from chexnode.ledger.schema import events, instances, jobs
-from chexnode.ledger.states import InstanceState, JobState
+from chexnode.vocabulary.records import Outcome
+from chexnode.vocabulary.states import InstanceState, JobState
 
 
 @dataclass(frozen=True, slots=True)

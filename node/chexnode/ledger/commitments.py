@@ -16,9 +16,9 @@ from sqlalchemy import Connection, and_, insert, select, update
 from chexnode.ledger.database import Database, in_chunks, note_event, record_events
 from chexnode.ledger.deliveries import lock_jobs, to_be_committed
 from chexnode.ledger.jobs import finish_delivered
-from chexnode.ledger.records import CommitmentRequest, CommitmentVerdict
 from chexnode.ledger.schema import commitments, deliveries, instances, results
-from chexnode.ledger.states import DeliveryState
+from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
+from chexnode.vocabulary.states import DeliveryState
 
 PATIENCE = timedelta(minutes=10)
 """A destination that has not answered for this long is asked again, and what it keeps losing is sent as seldom."""

@@ -19,9 +19,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from chexnode.errors import BadEnvironment, Transient
 from chexnode.ledger.schema import events
-from chexnode.ledger.states import TRANSITIONS, State
+from chexnode.vocabulary.errors import BadEnvironment, Transient
+from chexnode.vocabulary.states import TRANSITIONS, State
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple_, union_all, update
 
-from chexnode.errors import Usage
 from chexnode.ledger.database import Database, add_missing, in_chunks, note_event, record_events
 from chexnode.ledger.jobs import finish_delivered
-from chexnode.ledger.records import DeliveryClaim, DeliveryOutcome
 from chexnode.ledger.rows import COMMITTING
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
-from chexnode.ledger.states import DeliveryState, JobState, ResultKind
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome
+from chexnode.vocabulary.states import DeliveryState, JobState, ResultKind
 
 LEASE = timedelta(seconds=60)
 """A courier that does not renew for this long has lost its deliveries: somebody else may send them again."""

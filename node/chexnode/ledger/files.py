@@ -11,7 +11,7 @@ from chexnode.ledger.database import Database, add_missing
 from chexnode.ledger.deliveries import lock_reports
 from chexnode.ledger.rows import UNFINISHED
 from chexnode.ledger.schema import deliveries, instances, jobs, markers, results
-from chexnode.ledger.states import FINAL_JOB_STATES, DeliveryState, JobState
+from chexnode.vocabulary.states import FINAL_JOB_STATES, DeliveryState, JobState
 
 _UNFINISHED = tuple(s for s in JobState if s not in FINAL_JOB_STATES)
 # A dead delivery was never accepted: its files stay until somebody replays it.

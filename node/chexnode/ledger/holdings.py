@@ -9,7 +9,7 @@ from sqlalchemy import Column, select
 
 from chexnode.ledger.database import Database, in_chunks
 from chexnode.ledger.schema import deliveries, instances, jobs, results
-from chexnode.ledger.states import DeliveryState
+from chexnode.vocabulary.states import DeliveryState
 
 
 class Holdings:

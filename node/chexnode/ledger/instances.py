@@ -12,11 +12,11 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, select, updat
 from sqlalchemy.exc import IntegrityError
 
 from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
-from chexnode.ledger.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
 from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import columns_of
 from chexnode.ledger.schema import instances, jobs, results, series, studies
-from chexnode.ledger.states import InstanceState, JobState, Reason, StudyState
+from chexnode.vocabulary.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
+from chexnode.vocabulary.states import InstanceState, JobState, Reason, StudyState
 
 
 def instance_id(sop_instance_uid: str, digest: str) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, select, tuple_, update
 
-from chexnode.errors import StaleMove, Usage
 from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
 from chexnode.ledger.instances import new_job, supersede
-from chexnode.ledger.records import Analysis, JobClaim, JobSpec, NewResult, Priority
 from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import UNFINISHED, add_results, delivery_rows
 from chexnode.ledger.schema import deliveries, instances, jobs
-from chexnode.ledger.states import JobState, Note, Reason
+from chexnode.vocabulary.errors import StaleMove, Usage
+from chexnode.vocabulary.records import Analysis, JobClaim, JobSpec, NewResult, Priority
+from chexnode.vocabulary.states import JobState, Note, Reason
 
 LEASE = timedelta(seconds=30)
 """A worker that does not renew for this long has lost its jobs."""

@@ -10,8 +10,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from chexnode.errors import BadEnvironment
 from chexnode.ledger.database import Database
+from chexnode.vocabulary.errors import BadEnvironment
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:

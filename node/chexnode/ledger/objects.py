@@ -31,8 +31,8 @@ from sqlalchemy import (
 
 from chexnode.ledger.database import Database, in_chunks
 from chexnode.ledger.matching import Condition, Conditions, matches
-from chexnode.ledger.records import Subject
 from chexnode.ledger.schema import instances, results, series, studies
+from chexnode.vocabulary.records import Subject
 
 Row = Mapping[str, Any]
 

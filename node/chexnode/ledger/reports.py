@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, select, update
 
-from chexnode.errors import StaleMove
 from chexnode.ledger.database import Database, add_missing, note_event, record_events
-from chexnode.ledger.records import ClosedStudy, NewResult, Unanalysed
 from chexnode.ledger.rows import add_results, delivery_rows
 from chexnode.ledger.schema import deliveries, instances, jobs, results, studies
-from chexnode.ledger.states import InstanceState, JobState, StudyState
+from chexnode.vocabulary.errors import StaleMove
+from chexnode.vocabulary.records import ClosedStudy, NewResult, Unanalysed
+from chexnode.vocabulary.states import InstanceState, JobState, StudyState
 
 UNWANTED = ""
 """In place of the digest where no destination wanted reports when the study closed."""

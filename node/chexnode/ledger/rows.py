@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, or_
 
 from chexnode.ledger.database import add_missing, add_rows
-from chexnode.ledger.records import NewResult
 from chexnode.ledger.schema import deliveries, results, series
-from chexnode.ledger.states import DeliveryState
+from chexnode.vocabulary.records import NewResult
+from chexnode.vocabulary.states import DeliveryState
 
 #: SENT, and still to be committed. A range, because SQLite searches an index for one, but not for IS NOT NULL.
 COMMITTING: ColumnElement[bool] = deliveries.c.commit_at >= datetime(1970, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from sqlalchemy import update
 from chexnode.ledger.database import Database, note_event, record_events
 from chexnode.ledger.reports import UNWANTED
 from chexnode.ledger.schema import studies
-from chexnode.ledger.states import StudyState
+from chexnode.vocabulary.states import StudyState
 
 
 class Studies:

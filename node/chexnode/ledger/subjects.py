@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 
 from chexnode.ledger.database import Database, in_chunks
-from chexnode.ledger.records import Subject
 from chexnode.ledger.schema import instances, jobs, results, studies
+from chexnode.vocabulary.records import Subject
 
 
 class Subjects:

@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
-from chexnode.errors import BadEnvironment, Usage
 from chexnode.ledger.database import Database, add_rows, note_event, record_events
 from chexnode.ledger.schema import tokens
-from chexnode.ledger.states import Scope
-from chexnode.sections.base import is_loopback
+from chexnode.settings.base import is_loopback
+from chexnode.vocabulary.errors import BadEnvironment, Usage
+from chexnode.vocabulary.states import Scope
 
 PREFIX = "chexnode_"
 """Begins every token, so that a search for leaked secrets can find them."""

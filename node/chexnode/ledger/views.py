@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import Row, and_, func, select
 
-from chexnode.errors import Usage
 from chexnode.ledger.database import Database
 from chexnode.ledger.instances import instance_id
-from chexnode.ledger.records import DeliveryView, JobView
 from chexnode.ledger.schema import deliveries, destinations, events, instances, jobs, results, studies
-from chexnode.ledger.states import DeliveryState, InstanceState, JobState
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.records import DeliveryView, JobView
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from io import BytesIO
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import decode, encode
 
-from chexnode import commitment
-from chexnode.commitment import NotACommitment
-from chexnode.faults import fault
+from chexnode.dimse import commitment
+from chexnode.dimse.commitment import NotACommitment
+from chexnode.dimse.contexts import Context
+from chexnode.dimse.messages import N_ACTION_RQ, Command, Status
 from chexnode.ledger.ledger import Ledger
-from chexnode.receive.contexts import Context
-from chexnode.receive.dimse import N_ACTION_RQ, Command, Status
 from chexnode.receive.storage import Answer, Caller
-from chexnode.settings import PeerSettings
+from chexnode.settings.tree import PeerSettings
+from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from chexnode.errors import Transient
-from chexnode.faults import fault
-from chexnode.ledger.records import Arrival, Receipt
-from chexnode.spool import Spool
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.records import Arrival, Receipt
+from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag
 
-from chexmodels.elements import Buffer, Element, Encoding, TooDeep, encoding_of
-from chexnode.ledger.records import Attributes
+from chexmodels.dicom.elements import Buffer, Element, Encoding, TooDeep, encoding_of
 from chexnode.receive.scan import Scan, scan
-from chexnode.settings import LimitSettings
+from chexnode.settings.tree import LimitSettings
+from chexnode.vocabulary.records import Attributes
 
 #: Transfer syntaxes that deflate the whole data set (PS3.5 A.5, A.7 and the JPIP HTJ2K one).
 DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})

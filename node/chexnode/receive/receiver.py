@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from chexnode.audit.trail import OFF, Trail
+from chexnode.dimse.server import AssociationServer
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import JobSpec
 from chexnode.receive.commitment import CommitmentService
 from chexnode.receive.committer import Bell, Committer
-from chexnode.receive.server import AssociationServer
 from chexnode.receive.storage import StorageService
-from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.records import JobSpec
 
 #: Messages under way when the node stops may take this long to be answered.
 GRACE_SECONDS = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chexmodels.elements import PIXEL_DATA, Broken, Buffer, Element, Encoding, TooMany, walk
+from chexmodels.dicom.elements import PIXEL_DATA, Broken, Buffer, Element, Encoding, TooMany, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Scan:
 
 
 def scan(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int) -> Scan:
-    """Walk ``data`` to its end. Raises :class:`~chexmodels.elements.TooDeep`; every other fault is told in the
+    """Walk ``data`` to its end. Raises :class:`~chexmodels.dicom.elements.TooDeep`; every other fault is told in the
     result."""
     elements: dict[int, Element] = {}
     pixels: Element | None = None

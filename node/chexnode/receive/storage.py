@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 import pydicom.config
 
-from chexmodels.elements import Buffer
-from chexnode.faults import fault
-from chexnode.ledger.records import Arrival, Outcome, Receipt, Subject, Verdict
-from chexnode.ledger.states import InstanceState, Reason
+from chexmodels.dicom.elements import Buffer
+from chexnode.dimse.messages import Status
 from chexnode.receive.committer import Committer, NotRecorded
-from chexnode.receive.dimse import Status
 from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import DEFLATED, Header, NotUnderstood, is_safe_uid, read_header
-from chexnode.settings import Settings
-from chexnode.spool import DiskRefused, Incoming, Spool, StoredFile
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import judge_header
+from chexnode.vocabulary.records import Arrival, Outcome, Receipt, Subject, Verdict
+from chexnode.vocabulary.states import InstanceState, Reason
+from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)
 

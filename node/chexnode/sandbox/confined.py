@@ -54,7 +54,7 @@ def serve(argument: str, load: Callable[[dict[str, Any]], Handler]) -> None:
 
 
 def _handled(handle: Handler, request: dict[str, Any]) -> Reply:
-    from chexmodels.part10 import DecodeError
+    from chexmodels.dicom.part10 import DecodeError
 
     try:
         return handle(request)

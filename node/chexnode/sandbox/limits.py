@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chexmodels.part10 import ReadLimits
-from chexnode.settings import LimitSettings
+from chexmodels.dicom.part10 import ReadLimits
+from chexnode.settings.tree import LimitSettings
 
 
 def read_limits(limits: LimitSettings) -> ReadLimits:

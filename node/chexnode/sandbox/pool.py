@@ -20,11 +20,11 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from chexnode.errors import Refused, Transient
-from chexnode.ledger.states import Reason
 from chexnode.sandbox.confined import ANSWER
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings import LimitSettings
+from chexnode.settings.tree import LimitSettings
+from chexnode.vocabulary.errors import Refused, Transient
+from chexnode.vocabulary.states import Reason
 
 _START_SECONDS = 60
 _LONGEST_FACTS = 65_536

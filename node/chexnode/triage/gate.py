@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from chexmodels.stats import PixelStats
-from chexnode.ledger.records import Priority, Verdict
-from chexnode.ledger.states import InstanceState, Note, Reason
-from chexnode.settings import GateSettings
+from chexnode.settings.tree import GateSettings
 from chexnode.triage.header import Header
 from chexnode.triage.vocabulary import BodyPart, View, is_human, names_an_animal
+from chexnode.vocabulary.records import Priority, Verdict
+from chexnode.vocabulary.states import InstanceState, Note, Reason
 
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from pydantic import TypeAdapter
 
-from chexnode import shapes
-from chexnode.errors import Usage
+from chexnode.cli import shapes
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import DeliveryView, JobView
-from chexnode.ledger.states import Scope
 from chexnode.ledger.views import JobDetail
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.records import DeliveryView, JobView
+from chexnode.vocabulary.states import Scope
 from chexnode.web.auth import require
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most this many, newest first.")]

@@ -12,11 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from chexnode.audit.trail import OFF, Trail
-from chexnode.errors import Transient, Usage
 from chexnode.ledger.ledger import Ledger
 from chexnode.receive.storage import StorageService
-from chexnode.sections.base import is_loopback
-from chexnode.settings import Settings
+from chexnode.settings.base import is_loopback
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.errors import Transient, Usage
 from chexnode.web import api, health, metrics
 from chexnode.web.auth import Doorkeeper
 from chexnode.web.dicomweb import service

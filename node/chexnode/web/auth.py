@@ -16,12 +16,12 @@ from fastapi.security.utils import get_authorization_scheme_param
 
 from chexnode.audit.refusals import Cause
 from chexnode.audit.trail import OFF, Trail
-from chexnode.errors import Transient
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import Scope
 from chexnode.ledger.tokens import Token
-from chexnode.sections.base import is_loopback
-from chexnode.settings import Settings
+from chexnode.settings.base import is_loopback
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.states import Scope
 from chexnode.web import cookie
 from chexnode.web.visits import visit
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-from chexnode import marker
-from chexnode.errors import BadEnvironment, NodeError, Transient
+from chexnode.cli.shapes import CHECKS, Check, to_json
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import check_schema
-from chexnode.ledger.states import Scope
-from chexnode.settings import Settings
-from chexnode.shapes import CHECKS, Check, to_json
+from chexnode.settings.tree import Settings
+from chexnode.spool import identity
+from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient
+from chexnode.vocabulary.states import Scope
 from chexnode.web.auth import Doorkeeper
 
 
@@ -25,7 +25,7 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
     routes = APIRouter(prefix="/health", tags=["health"])
     data_dir = settings.node.data_dir
     # Read once: from then on a share that goes away, or another in its place, is seen without a write.
-    name = marker.prove(data_dir, ledger.files)
+    name = identity.prove(data_dir, ledger.files)
 
     @routes.get("/live")
     def live() -> dict[str, str]:
@@ -52,7 +52,7 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
 
 def probe_folder(data_dir: Path, name: str) -> None:
     """Raise BadEnvironment unless ``data_dir`` is the folder called ``name`` and takes a file."""
-    if marker.name_of(data_dir) != name:
+    if identity.name_of(data_dir) != name:
         raise BadEnvironment("this is not the folder the database knows: is the share mounted?")
     try:
         with tempfile.TemporaryFile(dir=data_dir) as file:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chexnode.sections.web import WebSettings
+from chexnode.settings.web import WebSettings
 
 _BURST_SECONDS = 4.0
 """A viewer that opens a study asks for all of it at once."""

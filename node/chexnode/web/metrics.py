@@ -16,13 +16,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from prometheus_client.registry import Collector
 
 from chexnode.audit.spool import AuditSpool
-from chexnode.errors import NodeError
 from chexnode.ledger.account import Account, Tally
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind, Scope
 from chexnode.ledger.views import Backlog
-from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.errors import NodeError
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind, Scope
 from chexnode.web.auth import require
 
 #: name -> (what it says, its labels). A name ending in ``_total`` is a counter, ``_info`` an info, all others gauges.

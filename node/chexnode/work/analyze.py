@@ -19,19 +19,19 @@ import numpy as np
 from PIL import Image
 from pydicom import Dataset
 
+from chexmodels.dicom.part10 import DecodeError, parse, read
 from chexmodels.finding import Findings
-from chexmodels.part10 import DecodeError, parse, read
 from chexmodels.pixels import from_picture
-from chexnode.analysis import job_spec
+from chexnode.cli.shapes import REPORT, FileReport, RegionReport, to_json
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
 from chexnode.encode.preview import caption, lay_out, render
-from chexnode.errors import BadEnvironment, Refused, Transient
-from chexnode.ledger.records import JobSpec, Verdict
-from chexnode.ledger.states import InstanceState, JobState, Reason, ResultKind
+from chexnode.node import job_spec
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings import Settings
-from chexnode.shapes import REPORT, FileReport, RegionReport, to_json
+from chexnode.settings.tree import Settings
 from chexnode.triage.gate import judge_header, judge_pixels
+from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
+from chexnode.vocabulary.records import JobSpec, Verdict
+from chexnode.vocabulary.states import InstanceState, JobState, Reason, ResultKind
 from chexnode.work.pipeline import Pipeline, open_pipeline
 from chexnode.work.prepared import Prepared, prepare_image
 

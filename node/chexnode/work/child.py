@@ -16,7 +16,7 @@ from chexnode.sandbox.confined import Handler, Reply, serve
 
 def load(config: dict[str, Any]) -> Handler:
     """Import what decoding needs."""
-    from chexmodels.part10 import LONGEST_HEADER, DecodeError, ReadLimits, read
+    from chexmodels.dicom.part10 import LONGEST_HEADER, DecodeError, ReadLimits, read
     from chexnode.work.prepared import prepare_file
 
     with contextlib.suppress(ImportError):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from chexmodels import registry
 from chexmodels.bundle import BundleError, ModelCard
 from chexmodels.model import Raw, RawItem
-from chexnode.errors import BadEnvironment, Transient
+from chexnode.vocabulary.errors import BadEnvironment, Transient
 
 log = logging.getLogger(__name__)
 

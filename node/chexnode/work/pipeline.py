@@ -15,12 +15,12 @@ from chexmodels.interpret import interpret
 from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
-from chexnode.encode.series import SeriesNames
 from chexnode.encode.source import sanitise
-from chexnode.errors import BadEnvironment, Refused
-from chexnode.ledger.records import JobSpec
-from chexnode.settings import ModelSettings, Settings
+from chexnode.settings.tree import ModelSettings, Settings
 from chexnode.triage.gate import judge_pixels
+from chexnode.vocabulary.errors import BadEnvironment, Refused
+from chexnode.vocabulary.records import JobSpec
+from chexnode.vocabulary.series import SeriesNames
 from chexnode.work.engine import Engine
 from chexnode.work.prepared import Prepared
 from chexnode.work.sandbox import Sandbox

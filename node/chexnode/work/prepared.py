@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from chexmodels.decode import decode
-from chexmodels.part10 import Part10, ReadLimits, parse
+from chexmodels.dicom.decode import decode
+from chexmodels.dicom.part10 import Part10, ReadLimits, parse
 from chexmodels.pixels import Geometry, Image, Mode, to_display, to_image
 from chexmodels.stats import PixelStats, measure
 
@@ -43,7 +43,7 @@ def prepare_image(image: Image, size: int, mode: Mode, header: Dataset) -> Prepa
 def prepare_file(part10: Part10, size: int, mode: Mode, limits: ReadLimits) -> Prepared:
     """Decode and fit one DICOM file in this process.
 
-    Raises :class:`chexmodels.part10.DecodeError`. Strangers' files belong in the sandbox, which calls this.
+    Raises :class:`chexmodels.dicom.part10.DecodeError`. Strangers' files belong in the sandbox, which calls this.
     """
     ds = part10.dataset()
     header = parse(part10.header(), part10.file_meta)

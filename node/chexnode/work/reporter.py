@@ -8,19 +8,19 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
-from chexmodels.part10 import DecodeError, read_sound
+from chexmodels.dicom.part10 import DecodeError, read_sound
 from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.readback import check_report
 from chexnode.encode.source import Source, sanitise
-from chexnode.errors import StaleMove, Transient
-from chexnode.faults import traceback_of
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import ClosedStudy, Unanalysed, variant_with
-from chexnode.ledger.states import JobState, Reason, ResultKind
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings import DestinationSettings, Settings
-from chexnode.spool import DiskRefused, Spool
+from chexnode.settings.tree import DestinationSettings, Settings
+from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.errors import StaleMove, Transient
+from chexnode.vocabulary.records import ClosedStudy, Unanalysed, variant_with
+from chexnode.vocabulary.states import JobState, Reason, ResultKind
+from chexnode.vocabulary.tracebacks import traceback_of
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)

@@ -9,14 +9,14 @@ from typing import Self
 
 import numpy as np
 
-from chexmodels.part10 import LONG_ELEMENT, LONGEST_HEADER, DecodeError, parse, parse_file_meta, scan
+from chexmodels.dicom.part10 import LONG_ELEMENT, LONGEST_HEADER, DecodeError, parse, parse_file_meta, scan
 from chexmodels.pixels import Geometry, Mode
 from chexmodels.stats import PixelStats
-from chexnode.errors import Refused
-from chexnode.ledger.states import Reason
 from chexnode.sandbox.limits import read_limits
 from chexnode.sandbox.pool import Pool
-from chexnode.settings import LimitSettings
+from chexnode.settings.tree import LimitSettings
+from chexnode.vocabulary.errors import Refused
+from chexnode.vocabulary.states import Reason
 from chexnode.work.prepared import Prepared
 
 _LONGEST_DISPLAY = 2048 * 2048

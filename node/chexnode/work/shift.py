@@ -14,13 +14,13 @@ from typing import Self
 from chexnode.audit.trail import OFF, Trail
 from chexnode.deliver.commitments import report_due
 from chexnode.deliver.courier import Courier
-from chexnode.errors import NodeError
 from chexnode.keep.housekeeping import TICK_SECONDS
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import JobSpec
 from chexnode.queue.bell import Bell
-from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.errors import NodeError
+from chexnode.vocabulary.records import JobSpec
 from chexnode.work.pipeline import open_pipeline
 from chexnode.work.worker import Worker
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chexnode.encode.objects import Encoded
-from chexnode.errors import Transient
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import NewResult
-from chexnode.spool import DiskRefused, Spool
+from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.records import NewResult
 
 
 def store(spool: Spool, encoded: Sequence[Encoded]) -> list[NewResult]:
     """Make the files of ``encoded`` durable and return the rows that are to name them.
 
-    Raises :class:`~chexnode.spool.DiskRefused`, after which nothing is left of any of them.
+    Raises :class:`~chexnode.spool.spool.DiskRefused`, after which nothing is left of any of them.
     """
     rows: list[NewResult] = []
     try:

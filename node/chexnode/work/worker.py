@@ -17,15 +17,15 @@ from typing import Protocol, TypeVar
 from chexmodels.finding import Findings
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.routing import routes, variants
-from chexnode.errors import Refused, StaleMove, Transient
-from chexnode.faults import traceback_of
 from chexnode.ledger.jobs import HEARTBEAT_SECONDS
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.records import Analysis, JobClaim, JobSpec
-from chexnode.ledger.states import Reason
 from chexnode.sandbox.pool import NoChild
-from chexnode.settings import Settings
-from chexnode.spool import DiskRefused, Spool, SpoolAway
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import DiskRefused, Spool, SpoolAway
+from chexnode.vocabulary.errors import Refused, StaleMove, Transient
+from chexnode.vocabulary.records import Analysis, JobClaim, JobSpec
+from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.tracebacks import traceback_of
 from chexnode.work.pipeline import Pipeline
 from chexnode.work.prepared import Prepared
 from chexnode.work.store import discard, store

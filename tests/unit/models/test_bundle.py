@@ -14,7 +14,7 @@ import torch
 
 from chexmodels import bundle, registry
 from chexmodels.bundle import BundleError, Manifest, find, read_card, write_bundle
-from chexmodels.unet import UNet
+from chexmodels.nets.unet import UNet
 
 
 @pytest.fixture

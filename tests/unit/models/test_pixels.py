@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 
-from chexmodels.part10 import DecodeError
+from chexmodels.dicom.part10 import DecodeError
 from chexmodels.pixels import Image, from_picture, to_display, to_image
 from chexmodels.stats import measure
 

@@ -10,10 +10,10 @@ import pytest
 
 from chexmodels import bundle
 from chexmodels.interpret import OUTPUT_INVALID
-from chexnode.analysis import job_spec
-from chexnode.errors import BadEnvironment
-from chexnode.ledger.states import Note
-from chexnode.settings import Settings
+from chexnode.node import job_spec
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.errors import BadEnvironment
+from chexnode.vocabulary.states import Note
 
 
 def settings(**tables: object) -> Settings:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from chexnode.errors import Transient
-from chexnode.faults import fault
 from chexnode.logs import Level, configure, escaped
+from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger("chexnode.test.room")
 

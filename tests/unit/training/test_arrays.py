@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-import datasets
-from chextrain.augment import Augmentation
-from chextrain.consensus import Consensus
 from chextrain.data import arrays as arrays_module
 from chextrain.data import phantom, processes
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection, share
+from chextrain.data.consensus import Consensus
+from chextrain.data.formats import Format, Source
 from chextrain.data.images import BadImage
-from chextrain.formats import Format, Source
+from chextrain.fit.augmentation import Augmentation
+from support import datasets
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from chextrain.boxing import TRANSFORMS, component_boxes
 from chextrain.config import LossConfig
+from chextrain.fit.boxing import TRANSFORMS, component_boxes
 
 ADDING = ("none", "components", "global", "target")
 

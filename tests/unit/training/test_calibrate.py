@@ -9,7 +9,10 @@ import pytest
 
 from chexmodels.bundle import Calibration
 from chexmodels.calibration import image_probability
-from chextrain.calibrate import (
+from chextrain.cli import export
+from chextrain.data import phantom
+from chextrain.data.arrays import load
+from chextrain.evaluate.calibrate import (
     CLEAN_NORMALS,
     ISOTONIC_FROM,
     SENSITIVITY,
@@ -20,12 +23,9 @@ from chextrain.calibrate import (
     fit_calibration,
     tradeoff,
 )
-from chextrain.cli import export
-from chextrain.data import phantom
-from chextrain.data.arrays import load
-from chextrain.evaluate import mark
-from chextrain.metrics import auroc, box_iou
-from chextrain.predict import image_scores
+from chextrain.evaluate.evaluation import mark
+from chextrain.evaluate.metrics import auroc, box_iou
+from chextrain.evaluate.predict import image_scores
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 import chextrain.recipes
-from chexmodels.unet import PRESETS
+from chexmodels.nets.unet import PRESETS
 from chextrain.config import Config, ConfigError, Preset, load_config
 from chextrain.runs import Run
 

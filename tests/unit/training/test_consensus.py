@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chextrain.consensus import (
+from chextrain.data.cases import Case, Mark, drawn, share
+from chextrain.data.consensus import (
     Consensus,
     agree,
     clusters,
@@ -19,7 +20,6 @@ from chextrain.consensus import (
     weighted_boxes_fusion,
     without_repeats,
 )
-from chextrain.data.cases import Case, Mark, drawn, share
 
 MASS, OTHER = "Nodule/Mass", "Other lesion"
 PANEL = ("R8", "R9", "R10")

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-import validators
-from chexmodels.decode import decode
+from chexmodels.dicom.decode import decode
 from chexmodels.pixels import to_image
-from chextrain.augment import Augmentation
 from chextrain.data import phantom
 from chextrain.data.arrays import Samples, load
 from chextrain.data.cases import Case, Collection, box_mask
+from chextrain.data.formats import Format, Source
 from chextrain.data.pairs import draw
 from chextrain.data.phantom_dicom import write_files
 from chextrain.data.rows import BadData
-from chextrain.formats import Format, Source
+from chextrain.fit.augmentation import Augmentation
+from support import validators
 
 COLUMNS = ("image_id", "file", "split", "label", "label_tier", "boxes", "box_coverage", "group", "width", "height")
 

@@ -14,17 +14,17 @@ from typer.testing import CliRunner
 from chexmodels.bundle import OperatingPoint, find
 from chexmodels.pixels import Geometry
 from chexmodels.registry import load as load_model
-from chextrain.baselines import LUNG_FIELDS, best_cut, lung_fields, mean_mask
 from chextrain.cli import app
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case, Collection
-from chextrain.evaluate import MEAN_MASK, evaluate
-from chextrain.report import assemble, write
-from chextrain.scored import NothingToScore, Split, is_scored
-from chextrain.shortcuts import MODEL, THUMBNAIL, shortcut_numbers, shortcut_scores
-from chextrain.stages import score_specialists
-from chextrain.subjects import Subject, read_subject
+from chextrain.evaluate.baselines import LUNG_FIELDS, best_cut, lung_fields, mean_mask
+from chextrain.evaluate.evaluation import MEAN_MASK, evaluate
+from chextrain.evaluate.report import assemble, write
+from chextrain.evaluate.scored import NothingToScore, Split, is_scored
+from chextrain.evaluate.shortcuts import MODEL, THUMBNAIL, shortcut_numbers, shortcut_scores
+from chextrain.evaluate.stages import score_specialists
+from chextrain.evaluate.subjects import Subject, read_subject
 
 SIZE = 64
 POINT = OperatingPoint(threshold=0.5, min_area=0, image_threshold=0.0, sensitivity=1.0, clean_normals=1.0)

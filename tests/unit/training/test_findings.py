@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chextrain.findings import LOCAL, MORE_LOCAL, NO_FINDING, VINDR, UnknownFinding, normalise
+from chextrain.data.findings import LOCAL, MORE_LOCAL, NO_FINDING, VINDR, UnknownFinding, normalise
 
 
 def test_there_are_14_and_8_more() -> None:

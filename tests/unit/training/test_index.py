@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-import datasets
 from chextrain.cli import app, main
 from chextrain.config import DataConfig
-from chextrain.consensus import Consensus
+from chextrain.data.consensus import Consensus
+from chextrain.data.formats import Format, Source
 from chextrain.data.rows import BadData
-from chextrain.formats import Format, Source
 from chextrain.runs import BEST, Run, load_network
+from support import datasets
 
 FAST = (
     "data.size=32",

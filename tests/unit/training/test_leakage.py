@@ -15,17 +15,17 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
-import datasets
-from chextrain import indexing
 from chextrain.cli import app
 from chextrain.config import load_config
+from chextrain.data import indexing
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection
-from chextrain.formats import Format, Source
-from chextrain.leakage import COPY, auroc_of, copies, descriptor, told_by
+from chextrain.data.formats import Format, Source
+from chextrain.data.leakage import COPY, auroc_of, copies, descriptor, told_by
+from chextrain.data.splits import straddling
 from chextrain.recipes.model_ensemble import folds
 from chextrain.runs import BEST
-from chextrain.splits import straddling
+from support import datasets
 
 SMALL = (
     "data.size=32",
@@ -134,7 +134,7 @@ def test_what_is_no_copy_is_not_named(tmp_path: Path) -> None:
 
 
 def test_copies_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chextrain.leakage.BLOCK", 5)
+    monkeypatch.setattr("chextrain.data.leakage.BLOCK", 5)
     images = [texture(i).astype(np.float32) for i in range(17)]
     images[16] = 255 - images[2]
     cases = [Case(f"{i}", f"{i}", "train", "normal", (), 96, 80, True, frozenset(), True) for i in range(17)]

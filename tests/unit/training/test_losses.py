@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.losses import FocalLoss
 
-from chextrain.losses import contrastive, focal, pixel_loss, printed_focal, soft_dice
+from chextrain.fit.losses import contrastive, focal, pixel_loss, printed_focal, soft_dice
 
 
 def test_focal_gives_the_docstring_values_of_tensorflow_addons() -> None:

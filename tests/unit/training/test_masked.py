@@ -10,14 +10,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from chexmodels.unet import UNet
+from chexmodels.nets.unet import UNet
 from chextrain.cli import app
 from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
-from chextrain.masked import blocks
+from chextrain.fit.masked import blocks
+from chextrain.fit.restorer import Restorer
 from chextrain.recipes import masked, supermodel
-from chextrain.restorer import Restorer
 from chextrain.runs import BEST, Run, load_network
 
 TINY = (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chextrain.bootstrap import (
+from chextrain.evaluate.bootstrap import (
     Resampling,
     auroc_of,
     average_precision_of,
@@ -17,8 +17,8 @@ from chextrain.bootstrap import (
     mean_of,
     pixel_ap_of,
 )
-from chextrain.froc import RATES, froc, matches, regions
-from chextrain.metrics import auroc, average_precision, box_iou, dice, mask_iou, pixel_ap, pointing_game
+from chextrain.evaluate.froc import RATES, froc, matches, regions
+from chextrain.evaluate.metrics import auroc, average_precision, box_iou, dice, mask_iou, pixel_ap, pointing_game
 
 
 def test_average_precision_by_hand() -> None:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from chextrain import paper
-from chextrain.paper import Confusion
+from chextrain.evaluate.evaluation import paper
+from chextrain.evaluate.paper import Confusion
 
 SIZE = 512
 

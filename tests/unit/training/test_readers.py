@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
-from chextrain.build import Built
 from chextrain.data import vindr
+from chextrain.data.build import Built
 from chextrain.data.cases import Case
+from chextrain.data.formats import Format, Source
 from chextrain.data.rows import BadData, box, groups, sizes
-from chextrain.formats import Format, Source
+from support import datasets
 
 FOUND = {"class_name": "Nodule/Mass", "x_min": "10", "y_min": "20", "x_max": "30", "y_max": "40"}
 
@@ -181,7 +181,7 @@ def test_vindr_hashes_only_its_training_images(tmp_path: Path) -> None:
     columns = ["image_id", "rad_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
     datasets.write_csv(tmp_path / "annotations" / "annotations_train.csv", columns, rows)
     listing = vindr.listing(tmp_path, {str(i): (100, 90) for i in range(2000)}, {})
-    from chextrain.build import build
+    from chextrain.data.build import build
 
     splits = Counter(case.split for case in build(listing, probe=False).collection.cases)
     assert set(splits) == {"train", "val"}

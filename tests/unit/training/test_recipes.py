@@ -14,17 +14,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from chexmodels.attention import AttentionUNet
-from chexmodels.chexnomaly import CheXNomaly
-from chexmodels.ensembles import MaxEnsemble, ModelEnsemble
-from chexmodels.siamese import siamese as twins
-from chexmodels.unet import UNet
+from chexmodels.nets.attention import AttentionUNet
+from chexmodels.nets.chexnomaly import CheXNomaly
+from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
+from chexmodels.nets.siamese import siamese as twins
+from chexmodels.nets.unet import UNet
 from chextrain.cli import app
 from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case
-from chextrain.fitting import Localisation
+from chextrain.fit.trainer import Localisation
 from chextrain.recipes import attention, chexnomaly, max_ensemble, model_ensemble, siamese, specialist, supermodel
 from chextrain.runs import BEST, Run, committee, load_network
 

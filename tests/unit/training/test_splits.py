@@ -9,7 +9,7 @@ import pytest
 
 from chextrain.data.cases import Case, Split
 from chextrain.data.rows import HASHED
-from chextrain.splits import assign, straddling, strata, uneven
+from chextrain.data.splits import assign, straddling, strata, uneven
 
 
 def image(number: int, split: Split = "train", **values: object) -> Case:

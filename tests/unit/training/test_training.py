@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from chexmodels import registry
 from chexmodels.bundle import read_card
-from chexmodels.chexnomaly import CheXNomaly
+from chexmodels.nets.chexnomaly import CheXNomaly
 from chextrain.cli import app, main
 from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
-from chextrain.export import export
-from chextrain.findings import UnknownFinding
-from chextrain.predict import logits
+from chextrain.data.findings import UnknownFinding
+from chextrain.evaluate.export import export
+from chextrain.evaluate.predict import logits
 from chextrain.recipes import chexnomaly, siamese, supermodel
 from chextrain.runs import BEST, Run, committee, load_network
 
@@ -111,7 +111,7 @@ def test_a_run_goes_on_where_it_stopped(
         return 0.5
 
     with monkeypatch.context() as patched:
-        patched.setattr("chextrain.fitting.pixel_ap", power_cut)
+        patched.setattr("chextrain.fit.trainer.pixel_ap", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             supermodel.train(data["train"], data["val"], config("training.epochs=3"), tmp_path)
     supermodel.train(data["train"], data["val"], config("training.epochs=3"), tmp_path, resume=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from chextrain.augment import Batch, transplant
+from chextrain.fit.augmentation import Batch, transplant
 
 SIDE = 64
 

@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import chexmodels.codestream
-import chexmodels.decode
+import chexmodels.dicom.codestream
+import chexmodels.dicom.decode
+import chexmodels.dicom.greyscale
 import chexmodels.pixels
-import chexmodels.tone
-from chextrain.augment import Batch
 from chextrain.data.cases import Case, Collection, box_mask, drawn, share
 from chextrain.data.images import eight_bit, rendered, stamp
 from chextrain.data.processes import in_processes, watched
+from chextrain.fit.augmentation import Batch
 
 T = TypeVar("T", bound=np.generic)
-PIPELINE = (chexmodels.codestream, chexmodels.decode, chexmodels.pixels, chexmodels.tone)
+PIPELINE = (chexmodels.dicom.codestream, chexmodels.dicom.decode, chexmodels.pixels, chexmodels.dicom.greyscale)
 """The modules whose source decides what pixels look like: a change there makes decoded images stale."""
 
 

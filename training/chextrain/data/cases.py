@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmodels.pixels import Geometry
-from chextrain.findings import normalise
+from chextrain.data.findings import normalise
 
 Split = Literal["train", "val", "test"]
 Label = Literal["normal", "abnormal", "conflict"]

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chextrain.data import coco, mask_files
+from chextrain.data.findings import LOCAL, NO_FINDING, UnknownFinding, normalise
 from chextrain.data.rows import BadData, Facts, Listing, Row, box, split_of, table
-from chextrain.findings import LOCAL, NO_FINDING, UnknownFinding, normalise
 
 ABNORMAL = "abnormal"
 """A box that nobody named."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
-from chexmodels.decode import decode
-from chexmodels.part10 import DecodeError, ReadLimits, parse, read
+from chexmodels.dicom.decode import decode
+from chexmodels.dicom.part10 import DecodeError, ReadLimits, parse, read
 from chexmodels.pixels import Geometry, from_picture, to_image
 from chextrain.data.cases import Case
 

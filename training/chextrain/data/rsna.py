@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chextrain.data.cases import Box
+from chextrain.data.findings import normalise
 from chextrain.data.images import images_in
 from chextrain.data.rows import Facts, Listing, Row, box_of_size, table
-from chextrain.findings import normalise
 
 OPACITY = normalise("Lung Opacity")
 NORMAL, OTHER = "Normal", "No Lung Opacity / Not Normal"

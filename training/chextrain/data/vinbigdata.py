@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chextrain.data.cases import Box
+from chextrain.data.findings import NO_FINDING, VINDR, normalise
 from chextrain.data.images import images_in
 from chextrain.data.rows import Facts, Listing, Row, box, table
-from chextrain.findings import NO_FINDING, VINDR, normalise
 
 COLUMNS = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max")
 CLASSES = (*VINDR, NO_FINDING)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from chextrain.data.cases import Box, Split
+from chextrain.data.findings import LOCAL, NO_FINDING, normalise
 from chextrain.data.images import images_in
 from chextrain.data.rows import BadData, Facts, Listing, Row, box, number, table
-from chextrain.findings import LOCAL, NO_FINDING, normalise
 
 GLOBAL = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other disease")
 """What is said of the image as a whole and never boxed."""

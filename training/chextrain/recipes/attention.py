@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from chexmodels.attention import AttentionUNet
+from chexmodels.nets.attention import AttentionUNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
 from chextrain.recipes.supermodel import learn

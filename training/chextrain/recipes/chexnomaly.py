@@ -11,12 +11,12 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from chexmodels.chexnomaly import CheXNomaly
-from chexmodels.siamese import Siamese
-from chexmodels.unet import UNet
+from chexmodels.nets.chexnomaly import CheXNomaly
+from chexmodels.nets.siamese import Siamese
+from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.fitting import Localisation, fit, loader
+from chextrain.fit.trainer import Localisation, fit, loader
 from chextrain.recipes.supermodel import single_findings
 from chextrain.runs import Parameters
 

@@ -9,9 +9,9 @@ import lightning.pytorch as pl
 
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.fitting import fit, loader
-from chextrain.masked import Restoration
-from chextrain.restorer import Restorer
+from chextrain.fit.masked import Restoration
+from chextrain.fit.restorer import Restorer
+from chextrain.fit.trainer import fit, loader
 from chextrain.runs import Parameters
 
 ARCHITECTURE = "masked"

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from chexmodels.ensembles import MaxEnsemble
+from chexmodels.nets.ensembles import MaxEnsemble
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
 from chextrain.recipes import specialist, supermodel

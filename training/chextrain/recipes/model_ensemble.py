@@ -20,11 +20,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from chexmodels.ensembles import MaxEnsemble, ModelEnsemble, reduced
-from chextrain.augment import Batch
+from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble, reduced
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.fitting import Localisation, fit, loader
+from chextrain.fit.augmentation import Batch
+from chextrain.fit.trainer import Localisation, fit, loader
 from chextrain.recipes import max_ensemble, specialist
 from chextrain.runs import BEST, Parameters
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from chexmodels.siamese import Siamese
-from chexmodels.siamese import siamese as build
+from chexmodels.nets.siamese import Siamese
+from chexmodels.nets.siamese import siamese as build
 from chextrain.config import Config
-from chextrain.contrast import Contrast
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.data.pairs import Pairs, draw
-from chextrain.fitting import fit, loader
+from chextrain.fit.contrast import Contrast
+from chextrain.fit.trainer import fit, loader
 from chextrain.runs import Parameters
 
 ARCHITECTURE = "siamese"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from chexmodels.unet import UNet
+from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
-from chextrain.findings import LOCAL, VINDR, UnknownFinding, normalise
+from chextrain.data.findings import LOCAL, VINDR, UnknownFinding, normalise
 from chextrain.recipes import supermodel
 from chextrain.runs import Parameters
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from chexmodels.attention import AttentionUNet
-from chexmodels.unet import UNet
+from chexmodels.nets.attention import AttentionUNet
+from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.fitting import Localisation, fit, loader
-from chextrain.restorer import Restorer
+from chextrain.fit.restorer import Restorer
+from chextrain.fit.trainer import Localisation, fit, loader
 from chextrain.runs import Parameters
 
 ARCHITECTURE = "unet"

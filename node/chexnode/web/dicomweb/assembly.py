@@ -12,13 +12,13 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from chexmodels.codestream import Frame, frame_of
-from chexmodels.part10 import DecodeError
-from chexnode.spool import DiskRefused, Incoming, Spool
-from chexnode.web.dicomweb.accept import BadMediaType, MediaType, parse_media_type
-from chexnode.web.dicomweb.model import Json
-from chexnode.web.dicomweb.multipart import MultipartError, PartBegins
-from chexnode.web.dicomweb.native import NotNative, from_xml
+from chexmodels.dicom.codestream import Frame, frame_of
+from chexmodels.dicom.part10 import DecodeError
+from chexnode.dicomweb.json_model import Json
+from chexnode.dicomweb.media_types import BadMediaType, MediaType, parse_media_type
+from chexnode.dicomweb.multipart import MultipartError, PartBegins
+from chexnode.dicomweb.xml_model import NotNative, from_xml
+from chexnode.spool.spool import DiskRefused, Incoming, Spool
 from chexnode.web.dicomweb.pixels import syntax_of_type
 from chexnode.web.dicomweb.places import BYTES, DICOM_JSON, DICOM_XML, JSON
 

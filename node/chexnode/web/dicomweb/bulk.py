@@ -14,14 +14,14 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
 
-from chexmodels.part10 import DecodeError
+from chexmodels.dicom.part10 import DecodeError
+from chexnode.dicomweb.json_model import model_of
+from chexnode.dicomweb.media_types import MULTIPART
+from chexnode.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.ledger.objects import Held
-from chexnode.web.dicomweb.accept import MULTIPART
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.errors import Gone, NotAcceptable, NotFound
 from chexnode.web.dicomweb.frames import Form, answer, choose, one_frame, pieces, with_pixels
-from chexnode.web.dicomweb.model import model_of
-from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.web.dicomweb.places import BYTES, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
 from chexnode.web.dicomweb.single import ANSWERS, Single, cut

@@ -16,7 +16,7 @@ from chexnode.sandbox.confined import Handler, Reply, serve
 
 def load(config: dict[str, Any]) -> Handler:
     """Import what decoding and drawing need."""
-    from chexmodels.part10 import DecodeError, ReadLimits
+    from chexmodels.dicom.part10 import DecodeError, ReadLimits
     from chexnode.web.dicomweb.render import Wish, to_picture, to_screen
     from chexnode.web.dicomweb.stored import Stored
 

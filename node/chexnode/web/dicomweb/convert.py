@@ -10,7 +10,7 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from chexmodels.part10 import DecodeError
+from chexmodels.dicom.part10 import DecodeError
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.stored import Stored
 

@@ -9,10 +9,10 @@ from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Any, Self
 
-from chexmodels.part10 import DecodeError
-from chexnode.errors import Refused, Transient
+from chexmodels.dicom.part10 import DecodeError
 from chexnode.sandbox.pool import ChildBug, Pool
-from chexnode.settings import LimitSettings
+from chexnode.settings.tree import LimitSettings
+from chexnode.vocabulary.errors import Refused, Transient
 from chexnode.web.dicomweb.render import Wish
 from chexnode.web.dicomweb.stored import Stored
 

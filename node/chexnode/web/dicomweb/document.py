@@ -7,7 +7,7 @@ from html import escape
 
 from pydicom.dataset import Dataset
 
-from chexmodels.part10 import DecodeError
+from chexmodels.dicom.part10 import DecodeError
 
 TYPES = ("text/html", "text/plain")
 """What a report is rendered to."""

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chexmodels.part10 import DecodeError, parse_file_meta
+from chexmodels.dicom.part10 import DecodeError, parse_file_meta
 from chexnode.audit.transfers import Transfers
-from chexnode.receive.dimse import Status
+from chexnode.dicomweb.json_model import Json
+from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
+from chexnode.dicomweb.multipart import MultipartError, MultipartReader, PartBegins, PartData
+from chexnode.dimse.messages import Status
 from chexnode.receive.filemeta import Announced
 from chexnode.receive.header import is_safe_uid
 from chexnode.receive.storage import DISK_FAILED, Answer, Caller, Reception, StorageService, Stored
-from chexnode.spool import DiskRefused
-from chexnode.web.dicomweb.accept import BadMediaType, parse_media_type
+from chexnode.spool.spool import DiskRefused
 from chexnode.web.dicomweb.assembly import Assembly, Unassembled, Writer
-from chexnode.web.dicomweb.model import Json
-from chexnode.web.dicomweb.multipart import MultipartError, MultipartReader, PartBegins, PartData
 from chexnode.web.dicomweb.places import DICOM
 
 MOST_PARTS = 50_000

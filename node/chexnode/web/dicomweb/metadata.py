@@ -7,11 +7,11 @@ import logging
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from chexmodels.part10 import DecodeError
+from chexmodels.dicom.part10 import DecodeError
+from chexnode.dicomweb.json_model import Json, element, model_of
 from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb import models
 from chexnode.web.dicomweb.errors import Gone
-from chexnode.web.dicomweb.model import Json, element, model_of
 from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fastapi.responses import Response, StreamingResponse
 
-from chexnode.web.dicomweb.accept import MULTIPART, MediaType
+from chexnode.dicomweb.json_model import Json
+from chexnode.dicomweb.media_types import MULTIPART, MediaType
+from chexnode.dicomweb.multipart import closing, new_boundary, part_head
+from chexnode.dicomweb.xml_model import to_xml
 from chexnode.web.dicomweb.errors import NotAcceptable
-from chexnode.web.dicomweb.model import Json
-from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
-from chexnode.web.dicomweb.native import to_xml
 from chexnode.web.dicomweb.places import DICOM_JSON, DICOM_XML, JSON, to_json
 
 #: What an OpenAPI document says of them.

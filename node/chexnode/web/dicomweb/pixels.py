@@ -27,9 +27,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from chexmodels.codestream import JPEG, JPEG_2000, JPEG_LS, frame_of
-from chexmodels.decode import decode
-from chexmodels.part10 import DecodeError, Part10, parse
+from chexmodels.dicom.codestream import JPEG, JPEG_2000, JPEG_LS, frame_of
+from chexmodels.dicom.decode import decode
+from chexmodels.dicom.part10 import DecodeError, Part10, parse
 
 #: Media types of encapsulated transfer syntaxes (PS3.18 table 8.7.3-5).
 _IMAGE_TYPES = {

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Path, Request
 from starlette.datastructures import URL
 
+from chexnode.dicomweb.media_types import MediaType, parse_accept
 from chexnode.ledger.objects import Held
-from chexnode.web.dicomweb.accept import MediaType, parse_accept
 
 ROOT = "/dicom-web"
 DICOM = "application/dicom"

@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from chexnode.dicomweb.json_model import Json, element
 from chexnode.ledger.objects import Objects, Query
 from chexnode.web.dicomweb import models
 from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
 from chexnode.web.dicomweb.errors import warning
-from chexnode.web.dicomweb.model import Json, element
 from chexnode.web.dicomweb.places import NO_STORE, Series, Study, accepted_by, base_of, instance_url
 from chexnode.web.dicomweb.query import Search, read_query
 from chexnode.web.visits import visit

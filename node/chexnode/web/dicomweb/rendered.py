@@ -10,13 +10,13 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from chexmodels.part10 import DecodeError
+from chexmodels.dicom.part10 import DecodeError
+from chexnode.dicomweb.media_types import MULTIPART, MediaType
+from chexnode.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.web.dicomweb import document
-from chexnode.web.dicomweb.accept import MULTIPART, MediaType
 from chexnode.web.dicomweb.decoder import CHILDREN, Decoder
 from chexnode.web.dicomweb.errors import BadRequest, NotAcceptable, NotFound, warning
 from chexnode.web.dicomweb.frames import frame_numbers
-from chexnode.web.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.render import Viewport, Wish, parse_viewport, parse_window
 from chexnode.web.dicomweb.shelf import Shelf

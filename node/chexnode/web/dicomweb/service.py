@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends
 from fastapi.routing import APIRoute
 
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.states import Scope
 from chexnode.receive.storage import StorageService
-from chexnode.settings import Settings
-from chexnode.spool import Spool
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.states import Scope
 from chexnode.web.auth import require
 from chexnode.web.dicomweb import bulk, capabilities, frames, metadata, qido, rendered, retrieve, stow
 from chexnode.web.dicomweb.decoder import Decoder

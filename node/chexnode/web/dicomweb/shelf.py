@@ -10,8 +10,8 @@ from importlib.metadata import version
 
 from chexnode.ledger.objects import Held, Objects
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings import LimitSettings
-from chexnode.spool import Spool
+from chexnode.settings.tree import LimitSettings
+from chexnode.spool.spool import Spool
 from chexnode.web.dicomweb.errors import Gone, NotFound
 from chexnode.web.dicomweb.stored import Stored
 from chexnode.web.visits import visit

@@ -9,7 +9,7 @@ from itertools import chain
 from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
-from chexmodels.part10 import DecodeError
+from chexmodels.dicom.part10 import DecodeError
 from chexnode.web import conditions
 from chexnode.web.dicomweb.errors import NotAcceptable
 from chexnode.web.dicomweb.places import NO_STORE

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
-from chexmodels.part10 import DecodeError, Part10, ReadLimits, read
+from chexmodels.dicom.part10 import DecodeError, Part10, ReadLimits, read
 from chexnode.web.dicomweb.pixels import Image, header_of
 
 

@@ -12,14 +12,14 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from chexnode.receive.dimse import Status
+from chexnode.dicomweb.json_model import Json, element, sequence
+from chexnode.dicomweb.media_types import BadMediaType, MediaType, parse_media_type
+from chexnode.dicomweb.multipart import MultipartError
+from chexnode.dimse.messages import Status
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
 from chexnode.web.dicomweb import models
-from chexnode.web.dicomweb.accept import BadMediaType, MediaType, parse_media_type
 from chexnode.web.dicomweb.errors import BadRequest
 from chexnode.web.dicomweb.intake import Intake, Outcome
-from chexnode.web.dicomweb.model import Json, element, sequence
-from chexnode.web.dicomweb.multipart import MultipartError
 from chexnode.web.dicomweb.places import (
     DICOM,
     DICOM_JSON,

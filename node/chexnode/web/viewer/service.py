@@ -15,11 +15,11 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from chexnode import ohif
-from chexnode.ledger.states import Scope
-from chexnode.settings import Settings
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.states import Scope
 from chexnode.web import cookie
 from chexnode.web.auth import CHALLENGE, Doorkeeper
+from chexnode.web.viewer import install
 from chexnode.web.viewer.files import File, answer, listed
 
 ROOT = "/viewer"
@@ -52,7 +52,7 @@ class Viewer:
 
     def files(self) -> dict[str, File] | None:
         """Its files by name; None while it is not installed."""
-        folder = ohif.installed(self._home)
+        folder = install.installed(self._home)
         if folder is None:
             return None
         if folder != self._folder:
@@ -82,7 +82,7 @@ def router(settings: Settings) -> APIRouter:
             if files is None:
                 return _form(path, "missing.html", 404)
             if path in files and path != _PAGE:
-                return answer(request, files[path], ohif.FOLDER, _headers_of(path))
+                return answer(request, files[path], install.FOLDER, _headers_of(path))
             if path != _PAGE and ("." in path.rpartition("/")[2] or ".." in path):
                 raise HTTPException(404, "the viewer has no such file")
             if not _doorkeeper(request).allows(request, Scope.READ):
@@ -138,7 +138,7 @@ def _headers_of(name: str) -> dict[str, str]:
 
 def _page(request: Request, path: str, file: File) -> Response:
     if "/" not in path:
-        return answer(request, file, ohif.FOLDER, _VIEWER)
+        return answer(request, file, install.FOLDER, _VIEWER)
     html = file.path.read_bytes().replace(b'="./', f'="{_up(path)}'.encode())
     return Response(html, 200, _VIEWER | {"Cache-Control": "no-cache"}, file.media_type)
 

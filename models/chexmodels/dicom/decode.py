@@ -1,0 +1,130 @@
+"""Pixel Data to stored pixel values, in this process.
+
+Codecs without GPL: pydicom's own for native and RLE, python-gdcm for JPEG and JPEG-LS, pylibjpeg-openjpeg for
+JPEG 2000, pyjpegls for JPEG-LS. Whatever the codestream says of its own size is compared with the data set's before a
+decoder runs. Decoders are native code and this function trusts them: strangers' files belong in the node's sandbox.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import gdcm
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_fragments
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, JPEGExtended12Bit
+
+from chexmodels.dicom.codestream import check_rle, frame_of
+from chexmodels.dicom.part10 import DecodeError, ReadLimits
+
+__all__ = ["DecodeError", "decode"]
+
+_MAX_PIXELS = ReadLimits().max_pixels
+
+
+def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
+    """Decode the one frame of a monochrome data set that has ``file_meta``.
+
+    Returns stored values (PS3.5 section 8), ``(Rows, Columns)``, an integer dtype of 8, 16 or 32 bits.
+    Raises :class:`DecodeError`: ``pixel-size`` where Pixel Data and the Image Pixel attributes contradict each other,
+    ``decode-limit`` for more than ``max_pixels`` pixels or frames, ``undecodable`` otherwise.
+    """
+    rows, columns = _unsigned(ds, "Rows"), _unsigned(ds, "Columns")
+    bits_allocated, bits_stored = _unsigned(ds, "BitsAllocated"), _unsigned(ds, "BitsStored")
+    if not rows or not columns or bits_allocated not in (8, 16, 32) or not 1 <= bits_stored <= bits_allocated:
+        raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
+    if _unsigned(ds, "SamplesPerPixel") != 1:
+        raise DecodeError("undecodable", "more than one sample per pixel")
+    if _number_of_frames(ds) != 1:
+        raise DecodeError("decode-limit", "more than one frame")
+    if rows * columns > max_pixels:
+        raise DecodeError("decode-limit", f"{rows} x {columns} pixels; at most {max_pixels} are decoded")
+    transfer_syntax_uid = UID(str(ds.file_meta.get("TransferSyntaxUID", "")))
+    if not transfer_syntax_uid.is_transfer_syntax:
+        raise DecodeError("undecodable", "no decoder for this transfer syntax")
+    if transfer_syntax_uid.is_encapsulated:
+        codestream = _codestream(ds)
+        _check_size(codestream, transfer_syntax_uid, rows, columns, bits_allocated)
+    else:
+        _check_length(ds, rows * columns * bits_allocated // 8, columns * bits_allocated // 8)
+    try:
+        if transfer_syntax_uid == JPEGExtended12Bit and bits_stored > 8:
+            pixels = _jpeg_extended(codestream, rows, columns, bits_stored)
+        else:
+            pixels = get_decoder(transfer_syntax_uid).as_array(ds, raw=True)[0]
+    except MemoryError as error:
+        raise DecodeError("decode-limit", "out of memory while decoding") from error
+    except Exception as error:  # decoders raise anything; their messages may quote the data set
+        raise DecodeError("undecodable", f"the decoder failed ({type(error).__name__})") from error
+    if pixels.shape != (rows, columns) or not np.issubdtype(pixels.dtype, np.integer):
+        raise DecodeError("pixel-size", f"decoded to {pixels.shape} instead of {(rows, columns)}")
+    return cast("NDArray[np.integer]", pixels)
+
+
+def _unsigned(ds: Dataset, keyword: str) -> int:
+    """Value of an US element, 0 where it is absent or nonsense."""
+    try:
+        value = ds.get(keyword)
+    except Exception:  # conversion of hostile values raises any class
+        return 0
+    return value if isinstance(value, int) else 0
+
+
+def _number_of_frames(ds: Dataset) -> int:
+    try:
+        return int(ds.get("NumberOfFrames") or 1)
+    except Exception:
+        return 0
+
+
+def _codestream(ds: Dataset) -> bytes:
+    """Join the fragments of the one frame (PS3.5 A.4)."""
+    try:
+        _offsets, *fragments = generate_fragments(ds.PixelData)
+    except Exception as error:
+        raise DecodeError("undecodable", "Pixel Data is not a sequence of fragments") from error
+    return b"".join(fragments)
+
+
+def _check_size(codestream: bytes, transfer_syntax_uid: UID, rows: int, columns: int, bits_allocated: int) -> None:
+    if not codestream:
+        raise DecodeError("undecodable", "Pixel Data has no fragment with content")
+    frame = frame_of(codestream, transfer_syntax_uid)
+    if frame is None:
+        check_rle(codestream, bits_allocated // 8)
+    elif (frame.rows, frame.columns) != (rows, columns):
+        raise DecodeError(
+            "pixel-size", f"the codestream is {frame.rows} x {frame.columns}, Rows x Columns {rows} x {columns}"
+        )
+    elif frame.components != 1 or frame.precision > bits_allocated:
+        raise DecodeError("pixel-size", f"the codestream has {frame.components} components of {frame.precision} bits")
+
+
+def _check_length(ds: Dataset, expected: int, row: int) -> None:
+    """Native Pixel Data holds the image; less than one row more is padding."""
+    length = len(ds.get("PixelData") or b"")
+    if not expected <= length < expected + max(row, 2):
+        raise DecodeError("pixel-size", f"Pixel Data has {length} bytes where {expected} belong")
+
+
+def _jpeg_extended(codestream: bytes, rows: int, columns: int, bits_stored: int) -> NDArray[np.uint16]:
+    """JPEG Extended with 12-bit samples by GDCM, which pydicom does not ask for it although it can."""
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(codestream)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((columns, rows, 1))
+    image.SetDataElement(element)
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits_stored, bits_stored - 1, 0))
+    # GDCM's char* arrives as str
+    buffer = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return np.frombuffer(buffer, "<u2").reshape(rows, columns)

@@ -1,0 +1,242 @@
+"""What a PACS says it holds, and having it sent: Study Root Query/Retrieve (PS3.4 annex C)."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from threading import Event
+from types import TracebackType
+from typing import Self
+
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from chexnode.audit.trail import OFF, Trail
+from chexnode.deliver.destination import DestinationDown
+from chexnode.dimse.requestor import Association, Context, Keep, NotSent
+from chexnode.settings.tree import DestinationSettings
+
+log = logging.getLogger(__name__)
+
+_FIND, _MOVE, _GET = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3))
+"""Study Root Query/Retrieve Information Model (PS3.4 C.6.2)."""
+_IMPLICIT = "1.2.840.10008.1.2"
+_UIDS_AT_ONCE = 100
+"""SOP Instance UIDs in one C-MOVE or C-GET identifier: some archives bound the length of a query."""
+
+_RADIOGRAPHS = (
+    "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
+    "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, For Presentation
+    "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray, For Processing
+    "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture
+    "1.2.840.10008.5.1.4.1.1.7.2",  # Multi-frame Grayscale Byte Secondary Capture
+    "1.2.840.10008.5.1.4.1.1.7.3",  # Multi-frame Grayscale Word Secondary Capture
+)
+"""Storage SOP classes that are proposed where the archive does not say of which its images are."""
+
+_MOST_CLASSES = 8
+"""Of one association: each is proposed once in every transfer syntax, and there is room for 128 (PS3.8 9.3.2.2)."""
+
+#: One context each, so that the archive may send an image as it has stored it.
+_TRANSFER_SYNTAXES = tuple(
+    str(uid)
+    for uid in (
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        JPEGLosslessSV1,
+        JPEGLossless,
+        JPEGBaseline8Bit,
+        JPEGExtended12Bit,
+        JPEGLSLossless,
+        JPEGLSNearLossless,
+        JPEG2000Lossless,
+        JPEG2000,
+        HTJ2KLossless,
+        HTJ2K,
+        RLELossless,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One instance that the archive holds."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    modality: str
+    body_part_examined: str
+    """Empty where the archive does not say."""
+    sop_class_uid: str = ""
+    """As the last."""
+
+
+def asking(settings: DestinationSettings) -> tuple[Context, ...]:
+    """The presentation contexts of asking it, and of having it send."""
+    return ((_FIND, _IMPLICIT), (_GET if settings.retrieve == "get" else _MOVE, _IMPLICIT))
+
+
+class Archive:
+    """A PACS to ask. Use as a context manager; entering raises DestinationDown."""
+
+    def __init__(
+        self,
+        settings: DestinationSettings,
+        ae_title: str,
+        tls: ssl.SSLContext | None,
+        trail: Trail = OFF,
+        keep: Keep | None = None,
+        largest: int = 0,
+    ) -> None:
+        """``keep``: takes what :meth:`fetch` gets by C-GET, up to ``largest`` bytes each; not needed for C-MOVE."""
+        self._settings, self._ae_title, self._tls, self._trail = settings, ae_title, tls, trail
+        self._keep, self._largest = keep, largest
+
+    def __enter__(self) -> Self:
+        # C-GET has associations of its own.
+        contexts = [context for context in asking(self._settings) if context[0] != _GET]
+        self._assoc = Association(self._settings, self._ae_title, contexts, Event(), self._tls)
+        if contexts[0] not in self._assoc.accepted:
+            self._assoc.release()
+            raise DestinationDown("it does not accept Study Root queries (C-FIND)")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._assoc.release()
+
+    def studies(self, since: date, modalities: Sequence[str]) -> list[str]:
+        """Study Instance UIDs of studies from ``since`` on that hold one of ``modalities``. Raises DestinationDown."""
+        found: dict[str, None] = {}
+        for modality in modalities:  # one at a time: Modalities in Study takes no list (PS3.4 C.2.2.2.1)
+            wanted = _identifier("STUDY", StudyDate=f"{since:%Y%m%d}-", ModalitiesInStudy=modality, StudyInstanceUID="")
+            for match in self._find(wanted):
+                # An archive that cannot match on it returns all studies and what is in each.
+                inside = match.get("ModalitiesInStudy") or modality
+                if modality in ([inside] if isinstance(inside, str) else inside):
+                    found[str(match.StudyInstanceUID)] = None
+        return list(found)
+
+    def instances(self, study_instance_uid: str) -> Iterator[Held]:
+        """Yield everything it holds of a study. Raises DestinationDown."""
+        keys = dict.fromkeys(("SeriesInstanceUID", "Modality", "BodyPartExamined"), "")
+        series = list(self._find(_identifier("SERIES", StudyInstanceUID=study_instance_uid, **keys)))
+        for one in series:
+            uid = str(one.SeriesInstanceUID)
+            above = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": uid}
+            for match in self._find(_identifier("IMAGE", **above, SOPInstanceUID="", SOPClassUID="")):
+                yield Held(
+                    study_instance_uid,
+                    uid,
+                    str(match.SOPInstanceUID),
+                    str(one.get("Modality") or ""),
+                    str(one.get("BodyPartExamined") or ""),
+                    str(match.get("SOPClassUID") or ""),
+                )
+
+    def _find(self, identifier: Dataset) -> Iterator[Dataset]:
+        if self._trail.on:
+            self._trail.queried(self._settings, _FIND, _IMPLICIT, _encoded(identifier))
+        return self._assoc.find(_FIND, identifier)
+
+    def fetch(self, instances: Iterable[Held]) -> int:
+        """Have it send ``instances`` to us, series by series; return how many it says it has sent.
+
+        Raises DestinationDown.
+        """
+        by_series = defaultdict[str, list[Held]](list)
+        for one in instances:
+            by_series[one.series_instance_uid].append(one)
+        fetch = self._get if self._settings.retrieve == "get" else self._move
+        return sum(
+            fetch(some[start : start + _UIDS_AT_ONCE])
+            for some in by_series.values()
+            for start in range(0, len(some), _UIDS_AT_ONCE)
+        )
+
+    def _move(self, some: Sequence[Held]) -> int:
+        if (_MOVE, _IMPLICIT) not in self._assoc.accepted:
+            raise DestinationDown("it does not accept Study Root retrieval (C-MOVE)")
+        return self._assoc.move(_MOVE, _named(some), self._ae_title)
+
+    def _get(self, some: Sequence[Held]) -> int:
+        """All at once, or one by one if it gives up at the first that we refuse, as Orthanc does."""
+        kept = set[str]()
+        try:
+            return self._get_at_once(some, kept)
+        except NotSent as failure:
+            log.warning("not all has come by C-GET: %s", failure, extra={"asked": len(some), "came": len(kept)})
+            left = [one for one in some if one.sop_instance_uid not in kept]
+            return len(kept) + (sum(self._get([one]) for one in left) if len(some) > 1 else 0)
+
+    def _get_at_once(self, some: Sequence[Held], kept: set[str]) -> int:
+        """On an association of its own, which proposes the SOP classes that come; add what is stored to ``kept``."""
+        known = sorted({one.sop_class_uid for one in some if one.sop_class_uid})[:_MOST_CLASSES]
+        classes = known if all(one.sop_class_uid for one in some) else _RADIOGRAPHS
+        storage = [(sop_class, syntax) for sop_class in classes for syntax in _TRANSFER_SYNTAXES]
+        contexts = [(_GET, _IMPLICIT), *storage]
+        ours = (self._settings, self._ae_title, contexts, Event(), self._tls)
+
+        def keep(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: bytes) -> int:
+            assert self._keep is not None
+            status = self._keep(sop_class_uid, sop_instance_uid, transfer_syntax_uid, data)
+            if status == 0x0000:
+                kept.add(sop_instance_uid)
+            return status
+
+        assoc = Association(*ours, as_scp=classes, keep=keep, largest=self._largest)
+        try:
+            if contexts[0] not in assoc.accepted:
+                raise DestinationDown("it does not accept Study Root retrieval (C-GET)")
+            return assoc.get(_GET, _named(some))
+        finally:
+            assoc.release()
+
+
+def _named(some: Sequence[Held]) -> Dataset:
+    """The identifier of instances of one series."""
+    return _identifier(
+        "IMAGE",
+        StudyInstanceUID=some[0].study_instance_uid,
+        SeriesInstanceUID=some[0].series_instance_uid,
+        SOPInstanceUID=[one.sop_instance_uid for one in some],
+    )
+
+
+def _encoded(identifier: Dataset) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, True
+    write_dataset(buffer, identifier)
+    return buffer.getvalue()
+
+
+def _identifier(level: str, **keys: str | list[str]) -> Dataset:
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(ds, keyword, value)
+    return ds

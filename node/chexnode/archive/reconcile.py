@@ -1,0 +1,94 @@
+"""Does the node have what the PACS has, and the PACS what the node sent? Asked of the PACS itself, by C-FIND.
+
+An auto-route rule that was off for a night leaves no trace in the node: only the PACS knows what was never sent. And a
+result that was accepted may have been deleted since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+
+from chexnode.archive.query_retrieve import Archive, Held
+from chexnode.ledger.ledger import Ledger
+from chexnode.triage.vocabulary import BodyPart, body_part_of
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A chest radiograph that the PACS has and the node never received."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    modality: str
+    fetched: bool
+    """Whether it has come by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A result that the PACS had accepted and no longer has."""
+
+    study_instance_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What the comparison found."""
+
+    pacs: str
+    since: date
+    studies: int
+    """Studies looked at."""
+    radiographs: int
+    """Images of the modalities that are analysed, no other body part being named; results of ours left out."""
+    missed: list[Missed]
+    results: int
+    """Results the PACS had accepted since."""
+    gone: list[Gone]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether nothing is missing on either side."""
+        return not self.gone and all(one.fetched for one in self.missed)
+
+
+def reconcile(
+    ledger: Ledger,
+    archive: Archive,
+    name: str,
+    since: date,
+    modalities: Iterable[str],
+    fetch: bool = False,
+    track: Callable[[list[str]], Iterable[str]] = iter,
+) -> Reconciliation:
+    """Compare. ``fetch``: have the PACS send what was missed. ``track`` shows progress.
+
+    Raises DestinationDown, and Transient when the database is away.
+    """
+    wanted = set(modalities)
+    delivered = ledger.holdings.delivered(name, datetime(since.year, since.month, since.day, tzinfo=UTC))
+    studies = list(dict.fromkeys([*archive.studies(since, sorted(wanted)), *delivered]))
+    radiographs, missed, gone = 0, list[Held](), list[Gone]()
+    for study in track(studies):
+        held = list(archive.instances(study))
+        absent = delivered.get(study, set()) - {one.sop_instance_uid for one in held}
+        gone += [Gone(study, uid) for uid in sorted(absent)]
+        eligible = [
+            one for one in held if one.modality in wanted and body_part_of(one.body_part_examined) is not BodyPart.OTHER
+        ]
+        uids = [one.sop_instance_uid for one in eligible]
+        ours, received = ledger.holdings.made(uids), ledger.holdings.received(uids)
+        radiographs += len(set(uids) - ours)
+        missed += [one for one in eligible if one.sop_instance_uid not in ours | received]
+    report = [
+        Missed(m.study_instance_uid, m.series_instance_uid, m.sop_instance_uid, m.modality, False) for m in missed
+    ]
+    if fetch and missed:
+        archive.fetch(missed)
+        here = ledger.holdings.received([one.sop_instance_uid for one in missed])
+        report = [replace(one, fetched=one.sop_instance_uid in here) for one in report]
+    return Reconciliation(name, since, len(studies), radiographs, report, sum(map(len, delivered.values())), gone)

@@ -1,0 +1,450 @@
+"""The command line: reads the settings once, hands them on, and turns errors into one line and an exit code.
+
+Nothing heavy is imported at the top: looking at jobs starts fast, and the receiver loads neither torch nor celery.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chexnode.cli.options import (
+    Exit,
+    Json,
+    JsonLogs,
+    Limit,
+    Options,
+    States,
+    Supervised,
+    group,
+    is_for_subcommand,
+    ledger_of,
+    need,
+    print_json,
+    settings_of,
+    start,
+    tell,
+)
+from chexnode.cli.tokens import tokens_app
+from chexnode.cli.viewer import viewer_app
+from chexnode.logs import Level, escaped
+from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient, Usage
+
+if TYPE_CHECKING:
+    from chexnode.ledger.ledger import Ledger
+
+
+app = group("ChexNode: finds abnormalities on chest radiographs and returns them to PACS.", no_args_is_help=True)
+jobs_app = group("Show what was received and what became of it, or act on one job.")
+deliveries_app = group("Show what was sent where, or send it again.")
+db_app = group("The database schema.", no_args_is_help=True)
+app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
+app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
+app.add_typer(tokens_app, name="tokens")
+app.add_typer(viewer_app, name="viewer")
+app.add_typer(db_app, name="db")
+
+
+def main() -> None:
+    """Entry point of ``chexnode``."""
+    try:
+        app(prog_name="chexnode")
+    except NodeError as error:
+        for line in str(error).splitlines():
+            print(f"chexnode: {escaped(line)}", file=sys.stderr)
+        raise SystemExit(exit_code(error)) from None
+
+
+def exit_code(error: NodeError) -> Exit:
+    """The exit code that tells of ``error``."""
+    if isinstance(error, Usage):
+        return Exit.USAGE
+    if isinstance(error, BadEnvironment | Transient):
+        return Exit.ENVIRONMENT
+    return Exit.SOME_FAILED
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"chexnode {version('chexnode')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings file; otherwise chexnode.toml here, if there is one.")
+    ] = None,
+    log_level: Annotated[Level, typer.Option(case_sensitive=False, help="How much to log.")] = Level.INFO,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    ctx.obj = Options(config, log_level)
+
+
+@app.command()
+def up(ctx: typer.Context, json: JsonLogs = False) -> None:
+    """Run everything on this machine: receiver, worker and web, with no outside service. Ctrl-C stops all."""
+    settings = start(ctx, json)
+    from chexnode.roles.up import run
+
+    run(settings, ctx.obj.config, ctx.obj.log_level, json)
+
+
+@app.command()
+def receive(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
+    """Run the receiver role: C-STORE and C-ECHO."""
+    settings = start(ctx, json)
+    from chexnode.roles.processes import run_receiver
+
+    run_receiver(settings, supervised)
+
+
+@app.command()
+def worker(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
+    """Run the worker role: analyse, encode, deliver, keep house."""
+    settings = start(ctx, json)
+    need("celery", "torch")
+    from chexnode.roles.processes import run_worker
+
+    run_worker(settings, supervised)
+
+
+@app.command()
+def web(ctx: typer.Context, json: JsonLogs = False, supervised: Supervised = False) -> None:
+    """Run the web role: health, metrics and the JSON interface."""
+    settings = start(ctx, json)
+    from chexnode.roles.processes import run_web
+
+    run_web(settings, supervised)
+
+
+@app.command()
+def analyze(
+    ctx: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
+    heat: Annotated[bool, typer.Option("--heat", help="Also write the heat map: STEM.npz, STEM.heat.dcm.")] = False,
+    json: Json = False,
+) -> None:
+    """Analyse files without any service; the results go to DIR. Exit code 1 if any file has no result."""
+    settings = start(ctx, False)
+    need("torch")
+    from chexnode.cli import shapes, tables
+    from chexnode.work.analyze import analyze as run
+
+    reports = list(tables.with_progress(run(settings, files, out, heat), len(files)))
+    if json:
+        print_json(shapes.REPORTS, reports)
+    else:
+        tables.show(tables.reports_table(reports))
+    raise typer.Exit(Exit.OK if all(report.state == "DONE" for report in reports) else Exit.SOME_FAILED)
+
+
+@app.command()
+def check(ctx: typer.Context, json: Json = False) -> None:
+    """Look at everything the node needs: settings, disk, database, broker, model, device, destinations."""
+    from chexnode.cli import shapes, tables
+    from chexnode.roles.check import run
+    from chexnode.settings.tree import load
+
+    settings, path = load(ctx.obj.config)
+    checks = run(settings, path)
+    if json:
+        print_json(shapes.CHECKS, checks)
+    else:
+        tables.show(tables.checks_table(checks))
+    raise typer.Exit(Exit.OK if all(line.ok for line in checks) else Exit.SOME_FAILED)
+
+
+@jobs_app.callback()
+def jobs(
+    ctx: typer.Context,
+    state: States = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="Only images of this Study Instance UID.")] = None,
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """Show what was received and what became of it, newest first; or act on one job."""
+    if is_for_subcommand(ctx):
+        return
+    from chexnode.cli import shapes, tables
+
+    states = shapes.job_states(state or ())
+    with ledger_of(ctx) as ledger:
+        found = ledger.views.jobs(states, study, limit=limit)
+    if json:
+        print_json(shapes.JOBS, found)
+    else:
+        tables.show(tables.jobs_table(found))
+
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `jobs` shows it.")]
+
+
+@jobs_app.command("show")
+def jobs_show(ctx: typer.Context, job: JobId, json: Json = False) -> None:
+    """Show one job: its facts, results, deliveries and history."""
+    with ledger_of(ctx) as ledger:
+        _print_job(ctx, ledger, job, json)
+
+
+@jobs_app.command("retry")
+def jobs_retry(ctx: typer.Context, job: JobId, json: Json = False) -> None:
+    """Put a REFUSED, FAILED or CANCELLED job back into the queue."""
+    with ledger_of(ctx) as ledger:
+        ledger.jobs.retry(job)
+        _print_job(ctx, ledger, job, json)
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(ctx: typer.Context, job: JobId, json: Json = False) -> None:
+    """Leave a QUEUED or RUNNING job undone."""
+    with ledger_of(ctx) as ledger:
+        ledger.jobs.cancel(job)
+        _print_job(ctx, ledger, job, json)
+
+
+def _print_job(ctx: typer.Context, ledger: Ledger, job: str, json: bool) -> None:
+    from chexnode.cli import shapes, tables
+    from chexnode.web.viewer import install
+
+    found = ledger.views.job(job)
+    if json:
+        print_json(shapes.JOB, found)
+        return
+    settings = settings_of(ctx)
+    is_installed = install.installed(settings.viewer_home) is not None
+    viewer = install.study_url(settings.web_url, found.study_instance_uid) if is_installed else None
+    tables.show(tables.job_page(found, str(settings.node.data_dir), viewer))
+
+
+@app.command()
+def account(ctx: typer.Context, json: Json = False) -> None:
+    """Say where every acknowledged image is. Exit code 1 if the sum does not come out."""
+    from chexnode.cli import shapes, tables
+
+    with ledger_of(ctx) as ledger:
+        counted = ledger.accounts.account()
+    if json:
+        print_json(shapes.ACCOUNT, counted)
+    else:
+        from chexnode.spool.spool import Spool
+
+        settings = settings_of(ctx)
+        spool = Spool(settings.node.data_dir)
+        tables.show(tables.account_table(counted, spool.free(), spool.has_room(settings.disk)))
+    raise typer.Exit(Exit.SOME_FAILED if counted.difference else Exit.OK)
+
+
+@deliveries_app.callback()
+def deliveries(
+    ctx: typer.Context,
+    state: States = None,
+    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Only to this destination.")] = None,
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """Show what was sent where, newest first; or send it again."""
+    if is_for_subcommand(ctx):
+        return
+    from chexnode.cli import shapes, tables
+
+    states = shapes.delivery_states(state or ())
+    with ledger_of(ctx) as ledger:
+        found = ledger.views.deliveries(states, destination, limit=limit)
+    if json:
+        print_json(shapes.DELIVERIES, found)
+    else:
+        tables.show(tables.deliveries_table(found))
+
+
+@deliveries_app.command("replay")
+def deliveries_replay(
+    ctx: typer.Context,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Delivery ids.")] = None,
+    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Everything to this destination.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything to every destination.")] = False,
+    dead_only: Annotated[bool, typer.Option("--dead-only", help="Of these, only the DEAD ones.")] = False,
+    json: Json = False,
+) -> None:
+    """Send results again, the very same bytes: of some ids, of one destination, or all."""
+    if sum((bool(ids), destination is not None, everything)) != 1:
+        raise Usage("give delivery ids, or --destination NAME, or --all")
+    known = [d.name for d in settings_of(ctx).destination]
+    if destination is not None and destination not in known:
+        raise Usage(f"no destination {destination!r} in the settings; there are: {', '.join(known) or 'none'}")
+    with ledger_of(ctx) as ledger:
+        count = ledger.deliveries.replay(ids=ids or (), destination=destination, dead_only=dead_only)
+        gone = 0 if ids or dead_only else ledger.deliveries.past_retention(destination)
+    sentence = f"{count} {'delivery' if count == 1 else 'deliveries'} will be sent again"
+    if gone:
+        sentence += f"; {gone} cannot be: retention has deleted the files"
+    tell(json, {"replayed": count, "past_retention": gone}, sentence)
+
+
+@app.command()
+def settings(ctx: typer.Context, json: Json = False) -> None:
+    """Show the effective settings and where each came from; secrets are masked."""
+    from chexnode.cli import shapes, tables
+    from chexnode.settings.keys import flat
+    from chexnode.settings.tree import load, source_of
+
+    tree, path = load(ctx.obj.config)
+    lines = [shapes.Setting(key, value, source_of(key, path)) for key, value in flat(tree)]
+    if json:
+        print_json(shapes.SETTINGS, lines)
+    else:
+        tables.show(tables.settings_table(lines))
+
+
+@app.command()
+def reconcile(
+    ctx: typer.Context,
+    pacs: Annotated[str, typer.Option(metavar="NAME", help="The destination to compare with; of kind dicom.")],
+    since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Studies from this day on.")],
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Have it send what was missed to us (C-MOVE or C-GET).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
+    from chexnode.archive.inbox import Inbox, opened_storage
+    from chexnode.archive.query_retrieve import Archive
+    from chexnode.archive.reconcile import reconcile as compare
+    from chexnode.audit.trail import open_trail
+    from chexnode.cli import shapes, tables
+    from chexnode.tls import client_context
+
+    settings = settings_of(ctx)
+    one = next((d for d in settings.destination if d.name == pacs and d.kind == "dicom"), None)
+    if one is None:
+        raise Usage(f"no destination of kind dicom is called {pacs!r}")
+    tls = client_context(settings.tls) if one.tls else None
+    largest = 2 * settings.limits.max_object_mb * 1_000_000  # what is a little too large is refused by itself
+    with ExitStack() as stack:
+        ledger = stack.enter_context(ledger_of(ctx))
+        trail = stack.enter_context(open_trail(settings, "reconcile"))
+        keep = None
+        if fetch and one.retrieve == "get":
+            inbox = Inbox(stack.enter_context(opened_storage(settings, ledger)), one, trail)
+            stack.callback(inbox.tell)
+            keep = inbox.keep
+        archive = stack.enter_context(Archive(one, settings.node.ae_title, tls, trail, keep, largest))
+        found = compare(ledger, archive, pacs, since.date(), settings.gate.modalities, fetch, tables.asking(pacs))
+    if json:
+        print_json(shapes.ANYTHING, found)
+    else:
+        tables.show(*tables.reconciliation(found))
+    raise typer.Exit(Exit.OK if found.balanced else Exit.SOME_FAILED)
+
+
+@app.command()
+def pull(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Option("--from", metavar="NAME", help="The destination to ask; of kind stow.")],
+    study: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="Study Instance UID to fetch; repeatable.")
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Studies that match, such as StudyDate=20250101-20250131; repeatable."),
+    ] = None,
+    per_minute: Annotated[float, typer.Option(min=0, help="At most this many instances a minute; 0: no limit.")] = 0,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Wait while this many images are queued for analysis; 0: do not wait.")
+    ] = 100,
+    json: Json = False,
+) -> None:
+    """Fetch studies from a DICOMweb service (WADO-RS) as if they had been sent; what the node holds is left out."""
+    from chexnode.archive.inbox import caller_of, opened_storage
+    from chexnode.archive.pull import Pace, Service, wanted_query, wanted_studies
+    from chexnode.archive.pull import pull as fetch
+    from chexnode.audit.trail import open_trail
+    from chexnode.cli import shapes, tables
+    from chexnode.tls import client_context
+
+    settings = start(ctx, False)
+    if bool(study) == bool(query):
+        raise Usage("give --study UID, or --query KEY=VALUE")
+    one = next((d for d in settings.destination if d.name == source and d.kind == "stow"), None)
+    if one is None:
+        raise Usage(f"no destination of kind stow is called {source!r}")
+    asked_for = wanted_query(query or ()), wanted_studies(study or ())
+    tls = client_context(settings.tls) if one.speaks_tls else None
+    with (
+        ledger_of(ctx) as ledger,
+        open_trail(settings, "pull") as trail,
+        Service(one, tls, trail=trail) as service,
+        opened_storage(settings, ledger) as storage,
+    ):
+        studies = asked_for[1] or service.studies(asked_for[0])
+        shown = tables.asking(source)(studies)
+        pace = Pace(storage, ledger, queue, per_minute)
+        said = fetch(service, storage, ledger, shown, settings.gate.modalities, caller_of(one), pace, trail)
+    if json:
+        print_json(shapes.ANYTHING, said)
+    else:
+        print(f"{said.studies} studies, {said.found} images: {said.stored} fetched, {said.held} held before")
+        for uid, why in said.failed.items():
+            print(f"{uid}: {escaped(why)}")
+    raise typer.Exit(Exit.SOME_FAILED if said.failed else Exit.OK)
+
+
+@app.command()
+def certs(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Whom to give a certificate; none: our AE title.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the authority and its certificates.")] = Path(
+        "certs"
+    ),
+    host: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="Address or name that they are for; repeatable.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid.")] = 365,
+    json: Json = False,
+) -> None:
+    """Make certificates for DICOM TLS and HTTPS, with a small authority of their own: for tests and first set-ups."""
+    from chexnode.cli import shapes
+    from chexnode.roles.certificates import Authority
+
+    authority = Authority.open(out, max(days, 3650))
+    hosts = host or ["127.0.0.1", "localhost"]
+    issued = [authority.issue(name, hosts, days) for name in names or [settings_of(ctx).node.ae_title]]
+    if json:
+        print_json(shapes.ANYTHING, issued)
+    else:
+        for one in issued:
+            print(f"{one.name}: {one.certificate}, {one.key}, until {one.not_after:%Y-%m-%d}")
+        print(f'\n[tls]\ncertificate = "{issued[0].certificate}"\nkey = "{issued[0].key}"')
+        print(f'authorities = "{authority.path}"\nport = 2762')
+
+
+@db_app.command("upgrade")
+def db_upgrade(ctx: typer.Context, json: Json = False) -> None:
+    """Bring the database schema to this release's."""
+    from chexnode.ledger.database import Database
+    from chexnode.ledger.migrate import upgrade
+
+    database = Database(settings_of(ctx).database.url)
+    try:
+        before, now = upgrade(database)
+    finally:
+        database.close()
+    text = f"the schema is at {now}" + ("" if before == now else f" (it was {before or 'empty'})")
+    tell(json, {"before": before, "now": now}, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What the commands share: exit codes, common options, and how they read the settings and print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexnode.logs import Level, configure
+from chexnode.vocabulary.errors import BadEnvironment, Usage
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from chexnode.ledger.ledger import Ledger
+    from chexnode.settings.tree import Settings
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    """Done, and everything is well."""
+    SOME_FAILED = 1
+    """Done, but something failed: a file, a check, or the account's difference is not zero."""
+    USAGE = 2
+    """The command line or the settings are wrong."""
+    ENVIRONMENT = 3
+    """The machine is not fit: database, schema, disk, broker or an extra that is not installed."""
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JsonLogs = Annotated[bool, typer.Option("--json", help="Log JSON lines even on a terminal.")]
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="Set by `up` for its roles.")]
+States = Annotated[list[str] | None, typer.Option("--state", metavar="STATE", help="Only this state; repeatable.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most this many, newest first.")]
+
+
+def group(text: str, **more: Any) -> typer.Typer:
+    """A group of commands, styled as all are."""
+    return typer.Typer(help=text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **more)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands before the command."""
+
+    config: Path | None
+    log_level: Level
+
+
+def start(ctx: typer.Context, json: bool) -> Settings:
+    """What every role does first."""
+    configure(ctx.obj.log_level, True if json else None)
+    return settings_of(ctx)
+
+
+def settings_of(ctx: typer.Context) -> Settings:
+    """The settings that the command is for."""
+    from chexnode.settings.tree import load
+
+    return load(ctx.obj.config)[0]
+
+
+@contextmanager
+def ledger_of(ctx: typer.Context) -> Iterator[Ledger]:
+    """The node's ledger, open."""
+    from chexnode.ledger.ledger import Ledger
+
+    ledger = Ledger(settings_of(ctx).database.url)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def need(*packages: str) -> None:
+    """Raise BadEnvironment unless the worker extra is installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise BadEnvironment(f"{', '.join(missing)} not installed: pip install 'chexnode[worker]'")
+
+
+def is_for_subcommand(ctx: typer.Context) -> bool:
+    """Whether a subcommand follows; options before it would have no effect and so are refused."""
+    if ctx.invoked_subcommand is None:
+        return False
+    given = [name for name in ctx.params if "COMMANDLINE" in str(ctx.get_parameter_source(name))]
+    if given:
+        raise Usage(f"give --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}")
+    return True
+
+
+def print_json(adapter: TypeAdapter[Any], value: object) -> None:
+    """Print ``value`` as JSON, and nothing else."""
+    from chexnode.cli.shapes import to_json
+
+    print(to_json(adapter, value, indent=2))
+
+
+def tell(json: bool, facts: dict[str, Any], text: str) -> None:
+    """Say what was done: as JSON, or as a sentence."""
+    from chexnode.cli.shapes import ANYTHING
+
+    if json:
+        print_json(ANYTHING, facts)
+    else:
+        print(text)

@@ -1,0 +1,304 @@
+"""What commands print for people: tables that fit 80 columns, colours only on a terminal.
+
+Everything that came from outside goes through :func:`~chexnode.logs.escaped` and is never read as markup.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn, track
+from rich.table import Table
+from rich.text import Text
+
+from chexnode.cli.shapes import Check, FileReport, Setting
+from chexnode.ledger.account import Account
+from chexnode.ledger.views import JobDetail
+from chexnode.logs import escaped
+from chexnode.vocabulary.records import DeliveryView, JobView
+
+if TYPE_CHECKING:
+    from chexnode.archive.reconcile import Reconciliation
+    from chexnode.ledger.tokens import Token
+
+T = TypeVar("T")
+
+_STYLES: Mapping[str, str] = {
+    "DONE": "green",
+    "SENT": "green",
+    "COMMITTED": "green",
+    "RUNNING": "cyan",
+    "DELIVERING": "cyan",
+    "WAITING": "yellow",
+    "REFUSED": "yellow",
+    "NOT_ANALYSED": "yellow",
+    "CANCELLED": "yellow",
+    "QUARANTINED": "red",
+    "FAILED": "red",
+    "DEAD": "red",
+}
+
+
+def show(*parts: RenderableType) -> None:
+    """Print to stdout."""
+    Console(file=sys.stdout, markup=False, highlight=False, emoji=False).print(Group(*parts))
+
+
+def short_uid(uid: str, length: int = 15) -> str:
+    """``uid`` with its middle left out where it is longer than ``length``: its ends tell UIDs apart."""
+    uid = escaped(uid)
+    head = length // 3
+    return uid if len(uid) <= length else f"{uid[:head]}…{uid[-(length - head - 1) :]}"
+
+
+def finding(score: float | None, abnormal: bool | None, regions: int | None, analysed: bool) -> str:
+    """``2 regions 0.93``, ``no finding 0.04``, ``not evaluated``; empty before the analysis."""
+    if not analysed:
+        return ""
+    if abnormal is None:
+        return "not evaluated"
+    number = "" if score is None else f" {score:.2f}"
+    if not abnormal:
+        return "no finding" + number
+    return (f"{regions} region{'' if regions == 1 else 's'}" if regions else "abnormal") + number
+
+
+def with_progress(items: Iterable[T], total: int) -> Iterator[T]:
+    """Yield ``items``, with a bar on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    yield from track(items, "analysing", total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def downloading(pieces: Iterable[bytes], length: int | None) -> Iterator[bytes]:
+    """Yield ``pieces``, with a bar of megabytes on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    columns = TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=length)
+        for piece in pieces:
+            progress.advance(task, len(piece))
+            yield piece
+
+
+def asking(name: str) -> Callable[[list[str]], Iterable[str]]:
+    """What shows the progress of a comparison with the PACS ``name``, study by study."""
+    console = Console(stderr=True)
+
+    def track_studies(studies: list[str]) -> Iterable[str]:
+        return track(
+            studies, f"asking {escaped(name)}", console=console, transient=True, disable=not console.is_terminal
+        )
+
+    return track_studies
+
+
+def reconciliation(found: Reconciliation) -> list[RenderableType]:
+    """``chexnode reconcile``."""
+    parts: list[RenderableType] = [
+        f"{found.pacs} since {found.since}: {found.studies} studies, {found.radiographs} radiographs, "
+        f"{len(found.missed)} of them never received ({sum(one.fetched for one in found.missed)} fetched now); "
+        f"{found.results} results delivered, {len(found.gone)} of them gone"
+    ]
+    if found.missed or found.gone:
+        table = _table("WHAT", "STUDY", "SOP INSTANCE UID", "")
+        for missed in found.missed:
+            mark = Text("fetched", style="green") if missed.fetched else Text("missing", style="bold red")
+            table.add_row("radiograph", short_uid(missed.study_instance_uid), missed.sop_instance_uid, mark)
+        for gone in found.gone:
+            table.add_row(
+                "result", short_uid(gone.study_instance_uid), gone.sop_instance_uid, Text("gone", style="red")
+            )
+        parts.append(table)
+    return parts
+
+
+def reports_table(reports: Sequence[FileReport]) -> Table:
+    """``chexnode analyze``."""
+    table = _table("FILE", "STATE", "WHY", "FINDING", "SECONDS")
+    for report in reports:
+        done = report.state == "DONE"
+        table.add_row(
+            Text(escaped(Path(report.file).name), overflow="fold"),
+            _state(report.state),
+            _why(report.reason, report.error),
+            finding(report.score, report.abnormal, len(report.regions), done),
+            f"{report.seconds:.2f}",
+        )
+    return table
+
+
+def jobs_table(jobs: Sequence[JobView]) -> Table:
+    """``chexnode jobs``."""
+    table = _table("ID", "STATE", "WHY", "FINDING", "IMAGE", "RECEIVED")
+    for job in jobs:
+        table.add_row(
+            job.id,
+            _state(job.state),
+            _why(job.reason, job.error),
+            finding(job.score, job.abnormal, job.regions, _is_analysed(job)),
+            short_uid(job.sop_instance_uid),
+            _moment(job.received_at),
+        )
+    return table
+
+
+def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
+    """``chexnode jobs show``; ``viewer``: the URL that shows the study, where there is a viewer."""
+    facts: list[tuple[str, str | Text | None]] = [
+        ("state", _state(job.state)),
+        ("reason", job.reason),
+        ("detail", job.instance_detail),
+        ("finding", finding(job.score, job.abnormal, job.regions, _is_analysed(job)) or None),
+        ("notes", ", ".join(job.notes) or None),
+        ("error", None if job.error == job.instance_detail else job.error),
+        ("attempts", str(job.attempts)),
+        ("image", job.sop_instance_uid),
+        ("study", job.study_instance_uid),
+        ("viewer", viewer),
+        ("accession", job.accession_number),
+        ("SOP class", job.sop_class_uid),
+        ("SHA-256", job.digest),
+        ("from", f"{job.calling_ae_title} at {job.address}"),
+        ("file", job.source_path or "deleted by retention"),
+        ("model", job.model and f"{job.model} ({job.model_digest})"),
+        ("received", _moment(job.received_at)),
+        ("finished", _moment(job.finished_at) if job.finished_at else None),
+    ]
+    page = Table.grid(padding=(0, 2))
+    page.add_column(style="bold", no_wrap=True)
+    page.add_column(overflow="fold")
+    for name, value in facts:
+        if value is not None:
+            page.add_row(name, value if isinstance(value, Text) else _lines(value))
+    parts: list[RenderableType] = [Text(f"job {job.id}", style="bold"), page]
+    if job.results:
+        results = _table("KIND", "VARIANT", "BYTES", "FILE", title=f"results, under {data_dir}")
+        for result in job.results:
+            where = result.path or "deleted by retention"
+            results.add_row(result.kind, result.variant, f"{result.size:,}", Text(where, overflow="fold"))
+        parts += ["", results]
+    if job.deliveries:
+        parts += ["", deliveries_table(job.deliveries)]
+    history = _table("WHEN", "WHAT", "FROM", "TO", "DETAIL", title="history")
+    for event in job.events:
+        detail = _lines((event.detail or "").strip().splitlines()[-1] if event.detail else "")
+        when = event.at.astimezone().strftime("%m-%d %H:%M:%S")
+        history.add_row(when, event.event, event.from_state or "", event.to_state or "", detail)
+    return Group(*parts, "", history)
+
+
+def deliveries_table(deliveries: Sequence[DeliveryView]) -> Table:
+    """``chexnode deliveries``."""
+    table = _table("ID", "JOB", "TO", "KIND", "STATE", "TRIES", "NEXT", "WHY")
+    for delivery in deliveries:
+        table.add_row(
+            str(delivery.id),
+            delivery.job or "of a study",
+            delivery.destination,
+            delivery.kind,
+            _state(delivery.state),
+            str(delivery.attempts),
+            _moment(delivery.next_attempt) if delivery.next_attempt else "",
+            _why(None, delivery.error),
+        )
+    return table
+
+
+def account_table(account: Account, free: int | None, has_room: bool) -> Table:
+    """``chexnode account``: a sum, with what stands outside it below; ``free``: bytes on the disk, None if unknown."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("received", str(account.received), style="bold")
+    table.add_row("  analysed", str(account.analysed))
+    for reason, count in sorted(account.not_analysed.items()):
+        table.add_row(f"  not analysed: {reason}", str(count))
+    for reason, count in sorted(account.refused.items()):
+        table.add_row(f"  refused: {reason}", str(count))
+    for name in ("quarantined", "failed", "cancelled", "pending"):
+        table.add_row(f"  {name}", str(getattr(account, name)))
+    wrong = account.difference != 0
+    table.add_row("difference", str(account.difference), style="bold red" if wrong else "bold green")
+    table.add_row("outside the sum: duplicates", str(account.duplicates))
+    table.add_row("outside the sum: own results", str(account.own_results))
+    room = "no disk" if free is None else f"{free / 1e9:.1f} GB free"
+    table.add_row("disk", room if has_room else Text(f"{room}: images are refused", style="bold red"))
+    return table
+
+
+def settings_table(settings: Sequence[Setting]) -> Table:
+    """``chexnode settings``."""
+    table = _table("KEY", "VALUE", "SOURCE")
+    for line in settings:
+        style = "dim" if line.source == "default" else ""
+        table.add_row(line.key, Text(_value(line.value), overflow="fold"), line.source, style=style)
+    return table
+
+
+def tokens_table(tokens: Sequence[Token]) -> Table:
+    """``chexnode tokens list``."""
+    table = _table("NAME", "SCOPES", "MADE", "EXPIRES")
+    for token in tokens:
+        expires = "never" if token.expires_at is None else token.expires_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        made = token.created_at.astimezone().strftime("%Y-%m-%d")
+        table.add_row(token.name, ", ".join(token.scopes), made, expires)
+    return table
+
+
+def checks_table(checks: Iterable[Check]) -> Table:
+    """``chexnode check``."""
+    table = _table("CHECK", "", "DETAIL")
+    for check in checks:
+        mark = Text("ok", style="green") if check.ok else Text("NOT OK", style="bold red")
+        table.add_row(check.name, mark, Text(escaped(check.detail), overflow="fold"))
+    return table
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
+    table.title_style = "bold"
+    for name in columns:
+        # Only the free-text columns give way: an id or a state cut in two is of no use.
+        table.add_column(name, no_wrap=name not in {"WHY", "DETAIL", "VALUE", "FILE", "SOURCE"}, overflow="fold")
+    return table
+
+
+def _state(state: str) -> Text:
+    return Text(str(state), style=_STYLES.get(state, ""))
+
+
+def _why(reason: str | None, error: str | None) -> Text:
+    """The code, or the last line of the error: a traceback's own sentence."""
+    if reason:
+        return Text(reason, overflow="fold")
+    lines = (error or "").strip().splitlines()
+    return Text(escaped(lines[-1]) if lines else "", overflow="fold")
+
+
+def _lines(value: str) -> Text:
+    return Text("\n".join(escaped(line) for line in value.splitlines()), overflow="fold")
+
+
+def _moment(at: datetime) -> str:
+    """Local time; the date only where it is not today."""
+    local = at.astimezone()
+    today = datetime.now(local.tzinfo).date() == local.date()
+    return local.strftime("%H:%M:%S" if today else "%m-%d %H:%M")
+
+
+def _is_analysed(job: JobView) -> bool:
+    return job.score is not None or job.abnormal is not None
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_value(item) for item in value) or "[]"
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else escaped(str(value))

@@ -1,0 +1,232 @@
+"""The doctor: everything the node needs, looked at one by one, each within a time limit."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from chexmodels import bundle
+from chexnode.cli.shapes import Check
+from chexnode.settings.keys import masked
+from chexnode.settings.tree import DestinationSettings, Settings
+from chexnode.spool import identity
+from chexnode.vocabulary.errors import BadEnvironment, NodeError
+
+LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
+"""Leases are 30 s long and each host stamps them with its own clock."""
+
+LAST_CALL = timedelta(days=14)
+"""A certificate that ends sooner is a failed check: nobody stores on the day after."""
+
+
+def run(settings: Settings, path: Path | None) -> list[Check]:
+    """Make every check at once and return them in a fixed order; a failed one never keeps another from its answer."""
+    looks: list[tuple[str, float, Callable[[], str]]] = [
+        ("settings", 1, lambda: str(path or "defaults: there is no settings file")),
+        ("disk", 10, lambda: disk(settings)),
+        ("database", 30, lambda: database(settings)),
+        ("data_dir", 30, lambda: data_dir(settings)),
+        ("broker", 15, lambda: broker(settings)),
+        ("model", 30, lambda: model(settings)),
+        ("device", 120, lambda: device(settings)),
+    ]
+    if settings.tls.certificate is not None:
+        looks.append(("certificate", 10, lambda: certificate(settings)))
+    if settings.audit.url:
+        looks.append(("audit", 30, lambda: audit(settings)))
+    for one in settings.destination:
+        looks.append((f"destination {one.name}", one.timeout_seconds + 10, lambda one=one: destination(settings, one)))  # type: ignore[misc]
+    pending = [_Look(name, seconds, look) for name, seconds, look in looks]
+    return [look.answer() for look in pending]
+
+
+def disk(settings: Settings) -> str:
+    """Whether the receiver would accept images."""
+    from chexnode.spool.spool import Spool
+
+    place = settings.node.data_dir
+    there = next(folder for folder in (place, *place.parents) if folder.is_dir())  # looking makes nothing
+    if not Spool(there).has_room(settings.disk):
+        raise BadEnvironment(
+            f"{place} is fuller than disk.watermark {settings.disk.watermark:g} or has less than disk.reserve_gb "
+            f"{settings.disk.reserve_gb:g} left: images are refused"
+        )
+    return f"{place} has room" if place == there else f"{there} has room; {place} is made when the node starts"
+
+
+def certificate(settings: Settings) -> str:
+    """Whether our certificate fits its key and lasts."""
+    from chexnode.roles.certificates import not_after
+    from chexnode.tls import server_context
+
+    assert settings.tls.certificate is not None
+    server_context(settings.tls)
+    end = not_after(settings.tls.certificate)
+    left = end - datetime.now(UTC)
+    if left < LAST_CALL:
+        verb = "expires" if left > timedelta() else "expired"
+        raise BadEnvironment(f"{settings.tls.certificate} {verb} on {end:%Y-%m-%d}")
+    return f"{settings.tls.certificate} is valid until {end:%Y-%m-%d}"
+
+
+def audit(settings: Settings) -> str:
+    """Whether the collector takes audit messages, and how many wait for it."""
+    from chexnode.audit.spool import AuditSpool
+    from chexnode.audit.syslog import Address, CollectorDown, collector
+    from chexnode.tls import client_context
+
+    address = Address.parse(settings.audit.url)
+    way = collector(address, client_context(settings.tls) if address.scheme == "tls" else None)
+    spool = AuditSpool(settings.node.data_dir)
+    count = len(spool.waiting())
+    waits = f"{count} message{' waits' if count == 1 else 's wait'}"
+    try:
+        way.send([])
+    except CollectorDown as down:
+        raise BadEnvironment(f"{down}; {waits}") from down
+    finally:
+        way.close()
+    lost, _ = spool.losses
+    answers = "is known, and by UDP never answers" if address.scheme == "udp" else "answers"
+    return f"{address} {answers}, {waits}" + (f"; {lost} were lost since the first start" if lost else "")
+
+
+def database(settings: Settings) -> str:
+    """Schema and clock."""
+    from chexnode.ledger.ledger import Ledger
+
+    ledger = Ledger(settings.database.url)
+    try:
+        ours = ledger.clock()
+        difference = abs(ledger.database.server_time() - ours)
+    finally:
+        ledger.close()
+    if difference > LARGEST_CLOCK_DIFFERENCE:
+        raise BadEnvironment(f"its clock and ours differ by {difference.total_seconds():.0f} s: leases need NTP")
+    return f"{masked(settings.database.url)}, schema is current, clocks agree"
+
+
+def data_dir(settings: Settings) -> str:
+    """Writable, and the folder that the database knows."""
+    from chexnode.ledger.ledger import Ledger
+
+    ledger = Ledger(settings.database.url)
+    try:
+        name = identity.prove(settings.node.data_dir, ledger.files)
+        with tempfile.TemporaryFile(dir=settings.node.data_dir) as file:
+            file.write(b"writable?")
+    finally:
+        ledger.close()
+    return f"{settings.node.data_dir} is writable and shared as {name}"
+
+
+def broker(settings: Settings) -> str:
+    """Whether it answers; work goes on without it, at the housekeeping pace."""
+    from chexnode.queue.broker import EMBEDDED, connect
+
+    if settings.broker.url == EMBEDDED and not settings.node.data_dir.is_dir():
+        return "embedded, made when the node starts"
+    with connect(settings.broker.url, settings.node.data_dir) as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=3)
+            connection.default_channel  # noqa: B018  (opening it is the question)
+        except Exception as error:  # whatever the transport raises
+            raise BadEnvironment(f"{masked(settings.broker.url)} does not answer: {type(error).__name__}") from error
+    return f"{masked(settings.broker.url)} answers"
+
+
+def model(settings: Settings) -> str:
+    """The bundle's card and weights."""
+    try:
+        folder = bundle.find(settings.model.bundle)
+        card = bundle.read_card(folder)
+        bundle.verified_weights(folder)
+    except bundle.BundleError as error:
+        raise BadEnvironment(str(error)) from error
+    if settings.model.operating_point not in card.operating_points:
+        raise BadEnvironment(f"{card.title} has no operating point {settings.model.operating_point!r}")
+    return f"{card.title}, digest {card.digest}, weights verified"
+
+
+def device(settings: Settings) -> str:
+    """Where the model would run on this machine."""
+    if find_spec("torch") is None:
+        return "worker extra not installed: no worker can run here"
+    import torch
+
+    from chexnode.work.engine import pick_device
+
+    name = pick_device(settings.model.device)
+    what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
+    return f"{name} ({what})"
+
+
+def destination(settings: Settings, one: DestinationSettings) -> str:
+    """Whether it answers and takes what we would send."""
+    from chexnode.archive.query_retrieve import asking
+    from chexnode.deliver import folder, stow
+    from chexnode.deliver.dicom import probe
+    from chexnode.deliver.routing import contexts
+    from chexnode.dicomweb.client import probe_search
+    from chexnode.tls import client_context
+
+    if one.kind == "folder":
+        assert one.path is not None
+        folder.probe(one.path)
+        return f"{one.path} is writable"
+    if one.kind == "stow":
+        look = probe_search if one.is_only_asked else stow.probe
+        look(one, client_context(settings.tls) if one.speaks_tls else None)
+        secret = one.user or one.token or one.token_file
+        open_secret = ", but our credentials go there without TLS" if secret and not one.speaks_tls else ""
+        return f"{one.url} answers {'QIDO-RS' if one.is_only_asked else 'STOW-RS'}{open_secret}"
+    proposed = asking(one) if one.is_only_asked else contexts(one)
+    found = probe(one, settings.node.ae_title, proposed, client_context(settings.tls) if one.tls else None)
+    where = f"{one.ae_title} at {one.host}:{one.port}"
+    if found.refused:
+        raise BadEnvironment(f"{where} does not accept {_named(found.refused)}")
+    if not found.echo:
+        raise BadEnvironment(f"{where} accepts our objects but does not answer C-ECHO")
+    return f"{where} answers C-ECHO and accepts {_named(proposed)}"
+
+
+def _named(contexts: Sequence[tuple[str, str]]) -> str:
+    """SOP classes, each with its transfer syntax where that is not the usual one."""
+    names = []
+    for sop_class_uid, transfer_syntax_uid in contexts:
+        name = UID(sop_class_uid).name.removesuffix(" Storage")
+        usual = transfer_syntax_uid == ExplicitVRLittleEndian
+        names.append(name if usual else f"{name} as {UID(transfer_syntax_uid).name}")
+    return ", ".join(names)
+
+
+class _Look:
+    """One check under way in a thread of its own."""
+
+    def __init__(self, name: str, seconds: float, look: Callable[[], str]) -> None:
+        self._name, self._seconds, self._look = name, seconds, look
+        self._check: Check | None = None
+        # A daemon: one that hangs must not keep the command from ending.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._check = Check(self._name, True, self._look())
+        except NodeError as error:
+            self._check = Check(self._name, False, str(error))
+        except OSError as error:
+            self._check = Check(self._name, False, f"{error.strerror}: {error.filename}")
+        except Exception as error:
+            self._check = Check(self._name, False, f"{type(error).__name__}: {error}")
+
+    def answer(self) -> Check:
+        """The result, waited for within the limit."""
+        self._thread.join(self._seconds)
+        return self._check or Check(self._name, False, f"no answer within {self._seconds:g} s")

@@ -1,0 +1,172 @@
+"""The three roles, each one process: open what it needs, run until told to stop, close in order."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from chexnode.audit.trail import open_trail
+from chexnode.ledger.ledger import Ledger
+from chexnode.node import job_spec
+from chexnode.queue.bell import Bell
+from chexnode.settings.tree import Settings
+from chexnode.spool import identity
+from chexnode.spool.spool import Spool
+from chexnode.tls import server_context
+from chexnode.vocabulary.errors import BadEnvironment
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_receiver(settings: Settings, supervised: bool = False) -> None:
+    """Accept images until SIGTERM or SIGINT."""
+    from chexnode.receive.receiver import Receiver
+
+    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "receiver") as trail:
+        spool = Spool(settings.node.data_dir)
+        spool.prepare()
+        bell = Bell(settings.broker.url, settings.node.data_dir)
+        receiver = Receiver(settings, ledger, spool, bell, job_spec(settings), trail)
+        receiver.start()
+        node = settings.node
+        for port, how in ((receiver.port, "without TLS"), (receiver.tls_port, "with TLS")):
+            if port is not None:
+                log.info("receiving as %s on %s:%d %s", node.ae_title, node.host, port, how)
+        _wait_for_signal()
+        receiver.stop()
+        bell.close()
+
+
+def run_web(settings: Settings, supervised: bool = False) -> None:
+    """Serve HTTP until SIGTERM or SIGINT."""
+    import uvicorn
+
+    from chexnode.receive.receiver import storage_service
+    from chexnode.web.app import create_app
+
+    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "web") as trail:
+        spool = Spool(settings.node.data_dir)
+        spool.prepare()
+        bell = Bell(settings.broker.url, settings.node.data_dir)
+        storage = storage_service(settings, ledger, spool, bell, job_spec(settings))
+        app = create_app(settings, ledger, storage, trail)
+        # Browsers have no certificate of ours to show; who they are is asked elsewhere.
+        web_tls = settings.tls.model_copy(update={"require_certificate": False})
+        config = uvicorn.Config(
+            app,
+            host=settings.web.host,
+            port=settings.web.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            forwarded_allow_ips=["127.0.0.1", "::1"],  # not what a variable may say
+            limit_concurrency=settings.web.max_connections,
+            ssl_context_factory=(lambda *_: server_context(web_tls)) if web_tls.web else None,
+        )
+        # When it has ended it raises the signal that ended it again, which must not keep us from closing in order.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        storage.start()
+        try:
+            uvicorn.Server(config).run()
+        finally:
+            storage.stop()
+            bell.close()
+
+
+def run_worker(settings: Settings, supervised: bool = False) -> None:
+    """Analyse and deliver until SIGTERM or SIGINT."""
+    from chexnode.keep.housekeeping import Housekeeper
+    from chexnode.queue.app import make_app
+    from chexnode.queue.tasks import consume, register
+    from chexnode.work.reporter import Reporter
+    from chexnode.work.shift import Shift
+
+    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "worker") as trail:
+        spool = Spool(settings.node.data_dir)
+        spool.prepare()
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        stopping = threading.Event()
+        bell = Bell(settings.broker.url, settings.node.data_dir)
+        spec = job_spec(settings)
+        with Shift(settings, ledger, spool, bell, spec, owner, stopping, trail) as shift:
+            reporter = Reporter(settings, ledger, spool)
+            housekeeper = Housekeeper(settings, ledger, spool, spec, owner, reporter.report)
+            shift.tick_with(housekeeper.tick)
+            app = make_app(settings.broker.url, settings.node.data_dir)
+            register(app, shift.infer, shift.deliver)
+            log.info("working on %s as %s", ", ".join(settings.worker.queues), owner)
+            consume(app, settings.worker.queues, shift.threads, stopping)
+        bell.close()
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger(settings.database.url)
+    try:
+        identity.prove(settings.node.data_dir, ledger.files)
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def _place(settings: Settings, supervised: bool) -> Iterator[None]:
+    """Hold the place on ``data_dir``: under ``up`` its lock covers us, otherwise share one that keeps ``up`` away."""
+    if supervised:
+        die_with_parent()
+        yield
+        return
+    with lock(settings.node.data_dir, exclusive=False):
+        yield
+
+
+@contextmanager
+def lock(data_dir: Path, exclusive: bool) -> Iterator[None]:
+    """Lock ``data_dir``: ``up`` alone, or any number of single roles. Raises BadEnvironment if another is there."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise BadEnvironment(f"cannot use data_dir {data_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        other = "another ChexNode process works" if exclusive else "`chexnode up` runs"
+        raise BadEnvironment(f"{other} on {data_dir}") from None
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the supervisor dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() == 1:
+        raise BadEnvironment("the supervisor is gone")
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    while not stop.wait(3600):
+        pass

@@ -1,0 +1,44 @@
+"""The node's exceptions; the class decides what happens to the work.
+
+    NodeError
+    ├── Refused       never will work: state REFUSED with a coded reason, no retry
+    ├── Transient     will work later: back to QUEUED or WAITING with full-jitter back-off
+    ├── StaleMove     a compare-and-swap found another state: somebody else was first
+    ├── BadEnvironment the machine or the installation is wrong: exit code 3
+    └── Usage         the command or the settings are wrong: exit code 2
+
+Anything else is a bug: the job becomes FAILED and keeps the traceback.
+"""
+
+from __future__ import annotations
+
+from chexnode.vocabulary.states import Reason
+
+
+class NodeError(Exception):
+    """Base of everything ChexNode raises on purpose."""
+
+
+class Refused(NodeError):
+    """This image can never be analysed; ``reason`` says why in a code that metrics and tables count."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+
+class Transient(NodeError):
+    """Not now: the PACS is down, the GPU is out of memory, the database is busy."""
+
+
+class StaleMove(NodeError):
+    """The row was not in the state, or under the lease, that the move started from."""
+
+
+class BadEnvironment(NodeError):
+    """The machine, the database schema, the disk or the installation is not fit; a person must act."""
+
+
+class Usage(NodeError):
+    """The command line or the settings are wrong."""

@@ -1,0 +1,316 @@
+"""The values that go into and come out of the ledger. Plain frozen dataclasses: no SQLAlchemy, no DICOM library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind
+
+MANUFACTURER = "ChexNode"
+"""Manufacturer (0008,0070) of everything this node makes; recognises our own results when they come back."""
+
+
+def variant_with(form: str, label: str) -> str:
+    """Return the variant string of a result ``form``, such as "planar", marked with ``label``: ``planar@RESEARCH``."""
+    return f"{form}@{label}" if label else form
+
+
+def variant_parts(variant: str) -> tuple[str, str]:
+    """Return (form, label) of a variant string; the label is empty where there is none."""
+    form, _, label = variant.partition("@")
+    return form, label
+
+
+Attributes = Mapping[str, str | int | None]
+"""Column name -> value, for the indexed (QIDO) columns of studies, series and instances."""
+
+
+class Priority(StrEnum):
+    """Urgent jobs are claimed before routine ones."""
+
+    URGENT = "urgent"
+    ROUTINE = "routine"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a header."""
+
+    state: InstanceState
+    reason: Reason | None = None
+    detail: str = ""
+    """A short sentence with the offending value; no patient data."""
+    notes: tuple[Note, ...] = ()
+    priority: Priority = Priority.ROUTINE
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One instance whose bytes are durable under ``path`` and that now needs its row, its verdict and its job."""
+
+    sop_instance_uid: str
+    digest: str
+    """SHA-256 (hex) of the encoded data set as received, without preamble and group 0002."""
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    """Empty where a quarantined data set has none."""
+    series_instance_uid: str
+    path: str
+    """Relative to ``data_dir``."""
+    size: int
+    calling_ae_title: str
+    address: str
+    verdict: Verdict
+    manufacturer: str = ""
+    study: Attributes = field(default_factory=dict)
+    series: Attributes = field(default_factory=dict)
+    instance: Attributes = field(default_factory=dict)
+
+
+class Outcome(StrEnum):
+    """What the ledger did with an arrival; all of these are acknowledged with 0x0000."""
+
+    NEW = "new"
+    """A first version."""
+    CONFLICT = "conflict"
+    """Other bytes under a known SOP Instance UID: a new version, recorded as a conflict."""
+    DUPLICATE = "duplicate"
+    """The very bytes are known; counted, and the caller's file may go."""
+    OWN_RESULT = "own-result"
+    """One of our own results came back by an auto-route rule; counted, and the caller's file may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The ledger's answer to one arrival, given after the commit."""
+
+    outcome: Outcome
+    path: str | None
+    """Where the bytes are now; differs from the arrival's path for a duplicate. None for an own result."""
+    job: str | None = None
+    """Id of the job, if the arrival made one."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """The analysis that new images get; part of every job's key."""
+
+    model: str
+    """``name version``, for people."""
+    model_digest: str
+    settings_digest: str
+
+    def key(self, sop_instance_uid: str, digest: str) -> str:
+        """Hex SHA-256 that identifies one analysis of one image (DESIGN section 4)."""
+        parts = (sop_instance_uid, digest, self.model_digest, self.settings_digest)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class JobClaim:
+    """A job under this worker's lease. ``fence`` must still match when a move is made."""
+
+    id: str
+    key: str
+    """See :meth:`JobSpec.key`; result UIDs derive from it."""
+    fence: int
+    sop_instance_uid: str
+    digest: str
+    path: str | None
+    """Relative to ``data_dir``; None once retention has deleted the file."""
+    transfer_syntax_uid: str
+    calling_ae_title: str
+    model_digest: str
+    attempts: int
+    """Transient failures so far."""
+    crashes: int
+    """Leases of this job that expired so far."""
+    notes: tuple[Note, ...]
+    created_at: datetime
+    """When the job was made: the time written into its results, so that the same job always makes the same bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The study and the patient that an object belongs to, for the audit trail; empty is what is not known."""
+
+    study_instance_uid: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    accession_number: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """One encoded object whose file is already durable."""
+
+    uid: str
+    kind: ResultKind
+    variant: str
+    sop_class_uid: str
+    sha256: str
+    path: str
+    size: int
+    series_instance_uid: str = ""
+    """Empty: DICOMweb does not serve it."""
+    series: Attributes = field(default_factory=dict)
+    instance: Attributes = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Unanalysed:
+    """An image of a closed study that has no results."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    """Empty where a broken data set names none."""
+    code: str
+    """The :class:`Reason`; ``FAILED`` or ``CANCELLED`` where a job ended so."""
+    detail: str = ""
+    """More on the reason; no patient data."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedStudy:
+    """A study that is closed, with what its report needs."""
+
+    study_instance_uid: str
+    closed_at: datetime
+    """The time written into its report, so that the same closing always makes the same bytes."""
+    images: tuple[Unanalysed, ...]
+    """Those without results, series by series."""
+    paths: tuple[str, ...]
+    """Files of the study that retention has not deleted, relative to ``data_dir``: any names the patient, the soundest
+    is first."""
+    calling_ae_titles: frozenset[str]
+    """Who sent it."""
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of what was not analysed and why: the same facts make no second report."""
+        lines = [self.study_instance_uid, *(" ".join(astuple(image)) for image in sorted(self.images))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What the worker tells of an analysed image, for tables and metrics."""
+
+    score: float | None
+    """In [0, 1]; None where the model gave no finite answer."""
+    abnormal: bool | None
+    regions: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryClaim:
+    """A delivery under this courier's lease."""
+
+    id: int
+    fence: int
+    job: str | None
+    """None for a study's report."""
+    destination: str
+    kind: ResultKind
+    sop_instance_uid: str
+    sop_class_uid: str
+    path: str
+    sha256: str
+    size: int
+    attempts: int
+    created_at: datetime
+    error: str = ""
+    """Of the last attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryOutcome:
+    """What became of one claimed delivery."""
+
+    claim: DeliveryClaim
+    state: DeliveryState
+    """SENT, WAITING or DEAD."""
+    error: str = ""
+    next_attempt: datetime | None = None
+    to_be_committed: bool = False
+    """SENT is not the end: storage commitment is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRequest:
+    """What a storage commitment is asked for (PS3.4 J.3.2): ours, or a peer's."""
+
+    transaction_uid: str
+    peer: str
+    """Name of the destination we ask, or AE title of who asked us."""
+    instances: tuple[tuple[str, str], ...]
+    """SOP Class and SOP Instance UIDs."""
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentVerdict:
+    """The answer to one (PS3.4 J.3.3)."""
+
+    committed: tuple[tuple[str, str], ...]
+    """SOP Class and SOP Instance UIDs."""
+    failed: tuple[tuple[str, str, int], ...]
+    """SOP Class and SOP Instance UIDs and Failure Reason (PS3.3 C.14.1.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One row of ``chexnode jobs``; the field names are the JSON keys people script against."""
+
+    id: str
+    """Of the job; an image without a job has one that begins with ``i``."""
+    state: JobState | InstanceState
+    """Of the job; of the instance where there is no job."""
+    reason: str | None
+    """Code of why the image is not analysed."""
+    sop_instance_uid: str
+    study_instance_uid: str
+    """Empty where a quarantined data set has none."""
+    accession_number: str | None
+    model: str | None
+    """Name and version."""
+    score: float | None
+    """Calibrated image score in [0, 1]; None before the analysis."""
+    abnormal: bool | None
+    """None before the analysis, and where the model could not say."""
+    regions: int | None
+    """How many regions were found."""
+    attempts: int
+    """Failed attempts so far, whether an error ended them or the worker died."""
+    received_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    """Of the last attempt, or more on the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """One row of ``chexnode deliveries``; the field names are the JSON keys people script against."""
+
+    id: int
+    job: str | None
+    """Id of the job; None for a study's report."""
+    destination: str
+    """Its name in the settings."""
+    kind: str
+    """``seg``, ``sc``, ``sr`` or ``gsps``."""
+    sop_instance_uid: str
+    """Of the result."""
+    state: DeliveryState
+    attempts: int
+    next_attempt: datetime | None
+    """Not before this; None: as soon as possible, or never again."""
+    error: str | None
+    """Of the last attempt."""

@@ -1,0 +1,106 @@
+"""A real ledger with made-up images, for tests of whatever stands on it. No DICOM, no files: rows only."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from chexnode.ledger.database import Database, utc_now
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.migrate import upgrade
+from chexnode.vocabulary.records import Analysis, Arrival, JobClaim, JobSpec, NewResult, Receipt, Verdict
+from chexnode.vocabulary.states import InstanceState, Reason, ResultKind
+
+SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
+OTHER_SPEC = JobSpec("model 2", "c" * 64, "b" * 64)
+THIRD_SPEC = JobSpec("model 3", "d" * 64, "b" * 64)
+
+ANALYSABLE = Verdict(InstanceState.ANALYSABLE)
+NOT_ANALYSED = Verdict(InstanceState.NOT_ANALYSED, Reason.LATERAL_VIEW, "View Position is LL")
+QUARANTINED = Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, "ends at byte 512")
+
+_numbers = itertools.count(1)
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@contextmanager
+def opened(url: str, clock: Any = utc_now) -> Iterator[Ledger]:
+    """The ledger at ``url``, its schema made if need be."""
+    database = Database(url)
+    upgrade(database)
+    database.close()
+    ledger = Ledger(url, clock)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def arrival(sop_instance_uid: str | None = None, content: str = "", **facts: Any) -> Arrival:
+    """An arrival with a fresh UID unless one is given; ``content`` decides its digest."""
+    number = next(_numbers)
+    uid = sop_instance_uid or f"1.2.3.{number}"
+    digest = hashlib.sha256(f"{uid}{content}".encode()).hexdigest()
+    made: dict[str, Any] = {
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.1.1",
+        "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+        "study_instance_uid": f"1.2.3.{number}.1",
+        "series_instance_uid": f"1.2.3.{number}.2",
+        "path": f"spool/sources/20300102/03/{digest}-{number:08x}.dcm",
+        "size": 1000,
+        "calling_ae_title": "MODALITY",
+        "address": "127.0.0.1",
+        "verdict": ANALYSABLE,
+    }
+    return Arrival(sop_instance_uid=uid, digest=digest, **(made | facts))
+
+
+def record(ledger: Ledger, *arrivals: Arrival, spec: JobSpec = SPEC) -> list[Receipt]:
+    """Record ``arrivals``, or one fresh analysable one."""
+    return ledger.instances.record(arrivals or (arrival(),), spec)
+
+
+def claim(ledger: Ledger, owner: str = "worker", spec: JobSpec = SPEC) -> JobClaim:
+    """Claim exactly one job."""
+    (one,) = ledger.jobs.claim(owner, 1, spec)
+    return one
+
+
+def results_for(job: JobClaim, kinds: Sequence[ResultKind] = (ResultKind.SEG, ResultKind.SC)) -> list[NewResult]:
+    """Result rows as the worker would commit them."""
+    return [
+        NewResult(
+            uid=f"2.25.{int(job.key[:24], 16)}{index}",
+            kind=kind,
+            variant="planar" if kind is ResultKind.SEG else "rgb",
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4",
+            sha256=hashlib.sha256(f"{job.key}{kind}".encode()).hexdigest(),
+            path=f"spool/results/20300102/03/{job.key}-{kind}.dcm",
+            size=500,
+        )
+        for index, kind in enumerate(kinds)
+    ]
+
+
+def complete(ledger: Ledger, job: JobClaim, *destinations: str, score: float = 0.9) -> list[NewResult]:
+    """Finish ``job`` with a SEG and an SC to each destination."""
+    made = results_for(job)
+    analysis = Analysis(score, score > 0.5, int(score > 0.5), ())
+    ledger.jobs.complete(job, analysis, made, [(r.uid, d) for d in destinations for r in made])
+    return made

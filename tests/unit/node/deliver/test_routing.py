@@ -1,0 +1,74 @@
+"""Which result goes where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chexnode.deliver.routing import DEFAULT_VARIANTS, Route, Variant, routes, variants
+from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.records import variant_parts
+from chexnode.vocabulary.states import ResultKind
+
+SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS
+
+
+def destination(name: str = "pacs", **more: object) -> DestinationSettings:
+    return DestinationSettings.model_validate({"name": name, "kind": "folder", "path": Path("/out")} | more)
+
+
+def test_each_destination_gets_its_own_variants() -> None:
+    chosen = routes([destination(), destination("b", seg_profile="full", sc_encoding="jpeg")], "ORTHANC", True)
+    assert chosen == (
+        Route("pacs", (SEG, "planar")),
+        Route("pacs", (SC, "rgb")),
+        Route("pacs", (SR, "comprehensive3d-box-planar")),
+        Route("b", (SEG, "full")),
+        Route("b", (SC, "jpeg")),
+        Route("b", (SR, "comprehensive3d-box-full")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "forms"),
+    [
+        ({"results": ["sr"]}, [(SR, "comprehensive3d-box-noseg")]),
+        (
+            {"results": ["sr", "seg"], "seg_profile": "none", "sr_class": "comprehensive", "sr_outline": "contour"},
+            [(SR, "comprehensive-contour-none"), (SEG, "none")],
+        ),
+        ({"results": ["gsps", "gsps"]}, [(GSPS, "outline")]),
+        ({"results": ["sc"], "heat_map": True}, [(SC, "rgb"), (SC, "heat")]),
+        ({"results": ["gsps"], "heat_map": True, "sc_encoding": "jpeg"}, [(GSPS, "outline"), (SC, "heat-jpeg")]),
+        ({"results": ["seg", "sc"], "label": "RESEARCH"}, [(SEG, "planar@RESEARCH"), (SC, "rgb@RESEARCH")]),
+    ],
+)
+def test_the_form_of_each_object_follows_the_settings(settings: dict[str, object], forms: list[Variant]) -> None:
+    assert [route.variant for route in routes([destination(**settings)], "ORTHANC", True)] == forms
+
+
+def test_two_labels_make_two_objects() -> None:
+    chosen = routes([destination(results=["sc"]), destination("b", results=["sc"], label="RESEARCH")], "ORTHANC", True)
+    assert variants(chosen) == ((SC, "rgb"), (SC, "rgb@RESEARCH"))
+    assert variant_parts("rgb@RESEARCH") == ("rgb", "RESEARCH")
+    assert variant_parts("rgb") == ("rgb", "")
+
+
+def test_a_variant_that_two_want_is_encoded_once() -> None:
+    chosen = routes([destination(), destination("b", results=["sc"])], "ORTHANC", True)
+    assert variants(chosen) == ((SEG, "planar"), (SC, "rgb"), (SR, "comprehensive3d-box-planar"))
+
+
+@pytest.mark.parametrize(("abnormal", "sent"), [(True, True), (False, False), (None, True)])
+def test_abnormal_only_takes_what_was_not_evaluated_too(abnormal: bool | None, sent: bool) -> None:
+    assert bool(routes([destination(send="abnormal")], "ORTHANC", abnormal)) is sent
+
+
+@pytest.mark.parametrize(("caller", "sent"), [("CT1", True), ("CR7", False)])
+def test_only_images_of_its_peers(caller: str, sent: bool) -> None:
+    assert bool(routes([destination(peers=["CT1"])], caller, True)) is sent
+
+
+def test_without_a_destination_results_are_made_and_kept() -> None:
+    assert variants(routes([], "ORTHANC", True)) == DEFAULT_VARIANTS

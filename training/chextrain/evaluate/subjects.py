@@ -1,0 +1,81 @@
+"""What can be evaluated: a bundle, or a run that no bundle was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from chexmodels.bundle import BundleError, Calibration, OperatingPoint, find
+from chexmodels.registry import load
+from chextrain.data.arrays import Arrays
+from chextrain.evaluate.calibrate import decide
+from chextrain.evaluate.predict import device, logits
+from chextrain.runs import RUN_JSON, Run, load_network
+
+SIAMESE, SPECIALIST, MASKED = "siamese", "specialist", "masked"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, and how its answers are read."""
+
+    title: str
+    architecture: str
+    """A name in :data:`chextrain.runs.ARCHITECTURES`."""
+    variant: str
+    """Which Siamese network it is or contains: ``cnn``, ``map`` or ``pooled``; empty where there is none."""
+    finding: str
+    """What a specialised model looks for; empty for all others."""
+    network: nn.Module
+    size: int
+    calibration: Calibration | None = None
+    points: Mapping[str, OperatingPoint] | None = None
+
+    @property
+    def localises(self) -> bool:
+        """It marks any finding, and is scored as a localiser."""
+        return self.architecture != SIAMESE and not self.finding
+
+
+def read_subject(source: str) -> Subject:
+    """The run in the folder ``source``, or the bundle of that name or in that folder; raises ``BundleError``."""
+    if (Path(source) / RUN_JSON).is_file():
+        run = Run.read(Path(source))
+        if run.architecture == MASKED:
+            raise BundleError(f"{source}: what restores images marks nothing, and is not scored")
+        finding = str(run.values["specialist"]["finding"]) if run.recipe == SPECIALIST else ""
+        title = f"{run.recipe} ({Path(source).name})"
+        network = load_network(Path(source)).to(device())
+        return Subject(
+            title, run.architecture, variant_of(run.architecture, run.parameters), finding, network, run.size
+        )
+    model = load(find(source), device())
+    card = model.card
+    return Subject(
+        card.title,
+        card.architecture,
+        variant_of(card.architecture, card.parameters),
+        "",
+        model.network,
+        card.size,
+        card.calibration,
+        card.operating_points,
+    )
+
+
+def decided(subject: Subject, val: Callable[[], Arrays]) -> tuple[Calibration, Mapping[str, OperatingPoint]]:
+    """What its bundle says; of a run, what an export would fit on ``val()``. Raises ``NothingToFit``."""
+    if subject.calibration is None or subject.points is None:
+        arrays = val()
+        decision = decide(logits(subject.network, arrays), arrays)
+        return decision.calibration, decision.points
+    return subject.calibration, subject.points
+
+
+def variant_of(architecture: str, parameters: Mapping[str, object]) -> str:
+    """Which Siamese network an architecture is or contains; empty for those without one."""
+    kind = parameters.get("member", architecture)  # a committee's members are alike
+    return str(parameters.get("variant", "pooled")) if kind in (SIAMESE, "chexnomaly") else ""

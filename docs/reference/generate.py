@@ -27,7 +27,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 from writing import page, table
 
-from chexnode.cli.commands import Exit, app, shapes
+from chexnode.cli import shapes
+from chexnode.cli.commands import app
+from chexnode.cli.options import Exit
 from chexnode.dimse.messages import Status
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database

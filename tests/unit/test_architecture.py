@@ -52,6 +52,8 @@ ROOT_MODULES = frozenset({"node", "tls", "logs"})
 NOT_YET: frozenset[tuple[str, str]] = frozenset(
     {
         ("chextrain.config", "fit"),
+        ("chextrain.runs", "fit"),
+        ("chextrain.fit.trainer", "evaluate"),
         ("chextrain.data.arrays", "fit"),
         ("chexnode.archive.inbox", "queue"),
         ("chexnode.archive.pull", "deliver"),

@@ -18,7 +18,9 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit
 
 from chexmodels.dicom.codestream import check_rle, frame_of
-from chexmodels.dicom.part10 import DecodeError, ReadLimits
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import ReadLimits
+from chexmodels.dicom.values import integer, texts, unsigned
 
 __all__ = ["DecodeError", "decode"]
 
@@ -32,13 +34,14 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     Raises :class:`DecodeError`: ``pixel-size`` where Pixel Data and the Image Pixel attributes contradict each other,
     ``decode-limit`` for more than ``max_pixels`` pixels or frames, ``undecodable`` otherwise.
     """
-    rows, columns = _unsigned(ds, "Rows"), _unsigned(ds, "Columns")
-    bits_allocated, bits_stored = _unsigned(ds, "BitsAllocated"), _unsigned(ds, "BitsStored")
+    rows, columns, bits_allocated, bits_stored = (
+        unsigned(ds, keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored")
+    )
     if not rows or not columns or bits_allocated not in (8, 16, 32) or not 1 <= bits_stored <= bits_allocated:
         raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
-    if _unsigned(ds, "SamplesPerPixel") != 1:
+    if unsigned(ds, "SamplesPerPixel") != 1:
         raise DecodeError("undecodable", "more than one sample per pixel")
-    if _number_of_frames(ds) != 1:
+    if (integer(ds, "NumberOfFrames") if texts(ds, "NumberOfFrames") else 1) not in (0, 1):  # 0 is what a sender writes that counts no frames
         raise DecodeError("decode-limit", "more than one frame")
     if rows * columns > max_pixels:
         raise DecodeError("decode-limit", f"{rows} x {columns} pixels; at most {max_pixels} are decoded")
@@ -62,22 +65,6 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     if pixels.shape != (rows, columns) or not np.issubdtype(pixels.dtype, np.integer):
         raise DecodeError("pixel-size", f"decoded to {pixels.shape} instead of {(rows, columns)}")
     return cast("NDArray[np.integer]", pixels)
-
-
-def _unsigned(ds: Dataset, keyword: str) -> int:
-    """Value of an US element, 0 where it is absent or nonsense."""
-    try:
-        value = ds.get(keyword)
-    except Exception:  # conversion of hostile values raises any class
-        return 0
-    return value if isinstance(value, int) else 0
-
-
-def _number_of_frames(ds: Dataset) -> int:
-    try:
-        return int(ds.get("NumberOfFrames") or 1)
-    except Exception:
-        return 0
 
 
 def _codestream(ds: Dataset) -> bytes:

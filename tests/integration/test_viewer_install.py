@@ -102,7 +102,7 @@ def test_a_registry_without_it_is_told(tmp_path: Path, registry: str) -> None:
 
 def test_without_npm_a_registry_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BadEnvironment, match="--registry.*--from"):
+    with pytest.raises(BadEnvironment, match=r"--registry.*--from"):
         install.install(tmp_path / "home")
 
 

@@ -74,8 +74,9 @@ def install(
     """Put the viewer's files under ``home`` and return their folder; at once where they are there already.
 
     They come from ``archive``, the package's file, or else by HTTP from ``registry``, 50 MB; none: the one that npm is
-    configured for. The folder appears whole or not at all, and earlier releases' are deleted then. Raises Transient if the registry does not send the package,
-    and BadEnvironment if the package is another than was tried or ``home`` cannot be written.
+    configured for. The folder appears whole or not at all, and earlier releases' are deleted then. Raises Transient if
+    the registry does not send the package, and BadEnvironment if the package is another than was tried, ``home`` cannot
+    be written, or nobody says where packages come from.
     """
     if (folder := installed(home)) is not None:
         return folder

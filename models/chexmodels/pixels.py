@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
-from chexmodels.dicom.greyscale import Choice, Window, offered, padding_levels
 from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.greyscale import NO_TRANSFORMATION, Choice, Window, offered, padding_levels
 from chexmodels.dicom.part10 import ReadLimits
 from chexmodels.finding import Box
 
@@ -37,7 +37,7 @@ class Image:
     """Codes of what was present but invalid and so ignored."""
     levels: int
     """Distinct grey values between the clip percentiles; 1 for a constant image."""
-    choice: Choice = Choice(None, None)
+    choice: Choice = NO_TRANSFORMATION
     """The transformations of the header that were applied."""
 
 
@@ -55,9 +55,7 @@ def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Image:
     return _normalised(values, counts, padding, index, notes, choice)
 
 
-def to_screen(
-    ds: Dataset, pixel_array: NDArray[np.integer], voi: Window | None = None
-) -> NDArray[np.uint8]:
+def to_screen(ds: Dataset, pixel_array: NDArray[np.integer], voi: Window | None = None) -> NDArray[np.uint8]:
     """Show decoded monochrome pixels (H, W), integers, as a viewer does: (H, W) uint8, with ``voi`` or the image's own.
 
     Modality LUT, VOI LUT and polarity are those of :func:`to_image`. Raises nothing for whatever the header holds.
@@ -122,7 +120,7 @@ def _normalised(
     padding: NDArray[np.bool_],
     index: NDArray[np.integer],
     notes: tuple[str, ...] = (),
-    choice: Choice = Choice(None, None),
+    choice: Choice = NO_TRANSFORMATION,
 ) -> Image:
     """Clip at the percentiles of the unpadded pixels and scale to [0, 1]; a constant image becomes 0."""
     low, high = _percentiles(values, np.where(padding, 0, counts))

@@ -1,6 +1,6 @@
-"""Specific Character Set (PS3.5 section 6.1), read as real senders write it: one reading for everything that shows text.
+"""Specific Character Set (PS3.5 section 6.1), read as real senders write it: one reading for all that shows text.
 
-A term that is missing, misspelt or contradicted by the bytes falls back to UTF-8 and then Latin-1, which takes anything.
+A term that is missing, misspelt or contradicted by the bytes falls back to UTF-8, then to Latin-1, which takes any.
 ISO 2022 escape sequences name their own code and are followed whether declared or not.
 """
 

@@ -41,7 +41,10 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
         raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
     if unsigned(ds, "SamplesPerPixel") != 1:
         raise DecodeError("undecodable", "more than one sample per pixel")
-    if (integer(ds, "NumberOfFrames") if texts(ds, "NumberOfFrames") else 1) not in (0, 1):  # 0 is what a sender writes that counts no frames
+    if (integer(ds, "NumberOfFrames") if texts(ds, "NumberOfFrames") else 1) not in (
+        0,
+        1,
+    ):  # 0 is what a sender writes that counts no frames
         raise DecodeError("decode-limit", "more than one frame")
     if rows * columns > max_pixels:
         raise DecodeError("decode-limit", f"{rows} x {columns} pixels; at most {max_pixels} are decoded")

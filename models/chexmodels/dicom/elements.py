@@ -99,6 +99,8 @@ class Scan:
     """Whether it stopped because there were too many elements or items."""
     too_deep: bool = False
     """Whether it stopped because sequences nest too deep."""
+    at: int = 0
+    """Where the element starts in which it stopped."""
 
 
 def scan(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int, *, until_pixels: bool = False) -> Scan:
@@ -114,7 +116,7 @@ def scan(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int, 
             else:
                 elements[element.tag] = element
     except Broken as fault:
-        return Scan(elements, pixels, f"{fault} (offset {fault.at})")
+        return Scan(elements, pixels, str(fault), at=fault.at)
     except Fault as fault:
         return Scan(elements, pixels, str(fault), isinstance(fault, TooMany), isinstance(fault, TooDeep))
     return Scan(elements, pixels, "")

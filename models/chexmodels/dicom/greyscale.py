@@ -100,6 +100,9 @@ class Choice(NamedTuple):
     voi: int | None
 
 
+NO_TRANSFORMATION = Choice(None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Greyscale:
     """The transformations of PS3.4 N.2 in their order. None: the source has none that serves."""
@@ -158,7 +161,9 @@ class Offered:
                     break
         if self.modality and modality != 0:
             notes.append(MODALITY_LUT_IGNORED)
-        voi = next((number for number, window in enumerate(self.voi) if window and serves(window, values, counts)), None)
+        voi = next(
+            (number for number, window in enumerate(self.voi) if window and serves(window, values, counts)), None
+        )
         if self.voi and voi != 0:
             notes.append(WINDOW_IGNORED)
         if self.is_contradictory:
@@ -202,7 +207,10 @@ def _modality(ds: Dataset) -> Iterator[Lut | Rescale | None]:
         yield _table(ds, item, is_signed=unsigned(ds, "PixelRepresentation") == 1)
     if "RescaleSlope" in ds or "RescaleIntercept" in ds:
         slope, intercept = (numbers(ds, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept"))
-        yield Rescale(*slope, *intercept, _units(ds, "RescaleType")) if slope and intercept and slope[0] else None
+        if slope and intercept and slope[0]:
+            yield Rescale(slope[0], intercept[0], _units(ds, "RescaleType"))
+        else:
+            yield None
 
 
 def _voi(ds: Dataset) -> Iterator[Lut | Window | None]:
@@ -214,8 +222,8 @@ def _voi(ds: Dataset) -> Iterator[Lut | Window | None]:
     centers, widths = (_each(ds, keyword) for keyword in ("WindowCenter", "WindowWidth"))
     function = (texts(ds, "VOILUTFunction") or ["LINEAR"])[0].upper()
     for number in range(max(len(centers), len(widths))):
-        pair = [each[number] if number < len(each) else math.nan for each in (centers, widths)]
-        window = Window(*pair, function)
+        center, width = (each[number] if number < len(each) else math.nan for each in (centers, widths))
+        window = Window(center, width, function)
         yield window if window.is_valid else None
 
 

@@ -134,7 +134,8 @@ def read(content: Buffer, limits: ReadLimits) -> Part10:
     part10 = _opened(content, limits)
     if part10.scan.broken:
         deep = part10.scan.over_limit or part10.scan.too_deep
-        raise DecodeError("too-deep" if deep else "malformed", part10.scan.broken)
+        code, where = ("too-deep", "") if deep else ("malformed", f" (offset {part10.scan.at})")
+        raise DecodeError(code, part10.scan.broken + where)
     pixels = part10.scan.pixels
     if pixels is not None and pixels.undefined and part10.encoding.encapsulated is False:
         raise DecodeError("malformed", "encapsulated pixel data in a native transfer syntax")

@@ -1,4 +1,4 @@
-"""Transfer syntaxes (PS3.5 section 10 and annex A) by what one has to know of them to read a data set and its pixels."""
+"""Transfer syntaxes (PS3.5 section 10 and annex A) by what reading a data set and its pixels needs to know."""
 
 from __future__ import annotations
 

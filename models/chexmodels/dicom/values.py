@@ -61,7 +61,7 @@ _LONGEST = 10_240
 _DEEPEST = 4
 #: Items of a sequence that are looked at.
 _MOST_ITEMS = 16
-#: Person's names with several values: Other Patient Names, Consulting Physician, Physicians of Record, and Reading Study.
+#: Names with several values: Other Patient Names, Consulting Physician, Physicians of Record, and Reading Study.
 _SEVERAL_NAMES = frozenset({0x00101001, 0x0008009C, 0x00081048, 0x00081060})
 
 

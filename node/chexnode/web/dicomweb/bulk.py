@@ -161,7 +161,7 @@ def _values(
                 model_of(header, lambda path, paths=paths: paths.append(path) or path)  # type: ignore[misc]
             for path in paths:
                 yield _url(request, held, path), BYTES, iter([value_at(header, path)])
-            if stored.part10.layout.pixel_data is not None:
+            if stored.part10.pixel_data is not None:
                 one = _decoded(stored, decoder, _url(request, held, _PIXEL_DATA), "")
                 yield one.url, one.content_type, one.opened()
         except (DecodeError, Gone, NotAcceptable, NotFound, OSError) as error:

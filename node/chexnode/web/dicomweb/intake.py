@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chexmodels.dicom.part10 import DecodeError, parse_file_meta
+from chexmodels.dicom import file_meta
+from chexmodels.dicom.errors import DecodeError
 from chexnode.audit.transfers import Transfers
 from chexnode.dicomweb.json_model import Json
 from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
@@ -21,9 +22,6 @@ from chexnode.web.dicomweb.assembly import Assembly, Unassembled, Writer
 from chexnode.web.dicomweb.places import DICOM
 
 MOST_PARTS = 50_000
-_MOST_FILE_META = 65_536
-_PREAMBLE = 128
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +73,15 @@ class Instance:
     def _look(self, *, is_all: bool) -> None:
         """Begin to receive the data set once all of the file meta information has come."""
         try:
-            found = _file_meta(self._head, is_all=is_all)
+            found = file_meta.span(self._head, is_all=is_all)
             if found is None:
                 return
             start, end = found
-            file_meta = parse_file_meta(bytes(self._head[start:end]))
+            meta = file_meta.parse(bytes(self._head[start:end]))
             announced = Announced(
-                str(file_meta.get("MediaStorageSOPClassUID", "")),
-                str(file_meta.get("MediaStorageSOPInstanceUID", "")),
-                str(file_meta.TransferSyntaxUID),
+                str(meta.get("MediaStorageSOPClassUID", "")),
+                str(meta.get("MediaStorageSOPInstanceUID", "")),
+                str(meta.TransferSyntaxUID),
                 self._study,
             )
         except (DecodeError, ValueError) as error:
@@ -98,30 +96,6 @@ class Instance:
         self._reception = self._service.begin(announced, self._caller)
         self._reception.write(memoryview(bytes(self._head[end:])))
         self._head.clear()
-
-
-def _file_meta(head: bytearray, *, is_all: bool) -> tuple[int, int] | None:
-    """Where group 0002 begins and ends (PS3.10 section 7.1); None if more is needed. Raises DecodeError.
-
-    The preamble may be missing: some clients leave it out, and nothing hangs on it.
-    """
-    if len(head) < _PREAMBLE + 4 and not is_all:
-        return None
-    start = _PREAMBLE + 4 if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM" else 0
-    position = start
-    while len(head) >= position + 12 and head[position : position + 2] == b"\x02\x00":
-        is_long = bytes(head[position + 4 : position + 6]) in _LONG_VRS
-        length = head[position + 8 : position + 12] if is_long else head[position + 6 : position + 8]
-        position += (12 if is_long else 8) + int.from_bytes(length, "little")
-        if position > _MOST_FILE_META:
-            raise DecodeError("malformed", "the file meta information is too long")
-    if position == start and len(head) >= start + 12:
-        raise DecodeError("malformed", "not a DICOM file")
-    if len(head) >= position + 12 or (is_all and len(head) >= position > start):
-        return start, position
-    if is_all:
-        raise DecodeError("malformed", "the file breaks off in its file meta information")
-    return None
 
 
 class Intake:

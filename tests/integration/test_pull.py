@@ -15,10 +15,10 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexnode.archive import pull
 from chexnode.archive.inbox import caller_of, opened_storage
-from chexnode.deliver.destination import DestinationDown
 from chexnode.ledger.ledger import Ledger
 from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import DestinationSettings, DiskSettings, Settings, load
+from chexnode.vocabulary.errors import DestinationDown
 from support import servers
 from support.collectors import Collector
 from support.deliveries import data_set_bytes, result

@@ -25,7 +25,6 @@ from pydicom.datadict import tag_for_keyword
 from chexnode.audit.trail import OFF, Trail
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
@@ -34,7 +33,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.receive.header import is_safe_uid
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
 from chexnode.settings.tree import DestinationSettings
-from chexnode.vocabulary.errors import Transient, Usage
+from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
 from chexnode.web.dicomweb.intake import Intake
 
 log = logging.getLogger(__name__)

@@ -34,9 +34,9 @@ from pydicom.uid import (
 )
 
 from chexnode.audit.trail import OFF, Trail
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dimse.requestor import Association, Context, Keep, NotSent
 from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.errors import DestinationDown
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import threading
 from datetime import timedelta
 
 from chexnode.deliver.backoff import Backoff
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dimse import commitment
 from chexnode.dimse.requestor import Association
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import DestinationSettings, PeerSettings, Settings
 from chexnode.tls import client_context
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ from threading import Event
 import httpx
 from pydicom.dataset import Dataset
 
-from chexnode.deliver.destination import DestinationDown, Outgoing, Sent, load
+from chexnode.deliver.destination import Interrupted, Outgoing, Sent, load
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, judge, read_answer
 from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
 MOST_BYTES = 32_000_000
@@ -71,8 +72,9 @@ class StowDestination:
             answer = _post(self._client, self._settings, [content for _, content in group], self._stop)
         except DestinationDown as down:
             self.close()
-            # Of several it is not known which one it was; the next try is made with one.
-            raise DestinationDown(str(down), group[0][0] if alone else None) from down
+            if alone:
+                raise Interrupted(str(down), group[0][0]) from down
+            raise  # of several it is not known which one it was; the next try is made with one
         untold = []
         for item, content in group:
             verdict = judge(answer, item.claim.sop_instance_uid, alone)

@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 from pydantic import SecretStr
 
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dicomweb.stow_response import named
 from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.errors import DestinationDown
 
 _REMEDIES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "it does not know our credentials",

@@ -37,7 +37,7 @@ from chexnode.encode.sc import encode_sc
 from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import SrVariant, encode_sr
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import PROVENANCE, hot, parsed, picture, radiograph
 
 SHAPE = (2500, 2048)

@@ -26,7 +26,8 @@ from chexnode.ledger.migrate import upgrade
 from chexnode.settings.tree import DestinationSettings, NodeSettings, Settings, TlsSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
-from chexnode.vocabulary.states import InstanceState, ResultKind
+from chexnode.vocabulary.states import InstanceState
+from chexnode.vocabulary.variants import ResultKind
 from support import servers
 
 PRIVATE_SOP_CLASS = "1.2.826.0.1.3680043.9.9999.1"

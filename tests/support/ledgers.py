@@ -12,8 +12,10 @@ from typing import Any
 from chexnode.ledger.database import Database, utc_now
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, Arrival, JobClaim, JobSpec, NewResult, Receipt, Verdict
-from chexnode.vocabulary.states import InstanceState, Reason, ResultKind
+from chexnode.vocabulary.states import InstanceState
+from chexnode.vocabulary.variants import ResultKind
 
 SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
 OTHER_SPEC = JobSpec("model 2", "c" * 64, "b" * 64)

@@ -22,7 +22,7 @@ from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import Source
 from chexnode.encode.sr import SrVariant, encode_sr
 from chexnode.vocabulary.records import Attributes, variant_parts
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from chexnode.encode.provenance import MANUFACTURER, Provenance, tracking_uid
 from chexnode.encode.source import Source
 from chexnode.encode.sr import SrVariant
 from chexnode.encode.sr_check import check_not_analysed, check_sr
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 
 def check(data: bytes, source: Source, findings: Findings, provenance: Provenance, kind: ResultKind, form: str) -> None:

@@ -60,7 +60,7 @@ from chexnode.encode.sides import side
 from chexnode.encode.source import Source
 from chexnode.encode.sr_document import Device, Group, Naming, Reference, SrClass, report
 from chexnode.encode.sr_library import image_library
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 Outline = Literal["box", "contour"]
 

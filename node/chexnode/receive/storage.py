@@ -22,8 +22,9 @@ from chexnode.receive.header import DEFLATED, Header, NotUnderstood, is_safe_uid
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import judge_header
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Arrival, Outcome, Receipt, Subject, Verdict
-from chexnode.vocabulary.states import InstanceState, Reason
+from chexnode.vocabulary.states import InstanceState
 from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)

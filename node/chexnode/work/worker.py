@@ -23,8 +23,8 @@ from chexnode.sandbox.pool import NoChild
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import DiskRefused, Spool, SpoolAway
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, JobClaim, JobSpec
-from chexnode.vocabulary.states import Reason
 from chexnode.vocabulary.tracebacks import traceback_of
 from chexnode.work.pipeline import Pipeline
 from chexnode.work.prepared import Prepared

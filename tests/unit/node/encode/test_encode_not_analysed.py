@@ -28,7 +28,8 @@ from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import PRESENCE
 from chexnode.encode.sr_check import check_not_analysed
-from chexnode.vocabulary.states import JobState, Reason
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.states import JobState
 from support.radiographs import parsed, part10, radiograph
 from support.validators import dciodvfy, dicom_sr_validator, unexplained
 

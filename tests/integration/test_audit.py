@@ -19,8 +19,8 @@ from chexnode.audit.syslog import Address, CollectorDown, collector
 from chexnode.audit.trail import open_trail
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.courier import Courier
+from chexnode.roles import check
 from chexnode.roles.certificates import Authority, Issued
-from chexnode.roles.processes import check
 from chexnode.settings.tree import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import BadEnvironment

@@ -361,6 +361,14 @@ def test_no_path_of_somebodys_machine() -> None:
     assert wrong == []
 
 
+def test_no_package_registry_is_named() -> None:
+    """Where packages come from is the installing machine's configuration."""
+    hosts = re.compile(rb"(pypi|pythonhosted|npmjs|download\.pytorch)\.org|deb\.debian|(docker|quay|ghcr)\.io")
+    own = Path(__file__)
+    wrong = [str(file.relative_to(ROOT)) for file in _tracked() if file != own and hosts.search(file.read_bytes())]
+    assert wrong == []
+
+
 def test_no_patient_image_is_kept() -> None:
     """Pictures only as PNG under docs/images, drawn from phantoms; DICOM, JPEG and arrays nowhere."""
     suffixes = {

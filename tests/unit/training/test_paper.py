@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from chextrain.evaluate.evaluation import paper
+from chextrain.evaluate import paper
 from chextrain.evaluate.paper import Confusion
 
 SIZE = 512

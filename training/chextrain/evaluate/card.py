@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from chexmodels.bundle import Manifest
+from chextrain.evaluate import sound
 from chextrain.evaluate.calibrate import Decision
-from chextrain.evaluate.evaluation import Evaluation, sound
+from chextrain.evaluate.evaluation import Evaluation
 from chextrain.evaluate.tables import grid
 from chextrain.runs import Run
 

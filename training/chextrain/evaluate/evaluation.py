@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from chexmodels.bundle import OperatingPoint
 from chexmodels.postprocess import mark as mark_one
 from chextrain.data.cases import Collection
+from chextrain.evaluate import paper
 from chextrain.evaluate.baselines import best_cut, lung_fields, mean_mask
 from chextrain.evaluate.bootstrap import Estimate, auroc_of, mean_of, pixel_ap_of
-from chextrain.evaluate.evaluation import paper
 from chextrain.evaluate.metrics import Masks, any_pixel, box_iou, pointing
 from chextrain.evaluate.scored import Numbers, Split, is_boxed
 

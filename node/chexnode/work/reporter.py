@@ -11,8 +11,8 @@ from importlib.metadata import version
 from chexmodels.dicom.part10 import DecodeError, read_sound
 from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import Encoded, to_bytes
-from chexnode.encode.readback import check_report
 from chexnode.encode.source import Source, sanitise
+from chexnode.encode.verify import verify_report
 from chexnode.ledger.ledger import Ledger
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import DestinationSettings, Settings
@@ -111,7 +111,7 @@ class Reporter:
         )
         ds = encode_not_analysed(source, images, study.digest, facts, destination.sr_class)
         data = to_bytes(ds)
-        check_report(data, source, images)
+        verify_report(data, source)
         variant = variant_with(f"not-analysed-{destination.sr_class}", destination.label)
         return Encoded.of(ResultKind.SR, variant, ds, data)
 

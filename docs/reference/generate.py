@@ -33,17 +33,15 @@ from chexnode.cli.options import Exit
 from chexnode.dimse.messages import Status
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
-from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.ledger.views import EventView, JobDetail, ResultView
-from chexnode.queue.bell import Bell
-from chexnode.receive.receiver import storage_service
+from chexnode.node import Node
+from chexnode.receive.storage import StorageService
 from chexnode.settings.keys import section_of
 from chexnode.settings.tree import Settings
-from chexnode.spool.spool import Spool
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
 from chexnode.vocabulary import records
-from chexnode.vocabulary.records import DeliveryView, JobSpec, JobView
+from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.states import (
     TRANSITIONS,
     DeliveryState,
@@ -329,12 +327,8 @@ def _http() -> str:
         database = Database(tree.database.url)
         upgrade(database)
         database.close()
-        ledger = Ledger(tree.database.url)
-        bell = Bell(tree.broker.url, tree.node.data_dir)
-        storage = storage_service(tree, ledger, Spool(tree.node.data_dir), bell, JobSpec("", "", ""))
-        schema = create_app(tree, ledger, storage).openapi()
-        bell.close()
-        ledger.close()
+        with Node.open(tree, "documentation") as node:
+            schema = create_app(node, StorageService(node)).openapi()
     rows = []
     for path, methods in schema["paths"].items():
         for method, what in methods.items():

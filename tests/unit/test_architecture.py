@@ -55,7 +55,6 @@ NOT_YET: frozenset[tuple[str, str]] = frozenset(
         ("chextrain.runs", "fit"),
         ("chextrain.fit.trainer", "evaluate"),
         ("chextrain.data.arrays", "fit"),
-        ("chexnode.archive.inbox", "queue"),
         ("chexnode.archive.pull", "deliver"),
         ("chexnode.archive.pull", "web"),
         ("chexnode.archive.reconcile", "triage"),

@@ -13,7 +13,7 @@ Anything else is a bug: the job becomes FAILED and keeps the traceback.
 
 from __future__ import annotations
 
-from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.reasons import Reason
 
 
 class NodeError(Exception):

@@ -31,7 +31,7 @@ from chexmodels.dicom import values
 from chexmodels.dicom.greyscale import Choice, Greyscale, offered
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.provenance import derived_uid
-from chexnode.vocabulary.states import Note
+from chexnode.vocabulary.notes import Note
 
 #: The SOP classes that highdicom is told of; any other one is described to it as a Secondary Capture.
 _KNOWN_CLASSES = frozenset(

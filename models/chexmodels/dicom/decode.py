@@ -60,7 +60,7 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
         if transfer_syntax_uid == JPEGExtended12Bit and bits_stored > 8:
             pixels = _jpeg_extended(codestream, rows, columns, bits_stored)
         else:
-            pixels = get_decoder(transfer_syntax_uid).as_array(ds, raw=True)[0]
+            pixels = get_decoder(transfer_syntax_uid).as_array(_for_decoder(ds), raw=True)[0]
     except MemoryError as error:
         raise DecodeError("decode-limit", "out of memory while decoding") from error
     except Exception as error:  # decoders raise anything; their messages may quote the data set
@@ -68,6 +68,17 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     if pixels.shape != (rows, columns) or not np.issubdtype(pixels.dtype, np.integer):
         raise DecodeError("pixel-size", f"decoded to {pixels.shape} instead of {(rows, columns)}")
     return cast("NDArray[np.integer]", pixels)
+
+
+def _for_decoder(ds: Dataset) -> Dataset:
+    """The Image Pixel attributes as a decoder wants them, whatever their padding and case, and the pixels."""
+    image = Dataset()
+    image.file_meta = ds.file_meta
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
+        setattr(image, keyword, unsigned(ds, keyword))
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image["PixelData"] = ds["PixelData"]
+    return image
 
 
 def _codestream(ds: Dataset) -> bytes:

@@ -37,6 +37,7 @@ _BINARY = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "AT", "FL", "FD",
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]+")
+_UNUSUAL = re.compile(rb"[^\x20-\x7e]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _DATE = re.compile(r"(\d{4})([.\-/]?)(\d\d)\2(\d\d)", re.ASCII)
 _TIME = re.compile(r"([01]\d|2[0-3])(?::?([0-5]\d)(?::?([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII)
@@ -222,6 +223,23 @@ def text(ds: Dataset, key: Key, declared: Sequence[str], longest: int) -> str | 
     else:
         return None
     return _CONTROL.sub(" ", _SURROGATE.sub("\ufffd", "\\".join(map(str, values)))).strip()[:longest].strip() or None
+
+
+def mended(ds: Dataset, key: Key, declared: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Return VR and values of a short text element that pydicom might read otherwise: one not of printable ASCII only.
+
+    None for every other element.
+    """
+    item = element(ds, key)
+    raw = item.value if item is not None else None
+    if not isinstance(raw, bytes) or len(raw) > _LONGEST or not _UNUSUAL.search(raw.rstrip(b"\0 ")):
+        return None
+    vr = item.VR if item is not None and item.VR not in (None, "UN") else _vr(_tag(key))
+    if vr not in _ONE_LINE and vr not in _TEXT:
+        return None
+    text = charset.decode(raw, declared)
+    legal = [_legal(each, vr) or "" for each in ([text] if vr in _TEXT else text.split("\\"))]
+    return vr, [each for each in legal if each]
 
 
 def clean(ds: Dataset, key: Key, declared: Sequence[str], depth: int = 0) -> DataElement | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
+
+from chexmodels.dicom.values import codecs, mended
 
 Json = dict[str, Any]
 """Tag (8 hexadecimal digits) -> ``{"vr": ..., "Value": [...]}``."""
@@ -54,26 +56,33 @@ def sequence(keyword: str, items: Iterable[Json]) -> Json:
     return {key_of(keyword): {"vr": "SQ", "Value": found} if found else {"vr": "SQ"}}
 
 
-def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "") -> Json:
+def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "", inherited: Sequence[str] = ()) -> Json:
     """The JSON model of ``ds`` without group 0002; long binary values become BulkDataURI.
 
-    What pydicom cannot convert (a DS that is no number, say) is given as text, for nothing may be lost on the way.
+    ``inherited``: Python codecs of what holds this item. Text is read as everywhere, by
+    :mod:`chexmodels.dicom.charset`. What pydicom cannot convert (a DS that is no number, say) is given as text, for
+    nothing may be lost on the way.
     """
     found: Json = {}
+    declared = codecs(ds) or inherited
     for tag in sorted(ds.keys()):
         if tag.group == 0x0002 or tag.element == 0x0000:  # group lengths are retired (PS3.5 section 7.2)
             continue
-        found[f"{tag:08X}"] = _of_element(ds, tag, bulk_uri, f"{prefix}{tag:08X}")
+        found[f"{tag:08X}"] = _of_element(ds, tag, bulk_uri, f"{prefix}{tag:08X}", declared)
     return found
 
 
-def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str) -> Json:
+def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declared: Sequence[str]) -> Json:
+    text = mended(ds, tag, declared)
+    if text is not None:
+        vr, values = text
+        return {"vr": vr, "Value": [_person(each) if vr == "PN" else each for each in values]}
     try:
         one = ds[tag]
     except Exception:  # a value that the library cannot even hold
         return _raw(ds.get_item(tag))
     if one.VR == "SQ":
-        items = [model_of(item, bulk_uri, f"{path}/{number}/") for number, item in enumerate(one.value or [])]
+        items = [model_of(item, bulk_uri, f"{path}/{number}/", declared) for number, item in enumerate(one.value or [])]
         return {"vr": "SQ", "Value": items}  # of none, pydicom says []
     if tag in _PIXELS or (one.VR in _BULK and _size(one) > INLINE_BYTES):
         return {"vr": _vr(one), "BulkDataURI": bulk_uri(path)}

@@ -27,32 +27,24 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 from writing import page, table
 
-from chexnode.cli import shapes
 from chexnode.cli.commands import app
 from chexnode.cli.options import Exit
 from chexnode.dimse.messages import Status
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
-from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.ledger.views import EventView, JobDetail, ResultView
-from chexnode.queue.bell import Bell
-from chexnode.receive.receiver import storage_service
+from chexnode.node import Node
+from chexnode.receive.storage import StorageService
 from chexnode.settings.keys import section_of
 from chexnode.settings.tree import Settings
-from chexnode.spool.spool import Spool
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
-from chexnode.vocabulary import records
-from chexnode.vocabulary.records import DeliveryView, JobSpec, JobView
-from chexnode.vocabulary.states import (
-    TRANSITIONS,
-    DeliveryState,
-    InstanceState,
-    JobState,
-    Note,
-    Reason,
-    StudyState,
-)
+from chexnode.vocabulary import records, reports
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.records import DeliveryView, JobView
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
 from chexnode.web.dicomweb.attributes import ATTRIBUTES
 from chexnode.web.dicomweb.places import ROOT
@@ -205,10 +197,10 @@ _SHAPES: Mapping[str, type] = {
     "a result": ResultView,
     "`deliveries`, an array of": DeliveryView,
     "`account`, one object": Account,
-    "`analyze`, an array of; also the content of `STEM.json`": shapes.FileReport,
-    "a region": shapes.RegionReport,
-    "`settings`, an array of": shapes.Setting,
-    "`check`, an array of": shapes.Check,
+    "`analyze`, an array of; also the content of `STEM.json`": reports.FileReport,
+    "a region": reports.RegionReport,
+    "`settings`, an array of": reports.Setting,
+    "`check`, an array of": reports.Check,
 }
 
 
@@ -329,12 +321,8 @@ def _http() -> str:
         database = Database(tree.database.url)
         upgrade(database)
         database.close()
-        ledger = Ledger(tree.database.url)
-        bell = Bell(tree.broker.url, tree.node.data_dir)
-        storage = storage_service(tree, ledger, Spool(tree.node.data_dir), bell, JobSpec("", "", ""))
-        schema = create_app(tree, ledger, storage).openapi()
-        bell.close()
-        ledger.close()
+        with Node.open(tree, "documentation") as node:
+            schema = create_app(node, StorageService(node)).openapi()
     rows = []
     for path, methods in schema["paths"].items():
         for method, what in methods.items():

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 from chexnode.encode.objects import to_bytes
 from chexnode.ledger.ledger import Ledger
 from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Outcome, Verdict
-from chexnode.vocabulary.states import DeliveryState, InstanceState, Reason
+from chexnode.vocabulary.states import DeliveryState, InstanceState
 from chexnode.work import reporter as reporter_module
 from chexnode.work.reporter import LONG_SERIES, UNREADABLE, Reporter
 from support.disks import unmounted, unreadable
@@ -372,7 +374,7 @@ def test_two_reporters_at_once_make_one_report(site: Site, ledger_url: str) -> N
         start = threading.Barrier(2)
 
         def report(ledger: Ledger) -> None:
-            reporter = Reporter(site.settings, ledger, site.spool)
+            reporter = Reporter(replace(site.node, ledger=ledger))
             start.wait()
             reporter.report()
 

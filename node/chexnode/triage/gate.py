@@ -18,8 +18,10 @@ from chexnode.triage import reading
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, lexicon
 from chexnode.triage.reading import BodyPart, Statement, View
-from chexnode.vocabulary.records import Verdict
-from chexnode.vocabulary.states import InstanceState, Note, Reason
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.records import Priority, Verdict
+from chexnode.vocabulary.states import InstanceState
 
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -287,6 +289,12 @@ def _evidence(subject: Subject) -> str:
         f"{part.said.value} by {part.evidence}" if part.evidence else "body part not stated",
     )
     return "; ".join((*said, *(f"but {each}" for each in (view.contradicted, part.contradicted) if each)))
+
+
+def _priority(header: Header) -> Priority:
+    """Urgent where the request was (Requested Procedure Priority, Study Priority ID)."""
+    said = {header.text(0x00401003), header.text(0x0032000C)}
+    return Priority.URGENT if said & {"STAT", "HIGH", "URGENT"} else Priority.ROUTINE
 
 
 SMALLEST_SIDE = 64

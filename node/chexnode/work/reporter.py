@@ -13,14 +13,16 @@ from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_n
 from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.source import Source, sanitise
 from chexnode.encode.verify import verify_report
-from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings.tree import DestinationSettings, Settings
-from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.settings.tree import DestinationSettings
+from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.errors import StaleMove, Transient
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import ClosedStudy, Unanalysed, variant_with
-from chexnode.vocabulary.states import JobState, Reason, ResultKind
+from chexnode.vocabulary.states import JobState
 from chexnode.vocabulary.tracebacks import traceback_of
+from chexnode.vocabulary.variants import ResultKind
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
@@ -48,9 +50,9 @@ class Reporter:
     Nothing rings for their delivery: the tick that follows looks for what is due.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
-        self._settings, self._ledger, self._spool = settings, ledger, spool
-        self._limits = read_limits(settings.limits)
+    def __init__(self, node: Node) -> None:
+        self._settings, self._ledger, self._spool = node.settings, node.ledger, node.spool
+        self._limits = read_limits(node.settings.limits)
         self._later: dict[str, datetime] = {}
         """Study Instance UID -> not before, of studies whose files could not be read."""
 

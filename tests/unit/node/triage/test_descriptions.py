@@ -17,8 +17,10 @@ from chexnode.triage.gate import judge_header
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, LexiconError, lexicon
 from chexnode.triage.reading import BodyPart, View, body_part, view
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Verdict
-from chexnode.vocabulary.states import InstanceState, Note, Reason
+from chexnode.vocabulary.states import InstanceState
 from support.radiographs import parsed, radiograph
 
 VIEWS = {"F": View.FRONTAL, "L": View.LATERAL, "O": View.OBLIQUE, "D": View.DECUBITUS, "U": View.UNKNOWN}

@@ -8,7 +8,6 @@ from functools import cached_property
 from pydicom.dataset import Dataset
 
 from chexmodels.dicom import values
-from chexnode.triage.vocabulary import BodyPart, View, body_part_of, described_part, view_of
 
 _LONGEST_TEXT = 1024
 _AGE = re.compile(r"(\d{1,3})\s*([DWMY]?)")
@@ -35,7 +34,8 @@ class Header:
 
     def values(self, tag: int) -> list[str]:
         """The values of a multi-valued text element, each stripped."""
-        return [text.strip(" \0\t\r\n").upper() for text in values.strings(self._ds, tag, self._codecs)]
+        texts = values.strings(self._ds, tag, self._codecs) or [""]
+        return [text.strip(" \0\t\r\n").upper() for text in texts]
 
     def unsigned(self, tag: int) -> int | None:
         """Value of an US element; None where it is absent or not one 16-bit number."""
@@ -56,34 +56,6 @@ class Header:
     def is_lossy(self, transfer_syntax_uid: str) -> bool:
         """Whether the image went through lossy compression."""
         return values.is_lossy(self._ds, transfer_syntax_uid)
-
-    @cached_property
-    def view(self) -> View:
-        """What View Position and View Code Sequence say together; the least frontal statement wins."""
-        said = {view_of(self.text(0x00185101))}
-        said |= {view_of(meaning, code) for code, meaning in self.codes(0x00540220)}
-        for view in (View.LATERAL, View.OBLIQUE, View.DECUBITUS, View.FRONTAL):
-            if view in said:
-                return view
-        # Rows that run towards the front or the back of the patient are those of a lateral image (PS3.3 C.7.6.1.1.1)
-        row, *column = self.values(0x00200020) or [""]
-        if row in ("A", "P") and column and column[0] in ("F", "H"):
-            return View.LATERAL
-        return View.UNKNOWN
-
-    @cached_property
-    def body_part(self) -> BodyPart:
-        """What Body Part Examined says, else Anatomic Region Sequence, else a description that names another part."""
-        examined = body_part_of(self.text(0x00180015))
-        if examined is not BodyPart.UNKNOWN:
-            return examined
-        regions = {body_part_of(meaning, code) for code, meaning in self.codes(0x00082218)}
-        for part in (BodyPart.CHEST, BodyPart.OTHER):
-            if part in regions:
-                return part
-        described = {described_part(self.text(tag)) for tag in (0x0008103E, 0x00081030, 0x00181030)}
-        other = BodyPart.OTHER in described and BodyPart.CHEST not in described
-        return BodyPart.OTHER if other else BodyPart.UNKNOWN
 
     @cached_property
     def age(self) -> float | None:

@@ -159,9 +159,8 @@ def test_highdicom_reads_every_region_back(variant: SrVariant) -> None:
             assert np.array_equal(group.roi.value, outline(mask, region))
         assert group.roi.graphic_type.value == "POLYLINE"
         sites = [(site.value, site.laterality) for site in group.finding_sites]
-        assert sites == [
-            [(codes.SCT.Lung, codes.cid244.Left)], [(codes.SCT.Lung, codes.cid244.Right)], [(codes.SCT.Thorax, None)],
-        ][number - 1]  # fmt: skip
+        sides = (codes.cid244.Left, codes.cid244.Right, None)
+        assert sites == [(codes.SCT.Thorax, sides[number - 1])]
 
 
 def test_the_algorithm_is_named_with_each_region() -> None:
@@ -300,7 +299,7 @@ def test_a_lesion_keeps_its_place_however_the_image_is_turned(
     assert group.roi.value.max(axis=0).tolist() == [box.x1, box.y1]
     (site,) = group.finding_sites
     assert site.laterality == laterality
-    assert site.value == (codes.SCT.Thorax if laterality is None else codes.SCT.Lung)
+    assert site.value == codes.SCT.Thorax
 
 
 @pytest.mark.parametrize(

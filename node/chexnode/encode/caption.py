@@ -111,7 +111,8 @@ def image_score(findings: Findings, provenance: Provenance) -> str:
 
 def noted(findings: Findings) -> tuple[Line, ...]:
     """Say what was noticed on the way and is no doubt of the whole, if anything."""
-    others = list(dict.fromkeys(_words(note) for note in findings.notes if note not in DOUBTS))
+    told = DOUBTS if findings.abnormal is not None else {n for n in findings.notes if n not in _HARMLESS}
+    others = list(dict.fromkeys(_words(note) for note in findings.notes if note not in told))
     return (Line(f"Noted: {', '.join(others)}"),) if others else ()
 
 

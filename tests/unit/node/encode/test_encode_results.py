@@ -191,9 +191,7 @@ def test_the_words_say_what_it_is() -> None:
     assert words(lesion((96, 80), False, 0.12)).endswith(
         " | NO ABNORMALITY MARKED | Image score 12% (threshold 50%). Small or faint abnormalities are missed."
     )
-    assert words(lesion((96, 80), None)).endswith(
-        " | NOT EVALUATED: unlike the images that the AI learnt from | Noted: unlike the images that the AI learnt from"
-    )
+    assert words(lesion((96, 80), None)).endswith(" | NOT EVALUATED: unlike the images that the AI learnt from")
     nowhere = Findings(None, None, (), 0.9, True, "m", notes=("lossy",))
     assert words(nowhere).endswith(
         " | ABNORMAL, but nothing can be outlined | Image score 90% (threshold 50%). | Noted: lossy compression"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, IPvAnyNetwork, model_validator
 
 from chexnode.settings.base import Port, Section
 
@@ -30,6 +30,11 @@ class WebSettings(Section):
         (),
         description="Host names that clients may call us by, besides web.host and localhost; empty: on loopback "
         "none, elsewhere any.",
+    )
+    proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description="Addresses or networks of proxies before us, whose X-Forwarded-For, -Proto, -Host and -Prefix are "
+        "believed; nobody else's are.",
     )
     cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
         (), description="Origins, such as https://viewer.example, whose pages may read our answers; empty: none."

@@ -9,7 +9,7 @@ from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from chexnode.node import Node
 from chexnode.receive.storage import StorageService
@@ -77,10 +77,12 @@ def _protect(app: FastAPI, settings: Settings) -> None:
 
 async def _method_not_allowed(request: Request, error: Exception) -> Response:
     """405 with all methods that the resource takes (RFC 9110 section 15.5.6); OPTIONS is answered by them alone."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
+    methods = {
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
     allow = {"Allow": ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))}
     if request.method == "OPTIONS" and request.url.path.startswith(ROOT):
         return Response(None, 204, allow)

@@ -32,6 +32,7 @@ def service(ledger: Ledger, tmp_path: Path) -> Iterator[Service]:
 
 def image(**change: object) -> Dataset:
     ds = radiograph()
+    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = generate_uid(), generate_uid(), generate_uid()
     for keyword, value in change.items():
         setattr(ds, keyword, value)
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID

@@ -99,7 +99,7 @@ def serving(settings: Settings, ledger: Ledger | None = None) -> Iterator[Servic
         storage.start()
         port = free_port()
         app = create_app(node, storage)
-        server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False, proxy_headers=False))
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

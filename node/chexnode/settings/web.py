@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, IPvAnyNetwork, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from chexnode.settings.base import Port, Section
 
@@ -16,6 +17,12 @@ def _origin(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or value != f"{parts.scheme}://{parts.netloc}" or "*" in value:
         raise ValueError(f"{value!r} is no origin, such as https://viewer.example")
+    return value
+
+
+def _network(value: str) -> str:
+    """Check an address or network, such as 10.0.0.0/8."""
+    ip_network(value, strict=False)  # raises ValueError with the right words
     return value
 
 
@@ -31,7 +38,7 @@ class WebSettings(Section):
         description="Host names that clients may call us by, besides web.host and localhost; empty: on loopback "
         "none, elsewhere any.",
     )
-    proxies: tuple[IPvAnyNetwork, ...] = Field(
+    proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         (),
         description="Addresses or networks of proxies before us, whose X-Forwarded-For, -Proto, -Host and -Prefix are "
         "believed; nobody else's are.",

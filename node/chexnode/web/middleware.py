@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -174,8 +173,9 @@ class BehindProxy:
     the path that the proxy took away from the beginning.
     """
 
-    def __init__(self, app: ASGIApp, proxies: Sequence[IPv4Network | IPv6Network]) -> None:
-        self._app, self._proxies = app, proxies
+    def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
+        """``proxies``: addresses and networks."""
+        self._app, self._proxies = app, [ipaddress.ip_network(one, strict=False) for one in proxies]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope.get("client") and self._is_proxy(scope["client"][0]):

@@ -18,7 +18,7 @@ from chextrain.evaluate.bootstrap import (
     pixel_ap_of,
 )
 from chextrain.evaluate.froc import RATES, froc, matches, regions
-from chextrain.evaluate.metrics import auroc, average_precision, box_iou, dice, mask_iou, pixel_ap, pointing_game
+from chextrain.metrics import auroc, average_precision, box_iou, dice, mask_iou, pixel_ap, pointing_game
 
 
 def test_average_precision_by_hand() -> None:

@@ -9,8 +9,11 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 	$(if $(shell $(p) -c 'import sys; print(*[1] * (sys.version_info >= (3, 11)))' 2>/dev/null),$(p))) no-python)
 VENV := .venv
 BIN := $(VENV)/bin
-# Where PyTorch keeps wheels without CUDA, a tenth of the size; used where no NVIDIA driver is found and it answers.
-TORCH_CPU := https://download.pytorch.org/whl/cpu
+# The index that PyTorch comes from, where it is another than pip's own: PyTorch's documentation names the one that has
+# wheels without CUDA, a tenth of the size.
+TORCH_INDEX ?=
+# How many tests run at once.
+JOBS ?= logical
 FILES ?=
 
 IMAGES ?= 500
@@ -28,7 +31,7 @@ test: $(VENV)/dev.stamp servers ## everything .ci/run checks: style, types, the 
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest
+	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile --durations=20
 
 check: $(VENV)/dev.stamp ## what a commit needs: style, types, unit tests
 	$(BIN)/ruff check --no-cache .
@@ -71,13 +74,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments (apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# PyTorch goes first and alone, so that a CPU wheel that pip is configured to find is preferred to PyPI's CUDA build.
+# PyTorch goes first and alone, so that TORCH_INDEX serves it and nothing else.
 $(VENV)/torch.stamp: $(VENV)/bin/python
-	@extra=''; \
-	if ! command -v nvidia-smi >/dev/null && \
-	   $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(TORCH_CPU)/torch/", timeout=10)' 2>/dev/null; \
-	then extra='--extra-index-url $(TORCH_CPU)'; fi; \
-	set -x; $(BIN)/python -m pip install --quiet $$extra 'torch>=2.8,<2.14'
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch>=2.8,<2.14'
 	@touch $@
 
 $(VENV)/worker.stamp: $(VENV)/torch.stamp pyproject.toml

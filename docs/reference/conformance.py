@@ -25,7 +25,7 @@ from chexnode.dimse.contexts import (
     _verification,
 )
 from chexnode.dimse.messages import Status
-from chexnode.encode import rules
+from chexnode.encode import verify as rules
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.not_analysed import MEANINGS as NOT_ANALYSED
 from chexnode.encode.not_analysed import SCHEME

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from chexmodels.finding import Box, Findings, Region
-from chexnode.encode import rules
+from chexnode.encode import verify as rules
 from chexnode.encode.attributes import EQUIPMENT, OPTIONAL, TYPE_2
 from chexnode.encode.not_analysed import NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import encode, to_bytes

@@ -19,7 +19,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
 from conformance import statement
@@ -33,17 +33,15 @@ from chexnode.cli.options import Exit
 from chexnode.dimse.messages import Status
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
-from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.ledger.views import EventView, JobDetail, ResultView
-from chexnode.queue.bell import Bell
-from chexnode.receive.receiver import storage_service
+from chexnode.node import Node
+from chexnode.receive.storage import StorageService
 from chexnode.settings.keys import section_of
 from chexnode.settings.tree import Settings
-from chexnode.spool.spool import Spool
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
 from chexnode.vocabulary import records
-from chexnode.vocabulary.records import DeliveryView, JobSpec, JobView
+from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.states import (
     TRANSITIONS,
     DeliveryState,
@@ -57,6 +55,8 @@ from chexnode.web.app import create_app
 from chexnode.web.dicomweb.attributes import ATTRIBUTES
 from chexnode.web.dicomweb.places import ROOT
 from chexnode.web.metrics import METRICS
+from chextrain.config import Config
+from chextrain.recipes.registry import RECIPES
 
 REFERENCE = Path(__file__).parent
 
@@ -70,6 +70,7 @@ def pages() -> dict[str, str]:
         "triage.md": _triage(),
         "dicom-conformance.md": statement(_member_docs(Status), _member_docs(Reason)),
         "http.md": _http(),
+        "training.md": _training(),
     }
 
 
@@ -320,6 +321,40 @@ def _triage() -> str:
     )
 
 
+# Training
+
+
+def _training() -> str:
+    parts = [
+        "What `chextrain train RECIPE` can be given, by `--config FILE.toml` (a section is a table) and, after it, by "
+        "`--set section.key=value`. An unknown key is an error that names the nearest known one. Every run writes all "
+        "its values to `run.json`, and the command that repeats it to the card of a bundle.",
+        "## Recipes",
+        table(
+            ("recipe", "network", "begins with", "its own defaults", "what it trains"),
+            (
+                (
+                    f"`{name}`",
+                    f"`{recipe.architecture}`",
+                    ", ".join(f"`--{stage}`" for stage in recipe.stages),
+                    ", ".join(
+                        f"`{section}.{key}={_toml(value)}`"
+                        for section, values in recipe.defaults.items()
+                        for key, value in values.items()
+                    ),
+                    _markdown((sys.modules[recipe.train.__module__].__doc__ or "").partition("\n\n")[0]),
+                )
+                for name, recipe in RECIPES.items()
+            ),
+        ),
+    ]
+    for name, field in Config.model_fields.items():
+        section = cast(type[BaseModel], field.annotation)
+        rows = ((*cells[:3], _markdown(cells[3])) for cells in _keys(section))
+        parts.append(f"## `[{name}]`\n\n{_text(section)}\n\n" + table(("key", "value", "default", "meaning"), rows))
+    return page("Training", *parts)
+
+
 # HTTP
 
 
@@ -329,12 +364,8 @@ def _http() -> str:
         database = Database(tree.database.url)
         upgrade(database)
         database.close()
-        ledger = Ledger(tree.database.url)
-        bell = Bell(tree.broker.url, tree.node.data_dir)
-        storage = storage_service(tree, ledger, Spool(tree.node.data_dir), bell, JobSpec("", "", ""))
-        schema = create_app(tree, ledger, storage).openapi()
-        bell.close()
-        ledger.close()
+        with Node.open(tree, "documentation") as node:
+            schema = create_app(node, StorageService(node)).openapi()
     rows = []
     for path, methods in schema["paths"].items():
         for method, what in methods.items():

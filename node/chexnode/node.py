@@ -1,18 +1,82 @@
-"""Which analysis new images get: the model's digest and the settings that change a result. No torch: receivers ask."""
+"""An opened node: what every role stands on, opened once by :meth:`Node.open` and passed on as one argument.
+
+Imports neither torch nor celery: receivers and the web role open a node too.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from chexmodels.bundle import BundleError, digest, find, read_card
+from chexnode.audit.trail import OFF, Trail, open_trail
+from chexnode.ledger.ledger import Ledger
+from chexnode.queue.bell import Bell
 from chexnode.settings.tree import Settings
+from chexnode.spool import identity
+from chexnode.spool.spool import Spool
 from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.vocabulary.records import JobSpec
 
 
+class Rings(Protocol):
+    """What tells workers to look for work. Ringing never blocks and never raises; a lost ring costs latency only."""
+
+    def ring(self, queue: str, argument: str | None = None) -> None:
+        """Make the workers of ``queue`` look, at what ``argument`` names if the queue has several such things."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Settings and everything that they name, open. Thread safe."""
+
+    settings: Settings
+    ledger: Ledger
+    spool: Spool
+    bell: Rings
+    spec: JobSpec
+    """Which analysis new images get."""
+    trail: Trail = OFF
+    """The audit trail of this process."""
+    owner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}")
+    """In whose name this process takes leases."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when this process is to finish what it has begun and to begin nothing more."""
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings, role: str) -> Iterator[Node]:
+        """Open the node for one process, a ``role`` of it or a command, and close it on exit.
+
+        Raises BadEnvironment if the model cannot serve these settings, the database is not at this release's schema,
+        ``data_dir`` is not the folder that the database knows, or TLS files of the audit collector are unfit.
+        """
+        spec = job_spec(settings)
+        with ExitStack() as stack:
+            ledger = Ledger(settings.database.url)
+            stack.callback(ledger.close)
+            identity.prove(settings.node.data_dir, ledger.files)
+            spool = Spool(settings.node.data_dir)
+            spool.prepare()
+            trail = stack.enter_context(open_trail(settings, role))
+            bell = Bell(settings.broker.url, settings.node.data_dir)
+            stack.callback(bell.close)
+            yield cls(settings, ledger, spool, bell, spec, trail)
+
+
 def job_spec(settings: Settings) -> JobSpec:
-    """Read the configured bundle's card and digest. Raises BadEnvironment if it cannot serve these settings."""
+    """Which analysis new images get: the model's digest and the settings that change a result.
+
+    Raises BadEnvironment if the configured bundle cannot serve these settings.
+    """
     try:
         folder = find(settings.model.bundle)
         card = read_card(folder)

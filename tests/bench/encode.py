@@ -26,17 +26,18 @@ from rich.console import Console
 from rich.table import Table
 
 from chexmodels.finding import Box, Findings, Region
+from chexnode.encode.caption import caption
 from chexnode.encode.contours import outline
 from chexnode.encode.gsps import FORM, encode_gsps
 from chexnode.encode.heat import encode_heat
 from chexnode.encode.objects import encode, to_bytes
-from chexnode.encode.preview import DISPLAY_LONGEST, caption, lay_out, render
+from chexnode.encode.picture import DISPLAY_LONGEST, lay_out, render
 from chexnode.encode.provenance import CATEGORY, LESION, algorithm, tracking_uid
-from chexnode.encode.readback import check
 from chexnode.encode.sc import encode_sc
 from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import SrVariant, encode_sr
+from chexnode.encode.verify import verify
 from chexnode.vocabulary.states import ResultKind
 from support.radiographs import PROVENANCE, hot, parsed, picture, radiograph
 
@@ -76,7 +77,7 @@ def main() -> None:
     rendered = render(fitting, findings, layout)
 
     def checked(pair: tuple[ResultKind, str]) -> Callable[[], object]:
-        return lambda: check(encoded[pair], source, findings, PROVENANCE, *pair)
+        return lambda: verify(encoded[pair], source, findings, PROVENANCE, *pair)
 
     steps: dict[str, Callable[[], object]] = {
         ALL: lambda: encode(source, fitting, findings, PROVENANCE, [seg, sr, rgb, gsps]),

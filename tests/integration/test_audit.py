@@ -19,8 +19,8 @@ from chexnode.audit.syslog import Address, CollectorDown, collector
 from chexnode.audit.trail import open_trail
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.courier import Courier
+from chexnode.roles import check
 from chexnode.roles.certificates import Authority, Issued
-from chexnode.roles.processes import check
 from chexnode.settings.tree import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import BadEnvironment
@@ -29,6 +29,7 @@ from support import servers
 from support.collectors import Collector, Rsyslog
 from support.deliveries import Node as Deliveries
 from support.deliveries import result, scripted
+from support.ledgers import node_on, opened
 from support.nodes import Node
 from support.receivers import ReceiverProcess, a_settings, receiving
 from support.senders import CR_IMAGE, EXPLICIT_VR, Refused, Sender, an_image, store_file
@@ -159,7 +160,7 @@ def test_results_that_a_destination_takes_are_told_of(tmp_path: Path, ledger_url
         settings = node.settings.model_copy(update={"audit": AuditSettings(url=log.url)})
         node.add(result(), result())
         with open_trail(settings, "worker") as trail:
-            courier = Courier(settings, node.ledger, node.spool, "test", node.stopping, trail=trail)
+            courier = Courier(node.opened(settings=settings, trail=trail))
             assert courier.deliver("pacs") == 2
             (one,) = log.wait_for(TRANSFERRED if kind == "dicom" else EXPORT)
     assert one.users == ["CHEXNODE", "STORESCP" if kind == "dicom" else (tmp_path / "out").as_uri()]
@@ -191,8 +192,9 @@ def test_what_an_archive_is_asked_is_told(tmp_path: Path) -> None:
             settings = audited(
                 tmp_path, log.url, destination=[{"name": "p", "ae_title": "ARCHIVE", "host": LOOPBACK, "port": port}]
             )
-            with open_trail(settings, "reconcile") as trail:
-                with Archive(settings.destination[0], "CHEXNODE", None, trail) as archive:
+            with open_trail(settings, "reconcile") as trail, opened(settings.database.url) as ledger:
+                node = node_on(ledger, settings, trail=trail)
+                with Archive(node, settings.destination[0]) as archive:
                     assert archive.studies(date(2026, 1, 1), ["CR", "DX"]) == []
                 first, second = log.wait_for(QUERY, 2)
     finally:

@@ -16,7 +16,7 @@ import pytest
 from chexmodels.bundle import find
 from chexnode.ledger.database import Database, utc_now
 from chexnode.ledger.migrate import upgrade
-from chexnode.roles.processes import check
+from chexnode.roles import check
 from chexnode.settings.tree import load
 from chexnode.spool.identity import FILE_NAME
 from chexnode.vocabulary.errors import BadEnvironment

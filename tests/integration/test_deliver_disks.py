@@ -14,7 +14,7 @@ from pydicom.uid import SegmentationStorage
 from chexnode.deliver import dicom
 from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
 from chexnode.deliver.dicom import DicomDestination
-from chexnode.roles.processes import check
+from chexnode.roles import check
 from support.deliveries import Node, result, scripted
 from support.disks import dead_share, unmounted, unreadable
 

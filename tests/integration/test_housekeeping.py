@@ -16,7 +16,7 @@ from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import DeliveryOutcome
 from chexnode.vocabulary.states import DeliveryState
 from support.disks import undeletable
-from support.ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, opened, record
+from support.ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, node_on, opened, record
 
 DAY = 24 * 3600.0
 
@@ -42,7 +42,7 @@ def spool(tmp_path: Path) -> Spool:
 def housekeeper(ledger: Ledger, spool: Spool, owner: str = "a", **tables: object) -> Housekeeper:
     pacs = {"name": "pacs", "kind": "folder", "path": spool.data_dir / "out"}
     settings = Settings.model_validate({"destination": [pacs], "worker": {"max_crashes": 2}} | tables)
-    return Housekeeper(settings, ledger, spool, SPEC, owner)
+    return Housekeeper(node_on(ledger, settings, spool=spool, owner=owner))
 
 
 def put(spool: Spool, path: str) -> None:

@@ -14,11 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexnode.archive import pull
-from chexnode.archive.inbox import caller_of, opened_storage
 from chexnode.deliver.destination import DestinationDown
-from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node as OpenedNode
 from chexnode.receive.storage import StorageService
-from chexnode.settings.tree import DestinationSettings, DiskSettings, Settings, load
+from chexnode.settings.tree import DestinationSettings, DiskSettings, load
 from support import servers
 from support.collectors import Collector
 from support.deliveries import data_set_bytes, result
@@ -90,8 +89,7 @@ def test_studies_come_in_once(node: Node, pacs: servers.Orthanc) -> None:
 def test_pages_are_turned(node: Node, pacs: servers.Orthanc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "PAGE", 2)
     keep(pacs, *(image(f"1.2.40.{number}") for number in range(5)))
-    settings = DestinationSettings.model_validate(node.tables["destination"][0])
-    with pull.Service(settings, None) as service:
+    with opened(node) as (_, _, service):
         assert sorted(service.studies({})) == [f"1.2.40.{number}" for number in range(5)]
 
 
@@ -99,14 +97,17 @@ def test_a_service_that_is_away_is_waited_for_and_then_told(node: Node, pacs: se
     keep(pacs, image("1.2.50"))
     waits: list[float] = []
     gone = DestinationSettings(name="x", kind="stow", url=f"http://{servers.LOOPBACK}:{servers.free_port()}")
-    with pull.Service(gone, None, waits.append) as service, pytest.raises(DestinationDown, match="no connection"):
+    with (
+        opened(node) as (us, _, _),
+        pull.Service(us, gone, waits.append) as service,
+        pytest.raises(DestinationDown, match="no connection"),
+    ):
         service.studies({})
     assert len(waits) == pull.ATTEMPTS - 1
 
 
 def test_what_cannot_be_had_is_told_and_the_rest_comes(node: Node, pacs: servers.Orthanc) -> None:
-    settings = DestinationSettings.model_validate(node.tables["destination"][0])
-    with pull.Service(settings, None) as service, pytest.raises(pull.NotRetrieved, match="HTTP 404"):
+    with opened(node) as (_, _, service), pytest.raises(pull.NotRetrieved, match="HTTP 404"):
         service.retrieve("1.2.60", "1.2.61", "1.2.62", lambda boundary: pytest.fail("an answer"))
     huge, small = image("1.2.60", size=1_200_000), image("1.2.60")
     keep(pacs, huge, small)
@@ -155,15 +156,14 @@ def test_what_makes_no_sense(node: Node, arguments: list[str], error: str) -> No
 
 
 @contextmanager
-def opened(node: Node) -> Iterator[tuple[Settings, Ledger, StorageService]]:
-    """The receive path of a node whose ledger is there."""
-    settings = load(node.config)[0]
-    ledger = node.ledger()
-    try:
-        with opened_storage(settings, ledger) as storage:
-            yield settings, ledger, storage
-    finally:
-        ledger.close()
+def opened(node: Node) -> Iterator[tuple[OpenedNode, StorageService, pull.Service]]:
+    """A command's own process: the node, its receive path, and the service to fetch from."""
+    with (
+        OpenedNode.open(load(node.config)[0], "test") as us,
+        StorageService(us) as storage,
+        pull.Service(us, us.settings.destination[0]) as service,
+    ):
+        yield us, storage, service
 
 
 def test_no_more_than_so_many_a_minute(node: Node, pacs: servers.Orthanc) -> None:
@@ -174,9 +174,9 @@ def test_no_more_than_so_many_a_minute(node: Node, pacs: servers.Orthanc) -> Non
         waits.append(seconds)
         now[0] += seconds
 
-    with opened(node) as (settings, ledger, storage), pull.Service(settings.destination[0], None) as service:
-        pace = pull.Pace(storage, ledger, 0, 0.5, sleep, lambda: now[0])
-        said = pull.pull(service, storage, ledger, ["1.2.70"], ["CR"], caller_of(settings.destination[0]), pace)
+    with opened(node) as (us, storage, service):
+        pace = pull.Pace(us, storage, 0, 0.5, sleep, lambda: now[0])
+        said = pull.pull(us, service, storage, ["1.2.70"], pace)
     assert said.stored == 3
     assert waits == [120, 120], "the first may come at once"
 
@@ -186,29 +186,29 @@ def test_it_waits_for_the_analysis_and_for_the_disk(node: Node, pacs: servers.Or
     keep(pacs, *(image("1.2.71") for _ in range(5)))
     stored = []
 
-    with opened(node) as (settings, ledger, storage), pull.Service(settings.destination[0], None) as service:
+    with opened(node) as (us, storage, service):
 
         def sleep(seconds: float) -> None:
-            waiting = ledger.views.jobs(limit=10)
+            waiting = us.ledger.views.jobs(limit=10)
             stored.append(len(waiting))
-            ledger.jobs.cancel(next(job.id for job in waiting if job.state == "QUEUED"))
+            us.ledger.jobs.cancel(next(job.id for job in waiting if job.state == "QUEUED"))
 
-        pace = pull.Pace(storage, ledger, 2, 0, sleep)
-        said = pull.pull(service, storage, ledger, ["1.2.71"], ["CR"], caller_of(settings.destination[0]), pace)
+        pace = pull.Pace(us, storage, 2, 0, sleep)
+        said = pull.pull(us, service, storage, ["1.2.71"], pace)
         assert said.stored == 5
         assert stored == [2, 3, 4], "two at once, and then one for each that was done"
 
-        full = settings.model_copy(update={"disk": DiskSettings(watermark=1e-9, reserve_gb=0)})
+        full = us.settings.model_copy(update={"disk": DiskSettings(watermark=1e-9, reserve_gb=0)})
         looks = []
 
         def make_room(seconds: float) -> None:
             looks.append(seconds)
-            storage.settings = settings
+            storage.settings = us.settings
 
         keep(pacs, image("1.2.72"))
         storage.settings = full
-        pace = pull.Pace(storage, ledger, 0, 0, make_room)
-        said = pull.pull(service, storage, ledger, ["1.2.72"], ["CR"], caller_of(settings.destination[0]), pace)
+        pace = pull.Pace(us, storage, 0, 0, make_room)
+        said = pull.pull(us, service, storage, ["1.2.72"], pace)
         assert (said.stored, len(looks)) == (1, 1)
 
 

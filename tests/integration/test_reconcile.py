@@ -14,12 +14,13 @@ from pynetdicom.sop_class import (
 )
 
 from chexnode.archive.query_retrieve import Archive
-from chexnode.settings.tree import DestinationSettings
 from support.archives import ArchiveSCP
 from support.collectors import Collector
 from support.deliveries import data_set_bytes
+from support.ledgers import node_on, opened
 from support.nodes import Node, loopback_destination
 from support.phantoms import phantom_files
+from support.receivers import a_settings
 from support.servers import LOOPBACK, Orthanc, StoreSCP, free_port
 
 SINCE = "2020-01-01"
@@ -137,7 +138,7 @@ def test_what_was_missed_is_fetched_by_c_get_with_the_promises_of_c_store(
 
 
 @pytest.mark.parametrize("retrieve", ["move", "get"])
-def test_an_archive_is_proposed_what_will_be_used(retrieve: str) -> None:
+def test_an_archive_is_proposed_what_will_be_used(tmp_path: Path, retrieve: str) -> None:
     proposed: list[str] = []
 
     def remember(event: evt.Event) -> None:
@@ -147,11 +148,10 @@ def test_an_archive_is_proposed_what_will_be_used(retrieve: str) -> None:
     ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
     port = free_port()
     server = ae.start_server((LOOPBACK, port), block=False, evt_handlers=[(evt.EVT_REQUESTED, remember)])
-    settings = DestinationSettings.model_validate(
-        loopback_destination("pacs", "ARCHIVE", port) | {"results": [], "retrieve": retrieve}
-    )
+    pacs = loopback_destination("pacs", "ARCHIVE", port) | {"results": [], "retrieve": retrieve}
+    settings = a_settings(tmp_path, destination=[pacs])
     try:
-        with Archive(settings, "CHEXNODE", None):
+        with opened(settings.database.url) as ledger, Archive(node_on(ledger, settings), settings.destination[0]):
             pass
     finally:
         server.shutdown()

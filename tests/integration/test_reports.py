@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,7 @@ def test_two_reporters_at_once_make_one_report(site: Site, ledger_url: str) -> N
         start = threading.Barrier(2)
 
         def report(ledger: Ledger) -> None:
-            reporter = Reporter(site.settings, ledger, site.spool)
+            reporter = Reporter(replace(site.node, ledger=ledger))
             start.wait()
             reporter.report()
 

@@ -11,7 +11,7 @@ import pytest
 from chexnode.ledger.ledger import Ledger
 from chexnode.work import shift as shift_module
 from chexnode.work.shift import Shift
-from support.ledgers import SPEC, Clock
+from support.ledgers import Clock
 from support.servers import wait_for
 from support.studies import LATERAL, Site
 
@@ -31,7 +31,7 @@ def test_what_is_due_goes_out_though_housekeeping_fails(site: Site) -> None:
 
     site.receive(LATERAL)
     site.close()
-    with Shift(site.settings, site.ledger, site.spool, Silent(), SPEC, "tests", threading.Event()) as shift:
+    with Shift(site.node) as shift:
         shift.tick_with(failing)
         wait_for(lambda: list((site.folder / "pacs").iterdir()), "the report to arrive")
 
@@ -41,7 +41,7 @@ def test_it_ticks_on_though_no_thread_can_be_started(site: Site, monkeypatch: py
     site.receive(LATERAL)
     site.close()
     ticks = threading.Semaphore(0)
-    with Shift(site.settings, site.ledger, site.spool, Silent(), SPEC, "tests", threading.Event()) as shift:
+    with Shift(site.node) as shift:
         with monkeypatch.context() as exhausted:
             start = threading.Thread.start
 
@@ -55,10 +55,3 @@ def test_it_ticks_on_though_no_thread_can_be_started(site: Site, monkeypatch: py
             for _ in range(3):
                 assert ticks.acquire(timeout=30)
         wait_for(lambda: list((site.folder / "pacs").iterdir()), "the report to arrive")
-
-
-class Silent:
-    """A bell that nobody hears."""
-
-    def ring(self, queue: str, argument: str | None = None) -> None:
-        pass

@@ -361,7 +361,7 @@ def test_https_with_certificates_on_both_sides(make_node: Callable[..., Node], t
 
 
 def test_check_looks_for_the_service(pacs: servers.Orthanc, tmp_path: Path) -> None:
-    from chexnode.roles.processes import check
+    from chexnode.roles import check
     from chexnode.settings.tree import Settings
     from chexnode.vocabulary.errors import NodeError
 

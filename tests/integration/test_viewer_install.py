@@ -100,6 +100,23 @@ def test_a_registry_without_it_is_told(tmp_path: Path, registry: str) -> None:
         install.install(tmp_path / "home", registry=f"{registry}/mirror")
 
 
+def test_without_npm_a_registry_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadEnvironment, match=r"--registry.*--from"):
+        install.install(tmp_path / "home")
+
+
+def test_the_registry_is_the_one_npm_is_configured_for(
+    tmp_path: Path, registry: str, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npm_command = tmp_path / "bin" / "npm"
+    npm_command.parent.mkdir()
+    npm_command.write_text(f'#!/bin/sh\n[ "$*" = "config get registry" ] && echo {registry}/\n')
+    npm_command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(npm_command.parent))
+    assert (install.install(tmp_path / "home") / "index.html").is_file()
+
+
 def test_no_file_leaves_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = npm.archive(tmp_path / "app.tgz", {**npm.FILES, "package/dist/../../outside": "no"})
     with pytest.raises(BadEnvironment, match="outside"):

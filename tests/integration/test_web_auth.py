@@ -30,7 +30,7 @@ from chexnode.web.app import create_app
 from chexnode.web.headers import HEADERS
 from chexnode.web.limits import Buckets, Limits
 from support import dicomweb
-from support.ledgers import Clock, opened
+from support.ledgers import Clock, node_on, opened
 from support.servers import LOOPBACK
 from support.webs import listening, serving
 
@@ -115,11 +115,11 @@ def test_on_loopback_without_a_token_everybody_may(
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "chexnode.example"])
 def test_no_other_address_opens_without_a_token(ledger: Ledger, tmp_path: Path, host: str) -> None:
     chosen = settings(tmp_path, host=host)
-    for start in (lambda: create_app(chosen, ledger), lambda: _prepare(chosen)):
+    for start in (lambda: create_app(node_on(ledger, chosen)), lambda: _prepare(chosen)):
         with pytest.raises(BadEnvironment, match="chexnode tokens add NAME"):
             start()
     ledger.tokens.add("viewer", [Scope.READ])
-    create_app(chosen, ledger)
+    create_app(node_on(ledger, chosen))
 
 
 def test_what_a_refusal_says(ledger: Ledger, tmp_path: Path) -> None:

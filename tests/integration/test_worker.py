@@ -19,6 +19,7 @@ from chexnode.encode import objects
 from chexnode.encode.objects import Encoded
 from chexnode.encode.source import sanitise
 from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import DiskRefused, Spool
@@ -29,7 +30,7 @@ from chexnode.work import worker
 from chexnode.work.store import store
 from chexnode.work.worker import Worker
 from support.disks import SmallDisk
-from support.ledgers import SPEC, arrival, opened
+from support.ledgers import SPEC, CountingBell, arrival, opened
 from support.radiographs import PROVENANCE, lesion, parsed, picture, radiograph
 from support.servers import wait_for
 
@@ -63,21 +64,11 @@ class Pipeline:
         return [Encoded(ResultKind.SC, "rgb", f"2.25.{int(key[:24], 16)}", "1.2.840.10008.5.1.4.1.1.7", b"sc")]
 
 
-class Bell:
-    """Remembers who was rung."""
-
-    def __init__(self) -> None:
-        self.rung: list[tuple[str, str | None]] = []
-
-    def ring(self, queue: str, argument: str | None = None) -> None:
-        self.rung.append((queue, argument))
-
-
 class Bench:
     """A worker with what it stands on."""
 
     def __init__(self, ledger: Ledger, folder: Path) -> None:
-        self.ledger, self.pipeline, self.bell = ledger, Pipeline(), Bell()
+        self.ledger, self.pipeline, self.bell = ledger, Pipeline(), CountingBell()
         self.spool = Spool(folder)
         self.spool.prepare()
         self.stopping = threading.Event()
@@ -86,9 +77,8 @@ class Bench:
         self.worker = self.make_worker("worker")
 
     def make_worker(self, owner: str) -> Worker:
-        return Worker(
-            self.settings, self.ledger, self.spool, self.pipeline, SPEC, self.bell, owner, self.stopping  # type: ignore[arg-type]
-        )  # fmt: skip
+        node = Node(self.settings, self.ledger, self.spool, self.bell, SPEC, owner=owner, stopping=self.stopping)
+        return Worker(node, self.pipeline)  # type: ignore[arg-type]
 
     def receive(self, count: int) -> list[str]:
         """Store ``count`` images as the receiver does; return their job ids."""

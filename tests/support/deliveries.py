@@ -23,11 +23,13 @@ from chexnode.deliver.courier import Courier
 from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
+from chexnode.node import Node as OpenedNode
 from chexnode.settings.tree import DestinationSettings, NodeSettings, Settings, TlsSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
 from chexnode.vocabulary.states import InstanceState, ResultKind
 from support import servers
+from support.ledgers import CountingBell
 
 PRIVATE_SOP_CLASS = "1.2.826.0.1.3680043.9.9999.1"
 SPEC = JobSpec("test 1", "m" * 64, "s" * 64)
@@ -104,8 +106,13 @@ class Node:
         """Where the result ``ds`` is stored."""
         return self.spool.path(_stored(ds))
 
+    def opened(self, **parts: Any) -> OpenedNode:
+        """The node as it is now; ``parts`` replace some of its parts."""
+        made: dict[str, Any] = {"settings": self.settings, "stopping": self.stopping, "spec": SPEC}
+        return OpenedNode(ledger=self.ledger, spool=self.spool, bell=CountingBell(), **(made | parts))
+
     def courier(self) -> Courier:
-        return Courier(self.settings, self.ledger, self.spool, "test", self.stopping)
+        return Courier(self.opened())
 
     def deliver(self) -> int:
         return self.courier().deliver("pacs")

@@ -15,12 +15,10 @@ from pydicom.dataset import Dataset
 
 from chexnode.audit.trail import open_trail
 from chexnode.ledger.ledger import Ledger
-from chexnode.receive.receiver import storage_service
+from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import Settings
-from chexnode.spool.spool import Spool
 from chexnode.web.app import create_app
-from support.ledgers import SPEC, opened
-from support.receivers import CountingBell
+from support.ledgers import CountingBell, node_on, opened
 from support.servers import LOOPBACK, free_port, wait_for
 
 DICOM = "application/dicom"
@@ -96,12 +94,11 @@ def serving(settings: Settings, ledger: Ledger | None = None) -> Iterator[Servic
         open_trail(settings, "web") as trail,
     ):
         bell = CountingBell()
-        spool = Spool(settings.node.data_dir)
-        spool.prepare()
-        storage = storage_service(settings, the_ledger, spool, bell, SPEC)
+        node = node_on(the_ledger, settings, bell=bell, trail=trail)
+        storage = StorageService(node)
         storage.start()
         port = free_port()
-        app = create_app(settings, the_ledger, storage, trail)
+        app = create_app(node, storage)
         server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()

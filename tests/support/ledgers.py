@@ -12,6 +12,9 @@ from typing import Any
 from chexnode.ledger.database import Database, utc_now
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
+from chexnode.node import Node
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, JobClaim, JobSpec, NewResult, Receipt, Verdict
 from chexnode.vocabulary.states import InstanceState, Reason, ResultKind
 
@@ -24,6 +27,21 @@ NOT_ANALYSED = Verdict(InstanceState.NOT_ANALYSED, Reason.LATERAL_VIEW, "View Po
 QUARANTINED = Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, "ends at byte 512")
 
 _numbers = itertools.count(1)
+
+
+class CountingBell:
+    """Remembers its rings."""
+
+    def __init__(self) -> None:
+        self.rung: list[tuple[str, str | None]] = []
+
+    def ring(self, queue: str, argument: str | None = None) -> None:
+        self.rung.append((queue, argument))
+
+    @property
+    def rings(self) -> list[str]:
+        """The queue of each ring."""
+        return [queue for queue, _ in self.rung]
 
 
 class Clock:
@@ -50,6 +68,14 @@ def opened(url: str, clock: Any = utc_now) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
+
+
+def node_on(ledger: Ledger, settings: Settings, **parts: Any) -> Node:
+    """A node with an open ``ledger``, whose bell rings nobody; ``parts`` replace others of its parts."""
+    spool = Spool(settings.node.data_dir)
+    spool.prepare()
+    made: dict[str, Any] = {"spool": spool, "bell": CountingBell(), "spec": SPEC}
+    return Node(settings, ledger, **(made | parts))
 
 
 def arrival(sop_instance_uid: str | None = None, content: str = "", **facts: Any) -> Arrival:

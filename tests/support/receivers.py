@@ -19,20 +19,9 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances
 from chexnode.receive.receiver import Receiver
 from chexnode.settings.tree import DiskSettings, Settings, load
-from chexnode.spool.spool import Spool
-from support.ledgers import SPEC, opened
+from support.ledgers import CountingBell, node_on, opened
 from support.senders import read_part10
 from support.servers import Server, find_tool, free_port, listens
-
-
-class CountingBell:
-    """Counts its rings."""
-
-    def __init__(self) -> None:
-        self.rings: list[str] = []
-
-    def ring(self, queue: str, argument: str | None = None) -> None:
-        self.rings.append(queue)
 
 
 @contextmanager
@@ -43,7 +32,7 @@ def receiving(settings: Settings, ledger: Ledger | None = None) -> Iterator[tupl
         open_trail(settings, "receiver") as trail,
     ):
         bell = CountingBell()
-        receiver = Receiver(settings, the_ledger, Spool(settings.node.data_dir), bell, SPEC, trail)
+        receiver = Receiver(node_on(the_ledger, settings, bell=bell, trail=trail))
         receiver.start()
         try:
             yield receiver, the_ledger, bell

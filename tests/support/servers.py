@@ -42,6 +42,11 @@ RUNNING: list[Server] = []
 T = TypeVar("T")
 
 _given_ports: set[int] = set()
+_SHARE = (
+    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
+    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+)
+"""Which of the test processes this is, and how many there are: each gives out ports of its own, so that no two race."""
 
 
 def missing(tool: str, package: str) -> None:
@@ -67,7 +72,7 @@ def free_port() -> int:
         with socket.socket() as probe:
             probe.bind((LOOPBACK, 0))
             port = int(probe.getsockname()[1])
-        if port not in _given_ports:
+        if port not in _given_ports and port % _SHARE[1] == _SHARE[0]:
             _given_ports.add(port)
             return port
 

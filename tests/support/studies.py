@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from pydicom.dataset import Dataset
 from chexnode.deliver.courier import Courier
 from chexnode.keep.housekeeping import Housekeeper
 from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Arrival, Verdict
 from chexnode.vocabulary.states import InstanceState, Reason
 from chexnode.work.reporter import Reporter
-from support.ledgers import SPEC, Clock, arrival, record
+from support.ledgers import SPEC, Clock, CountingBell, arrival, record
 from support.radiographs import parsed, part10, radiograph
 
 LATERAL = Verdict(InstanceState.NOT_ANALYSED, Reason.LATERAL_VIEW, "View Position is LL")
@@ -41,8 +41,13 @@ class Site:
             (self.folder / one["name"]).mkdir(exist_ok=True)
         tables = [{"kind": "folder", "path": self.folder / one["name"]} | one for one in made]
         self.settings = Settings.model_validate({"destination": tables})
-        self.reporter = Reporter(self.settings, self.ledger, self.spool)
+        self.reporter = Reporter(self.node)
         return self.settings
+
+    @property
+    def node(self) -> Node:
+        """The node as it is configured now."""
+        return Node(self.settings, self.ledger, self.spool, CountingBell(), SPEC)
 
     def receive(self, verdict: Verdict = UP, ds: Dataset | None = None, **facts: Any) -> Arrival:
         """Store an image of the study as the receiver does."""
@@ -73,10 +78,10 @@ class Site:
         self.tick()
 
     def tick(self) -> None:
-        Housekeeper(self.settings, self.ledger, self.spool, SPEC, "tests", self.reporter.report).tick()
+        Housekeeper(self.node, self.reporter.report).tick()
 
     def deliver(self) -> None:
-        courier = Courier(self.settings, self.ledger, self.spool, "tests", threading.Event())
+        courier = Courier(self.node)
         for destination in self.settings.destination:
             courier.deliver(destination.name)
 

@@ -13,6 +13,7 @@ import uvicorn
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
 from chexnode.web.app import create_app
+from support.ledgers import node_on
 from support.servers import LOOPBACK, free_port, wait_for
 
 
@@ -35,5 +36,5 @@ def listening(app: Any) -> Iterator[httpx.Client]:
 @contextmanager
 def serving(settings: Settings, ledger: Ledger) -> Iterator[httpx.Client]:
     """Serve the web role; yields a client."""
-    with listening(create_app(settings, ledger)) as client:
+    with listening(create_app(node_on(ledger, settings))) as client:
         yield client

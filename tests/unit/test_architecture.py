@@ -79,7 +79,6 @@ ROOT_MODULES = frozenset({"node", "tls", "logs"})
 #: (module, room) of arrows that still run where they may not, and leave this set with what causes them.
 NOT_YET: frozenset[tuple[str, str]] = frozenset(
     {
-        ("chexnode.archive.inbox", "queue"),
         ("chexnode.archive.pull", "deliver"),
         ("chexnode.archive.pull", "web"),
         ("chexnode.archive.query_retrieve", "deliver"),
@@ -396,6 +395,14 @@ def _tracked() -> tuple[Path, ...]:
 def test_no_path_of_somebodys_machine() -> None:
     path = re.compile(rb"(?<![\w.~*/-])/(work|home|root|Users)/[\w.]")
     wrong = [str(file.relative_to(ROOT)) for file in _tracked() if path.search(file.read_bytes())]
+    assert wrong == []
+
+
+def test_no_package_registry_is_named() -> None:
+    """Where packages come from is the installing machine's configuration."""
+    hosts = re.compile(rb"(pypi|pythonhosted|npmjs|download\.pytorch)\.org|deb\.debian|(docker|quay|ghcr)\.io")
+    own = Path(__file__)
+    wrong = [str(file.relative_to(ROOT)) for file in _tracked() if file != own and hosts.search(file.read_bytes())]
     assert wrong == []
 
 

@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset
 from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
+from chexnode.encode.report import SrClass
 from chexnode.encode.sc import Encoding
 from chexnode.encode.seg import Profile
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import Outline, SrVariant
-from chexnode.encode.sr_document import SrClass
 from chexnode.vocabulary.states import ResultKind
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset

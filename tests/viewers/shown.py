@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chexnode.encode.preview import COLOUR
+from chexnode.encode.caption import COLOUR
 from viewers import screen
 from viewers.browser import StudyPage
 from viewers.cases import Case

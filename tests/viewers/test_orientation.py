@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from chexnode.encode.preview import COLOUR
+from chexnode.encode.caption import COLOUR
 from chexnode.vocabulary.states import ResultKind
 from viewers import screen
 from viewers.cases import CASES, Case

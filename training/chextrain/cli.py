@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chextrain.config import ConfigError, load_config
+from chextrain.config import ConfigError, keys_text, load_config
 from chextrain.data.cases import Collection
 from chextrain.data.consensus import Consensus
 from chextrain.data.findings import UnknownFinding
@@ -126,7 +126,7 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
     return with_stages
 
 
-app.command("train")(_with_stages(train))
+app.command("train", epilog=keys_text())(_with_stages(train))
 
 
 @app.command()

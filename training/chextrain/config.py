@@ -223,6 +223,17 @@ def load_config(
         raise ConfigError("; ".join(_message(fault) for fault in error.errors())) from error
 
 
+def keys_text() -> str:
+    """Every key with its default and the first sentence of its meaning, a paragraph each."""
+    lines = ["Values for --set and --config:"]
+    for section, field in Config.model_fields.items():
+        for key, value in type(field.default).model_fields.items():
+            meaning = (value.description or "").replace("\n", " ").partition(". ")[0].rstrip(".")
+            default = list(value.default) if isinstance(value.default, tuple) else value.default
+            lines.append(f"{section}.{key}={default}" + (f": {meaning}" if meaning else ""))
+    return "\n\n".join(lines)
+
+
 def _literal(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -1,37 +1,12 @@
-"""The receive path in a command's own process: what it fetches is stored as if it had been sent to us."""
+"""What a PACS sends on our own association (C-GET) is stored as if it had been sent to us."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from chexnode.audit.trail import Trail
 from chexnode.audit.transfers import Transfers
-from chexnode.ledger.ledger import Ledger
-from chexnode.node import job_spec
-from chexnode.queue.bell import Bell
 from chexnode.receive.filemeta import Announced
-from chexnode.receive.receiver import storage_service
 from chexnode.receive.storage import Caller, StorageService
-from chexnode.settings.tree import DestinationSettings, Settings
-from chexnode.spool import identity
-from chexnode.spool.spool import Spool
-
-
-@contextmanager
-def opened_storage(settings: Settings, ledger: Ledger) -> Iterator[StorageService]:
-    """The receive path of this process. Raises BadEnvironment if ``data_dir`` is not the one the ledger knows."""
-    identity.prove(settings.node.data_dir, ledger.files)
-    spool = Spool(settings.node.data_dir)
-    spool.prepare()
-    bell = Bell(settings.broker.url, settings.node.data_dir)
-    storage = storage_service(settings, ledger, spool, bell, job_spec(settings))
-    storage.start()
-    try:
-        yield storage
-    finally:
-        storage.stop()
-        bell.close()
+from chexnode.settings.tree import DestinationSettings
 
 
 def caller_of(source: DestinationSettings) -> Caller:

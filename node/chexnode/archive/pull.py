@@ -11,7 +11,6 @@ are queued, so that those of today are not behind those of ten years, and while 
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from urllib.parse import urlencode
 import httpx
 from pydicom.datadict import tag_for_keyword
 
-from chexnode.audit.trail import OFF, Trail
+from chexnode.archive.inbox import caller_of
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import DestinationDown
@@ -30,10 +29,11 @@ from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
 from chexnode.dimse.messages import Status
-from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node
 from chexnode.receive.header import is_safe_uid
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
 from chexnode.settings.tree import DestinationSettings
+from chexnode.tls import client_context
 from chexnode.vocabulary.errors import Transient, Usage
 from chexnode.web.dicomweb.intake import Intake
 
@@ -78,14 +78,9 @@ class NotRetrieved(Exception):
 class Service:
     """A DICOMweb service to search and retrieve from. Use as a context manager; entering raises DestinationDown."""
 
-    def __init__(
-        self,
-        settings: DestinationSettings,
-        tls: ssl.SSLContext | None,
-        sleep: Callable[[float], None] = time.sleep,
-        trail: Trail = OFF,
-    ) -> None:
-        self.settings, self._tls, self._sleep, self._trail = settings, tls, sleep, trail
+    def __init__(self, node: Node, settings: DestinationSettings, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.settings, self._sleep, self._trail = settings, sleep, node.trail
+        self._tls = client_context(node.settings.tls) if settings.speaks_tls else None
 
     def __enter__(self) -> Self:
         self._client = open_client(self.settings, self._tls)
@@ -183,15 +178,15 @@ class Pace:
 
     def __init__(
         self,
+        node: Node,
         storage: StorageService,
-        ledger: Ledger,
         queue: int = 0,
         per_minute: float = 0,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``queue``: images that may wait for analysis; ``per_minute``: images a minute. 0: no limit."""
-        self._storage, self._ledger, self._queue = storage, ledger, queue
+        self._storage, self._ledger, self._queue = storage, node.ledger, queue
         self._seconds = 60 / per_minute if per_minute else 0.0
         self._sleep, self._clock = sleep, clock
         self._next = clock()
@@ -220,26 +215,17 @@ class Pace:
         return f"{self._queue} images are queued for analysis" if self._known_room < 0 else ""
 
 
-def pull(
-    service: Service,
-    storage: StorageService,
-    ledger: Ledger,
-    studies: Iterable[str],
-    modalities: Sequence[str],
-    caller: Caller,
-    pace: Pace,
-    trail: Trail = OFF,
-) -> Pulled:
+def pull(node: Node, service: Service, storage: StorageService, studies: Iterable[str], pace: Pace) -> Pulled:
     """Fetch ``studies`` at this ``pace``.
 
     Raises DestinationDown where the service cannot be used, and Transient where the node cannot store now; what was
     stored until then stays.
     """
-    said = Pulled()
+    said, caller, holdings = Pulled(), caller_of(service.settings), node.ledger.holdings
     for study in studies:
-        found = list(service.instances(study, modalities))
+        found = list(service.instances(study, node.settings.gate.modalities))
         uids = [uid for _, uid in found]
-        held = ledger.holdings.received(uids) | ledger.holdings.made(uids)
+        held = holdings.received(uids) | holdings.made(uids)
         said.studies, said.found, said.held = said.studies + 1, said.found + len(found), said.held + len(held)
         transfers = Transfers()
         try:
@@ -253,7 +239,7 @@ def pull(
                 else:
                     said.failed[uid] = why
         finally:
-            trail.fetched(service.settings, transfers)
+            node.trail.fetched(service.settings, transfers)
         if said.studies % TOLD_EVERY == 0:
             log.info("pulled", extra={"studies": said.studies, "stored": said.stored, "held": said.held})
     return said

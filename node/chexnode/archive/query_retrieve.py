@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from chexnode.audit.trail import OFF, Trail
 from chexnode.deliver.destination import DestinationDown
 from chexnode.dimse.requestor import Association, Context, Keep, NotSent
+from chexnode.node import Node
 from chexnode.settings.tree import DestinationSettings
+from chexnode.tls import client_context
 
 log = logging.getLogger(__name__)
 
@@ -104,23 +104,18 @@ def asking(settings: DestinationSettings) -> tuple[Context, ...]:
 class Archive:
     """A PACS to ask. Use as a context manager; entering raises DestinationDown."""
 
-    def __init__(
-        self,
-        settings: DestinationSettings,
-        ae_title: str,
-        tls: ssl.SSLContext | None,
-        trail: Trail = OFF,
-        keep: Keep | None = None,
-        largest: int = 0,
-    ) -> None:
-        """``keep``: takes what :meth:`fetch` gets by C-GET, up to ``largest`` bytes each; not needed for C-MOVE."""
-        self._settings, self._ae_title, self._tls, self._trail = settings, ae_title, tls, trail
-        self._keep, self._largest = keep, largest
+    def __init__(self, node: Node, settings: DestinationSettings, keep: Keep | None = None) -> None:
+        """``keep``: takes what :meth:`fetch` gets by C-GET; not needed for C-MOVE."""
+        self.settings, self._keep = settings, keep
+        self._ae_title, self._trail = node.settings.node.ae_title, node.trail
+        self._tls = client_context(node.settings.tls) if settings.tls else None
+        # What is a little larger than the limit is refused by itself, and the rest of the answer is read.
+        self._largest = 2 * node.settings.limits.max_object_mb * 1_000_000
 
     def __enter__(self) -> Self:
         # C-GET has associations of its own.
-        contexts = [context for context in asking(self._settings) if context[0] != _GET]
-        self._assoc = Association(self._settings, self._ae_title, contexts, Event(), self._tls)
+        contexts = [context for context in asking(self.settings) if context[0] != _GET]
+        self._assoc = Association(self.settings, self._ae_title, contexts, Event(), self._tls)
         if contexts[0] not in self._assoc.accepted:
             self._assoc.release()
             raise DestinationDown("it does not accept Study Root queries (C-FIND)")
@@ -160,7 +155,7 @@ class Archive:
 
     def _find(self, identifier: Dataset) -> Iterator[Dataset]:
         if self._trail.on:
-            self._trail.queried(self._settings, _FIND, _IMPLICIT, _encoded(identifier))
+            self._trail.queried(self.settings, _FIND, _IMPLICIT, _encoded(identifier))
         return self._assoc.find(_FIND, identifier)
 
     def fetch(self, instances: Iterable[Held]) -> int:
@@ -171,7 +166,7 @@ class Archive:
         by_series = defaultdict[str, list[Held]](list)
         for one in instances:
             by_series[one.series_instance_uid].append(one)
-        fetch = self._get if self._settings.retrieve == "get" else self._move
+        fetch = self._get if self.settings.retrieve == "get" else self._move
         return sum(
             fetch(some[start : start + _UIDS_AT_ONCE])
             for some in by_series.values()
@@ -199,7 +194,7 @@ class Archive:
         classes = known if all(one.sop_class_uid for one in some) else _RADIOGRAPHS
         storage = [(sop_class, syntax) for sop_class in classes for syntax in _TRANSFER_SYNTAXES]
         contexts = [(_GET, _IMPLICIT), *storage]
-        ours = (self._settings, self._ae_title, contexts, Event(), self._tls)
+        ours = (self.settings, self._ae_title, contexts, Event(), self._tls)
 
         def keep(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: bytes) -> int:
             assert self._keep is not None

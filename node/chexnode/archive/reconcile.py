@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from chexnode.archive.query_retrieve import Archive, Held
-from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node
 from chexnode.triage.vocabulary import BodyPart, body_part_of
 
 
@@ -57,19 +57,17 @@ class Reconciliation:
 
 
 def reconcile(
-    ledger: Ledger,
+    node: Node,
     archive: Archive,
-    name: str,
     since: date,
-    modalities: Iterable[str],
     fetch: bool = False,
     track: Callable[[list[str]], Iterable[str]] = iter,
 ) -> Reconciliation:
-    """Compare. ``fetch``: have the PACS send what was missed. ``track`` shows progress.
+    """Compare the node with an ``archive``. ``fetch``: have the PACS send what was missed. ``track`` shows progress.
 
     Raises DestinationDown, and Transient when the database is away.
     """
-    wanted = set(modalities)
+    ledger, name, wanted = node.ledger, archive.settings.name, set(node.settings.gate.modalities)
     delivered = ledger.holdings.delivered(name, datetime(since.year, since.month, since.day, tzinfo=UTC))
     studies = list(dict.fromkeys([*archive.studies(since, sorted(wanted)), *delivered]))
     radiographs, missed, gone = 0, list[Held](), list[Gone]()

@@ -318,29 +318,26 @@ def reconcile(
     json: Json = False,
 ) -> None:
     """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
-    from chexnode.archive.inbox import Inbox, opened_storage
+    from chexnode.archive.inbox import Inbox
     from chexnode.archive.query_retrieve import Archive
     from chexnode.archive.reconcile import reconcile as compare
-    from chexnode.audit.trail import open_trail
     from chexnode.cli import shapes, tables
-    from chexnode.tls import client_context
+    from chexnode.node import Node
+    from chexnode.receive.storage import StorageService
 
     settings = settings_of(ctx)
     one = next((d for d in settings.destination if d.name == pacs and d.kind == "dicom"), None)
     if one is None:
         raise Usage(f"no destination of kind dicom is called {pacs!r}")
-    tls = client_context(settings.tls) if one.tls else None
-    largest = 2 * settings.limits.max_object_mb * 1_000_000  # what is a little too large is refused by itself
     with ExitStack() as stack:
-        ledger = stack.enter_context(ledger_of(ctx))
-        trail = stack.enter_context(open_trail(settings, "reconcile"))
+        node = stack.enter_context(Node.open(settings, "reconcile"))
         keep = None
         if fetch and one.retrieve == "get":
-            inbox = Inbox(stack.enter_context(opened_storage(settings, ledger)), one, trail)
+            inbox = Inbox(stack.enter_context(StorageService(node)), one, node.trail)
             stack.callback(inbox.tell)
             keep = inbox.keep
-        archive = stack.enter_context(Archive(one, settings.node.ae_title, tls, trail, keep, largest))
-        found = compare(ledger, archive, pacs, since.date(), settings.gate.modalities, fetch, tables.asking(pacs))
+        archive = stack.enter_context(Archive(node, one, keep))
+        found = compare(node, archive, since.date(), fetch, tables.asking(pacs))
     if json:
         print_json(shapes.ANYTHING, found)
     else:
@@ -366,12 +363,11 @@ def pull(
     json: Json = False,
 ) -> None:
     """Fetch studies from a DICOMweb service (WADO-RS) as if they had been sent; what the node holds is left out."""
-    from chexnode.archive.inbox import caller_of, opened_storage
     from chexnode.archive.pull import Pace, Service, wanted_query, wanted_studies
     from chexnode.archive.pull import pull as fetch
-    from chexnode.audit.trail import open_trail
     from chexnode.cli import shapes, tables
-    from chexnode.tls import client_context
+    from chexnode.node import Node
+    from chexnode.receive.storage import StorageService
 
     settings = start(ctx, False)
     if bool(study) == bool(query):
@@ -380,17 +376,10 @@ def pull(
     if one is None:
         raise Usage(f"no destination of kind stow is called {source!r}")
     asked_for = wanted_query(query or ()), wanted_studies(study or ())
-    tls = client_context(settings.tls) if one.speaks_tls else None
-    with (
-        ledger_of(ctx) as ledger,
-        open_trail(settings, "pull") as trail,
-        Service(one, tls, trail=trail) as service,
-        opened_storage(settings, ledger) as storage,
-    ):
+    with Node.open(settings, "pull") as node, Service(node, one) as service, StorageService(node) as storage:
         studies = asked_for[1] or service.studies(asked_for[0])
         shown = tables.asking(source)(studies)
-        pace = Pace(storage, ledger, queue, per_minute)
-        said = fetch(service, storage, ledger, shown, settings.gate.modalities, caller_of(one), pace, trail)
+        said = fetch(node, service, storage, shown, Pace(node, storage, queue, per_minute))
     if json:
         print_json(shapes.ANYTHING, said)
     else:

@@ -26,8 +26,9 @@ def fetch(
         ),
     ] = None,
     registry: Annotated[
-        str, typer.Option(metavar="URL", help="The npm registry to ask; a site may have its own.")
-    ] = "https://registry.npmjs.org",
+        str | None,
+        typer.Option(metavar="URL", help="The npm registry to ask; otherwise the one that npm is configured for."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fetch OHIF from npm (50 MB), check it, and put it where the web role looks: web.viewer. Once is enough."""

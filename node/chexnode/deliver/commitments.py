@@ -7,15 +7,14 @@ has the report or is given up.
 from __future__ import annotations
 
 import logging
-import threading
 from datetime import timedelta
 
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import DestinationDown
 from chexnode.dimse import commitment
 from chexnode.dimse.requestor import Association
-from chexnode.ledger.ledger import Ledger
-from chexnode.settings.tree import DestinationSettings, PeerSettings, Settings
+from chexnode.node import Node
+from chexnode.settings.tree import DestinationSettings, PeerSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.records import CommitmentRequest
 
@@ -27,36 +26,36 @@ MOST_ATTEMPTS = 20
 _CONTEXT = (commitment.PUSH_MODEL, "1.2.840.10008.1.2")
 
 
-def report_due(ledger: Ledger, settings: Settings, stopping: threading.Event) -> int:
+def report_due(node: Node) -> int:
     """Report whatever is due; return how many reports were acknowledged. Raises Transient when the database is away."""
     acknowledged = 0
-    while not stopping.is_set() and (request := ledger.commitments.due()) is not None:
-        peer = next((p for p in settings.peer if p.ae_title == request.peer and p.port is not None), None)
+    commitments = node.ledger.commitments
+    while not node.stopping.is_set() and (request := commitments.due()) is not None:
+        peer = next((p for p in node.settings.peer if p.ae_title == request.peer and p.port is not None), None)
         if peer is None:
-            ledger.commitments.reported(request.transaction_uid, "the settings no longer say where this peer listens")
+            commitments.reported(request.transaction_uid, "the settings no longer say where this peer listens")
             continue
         try:
-            _report(ledger, settings, peer, request, stopping)
-            ledger.commitments.reported(request.transaction_uid)
+            _report(node, peer, request)
+            commitments.reported(request.transaction_uid)
             acknowledged += 1
         except DestinationDown as down:
             wait = timedelta(seconds=Backoff().delay(request.attempts))
-            again_at = ledger.clock() + wait if request.attempts < MOST_ATTEMPTS else None
+            again_at = node.ledger.clock() + wait if request.attempts < MOST_ATTEMPTS else None
             log.warning("no report of storage commitment to %s: %s", peer.ae_title, down)
-            ledger.commitments.reported(request.transaction_uid, str(down), again_at)
+            commitments.reported(request.transaction_uid, str(down), again_at)
     return acknowledged
 
 
-def _report(
-    ledger: Ledger, settings: Settings, peer: PeerSettings, request: CommitmentRequest, stopping: threading.Event
-) -> None:
+def _report(node: Node, peer: PeerSettings, request: CommitmentRequest) -> None:
     to = DestinationSettings(name="peer", ae_title=peer.ae_title, host=peer.host, port=peer.port)
-    tls = client_context(settings.tls) if peer.tls else None
-    assoc = Association(to, settings.node.ae_title, [_CONTEXT], stopping, tls, as_scp=[commitment.PUSH_MODEL])
+    tls = client_context(node.settings.tls) if peer.tls else None
+    ours = node.settings.node.ae_title
+    assoc = Association(to, ours, [_CONTEXT], node.stopping, tls, as_scp=[commitment.PUSH_MODEL])
     try:
         if _CONTEXT not in assoc.accepted:
             raise DestinationDown("it does not take reports of storage commitment")
-        verdict = ledger.commitments.verdict(request.instances)
+        verdict = node.ledger.commitments.verdict(request.instances)
         status, comment = assoc.report_commitment(request.transaction_uid, verdict)
         if status != 0x0000:
             raise DestinationDown(f"it answered with status 0x{status:04X} {comment}".strip())

@@ -20,7 +20,6 @@ from datetime import timedelta
 
 from pydicom.dataset import Dataset
 
-from chexnode.audit.trail import OFF, Trail
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import Answer, Destination, DestinationDown, Outgoing, Sent
@@ -31,9 +30,8 @@ from chexnode.dimse import commitment
 from chexnode.dimse.commitment import NotACommitment
 from chexnode.ledger.deliveries import LEASE
 from chexnode.ledger.leases import Lease
-from chexnode.ledger.ledger import Ledger
-from chexnode.settings.tree import DestinationSettings, Settings
-from chexnode.spool.spool import Spool
+from chexnode.node import Node
+from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import Transient, Usage
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome, Subject
@@ -60,22 +58,12 @@ _LEASE_SECONDS = LEASE.total_seconds()
 class Courier:
     """Delivers for one worker; any number of threads may call it at once."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        ledger: Ledger,
-        spool: Spool,
-        owner: str,
-        stopping: threading.Event,
-        backoff: Backoff | None = None,
-        trail: Trail = OFF,
-    ) -> None:
+    def __init__(self, node: Node, backoff: Backoff | None = None) -> None:
+        settings = node.settings
+        self._node, self._ledger, self._stopping = node, node.ledger, node.stopping
         self._destinations = {d.name: d for d in settings.destination}
-        self._ae_title = settings.node.ae_title
         self._tls = client_context(settings.tls) if any(d.speaks_tls for d in settings.destination) else None
-        self._ledger, self._spool, self._owner, self._stopping = ledger, spool, owner, stopping
         self._backoff = backoff or Backoff()
-        self._trail = trail
 
     def deliver(self, name: str) -> int:
         """Carry what is due to destination ``name`` until nothing is, or until we stop; return how many were answered.
@@ -88,10 +76,9 @@ class Courier:
             raise Usage(f"no destination is called {name!r}")
         answered = 0
         while not self._stopping.is_set() and (slot := self._take_slot(settings)) is not None:
-            destination = open_destination(settings, self._ae_title, self._stopping, self._tls)
+            destination = open_destination(settings, self._node.settings.node.ae_title, self._stopping, self._tls)
             try:
-                one = _Round(self._ledger, self._spool, settings, slot, self._stopping, self._backoff, self._trail)
-                answered += one.carry(destination)
+                answered += _Round(self._node, settings, slot, self._backoff).carry(destination)
                 if settings.storage_commitment and not self._stopping.is_set():
                     self._ask(settings, destination)
             finally:
@@ -123,7 +110,7 @@ class Courier:
         return 0x0000 if known else 0x0110
 
     def _take_slot(self, settings: DestinationSettings) -> Lease | None:
-        owner = f"{self._owner}/{secrets.token_hex(4)}"  # one worker's threads must not share a slot
+        owner = f"{self._node.owner}/{secrets.token_hex(4)}"  # one worker's threads must not share a slot
         for number in range(settings.max_associations):
             lease = self._ledger.leases.take(f"deliver/{settings.name}/{number}", owner, _LEASE_SECONDS)
             if lease is not None:
@@ -146,18 +133,9 @@ def open_destination(
 class _Round:
     """One slot's worth of work: batch after batch through one destination object."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        spool: Spool,
-        settings: DestinationSettings,
-        slot: Lease,
-        stopping: threading.Event,
-        backoff: Backoff,
-        trail: Trail,
-    ) -> None:
-        self._ledger, self._spool, self._settings, self._slot = ledger, spool, settings, slot
-        self._stopping, self._backoff, self._trail = stopping, backoff, trail
+    def __init__(self, node: Node, settings: DestinationSettings, slot: Lease, backoff: Backoff) -> None:
+        self._node, self._ledger, self._stopping = node, node.ledger, node.stopping
+        self._settings, self._slot, self._backoff = settings, slot, backoff
         self._open: list[DeliveryClaim] = []  # not yet settled; replaced, never changed: the heartbeat reads it
         self._answers: list[DeliveryOutcome] = []  # not yet written down
         self._answered = 0
@@ -191,7 +169,7 @@ class _Round:
         """Send what is open, settling answers as they come, also where the destination fails."""
         settled = time.monotonic()
         try:
-            for sent in destination.send([Outgoing(claim, self._spool) for claim in self._open]):
+            for sent in destination.send([Outgoing(claim, self._node.spool) for claim in self._open]):
                 self._reached |= sent.status is not None or sent.answer is Answer.ACCEPTED
                 self._answers.append(self._outcome(sent))
                 if time.monotonic() - settled > SETTLE_SECONDS:
@@ -222,7 +200,7 @@ class _Round:
     def _tell(self) -> None:
         """Keep the audit trail of what the destination has taken."""
         accepted, self._accepted = self._accepted, []
-        if not accepted or not self._trail.on:
+        if not accepted or not self._node.trail.on:
             return
         try:
             subjects = self._ledger.subjects.of_results([claim.sop_instance_uid for claim in accepted])
@@ -232,7 +210,7 @@ class _Round:
         transfers = Transfers()
         for claim in accepted:
             transfers.add(subjects.get(claim.sop_instance_uid, Subject()), claim.sop_class_uid, None)
-        self._trail.sent(self._settings, transfers)
+        self._node.trail.sent(self._settings, transfers)
 
     def _fail(self, down: DestinationDown, failures: int) -> None:
         """Open the breaker, and let what was under way wait for it."""

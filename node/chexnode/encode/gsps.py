@@ -22,8 +22,8 @@ from pydicom.dataset import Dataset
 
 from chexmodels.dicom.greyscale import MODALITY_LUT_IGNORED, WINDOW_IGNORED
 from chexmodels.finding import Findings, Region
+from chexnode.encode.caption import AMBER, COLOUR, Line, caption, has_finding, numbered
 from chexnode.encode.contours import outline
-from chexnode.encode.preview import AMBER, COLOUR, Line, caption, has_finding, numbered
 from chexnode.encode.provenance import (
     DISCLAIMER,
     MANUFACTURER,

@@ -17,19 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
-from chexnode.encode.preview import (
-    MARGIN,
-    WHITE,
-    Caption,
-    Layout,
-    Line,
-    caption,
-    fitted,
-    image_score,
-    lay_out,
-    noted,
-    write_captions,
-)
+from chexnode.encode.caption import WHITE, Caption, Line, caption, image_score, noted
+from chexnode.encode.picture import MARGIN, Layout, fitted, lay_out, write_captions
 from chexnode.encode.provenance import HeatKind, Provenance
 from chexnode.encode.sc import capture
 from chexnode.encode.source import Source

@@ -28,9 +28,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER, derived_uid, long_string, result_uid
-from chexnode.encode.rules import modules
+from chexnode.encode.report import Device, Group, Naming, Reference, SrClass, report
 from chexnode.encode.source import Source
-from chexnode.encode.sr_document import Device, Group, Naming, Reference, SrClass, report
+from chexnode.encode.verify import modules
 from chexnode.vocabulary.records import variant_with
 from chexnode.vocabulary.series import OUR_NAMES, SeriesNames
 from chexnode.vocabulary.states import JobState, Reason, ResultKind

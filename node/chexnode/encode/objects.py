@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
+from chexnode.encode.caption import has_finding
 from chexnode.encode.gsps import FORM, encode_gsps
 from chexnode.encode.heat import HEAT_MAPS, encode_heat, has_heat
-from chexnode.encode.invalid import InvalidResult
-from chexnode.encode.preview import has_finding
 from chexnode.encode.provenance import Provenance
-from chexnode.encode.readback import check
 from chexnode.encode.sc import ENCODINGS, encode_sc
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import Source
 from chexnode.encode.sr import SrVariant, encode_sr
+from chexnode.encode.verify import InvalidResult, verify
 from chexnode.vocabulary.records import Attributes, variant_parts
 from chexnode.vocabulary.states import ResultKind
 
@@ -94,7 +93,7 @@ def encode(
             continue
         data = to_bytes(ds)
         try:
-            check(data, source, findings, marked, kind, form)
+            verify(data, source, findings, marked, kind, form)
         except InvalidResult as error:
             raise InvalidResult(f"{kind.value} {variant}: {error}") from error
         encoded.append(Encoded.of(kind, variant, ds, data))

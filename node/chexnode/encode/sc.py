@@ -19,7 +19,8 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import format_number_as_ds
 
 from chexmodels.finding import Findings
-from chexnode.encode.preview import Layout, caption, lay_out, render
+from chexnode.encode.caption import caption
+from chexnode.encode.picture import Layout, lay_out, render
 from chexnode.encode.provenance import (
     COMPRESSED,
     DISCLAIMER,

@@ -18,11 +18,16 @@ from typing import Literal, get_args
 import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
+    CodeContentItem,
+    ContainerContentItem,
+    ContentItem,
     ContentSequence,
     FindingSite,
+    ImageContentItem,
     ImageRegion,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     ReferencedSegmentationFrame,
@@ -30,6 +35,7 @@ from highdicom.sr import (
     SourceImageForMeasurementGroup,
     SourceImageForRegion,
     SourceImageForSegmentation,
+    TextContentItem,
     TrackingIdentifier,
     UIDRefContentItem,
 )
@@ -39,9 +45,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import SegmentationStorage
 
-from chexmodels.finding import Findings, Region
+from chexmodels.finding import Box, Findings, Region
+from chexnode.encode.caption import caption, has_finding
 from chexnode.encode.contours import outline
-from chexnode.encode.preview import caption, has_finding
 from chexnode.encode.provenance import (
     ARTIFICIAL_INTELLIGENCE,
     CATEGORY,
@@ -55,11 +61,9 @@ from chexnode.encode.provenance import (
     software_versions,
     tracking_uid,
 )
+from chexnode.encode.report import Device, Group, Naming, Reference, SrClass, report
 from chexnode.encode.seg import PROFILES, Profile, segment_tracking_uid
-from chexnode.encode.sides import side
 from chexnode.encode.source import Source
-from chexnode.encode.sr_document import Device, Group, Naming, Reference, SrClass, report
-from chexnode.encode.sr_library import image_library
 from chexnode.vocabulary.states import ResultKind
 
 Outline = Literal["box", "contour"]
@@ -69,6 +73,23 @@ LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
 PRESENCE = Code("705057003", "SCT", "Presence")
 #: Status of Results (CID 6042) of an image that was analysed without an answer.
 SUMMARY, FAILED = codes.DCM.SummaryOfAnalyses, codes.DCM.Failed
+
+#: Acquisition Modality (CID 29) of what may be analysed.
+MODALITIES = {
+    "CR": codes.cid29.ComputedRadiography,
+    "DX": codes.cid29.DigitalRadiography,
+    "RG": codes.cid29.RadiographicImaging,
+}
+SOURCE = Code("260753009", "SCT", "Source")
+PIXELS = Code("{pixels}", "UCUM", "Pixels")
+
+_ACQUISITION, _CONTAINS = RelationshipTypeValues.HAS_ACQ_CONTEXT, RelationshipTypeValues.CONTAINS
+
+Side = Literal["left", "right"]
+
+#: Share of the image's width on either side of its middle where the patient's midline may well be. A region that
+#: reaches into it has no side: patients stand off centre, and the heart and the mediastinum are of neither lung.
+MIDLINE = 0.05
 
 _NO_SEG = "noseg"
 
@@ -182,6 +203,30 @@ def _site(source: Source, region: Region) -> FindingSite:
     return FindingSite(THORAX) if known is None else FindingSite(LUNG, LATERALITY[known])
 
 
+def side(source: Source, box: Box) -> Side | None:
+    """Return the patient's side that ``box`` is wholly on, by Patient Orientation (PS3.3 C.7.6.1.1.1).
+
+    Of a frontal radiograph, flipped or turned by a right angle or not: one direction must run mainly to the patient's
+    left or right and the other mainly to head or feet. None for any other view, without an orientation, and near the
+    middle of the image.
+    """
+    directions = [str(direction) for direction in source.ds.get("PatientOrientation") or ()]
+    if len(directions) != 2:
+        return None
+    row, column = (direction[0] for direction in directions)
+    if row in "LR" and column in "HF":
+        towards, low, high = row, box.x0 / source.columns, box.x1 / source.columns
+    elif column in "LR" and row in "HF":
+        towards, low, high = column, box.y0 / source.rows, box.y1 / source.rows
+    else:
+        return None
+    if low >= 0.5 + MIDLINE:
+        return "left" if towards == "L" else "right"
+    if high <= 0.5 - MIDLINE:
+        return "right" if towards == "L" else "left"
+    return None
+
+
 def measurements(source: Source, region: Region) -> list[Measurement]:
     """Return the certainty, and the area where the image is calibrated to the size of what it shows.
 
@@ -264,3 +309,39 @@ def _device(provenance: Provenance) -> Device:
         serial_number=long_string(provenance.model_digest),
         equipment=equipment(provenance),
     )
+
+
+def image_library(source: Source) -> ContainerContentItem:
+    """Return the Image Library of the one image of ``source``, with its descriptors (TID 1602 and 1603).
+
+    highdicom's own cannot describe a radiograph that lacks Imager Pixel Spacing or Patient Orientation.
+    """
+    ds = source.ds
+    known: list[ContentItem] = []
+    if ds.Modality in MODALITIES:
+        known.append(CodeContentItem(codes.DCM.Modality, MODALITIES[ds.Modality], _ACQUISITION))
+    if "FrameOfReferenceUID" in ds:
+        known.append(UIDRefContentItem(codes.DCM.FrameOfReferenceUID, ds.FrameOfReferenceUID, _ACQUISITION))
+    known += [_number(codes.DCM.PixelDataRows, source.rows, PIXELS)]
+    known += [_number(codes.DCM.PixelDataColumns, source.columns, PIXELS)]
+    if "PatientOrientation" in ds:
+        row, column = ds.PatientOrientation
+        known += [TextContentItem(codes.DCM.PatientOrientationRow, row, _ACQUISITION)]
+        known += [TextContentItem(codes.DCM.PatientOrientationColumn, column, _ACQUISITION)]
+    if source.spacing:
+        vertical, horizontal = source.spacing
+        known += [_number(codes.DCM.HorizontalPixelSpacing, horizontal, codes.UCUM.Millimeter)]
+        known += [_number(codes.DCM.VerticalPixelSpacing, vertical, codes.UCUM.Millimeter)]
+    image = ImageContentItem(SOURCE, ds.SOPClassUID, ds.SOPInstanceUID, relationship_type=_CONTAINS)
+    image.ContentSequence = ContentSequence(known)
+    return _container(codes.DCM.ImageLibrary, _container(codes.DCM.ImageLibraryGroup, image))
+
+
+def _number(name: Code, value: float, unit: Code) -> NumContentItem:
+    return NumContentItem(name, value, unit, relationship_type=_ACQUISITION)
+
+
+def _container(name: Code, content: ContentItem) -> ContainerContentItem:
+    container = ContainerContentItem(name, relationship_type=_CONTAINS)
+    container.ContentSequence = ContentSequence([content])
+    return container

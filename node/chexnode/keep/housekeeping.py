@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import islice
 
-from chexnode.ledger.ledger import Ledger
-from chexnode.settings.tree import Settings
-from chexnode.spool.spool import Spool
-from chexnode.vocabulary.records import JobSpec
+from chexnode.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +25,10 @@ _CHUNK = 200
 class Housekeeper:
     """One worker's turn at keeping house."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        ledger: Ledger,
-        spool: Spool,
-        spec: JobSpec,
-        owner: str,
-        report: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, node: Node, report: Callable[[], None] = lambda: None) -> None:
         """``report``: reports the studies that are due for it."""
-        self._settings, self._ledger, self._spool = settings, ledger, spool
-        self._spec, self._owner, self._report = spec, owner, report
+        self._settings, self._ledger, self._spool = node.settings, node.ledger, node.spool
+        self._spec, self._owner, self._report = node.spec, node.owner, report
         self._swept = -SWEEP_SECONDS
 
     def tick(self) -> None:

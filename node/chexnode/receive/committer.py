@@ -12,8 +12,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+from chexnode.node import Rings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.errors import Transient
 from chexnode.vocabulary.records import Arrival, Receipt
@@ -33,13 +33,6 @@ GATHER_SECONDS = 0.003
 MAX_MEANWHILE = 1 << 20
 
 Record = Callable[[Sequence[Arrival], Callable[[], None]], list[Receipt]]
-
-
-class Bell(Protocol):
-    """What tells workers to look. Ringing never blocks and never raises; a lost ring costs latency only."""
-
-    def ring(self, queue: str, /) -> None:
-        """Make the workers of ``queue`` look."""
 
 
 class NotRecorded(Exception):
@@ -89,7 +82,7 @@ class Committer:
         self,
         spool: Spool,
         record: Record,
-        bell: Bell,
+        bell: Rings,
     ) -> None:
         self._spool = spool
         self._record = record

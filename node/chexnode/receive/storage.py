@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import zlib
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import pydicom.config
 
 from chexmodels.dicom.elements import Buffer
 from chexnode.dimse.messages import Status
+from chexnode.node import Node
 from chexnode.receive.committer import Committer, NotRecorded
 from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import DEFLATED, Header, NotUnderstood, is_safe_uid, read_header
-from chexnode.settings.tree import Settings
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import judge_header
 from chexnode.vocabulary.records import Arrival, Outcome, Receipt, Subject, Verdict
@@ -72,12 +74,26 @@ class Refusal(Exception):
 
 
 class StorageService:
-    """Begins a :class:`Reception` for each data set that is to be stored. Thread safe."""
+    """Begins a :class:`Reception` for each data set that is to be stored. Thread safe.
 
-    def __init__(self, settings: Settings, spool: Spool, committer: Committer) -> None:
-        self.settings = settings
-        self.spool = spool
-        self.committer = committer
+    As a context manager: started on entering, stopped on exit.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.settings = node.settings
+        self.spool = node.spool
+        self.committer = Committer(
+            node.spool,
+            lambda arrivals, before_commit: node.ledger.instances.record(arrivals, node.spec, before_commit),
+            node.bell,
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
 
     def start(self) -> None:
         """Begin to commit."""

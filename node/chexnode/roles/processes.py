@@ -6,9 +6,7 @@ import ctypes
 import fcntl
 import logging
 import os
-import secrets
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,13 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from chexnode.audit.trail import open_trail
-from chexnode.ledger.ledger import Ledger
-from chexnode.node import job_spec
-from chexnode.queue.bell import Bell
+from chexnode.node import Node
 from chexnode.settings.tree import Settings
-from chexnode.spool import identity
-from chexnode.spool.spool import Spool
 from chexnode.tls import server_context
 from chexnode.vocabulary.errors import BadEnvironment
 
@@ -35,34 +28,27 @@ def run_receiver(settings: Settings, supervised: bool = False) -> None:
     """Accept images until SIGTERM or SIGINT."""
     from chexnode.receive.receiver import Receiver
 
-    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "receiver") as trail:
-        spool = Spool(settings.node.data_dir)
-        spool.prepare()
-        bell = Bell(settings.broker.url, settings.node.data_dir)
-        receiver = Receiver(settings, ledger, spool, bell, job_spec(settings), trail)
+    with _place(settings, supervised), Node.open(settings, "receiver") as node:
+        receiver = Receiver(node)
         receiver.start()
-        node = settings.node
+        us = settings.node
         for port, how in ((receiver.port, "without TLS"), (receiver.tls_port, "with TLS")):
             if port is not None:
-                log.info("receiving as %s on %s:%d %s", node.ae_title, node.host, port, how)
+                log.info("receiving as %s on %s:%d %s", us.ae_title, us.host, port, how)
         _wait_for_signal()
         receiver.stop()
-        bell.close()
 
 
 def run_web(settings: Settings, supervised: bool = False) -> None:
     """Serve HTTP until SIGTERM or SIGINT."""
     import uvicorn
 
-    from chexnode.receive.receiver import storage_service
+    from chexnode.receive.storage import StorageService
     from chexnode.web.app import create_app
 
-    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "web") as trail:
-        spool = Spool(settings.node.data_dir)
-        spool.prepare()
-        bell = Bell(settings.broker.url, settings.node.data_dir)
-        storage = storage_service(settings, ledger, spool, bell, job_spec(settings))
-        app = create_app(settings, ledger, storage, trail)
+    with _place(settings, supervised), Node.open(settings, "web") as node:
+        storage = StorageService(node)
+        app = create_app(node, storage)
         # Browsers have no certificate of ours to show; who they are is asked elsewhere.
         web_tls = settings.tls.model_copy(update={"require_certificate": False})
         config = uvicorn.Config(
@@ -78,12 +64,8 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
         )
         # When it has ended it raises the signal that ended it again, which must not keep us from closing in order.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        storage.start()
-        try:
+        with storage:
             uvicorn.Server(config).run()
-        finally:
-            storage.stop()
-            bell.close()
 
 
 def run_worker(settings: Settings, supervised: bool = False) -> None:
@@ -94,32 +76,12 @@ def run_worker(settings: Settings, supervised: bool = False) -> None:
     from chexnode.work.reporter import Reporter
     from chexnode.work.shift import Shift
 
-    with _place(settings, supervised), _ledger(settings) as ledger, open_trail(settings, "worker") as trail:
-        spool = Spool(settings.node.data_dir)
-        spool.prepare()
-        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        stopping = threading.Event()
-        bell = Bell(settings.broker.url, settings.node.data_dir)
-        spec = job_spec(settings)
-        with Shift(settings, ledger, spool, bell, spec, owner, stopping, trail) as shift:
-            reporter = Reporter(settings, ledger, spool)
-            housekeeper = Housekeeper(settings, ledger, spool, spec, owner, reporter.report)
-            shift.tick_with(housekeeper.tick)
-            app = make_app(settings.broker.url, settings.node.data_dir)
-            register(app, shift.infer, shift.deliver)
-            log.info("working on %s as %s", ", ".join(settings.worker.queues), owner)
-            consume(app, settings.worker.queues, shift.threads, stopping)
-        bell.close()
-
-
-@contextmanager
-def _ledger(settings: Settings) -> Iterator[Ledger]:
-    ledger = Ledger(settings.database.url)
-    try:
-        identity.prove(settings.node.data_dir, ledger.files)
-        yield ledger
-    finally:
-        ledger.close()
+    with _place(settings, supervised), Node.open(settings, "worker") as node, Shift(node) as shift:
+        shift.tick_with(Housekeeper(node, Reporter(node).report).tick)
+        app = make_app(settings.broker.url, settings.node.data_dir)
+        register(app, shift.infer, shift.deliver)
+        log.info("working on %s as %s", ", ".join(settings.worker.queues), node.owner)
+        consume(app, settings.worker.queues, shift.threads, node.stopping)
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from chexnode.audit.trail import OFF, Trail
-from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node
 from chexnode.receive.storage import StorageService
 from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
@@ -28,13 +27,12 @@ from chexnode.web.viewer import service as viewer
 from chexnode.web.visits import Visits
 
 
-def create_app(
-    settings: Settings, ledger: Ledger, storage: StorageService | None = None, trail: Trail = OFF
-) -> FastAPI:
+def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
     """The application; without ``storage``, which is the caller's to start and stop, DICOMweb stores nothing.
 
     Raises BadEnvironment if ``data_dir`` is not the one the ledger knows, or the address needs a token and none exists.
     """
+    settings, ledger, trail = node.settings, node.ledger, node.trail
     app = FastAPI(
         title="ChexNode",
         version=version("chexnode"),

@@ -24,7 +24,8 @@ from chexmodels.finding import Findings
 from chexmodels.pixels import from_picture
 from chexnode.cli.shapes import REPORT, FileReport, RegionReport, to_json
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
-from chexnode.encode.preview import caption, lay_out, render
+from chexnode.encode.caption import caption
+from chexnode.encode.picture import lay_out, render
 from chexnode.node import job_spec
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import Settings

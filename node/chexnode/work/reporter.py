@@ -11,12 +11,12 @@ from importlib.metadata import version
 from chexmodels.dicom.part10 import DecodeError, read_sound
 from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import Encoded, to_bytes
-from chexnode.encode.readback import check_report
 from chexnode.encode.source import Source, sanitise
-from chexnode.ledger.ledger import Ledger
+from chexnode.encode.verify import verify_report
+from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings.tree import DestinationSettings, Settings
-from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.settings.tree import DestinationSettings
+from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.errors import StaleMove, Transient
 from chexnode.vocabulary.records import ClosedStudy, Unanalysed, variant_with
 from chexnode.vocabulary.states import JobState, Reason, ResultKind
@@ -48,9 +48,9 @@ class Reporter:
     Nothing rings for their delivery: the tick that follows looks for what is due.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, spool: Spool) -> None:
-        self._settings, self._ledger, self._spool = settings, ledger, spool
-        self._limits = read_limits(settings.limits)
+    def __init__(self, node: Node) -> None:
+        self._settings, self._ledger, self._spool = node.settings, node.ledger, node.spool
+        self._limits = read_limits(node.settings.limits)
         self._later: dict[str, datetime] = {}
         """Study Instance UID -> not before, of studies whose files could not be read."""
 
@@ -111,7 +111,7 @@ class Reporter:
         )
         ds = encode_not_analysed(source, images, study.digest, facts, destination.sr_class)
         data = to_bytes(ds)
-        check_report(data, source, images)
+        verify_report(data, source)
         variant = variant_with(f"not-analysed-{destination.sr_class}", destination.label)
         return Encoded.of(ResultKind.SR, variant, ds, data)
 

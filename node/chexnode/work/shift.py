@@ -11,16 +11,11 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from chexnode.audit.trail import OFF, Trail
 from chexnode.deliver.commitments import report_due
 from chexnode.deliver.courier import Courier
 from chexnode.keep.housekeeping import TICK_SECONDS
-from chexnode.ledger.ledger import Ledger
-from chexnode.queue.bell import Bell
-from chexnode.settings.tree import Settings
-from chexnode.spool.spool import Spool
+from chexnode.node import Node
 from chexnode.vocabulary.errors import NodeError
-from chexnode.vocabulary.records import JobSpec
 from chexnode.work.pipeline import open_pipeline
 from chexnode.work.worker import Worker
 
@@ -33,27 +28,18 @@ class Shift:
     The tick looks for due work whether or not anybody rang: the broker may be down for as long as it likes.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        ledger: Ledger,
-        spool: Spool,
-        bell: Bell,
-        spec: JobSpec,
-        owner: str,
-        stopping: threading.Event,
-        trail: Trail = OFF,
-    ) -> None:
-        self._settings, self._ledger, self._spec, self._stopping = settings, ledger, spec, stopping
+    def __init__(self, node: Node) -> None:
+        settings = node.settings
+        self._node, self._stopping = node, node.stopping
         self._worker: Worker | None = None
         self._courier: Courier | None = None
         self._opened = ExitStack()
         self._ticker: threading.Thread | None = None
         if "infer" in settings.worker.queues:
-            pipeline = self._opened.enter_context(open_pipeline(settings, spec))
-            self._worker = Worker(settings, ledger, spool, pipeline, spec, bell, owner, stopping)
+            pipeline = self._opened.enter_context(open_pipeline(settings, node.spec))
+            self._worker = Worker(node, pipeline)
         if "deliver" in settings.worker.queues:
-            self._courier = Courier(settings, ledger, spool, owner, stopping, trail=trail)
+            self._courier = Courier(node)
         self.threads = 1 + sum(d.max_associations for d in settings.destination)
         """Celery threads: one that infers and one for each association."""
         self._own = ThreadPoolExecutor(self.threads + 1, "tick")  # one more for reports of commitment
@@ -73,7 +59,7 @@ class Shift:
         """One at a time: peers that do not answer must not take the threads that deliver."""
         if self._reporting.acquire(blocking=False):
             try:
-                report_due(self._ledger, self._settings, self._stopping)
+                report_due(self._node)
             finally:
                 self._reporting.release()
 
@@ -86,12 +72,12 @@ class Shift:
         while True:
             self._logged(keep_house)  # whatever it ends with, what is due is looked for
             try:
-                if self._worker is not None and self._ledger.jobs.due(self._spec):
+                if self._worker is not None and self._node.ledger.jobs.due(self._node.spec):
                     self._own.submit(self.infer)
                 if self._courier is not None:
-                    if any(peer.port is not None for peer in self._settings.peer):
+                    if any(peer.port is not None for peer in self._node.settings.peer):
                         self._own.submit(self._logged, self._report_commitments)
-                    for destination in self._ledger.deliveries.due():
+                    for destination in self._node.ledger.deliveries.due():
                         self._own.submit(self.deliver, destination)
             except NodeError as error:
                 log.warning("tick: %s", error)

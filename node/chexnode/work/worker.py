@@ -12,18 +12,17 @@ from concurrent.futures import wait as wait_for
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from chexmodels.finding import Findings
 from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.routing import routes, variants
 from chexnode.ledger.jobs import HEARTBEAT_SECONDS
-from chexnode.ledger.ledger import Ledger
+from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
-from chexnode.settings.tree import Settings
-from chexnode.spool.spool import DiskRefused, Spool, SpoolAway
+from chexnode.spool.spool import DiskRefused, SpoolAway
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
-from chexnode.vocabulary.records import Analysis, JobClaim, JobSpec
+from chexnode.vocabulary.records import Analysis, JobClaim
 from chexnode.vocabulary.states import Reason
 from chexnode.vocabulary.tracebacks import traceback_of
 from chexnode.work.pipeline import Pipeline
@@ -46,31 +45,19 @@ class _Unreadable(Transient):
     """The disk does not give the source now. It may be this one file for ever, so attempts are counted."""
 
 
-class Rings(Protocol):
-    """What the worker needs of the bell."""
-
-    def ring(self, queue: str, argument: str | None = None) -> None:
-        """Ask for one ring."""
-
-
 class Worker:
-    """One process's analysing side. ``stopping``: set from outside to make it finish what it holds and return."""
+    """One process's analysing side. Once the node is stopping it finishes what it holds and returns."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        ledger: Ledger,
-        spool: Spool,
-        pipeline: Pipeline,
-        spec: JobSpec,
-        bell: Rings,
-        owner: str,
-        stopping: threading.Event,
-    ) -> None:
-        self._settings, self._ledger, self._spool, self._pipeline = settings, ledger, spool, pipeline
-        self._spec, self._bell, self._owner, self._stopping = spec, bell, owner, stopping
+    def __init__(self, node: Node, pipeline: Pipeline) -> None:
+        self._node, self._pipeline = node, pipeline
+        self._settings, self._ledger, self._spool, self._stopping = (
+            node.settings,
+            node.ledger,
+            node.spool,
+            node.stopping,
+        )
         self._backoff = Backoff()
-        self._decoding = ThreadPoolExecutor(settings.worker.decoders, "decode")
+        self._decoding = ThreadPoolExecutor(node.settings.worker.decoders, "decode")
         # Two, so that one image's files are being fsynced while the next is being encoded.
         self._finishing = ThreadPoolExecutor(2, "finish")
         self._held: dict[str, JobClaim] = {}
@@ -144,7 +131,7 @@ class Worker:
         if self._stopping.is_set() or time.monotonic() < self._rests_until:
             return []
         try:
-            claims = self._ledger.jobs.claim(self._owner, self._settings.worker.batch_size, self._spec)
+            claims = self._ledger.jobs.claim(self._node.owner, self._settings.worker.batch_size, self._node.spec)
         except Transient as error:
             log.warning("no jobs claimed: %s", error)
             return []
@@ -214,7 +201,7 @@ class Worker:
         self._refusals = 0
         self._forget(claim)
         for destination in {destination for _, destination in to}:
-            self._bell.ring("deliver", destination)
+            self._node.bell.ring("deliver", destination)
 
     def _guarded(self, claim: JobClaim, action: Callable[[], T]) -> T | None:
         """Run one image's step; an error moves the job as its class says. None if it failed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from base64 import b64encode
@@ -24,7 +25,6 @@ from chexnode.vocabulary.errors import BadEnvironment, Transient
 VERSION = "3.13.2"
 INTEGRITY = "sha512-WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA=="
 """As ``npm view @ohif/app@VERSION dist.integrity`` prints it."""
-REGISTRY = "https://registry.npmjs.org"
 #: The last number is of :func:`prepare`: files that an earlier one made are made anew.
 FOLDER = f"ohif-{VERSION}-1"
 
@@ -68,14 +68,15 @@ def study_url(web_url: str, study_instance_uid: str) -> str:
 def install(
     home: Path,
     archive: Path | None = None,
-    registry: str = REGISTRY,
+    registry: str | None = None,
     progress: Progress = lambda pieces, _: pieces,
 ) -> Path:
     """Put the viewer's files under ``home`` and return their folder; at once where they are there already.
 
-    They come from ``archive``, the package's file, or else by HTTP from ``registry``, 50 MB. The folder appears whole
-    or not at all, and earlier releases' are deleted then. Raises Transient if the registry does not send the package,
-    and BadEnvironment if the package is another than was tried or ``home`` cannot be written.
+    They come from ``archive``, the package's file, or else by HTTP from ``registry``, 50 MB; none: the one that npm is
+    configured for. The folder appears whole or not at all, and earlier releases' are deleted then. Raises Transient if
+    the registry does not send the package, and BadEnvironment if the package is another than was tried, ``home`` cannot
+    be written, or nobody says where packages come from.
     """
     if (folder := installed(home)) is not None:
         return folder
@@ -84,7 +85,8 @@ def install(
         with tempfile.TemporaryDirectory(dir=home, prefix=".fetch-") as temporary:
             work = Path(temporary)
             if archive is None:
-                archive = _download(f"{registry.rstrip('/')}/@ohif/app/-/app-{VERSION}.tgz", work / "app.tgz", progress)
+                url = f"{(registry or _registry_of_npm()).rstrip('/')}/@ohif/app/-/app-{VERSION}.tgz"
+                archive = _download(url, work / "app.tgz", progress)
             _verify(archive)
             _unpack(archive, work / "dist")
             prepare(work / "dist")
@@ -95,6 +97,19 @@ def install(
         if other.name != FOLDER:
             shutil.rmtree(other, ignore_errors=True)
     return home / FOLDER
+
+
+def _registry_of_npm() -> str:
+    """URL of the registry that this machine's npm asks. Raises BadEnvironment where there is no npm to say it."""
+    try:
+        command = ["npm", "config", "get", "registry"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BadEnvironment(
+            "there is no npm here to say where packages come from: name the registry with --registry, or fetch the "
+            f"package elsewhere with `npm pack @ohif/app@{VERSION}` and give it with --from"
+        ) from error
+    return answer
 
 
 def _download(url: str, target: Path, progress: Progress) -> Path:

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from chexmodels.finding import Findings
 from chexnode.encode.heat import HEAT_MAPS, coloured, encode_heat, has_heat, heat_caption, render_heat
 from chexnode.encode.objects import encode
-from chexnode.encode.preview import LONGEST, Layout, lay_out
+from chexnode.encode.picture import LONGEST, Layout, lay_out
 from chexnode.encode.provenance import HeatKind
 from chexnode.encode.source import sanitise
 from chexnode.vocabulary.states import ResultKind

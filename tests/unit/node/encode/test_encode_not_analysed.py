@@ -20,16 +20,16 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
 )
 
-from chexnode.encode import rules
-from chexnode.encode.invalid import InvalidResult
+from chexnode.encode import verify as rules
 from chexnode.encode.not_analysed import MEANINGS, REASON, SUMMARY, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import to_bytes
 from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import PRESENCE
-from chexnode.encode.sr_check import check_not_analysed
+from chexnode.encode.verify import InvalidResult
 from chexnode.vocabulary.states import JobState, Reason
 from support.radiographs import parsed, part10, radiograph
+from support.reports import check_not_analysed
 from support.validators import dciodvfy, dicom_sr_validator, unexplained
 
 STUDY = sanitise(parsed(radiograph()))

@@ -29,10 +29,11 @@ from chexmodels.dicom.part10 import ReadLimits, read
 from chexmodels.finding import Findings
 from chexmodels.interpret import interpret
 from chexmodels.model import RawItem
+from chexnode.encode.caption import COLOUR, caption
 from chexnode.encode.gsps import FORM
 from chexnode.encode.heat import heat_caption
 from chexnode.encode.objects import encode
-from chexnode.encode.preview import COLOUR, Layout, caption, lay_out
+from chexnode.encode.picture import Layout, lay_out
 from chexnode.encode.source import Source, sanitise
 from chexnode.vocabulary.states import ResultKind
 from chexnode.work.prepared import Prepared, prepare_file

@@ -20,8 +20,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexmodels.finding import Box, Findings, Region
+from chexnode.encode.caption import COLOUR, Caption, caption
 from chexnode.encode.objects import Encoded, encode
-from chexnode.encode.preview import COLOUR, DISPLAY_LONGEST, LONGEST, Caption, caption, lay_out, render
+from chexnode.encode.picture import DISPLAY_LONGEST, LONGEST, lay_out, render
 from chexnode.encode.provenance import MANUFACTURER, Provenance, result_uid, tracking_uid
 from chexnode.encode.sc import ENCODINGS
 from chexnode.encode.seg import PROFILES, encode_seg

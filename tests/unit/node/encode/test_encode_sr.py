@@ -24,15 +24,14 @@ from scipy import ndimage
 from chexmodels.finding import Box, Findings, Region
 from chexmodels.postprocess import label
 from chexnode.encode.contours import outline
-from chexnode.encode.invalid import InvalidResult
 from chexnode.encode.objects import to_bytes
 from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER, Provenance, tracking_uid
 from chexnode.encode.seg import PROFILES, encode_seg
-from chexnode.encode.sides import Side, side
 from chexnode.encode.source import sanitise
-from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, VARIANTS, SrVariant, encode_sr
-from chexnode.encode.sr_check import check_sr
+from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, VARIANTS, Side, SrVariant, encode_sr, side
+from chexnode.encode.verify import InvalidResult
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, radiograph
+from support.reports import check_sr
 from support.validators import dciodvfy, dicom_sr_validator, unexplained
 
 DEFAULT = SrVariant(seg_profile="planar")

@@ -12,8 +12,7 @@ from chexnode.receive.committer import MAX_MEANWHILE, Committer, NotRecorded
 from chexnode.spool.spool import DiskRefused, Spool
 from chexnode.vocabulary.errors import Transient
 from chexnode.vocabulary.records import Arrival, Outcome, Receipt
-from support.ledgers import arrival
-from support.receivers import CountingBell
+from support.ledgers import CountingBell, arrival
 from support.servers import wait_for
 
 

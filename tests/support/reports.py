@@ -16,12 +16,12 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
 
 from chexmodels.finding import Findings, Region
-from chexnode.encode.invalid import InvalidResult
+from chexnode.encode.caption import has_finding
 from chexnode.encode.not_analysed import REASON, NotAnalysed
-from chexnode.encode.preview import has_finding
 from chexnode.encode.provenance import Provenance, tracking_uid
 from chexnode.encode.source import Source
 from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, SrVariant, measurements, polyline
+from chexnode.encode.verify import InvalidResult
 from chexnode.vocabulary.states import ResultKind
 
 

@@ -33,8 +33,9 @@ from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
 from chexnode.receive import header
 from chexnode.settings.tree import DestinationSettings, LimitSettings, NodeSettings
 from chexnode.triage.gate import CR_IMAGE, DX_FOR_PRESENTATION, SECONDARY_CAPTURE
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import OUR_NAMES
-from chexnode.vocabulary.states import Reason, ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 _IMPLICIT = "1.2.840.10008.1.2"

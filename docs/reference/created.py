@@ -28,8 +28,9 @@ from chexnode.encode.not_analysed import NodeFacts, NotAnalysed, encode_not_anal
 from chexnode.encode.objects import encode, to_bytes
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import Source, sanitise
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import SeriesName, SeriesNames
-from chexnode.vocabulary.states import Reason, ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 _LONGEST_VALUE = 80
 _SETTINGS = ("SeriesNumber", "SeriesDescription")

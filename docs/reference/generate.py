@@ -41,16 +41,11 @@ from chexnode.settings.keys import section_of
 from chexnode.settings.tree import Settings
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
 from chexnode.vocabulary import records
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import DeliveryView, JobView
-from chexnode.vocabulary.states import (
-    TRANSITIONS,
-    DeliveryState,
-    InstanceState,
-    JobState,
-    Note,
-    Reason,
-    StudyState,
-)
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
 from chexnode.web.dicomweb.attributes import ATTRIBUTES
 from chexnode.web.dicomweb.places import ROOT

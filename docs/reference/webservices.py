@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pydicom.uid import UID
 from writing import table
 
+from chexnode.dicomweb.media_types import BYTES, DICOM, DICOM_JSON, DICOM_XML, IMAGE_TYPES, JSON
 from chexnode.dimse.messages import Status
 from chexnode.web.dicomweb import attributes, document, pixels, query, rendered, stow
 from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
-from chexnode.web.dicomweb.places import BYTES, DICOM, DICOM_JSON, DICOM_XML, JSON
 
 _MULTI = 'multipart/related; type="{}"'
 
@@ -72,7 +72,7 @@ def _by_default(uid: str) -> bool:
 
 
 def _frame(uid: str) -> str:
-    kind = pixels.image_type(uid)
+    kind = IMAGE_TYPES.get(uid)
     return f"`{kind}`" if kind else f"`{BYTES}`"
 
 

@@ -35,7 +35,7 @@ from chexnode.deliver.dicom import DicomDestination
 from chexnode.settings.tree import DestinationSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import DeliveryClaim
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support import servers
 
 SIZES = {ResultKind.SC: (SecondaryCaptureImageStorage, 2048 * 2048 * 3), ResultKind.SEG: (SegmentationStorage, 100_000)}

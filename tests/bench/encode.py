@@ -38,7 +38,7 @@ from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import SrVariant, encode_sr
 from chexnode.encode.verify import verify
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import PROVENANCE, hot, parsed, picture, radiograph
 
 SHAPE = (2500, 2048)

@@ -14,7 +14,8 @@ import psutil
 from sqlalchemy import select
 
 from chexnode.ledger.schema import instances, jobs
-from chexnode.vocabulary.states import InstanceState, JobState, Reason
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.states import InstanceState, JobState
 from fuzz import pdus, stores
 from fuzz.cases import Case
 from support.nodes import Node

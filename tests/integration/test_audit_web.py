@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import AuditSettings
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from support.collectors import Collector, Told
 from support.dicomweb import DICOM, Service, part10_of, path_of, serving
 from support.radiographs import radiograph

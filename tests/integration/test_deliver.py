@@ -19,10 +19,9 @@ from pynetdicom import evt
 from pynetdicom.dsutils import split_dataset
 
 from chexnode.deliver.courier import BATCH, STEP_BACK_SECONDS
-from chexnode.deliver.destination import DestinationDown
 from chexnode.deliver.dicom import Probe, probe
 from chexnode.settings.tree import DestinationSettings
-from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.errors import DestinationDown, Usage
 from chexnode.vocabulary.states import DeliveryState, JobState
 from support import servers
 from support.deliveries import PRIVATE_SOP_CLASS, Node, canned, data_set_bytes, result, scripted, slow_line

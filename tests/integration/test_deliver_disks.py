@@ -12,9 +12,10 @@ import pytest
 from pydicom.uid import SegmentationStorage
 
 from chexnode.deliver import dicom
-from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
+from chexnode.deliver.destination import Answer, Outgoing, Sent, load
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.roles import check
+from chexnode.vocabulary.errors import DestinationDown
 from support.deliveries import Node, result, scripted
 from support.disks import dead_share, unmounted, unreadable
 

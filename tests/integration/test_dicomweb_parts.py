@@ -225,7 +225,7 @@ def test_many_parts_take_one_file(service: Service) -> None:
 
 
 def test_parts_and_instances_are_bounded(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chexnode.web.dicomweb.intake.MOST_PARTS", 5)
+    monkeypatch.setattr("chexnode.receive.http_body.MOST_PARTS", 5)
     metadata = json.dumps([model_of(image(), "0")]).encode()
     for count, status in ((4, 200), (5, 400)):
         bulk = {str(number): (BYTES, bytes(64 * 48)) for number in range(count)}

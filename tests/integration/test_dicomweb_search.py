@@ -11,7 +11,7 @@ import pytest
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.vocabulary.records import Analysis, Arrival, NewResult
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support.dicomweb import Service, serving
 from support.ledgers import arrival, claim, record
 from support.receivers import a_settings

@@ -19,8 +19,10 @@ from sqlalchemy import func, select
 
 from chexnode.ledger.schema import deliveries, events, instances, jobs, results
 from chexnode.vocabulary.errors import StaleMove, Usage
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, DeliveryClaim, DeliveryOutcome, JobClaim
-from chexnode.vocabulary.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.transitions import TRANSITIONS
 from support.ledgers import (
     ANALYSABLE,
     NOT_ANALYSED,

@@ -14,7 +14,9 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import deliveries, events, results
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome
-from chexnode.vocabulary.states import TRANSITIONS, DeliveryState, JobState, ResultKind
+from chexnode.vocabulary.states import DeliveryState, JobState
+from chexnode.vocabulary.transitions import TRANSITIONS
+from chexnode.vocabulary.variants import ResultKind
 from support.ledgers import Clock, arrival, claim, complete, opened, record
 
 SENT, WAITING, DEAD = DeliveryState.SENT, DeliveryState.WAITING, DeliveryState.DEAD

@@ -12,8 +12,10 @@ from sqlalchemy import select
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances, series, studies
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, Outcome, Priority, Verdict
-from chexnode.vocabulary.states import InstanceState, JobState, Note, Reason, StudyState
+from chexnode.vocabulary.states import InstanceState, JobState, StudyState
 from support.ledgers import (
     ANALYSABLE,
     NOT_ANALYSED,

@@ -15,8 +15,10 @@ from chexnode.ledger.jobs import LEASE
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import events, jobs
 from chexnode.vocabulary.errors import StaleMove, Usage
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, JobClaim, Outcome
-from chexnode.vocabulary.states import TRANSITIONS, DeliveryState, InstanceState, JobState, Reason, StudyState
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.transitions import TRANSITIONS
 from support.ledgers import OTHER_SPEC, SPEC, THIRD_SPEC, Clock, arrival, claim, complete, opened, record, results_for
 
 

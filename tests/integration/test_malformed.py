@@ -23,7 +23,7 @@ from sqlalchemy import select
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances, jobs
-from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.reasons import Reason
 from support.nodes import Node, toml
 from support.senders import CR_IMAGE, Part10, an_image, read_part10, store_file
 from support.servers import wait_for

@@ -13,7 +13,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from support.ledgers import NOT_ANALYSED, arrival, claim, complete, opened, record
 from support.webs import serving
 

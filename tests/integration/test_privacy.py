@@ -21,7 +21,7 @@ from pydicom import DataElement, Dataset, dcmread
 from pydicom.multival import MultiValue
 from pydicom.valuerep import PersonName
 
-from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.reasons import Reason
 from support.collectors import Collector
 from support.nodes import Node, Process
 from support.senders import CR_IMAGE, Aborted, Refused, Sender, an_image, read_part10, store_file

@@ -14,10 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexnode.archive import pull
-from chexnode.deliver.destination import DestinationDown
 from chexnode.node import Node as OpenedNode
 from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import DestinationSettings, DiskSettings, load
+from chexnode.vocabulary.errors import DestinationDown
 from support import servers
 from support.collectors import Collector
 from support.deliveries import data_set_bytes, result

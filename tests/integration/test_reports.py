@@ -17,8 +17,9 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 from chexnode.encode.objects import to_bytes
 from chexnode.ledger.ledger import Ledger
 from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Outcome, Verdict
-from chexnode.vocabulary.states import DeliveryState, InstanceState, Reason
+from chexnode.vocabulary.states import DeliveryState, InstanceState
 from chexnode.work import reporter as reporter_module
 from chexnode.work.reporter import LONG_SERIES, UNREADABLE, Reporter
 from support.disks import unmounted, unreadable

@@ -23,7 +23,7 @@ from chexmodels.dicom.part10 import ReadLimits, read
 from chexnode.sandbox.pool import NoChild, Pool
 from chexnode.settings.tree import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
-from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.reasons import Reason
 from chexnode.work.prepared import Prepared, prepare_file
 from chexnode.work.sandbox import Sandbox
 from support.radiographs import part10, radiograph

@@ -18,10 +18,10 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit, SegmentationSt
 
 from chexnode.deliver import stow
 from chexnode.deliver.courier import BATCH, STEP_BACK_SECONDS
-from chexnode.deliver.destination import DestinationDown
 from chexnode.roles.certificates import Authority
 from chexnode.settings.tree import DestinationSettings, TlsSettings
 from chexnode.tls import client_context, server_context
+from chexnode.vocabulary.errors import DestinationDown
 from support import servers
 from support.deliveries import Node, canned, result
 from support.stow import Reply, Request, all_stored, module, service

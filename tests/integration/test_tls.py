@@ -18,12 +18,11 @@ from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from chexnode.deliver.destination import DestinationDown
 from chexnode.deliver.dicom import probe
 from chexnode.roles.certificates import Authority, Issued
 from chexnode.settings.tree import DestinationSettings, LimitSettings, Settings, TlsSettings
 from chexnode.tls import CIPHERS, client_context, server_context
-from chexnode.vocabulary.errors import BadEnvironment, Usage
+from chexnode.vocabulary.errors import BadEnvironment, DestinationDown, Usage
 from support.deliveries import Node as Deliveries
 from support.deliveries import result
 from support.nodes import Node as WholeNode

@@ -17,7 +17,9 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings, load
 from chexnode.spool.identity import FILE_NAME, name_of, prove
 from chexnode.vocabulary.errors import BadEnvironment
-from chexnode.vocabulary.states import DeliveryState, Note, Reason
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.states import DeliveryState
 from chexnode.web.metrics import METRICS
 from support.ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, opened, record
 from support.servers import LOOPBACK, Postgres

@@ -25,7 +25,7 @@ from chexnode.ledger.tokens import PREFIX
 from chexnode.roles.up import _prepare
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import BadEnvironment, Usage
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from chexnode.web.app import create_app
 from chexnode.web.headers import HEADERS
 from chexnode.web.limits import Buckets, Limits

@@ -13,7 +13,7 @@ import pytest
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from chexnode.web import cookie
 from chexnode.web.viewer import install
 from support import dicomweb, npm

@@ -24,8 +24,9 @@ from chexnode.sandbox.pool import NoChild
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import DiskRefused, Spool
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobClaim
-from chexnode.vocabulary.states import Reason, ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from chexnode.work import worker
 from chexnode.work.store import store
 from chexnode.work.worker import Worker

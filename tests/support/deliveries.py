@@ -27,7 +27,8 @@ from chexnode.node import Node as OpenedNode
 from chexnode.settings.tree import DestinationSettings, NodeSettings, Settings, TlsSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
-from chexnode.vocabulary.states import InstanceState, ResultKind
+from chexnode.vocabulary.states import InstanceState
+from chexnode.vocabulary.variants import ResultKind
 from support import servers
 from support.ledgers import CountingBell
 

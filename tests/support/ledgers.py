@@ -15,8 +15,10 @@ from chexnode.ledger.migrate import upgrade
 from chexnode.node import Node
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, Arrival, JobClaim, JobSpec, NewResult, Receipt, Verdict
-from chexnode.vocabulary.states import InstanceState, Reason, ResultKind
+from chexnode.vocabulary.states import InstanceState
+from chexnode.vocabulary.variants import ResultKind
 
 SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
 OTHER_SPEC = JobSpec("model 2", "c" * 64, "b" * 64)

@@ -22,7 +22,7 @@ from chexnode.encode.provenance import Provenance, tracking_uid
 from chexnode.encode.source import Source
 from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, SrVariant, measurements, polyline
 from chexnode.encode.verify import InvalidResult
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 
 def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Provenance, variant: SrVariant) -> None:

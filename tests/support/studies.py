@@ -14,8 +14,9 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.node import Node
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Arrival, Verdict
-from chexnode.vocabulary.states import InstanceState, Reason
+from chexnode.vocabulary.states import InstanceState
 from chexnode.work.reporter import Reporter
 from support.ledgers import SPEC, Clock, CountingBell, arrival, record
 from support.radiographs import parsed, part10, radiograph

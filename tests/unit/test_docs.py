@@ -13,7 +13,9 @@ import typer
 from chexnode.cli.commands import Exit, app
 from chexnode.settings.keys import known_keys
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, Note, Reason, StudyState
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
 from chexnode.web.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]

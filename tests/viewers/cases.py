@@ -24,7 +24,7 @@ from chexnode.encode.sc import Encoding
 from chexnode.encode.seg import Profile
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import Outline, SrVariant
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset
 from support.radiographs import PROVENANCE, parsed

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless, SegmentationStorage
 
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from support import dicomweb, senders
 from support.nodes import Node
 from support.radiographs import part10

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from chexnode.encode.caption import COLOUR
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from viewers import screen
 from viewers.cases import CASES, Case
 from viewers.screen import Mask

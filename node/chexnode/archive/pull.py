@@ -24,18 +24,17 @@ from pydicom.datadict import tag_for_keyword
 from chexnode.archive.inbox import caller_of
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
 from chexnode.dimse.messages import Status
 from chexnode.node import Node
 from chexnode.receive.header import is_safe_uid
+from chexnode.receive.http_body import HttpBody
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
-from chexnode.vocabulary.errors import Transient, Usage
-from chexnode.web.dicomweb.intake import Intake
+from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +101,15 @@ class Service:
                 for uid in self._uids(f"/studies/{study}/series/{series}/instances", _INSTANCE, {}):
                     yield series, uid
 
-    def retrieve(self, study: str, series: str, instance: str, into: Callable[[str], Intake]) -> Intake:
-        """Stream one instance into the intake that ``into`` makes for a boundary; return it, ended.
+    def retrieve(self, study: str, series: str, instance: str, into: Callable[[str], HttpBody]) -> HttpBody:
+        """Stream one instance into the body that ``into`` makes for a boundary; return it, ended.
 
         Raises NotRetrieved, and DestinationDown after :data:`ATTEMPTS`.
         """
         path = f"/studies/{study}/series/{series}/instances/{instance}"
         return self._again(lambda: self._retrieve(path, into))
 
-    def _retrieve(self, path: str, into: Callable[[str], Intake]) -> Intake:
+    def _retrieve(self, path: str, into: Callable[[str], HttpBody]) -> HttpBody:
         with (
             translated(self.settings.timeout_seconds),
             self._client.stream("GET", path, headers={"Accept": _PART10}) as response,
@@ -121,18 +120,18 @@ class Service:
                 raise DestinationDown(unusable(response))
             try:
                 kind = parse_media_type(response.headers.get("Content-Type", ""))
-                intake = into(kind.parameters.get("boundary", ""))
+                body = into(kind.parameters.get("boundary", ""))
             except (BadMediaType, MultipartError) as error:
                 raise NotRetrieved(f"the answer is not multipart: {error}") from error
             try:
                 for chunk in response.iter_bytes():
-                    intake.feed(chunk)
-                intake.end()
+                    body.feed(chunk)
+                body.end()
             except MultipartError as error:
                 raise NotRetrieved(f"the answer is broken: {error}") from error
             finally:
-                intake.abandon()
-            return intake
+                body.abandon()
+            return body
 
     def _uids(self, path: str, tag: str, query: Mapping[str, str]) -> list[str]:
         return [_value(one, tag) for one in self._search(path, tag, query)]
@@ -269,10 +268,10 @@ def _fetch(
 ) -> str | None:
     """Why the instance is not stored; None where it is."""
     try:
-        intake = service.retrieve(study, series, uid, lambda boundary: Intake(storage, caller, study, boundary))
+        body = service.retrieve(study, series, uid, lambda boundary: HttpBody(storage, caller, study, boundary))
     except NotRetrieved as error:
         return str(error)
-    outcome = next((one for one in intake.outcomes if one.sop_instance_uid == uid), None)
+    outcome = next((one for one in body.outcomes if one.sop_instance_uid == uid), None)
     if outcome is None:
         return "the answer does not hold it"
     if outcome.answer.comment in (DISK_LOW, DISK_FAILED, NOT_NOW):

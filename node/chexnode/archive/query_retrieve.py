@@ -32,11 +32,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dimse.requestor import Association, Context, Keep, NotSent
 from chexnode.node import Node
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
+from chexnode.vocabulary.errors import DestinationDown
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import typer
 
 from chexnode.cli.options import Json, group, ledger_of, print_json, tell
 from chexnode.vocabulary.errors import Usage
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 
 if TYPE_CHECKING:
     from chexnode.ledger.tokens import Token

@@ -10,12 +10,12 @@ import logging
 from datetime import timedelta
 
 from chexnode.deliver.backoff import Backoff
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dimse import commitment
 from chexnode.dimse.requestor import Association
 from chexnode.node import Node
 from chexnode.settings.tree import DestinationSettings, PeerSettings
 from chexnode.tls import client_context
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
-from chexnode.deliver.destination import Answer, Destination, DestinationDown, Outgoing, Sent
+from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgoing, Sent
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.deliver.folder import FolderDestination
 from chexnode.deliver.stow import StowDestination
@@ -33,7 +33,7 @@ from chexnode.ledger.leases import Lease
 from chexnode.node import Node
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
-from chexnode.vocabulary.errors import Transient, Usage
+from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome, Subject
 from chexnode.vocabulary.states import DeliveryState
 
@@ -218,10 +218,10 @@ class _Round:
         log.warning("destination %s failed %d time(s) in a row: %s", name, failures, down)
         open_until = self._ledger.clock() + timedelta(seconds=self._backoff.delay(failures))
         self._ledger.deliveries.destination_failed(name, str(down), open_until)
-        if down.during is None:
-            tried, next_attempt = self._open, open_until
+        if isinstance(down, Interrupted):
+            tried, next_attempt = [down.item.claim], open_until + timedelta(seconds=STEP_BACK_SECONDS)
         else:
-            tried, next_attempt = [down.during.claim], open_until + timedelta(seconds=STEP_BACK_SECONDS)
+            tried, next_attempt = self._open, open_until
         self._answers = [DeliveryOutcome(c, DeliveryState.WAITING, str(down), next_attempt) for c in tried]
         self._settle()
 

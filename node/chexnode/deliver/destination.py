@@ -12,19 +12,16 @@ from typing import Protocol
 from pydicom.dataset import Dataset
 
 from chexnode.spool.spool import DiskRefused, Spool
-from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest, DeliveryClaim
 
 
-class DestinationDown(Transient):
-    """The destination as a whole cannot be used now; whatever it has not answered is tried again.
+class Interrupted(DestinationDown):
+    """The destination failed while ``item`` was under way, which may be its fault."""
 
-    ``during`` is the item that was under way, None where it did not come that far.
-    """
-
-    def __init__(self, error: str, during: Outgoing | None = None) -> None:
+    def __init__(self, error: str, item: Outgoing) -> None:
         super().__init__(error)
-        self.during = during
+        self.item = item
 
 
 class Answer(StrEnum):

@@ -12,11 +12,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import split_dataset
 
-from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load, unread
+from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load, unread
 from chexnode.deliver.status import judge
 from chexnode.dimse import commitment
 from chexnode.dimse.requestor import Association, Context
 from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
 _IMPLICIT_VR = "1.2.840.10008.1.2"
@@ -77,7 +78,7 @@ class DicomDestination:
                     status, comment = assoc.store(item.path)
                 except DestinationDown as error:
                     self._assoc = None
-                    raise DestinationDown(f"{error}, during a store", item) from error
+                    raise Interrupted(f"{error}, during a store", item) from error
                 except OSError as error:  # of our disk, in the middle of a message, which cannot be taken back
                     self._assoc = None
                     assoc.abort()

@@ -13,7 +13,8 @@ from threading import Event
 
 from pydicom.dataset import Dataset
 
-from chexnode.deliver.destination import Answer, DestinationDown, Outgoing, Sent, load
+from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
 
@@ -46,7 +47,7 @@ class FolderDestination:
             try:
                 written = self._write(f"{item.claim.sop_instance_uid}.dcm", content)
             except OSError as error:
-                raise DestinationDown(f"cannot write to {self._path}: {error.strerror}", item) from error
+                raise Interrupted(f"cannot write to {self._path}: {error.strerror}", item) from error
             yield Sent(item, Answer.ACCEPTED, "" if written else "the destination already had it")
 
     def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:

@@ -17,7 +17,7 @@ from pydicom.uid import (
 
 from chexnode.settings.tree import DestinationSettings
 from chexnode.vocabulary.records import variant_parts, variant_with
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 Context = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID."""

@@ -6,15 +6,18 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from threading import Event
 
 import httpx
 from pydicom.dataset import Dataset
 
-from chexnode.deliver.destination import DestinationDown, Outgoing, Sent, load
+from chexnode.deliver import status
+from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
 from chexnode.dicomweb.client import open_client, translated, unusable
-from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, judge, read_answer
+from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, named, read_answer
 from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
 MOST_BYTES = 32_000_000
@@ -22,6 +25,9 @@ MOST_BYTES = 32_000_000
 
 _CHUNK = 256 * 1024
 _LONGEST_ANSWER = 4_000_000
+_DUPLICATE_SOP_INSTANCE = 0x0111  # PS3.7 annex C
+_ALREADY_STORED = 0xB00E  # 45070, by which Microsoft's service means the same
+
 _JSON = "application/dicom+json"
 
 
@@ -71,8 +77,9 @@ class StowDestination:
             answer = _post(self._client, self._settings, [content for _, content in group], self._stop)
         except DestinationDown as down:
             self.close()
-            # Of several it is not known which one it was; the next try is made with one.
-            raise DestinationDown(str(down), group[0][0] if alone else None) from down
+            if alone:
+                raise Interrupted(str(down), group[0][0]) from down
+            raise  # of several it is not known which one it was; the next try is made with one
         untold = []
         for item, content in group:
             verdict = judge(answer, item.claim.sop_instance_uid, alone)
@@ -82,6 +89,38 @@ class StowDestination:
                 yield Sent(item, *verdict, status=answer.status)
         for one in untold:
             yield from self._store([one])
+
+
+def judge(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answer, str] | None:
+    """What became of one instance, and a sentence about it; ``alone``: nothing else was in the request.
+
+    None: the request was refused as a whole, and only this instance in a request of its own will tell.
+    """
+    if sop_instance_uid in answer.failed:
+        return _failure(answer.failed[sop_instance_uid])
+    if sop_instance_uid in answer.stored:
+        warning = answer.stored[sop_instance_uid]
+        return Answer.ACCEPTED, status.judge(warning)[1] if warning else ""
+    if answer.status == HTTPStatus.OK and not answer.has_lists:
+        return Answer.ACCEPTED, ""
+    if not alone:
+        return None
+    if answer.others:
+        return _failure(answer.others[0])
+    if answer.status == HTTPStatus.CONFLICT and not answer.failed:
+        return Answer.ACCEPTED, "HTTP 409: the destination already had it"
+    if answer.status < 300:
+        return Answer.RETRY, f"HTTP {answer.status}, and the answer does not say what became of it"
+    return Answer.DEAD, f"refused with {named(answer.status)}"
+
+
+def _failure(reason: int) -> tuple[Answer, str]:
+    if reason in (_DUPLICATE_SOP_INSTANCE, _ALREADY_STORED):
+        return Answer.ACCEPTED, f"0x{reason:04X} the destination already had it"
+    answer, sentence = status.judge(reason)
+    if answer is Answer.ACCEPTED:  # a warning, or no reason at all, for an instance that it lists as failed
+        return Answer.RETRY, f"0x{reason:04X} not stored" if reason else "not stored, without a reason"
+    return answer, sentence
 
 
 def probe(settings: DestinationSettings, tls: ssl.SSLContext | None = None) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 from pydantic import SecretStr
 
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dicomweb.stow_response import named
-from chexnode.settings.tree import DestinationSettings
+from chexnode.vocabulary.errors import DestinationDown
 
 _REMEDIES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "it does not know our credentials",
@@ -28,29 +28,61 @@ _REMEDIES: Mapping[int, str] = {
 }
 
 
-def open_client(settings: DestinationSettings, tls: ssl.SSLContext | None) -> httpx.Client:
-    """A client of the service that ``settings`` name; nothing is contacted yet. Raises DestinationDown.
+class Service(Protocol):
+    """What must be known of a service to call it; a destination's settings are one."""
+
+    @property
+    def url(self) -> str | None:
+        """Of its root, below which ``/studies`` is."""
+
+    @property
+    def token(self) -> SecretStr | None:
+        """A bearer token (RFC 6750)."""
+
+    @property
+    def token_file(self) -> Path | None:
+        """Where the token is read from, in place of ``token``."""
+
+    @property
+    def user(self) -> str | None:
+        """Of basic authentication (RFC 7617)."""
+
+    @property
+    def password(self) -> SecretStr | None:
+        """To ``user``."""
+
+    @property
+    def password_file(self) -> Path | None:
+        """Where the password is read from, in place of ``password``."""
+
+    @property
+    def timeout_seconds(self) -> float:
+        """How long each step of an exchange may take."""
+
+
+def open_client(service: Service, tls: ssl.SSLContext | None) -> httpx.Client:
+    """A client of the service that ``service`` describes; nothing is contacted yet. Raises DestinationDown.
 
     ``tls``: for https. Secrets in files are read here, so that a new one is taken up without a restart.
     """
-    token = _secret(settings.token, settings.token_file)
-    password = _secret(settings.password, settings.password_file)
+    token = _secret(service.token, service.token_file)
+    password = _secret(service.password, service.password_file)
     if token is not None and not (token.isascii() and token.isprintable()):
         raise DestinationDown("its token holds characters that no header can")  # h11 would quote it
     return httpx.Client(
-        base_url=settings.url or "",
+        base_url=service.url or "",
         headers={"Authorization": f"Bearer {token}"} if token is not None else {},
-        auth=httpx.BasicAuth(settings.user, password) if settings.user and password is not None else None,
+        auth=httpx.BasicAuth(service.user, password) if service.user and password is not None else None,
         verify=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # for plain http one that trusts nobody
-        timeout=settings.timeout_seconds,
+        timeout=service.timeout_seconds,
         limits=httpx.Limits(max_connections=1),
         trust_env=False,  # a proxy that somebody set for a package manager must not see patients' data
     )
 
 
-def probe_search(settings: DestinationSettings, tls: ssl.SSLContext | None) -> None:
+def probe_search(service: Service, tls: ssl.SSLContext | None) -> None:
     """See whether it answers a search (QIDO-RS) with our credentials. Raises DestinationDown."""
-    with open_client(settings, tls) as client, translated(settings.timeout_seconds):
+    with open_client(service, tls) as client, translated(service.timeout_seconds):
         answer = client.get("/studies", params={"limit": "1"}, headers={"Accept": "application/dicom+json"})
     if answer.status_code not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
         raise DestinationDown(unusable(answer))

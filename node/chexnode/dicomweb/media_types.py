@@ -7,6 +7,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 MULTIPART = "multipart/related"
+DICOM = "application/dicom"
+DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
+JSON = "application/json"
+BYTES = "application/octet-stream"
+
+#: Encapsulated transfer syntax -> media type of one frame (PS3.18 table 8.7.3-5).
+IMAGE_TYPES: Mapping[str, str] = {
+    "1.2.840.10008.1.2.5": "image/dicom-rle",
+    "1.2.840.10008.1.2.4.50": "image/jpeg",
+    "1.2.840.10008.1.2.4.51": "image/jpeg",
+    "1.2.840.10008.1.2.4.57": "image/jpeg",
+    "1.2.840.10008.1.2.4.70": "image/jpeg",
+    "1.2.840.10008.1.2.4.80": "image/jls",
+    "1.2.840.10008.1.2.4.81": "image/jls",
+    "1.2.840.10008.1.2.4.90": "image/jp2",
+    "1.2.840.10008.1.2.4.91": "image/jp2",
+    "1.2.840.10008.1.2.4.92": "image/jpx",
+    "1.2.840.10008.1.2.4.93": "image/jpx",
+    "1.2.840.10008.1.2.4.201": "image/jphc",
+    "1.2.840.10008.1.2.4.202": "image/jphc",
+    "1.2.840.10008.1.2.4.203": "image/jphc",
+}
+#: Registered name -> the name that clients still use from before.
+UNREGISTERED: Mapping[str, str] = {"image/dicom-rle": "image/x-dicom-rle", "image/jls": "image/x-jls"}
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  (RFC 9110 section 5.6.2)
 _TYPE = re.compile(rf"\s*({_TOKEN})/({_TOKEN})\s*")
@@ -64,6 +89,19 @@ class MediaType:
 
 #: What is accepted where nothing is said.
 ANYTHING = MediaType("*/*")
+
+
+def transfer_syntax_of(media_type: str, codestream: bytes) -> str:
+    """The transfer syntax of a frame of which only the media type is known (PS3.18 table 8.7.3-5); empty if none.
+
+    ``codestream``: its beginning, by which the processes that share ``image/jpeg`` are told apart (ITU-T T.81 B.1).
+    """
+    if media_type == "image/jpeg":
+        processes = {b"\xff\xc0": "50", b"\xff\xc1": "51", b"\xff\xc3": "70"}
+        first = {codestream.find(marker): number for marker, number in processes.items() if marker in codestream}
+        return f"1.2.840.10008.1.2.4.{first[min(first)]}" if first else ""
+    registered = {old: name for name, old in UNREGISTERED.items()}.get(media_type, media_type)
+    return next((syntax for syntax, kind in IMAGE_TYPES.items() if kind == registered), "")
 
 
 def parse_media_type(text: str) -> MediaType:

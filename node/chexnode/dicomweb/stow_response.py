@@ -12,18 +12,12 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from chexnode.deliver import status as dimse
-from chexnode.deliver.destination import Answer
-
 _FAILED_SOP_SEQUENCE = "00081198"
 _REFERENCED_SOP_SEQUENCE = "00081199"
 _OTHER_FAILURES_SEQUENCE = "0008119A"
 _REFERENCED_SOP_INSTANCE_UID = "00081155"
 _WARNING_REASON = "00081196"
 _FAILURE_REASON = "00081197"
-
-_DUPLICATE_SOP_INSTANCE = 0x0111  # PS3.7 annex C
-_ALREADY_STORED = 0xB00E  # 45070, by which Microsoft's service means the same
 
 #: Statuses that say something of the service, the way to it or our credentials, and nothing of the instances: the same
 #: request may work once somebody has seen to that.
@@ -81,44 +75,12 @@ def read_answer(status: int, body: bytes) -> StoreAnswer:
         return StoreAnswer(status)
 
 
-def judge(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answer, str] | None:
-    """What became of one instance, and a sentence about it; ``alone``: nothing else was in the request.
-
-    None: the request was refused as a whole, and only this instance in a request of its own will tell.
-    """
-    if sop_instance_uid in answer.failed:
-        return _failure(answer.failed[sop_instance_uid])
-    if sop_instance_uid in answer.stored:
-        warning = answer.stored[sop_instance_uid]
-        return Answer.ACCEPTED, dimse.judge(warning)[1] if warning else ""
-    if answer.status == HTTPStatus.OK and not answer.has_lists:
-        return Answer.ACCEPTED, ""
-    if not alone:
-        return None
-    if answer.others:
-        return _failure(answer.others[0])
-    if answer.status == HTTPStatus.CONFLICT and not answer.failed:
-        return Answer.ACCEPTED, "HTTP 409: the destination already had it"
-    if answer.status < 300:
-        return Answer.RETRY, f"HTTP {answer.status}, and the answer does not say what became of it"
-    return Answer.DEAD, f"refused with {named(answer.status)}"
-
-
 def named(status: int) -> str:
     """``HTTP 413 Request Entity Too Large``."""
     try:
         return f"HTTP {status} {HTTPStatus(status).phrase}"
     except ValueError:
         return f"HTTP {status}"
-
-
-def _failure(reason: int) -> tuple[Answer, str]:
-    if reason in (_DUPLICATE_SOP_INSTANCE, _ALREADY_STORED):
-        return Answer.ACCEPTED, f"0x{reason:04X} the destination already had it"
-    answer, sentence = dimse.judge(reason)
-    if answer is Answer.ACCEPTED:  # a warning, or no reason at all, for an instance that it lists as failed
-        return Answer.RETRY, f"0x{reason:04X} not stored" if reason else "not stored, without a reason"
-    return answer, sentence
 
 
 def _reasons(module: Mapping[str, Any], sequence: str, reason: str) -> dict[str, int]:

@@ -25,10 +25,10 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE
 from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from chexnode.deliver.destination import DestinationDown
 from chexnode.dimse import commitment
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import explained
+from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
 
 Context = tuple[str, str]

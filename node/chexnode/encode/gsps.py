@@ -35,7 +35,7 @@ from chexnode.encode.provenance import (
     tracking_uid,
 )
 from chexnode.encode.source import Source, acquisition, identify
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 FORM = "outline"
 """The one variant there is."""

@@ -31,9 +31,11 @@ from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER, derived_uid, lo
 from chexnode.encode.report import Device, Group, Naming, Reference, SrClass, report
 from chexnode.encode.source import Source
 from chexnode.encode.verify import modules
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import variant_with
 from chexnode.vocabulary.series import OUR_NAMES, SeriesNames
-from chexnode.vocabulary.states import JobState, Reason, ResultKind
+from chexnode.vocabulary.states import JobState
+from chexnode.vocabulary.variants import ResultKind
 
 Cause = Reason | Literal[JobState.FAILED, JobState.CANCELLED]
 

@@ -21,7 +21,7 @@ from chexnode.encode.source import Source
 from chexnode.encode.sr import SrVariant, encode_sr
 from chexnode.encode.verify import InvalidResult, verify
 from chexnode.vocabulary.records import Attributes, variant_parts
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pydicom.sr.codedict import codes
 from chexnode.vocabulary.records import MANUFACTURER as MANUFACTURER
 from chexnode.vocabulary.records import variant_with
 from chexnode.vocabulary.series import OUR_NAMES, SeriesName, SeriesNames
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 DISCLAIMER = "Research use only - not for diagnosis"
 

@@ -37,7 +37,7 @@ from chexnode.encode.provenance import (
 from chexnode.encode.source import Source, acquisition, attach
 from chexnode.encode.values import texts
 from chexnode.vocabulary.series import SeriesName
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 Encoding = Literal["rgb", "jpeg"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)

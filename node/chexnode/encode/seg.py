@@ -40,7 +40,7 @@ from chexnode.encode.provenance import (
 )
 from chexnode.encode.source import Source, attach
 from chexnode.encode.values import decimals
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 Profile = Literal["planar", "full", "none"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)

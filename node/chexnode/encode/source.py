@@ -41,7 +41,7 @@ from chexnode.encode import values
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.greyscale import Greyscale, greyscale
 from chexnode.encode.provenance import derived_uid
-from chexnode.vocabulary.states import Note
+from chexnode.vocabulary.notes import Note
 
 #: Stricter than their VR is.
 _ALLOWED = {

@@ -64,7 +64,7 @@ from chexnode.encode.provenance import (
 from chexnode.encode.report import Device, Group, Naming, Reference, SrClass, report
 from chexnode.encode.seg import PROFILES, Profile, segment_tracking_uid
 from chexnode.encode.source import Source
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 Outline = Literal["box", "contour"]
 

@@ -23,7 +23,7 @@ from chexmodels.finding import Findings
 from chexnode.encode.attributes import OPTIONAL, TYPE_2
 from chexnode.encode.provenance import MANUFACTURER, Provenance
 from chexnode.encode.source import Source
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 #: Hold what Annex A's macro tables and no module table requires of them: any of their groups may be absent here.
 _GROUPS = frozenset({"SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"})

@@ -21,7 +21,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from chexnode.ledger.schema import events
 from chexnode.vocabulary.errors import BadEnvironment, Transient
-from chexnode.vocabulary.states import TRANSITIONS, State
+from chexnode.vocabulary.states import State
+from chexnode.vocabulary.transitions import TRANSITIONS
 
 log = logging.getLogger(__name__)
 

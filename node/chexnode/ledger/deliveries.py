@@ -15,7 +15,8 @@ from chexnode.ledger.rows import COMMITTING
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome
-from chexnode.vocabulary.states import DeliveryState, JobState, ResultKind
+from chexnode.vocabulary.states import DeliveryState, JobState
+from chexnode.vocabulary.variants import ResultKind
 
 LEASE = timedelta(seconds=60)
 """A courier that does not renew for this long has lost its deliveries: somebody else may send them again."""

@@ -15,8 +15,9 @@ from chexnode.ledger.database import Database, add_missing, add_rows, note_event
 from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import columns_of
 from chexnode.ledger.schema import instances, jobs, results, series, studies
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
-from chexnode.vocabulary.states import InstanceState, JobState, Reason, StudyState
+from chexnode.vocabulary.states import InstanceState, JobState, StudyState
 
 
 def instance_id(sop_instance_uid: str, digest: str) -> str:

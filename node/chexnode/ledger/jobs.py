@@ -14,8 +14,10 @@ from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import UNFINISHED, add_results, delivery_rows
 from chexnode.ledger.schema import deliveries, instances, jobs
 from chexnode.vocabulary.errors import StaleMove, Usage
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, JobClaim, JobSpec, NewResult, Priority
-from chexnode.vocabulary.states import JobState, Note, Reason
+from chexnode.vocabulary.states import JobState
 
 LEASE = timedelta(seconds=30)
 """A worker that does not renew for this long has lost its jobs."""

@@ -21,7 +21,7 @@ from chexnode.ledger.database import Database, add_rows, note_event, record_even
 from chexnode.ledger.schema import tokens
 from chexnode.settings.base import is_loopback
 from chexnode.vocabulary.errors import BadEnvironment, Usage
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 
 PREFIX = "chexnode_"
 """Begins every token, so that a search for leaked secrets can find them."""

@@ -24,8 +24,9 @@ from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import DEFLATED, Header, NotUnderstood, is_safe_uid, read_header
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import judge_header
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Arrival, Outcome, Receipt, Subject, Verdict
-from chexnode.vocabulary.states import InstanceState, Reason
+from chexnode.vocabulary.states import InstanceState
 from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from chexnode.sandbox.confined import ANSWER
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
-from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.reasons import Reason
 
 _START_SECONDS = 60
 _LONGEST_FACTS = 65_536

@@ -16,8 +16,10 @@ from chexmodels.stats import PixelStats
 from chexnode.settings.tree import GateSettings
 from chexnode.triage.header import Header
 from chexnode.triage.vocabulary import BodyPart, View, is_human, names_an_animal
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Priority, Verdict
-from chexnode.vocabulary.states import InstanceState, Note, Reason
+from chexnode.vocabulary.states import InstanceState
 
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"

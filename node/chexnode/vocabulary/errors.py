@@ -3,6 +3,7 @@
     NodeError
     ├── Refused       never will work: state REFUSED with a coded reason, no retry
     ├── Transient     will work later: back to QUEUED or WAITING with full-jitter back-off
+    │   └── DestinationDown  another system cannot be used now
     ├── StaleMove     a compare-and-swap found another state: somebody else was first
     ├── BadEnvironment the machine or the installation is wrong: exit code 3
     └── Usage         the command or the settings are wrong: exit code 2
@@ -12,7 +13,7 @@ Anything else is a bug: the job becomes FAILED and keeps the traceback.
 
 from __future__ import annotations
 
-from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.reasons import Reason
 
 
 class NodeError(Exception):
@@ -30,6 +31,10 @@ class Refused(NodeError):
 
 class Transient(NodeError):
     """Not now: the PACS is down, the GPU is out of memory, the database is busy."""
+
+
+class DestinationDown(Transient):
+    """Another system (PACS, DICOMweb service, folder) cannot be used now; what it has not answered is tried again."""
 
 
 class StaleMove(NodeError):

@@ -8,7 +8,10 @@ from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
+from chexnode.vocabulary.variants import ResultKind
 
 MANUFACTURER = "ChexNode"
 """Manufacturer (0008,0070) of everything this node makes; recognises our own results when they come back."""
@@ -33,7 +36,9 @@ class Priority(StrEnum):
     """Urgent jobs are claimed before routine ones."""
 
     URGENT = "urgent"
+    """The request said STAT, HIGH or URGENT (Requested Procedure Priority, Study Priority ID)."""
     ROUTINE = "routine"
+    """All others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.views import JobDetail
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.records import DeliveryView, JobView
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from chexnode.web.auth import require
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most this many, newest first.")]

@@ -21,7 +21,7 @@ from chexnode.ledger.tokens import Token
 from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from chexnode.web import cookie
 from chexnode.web.visits import visit
 

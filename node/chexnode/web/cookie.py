@@ -10,7 +10,7 @@ from __future__ import annotations
 from fastapi import Request, Response
 
 from chexnode.ledger.tokens import Token
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 
 SECONDS = 12 * 3600
 """How long a browser keeps it: a working day."""

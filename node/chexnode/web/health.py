@@ -16,7 +16,7 @@ from chexnode.ledger.migrate import check_schema
 from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from chexnode.web.auth import Doorkeeper
 
 

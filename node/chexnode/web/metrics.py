@@ -22,7 +22,11 @@ from chexnode.ledger.views import Backlog
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.errors import NodeError
-from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, Note, Reason, ResultKind, Scope
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
+from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.auth import require
 
 #: name -> (what it says, its labels). A name ending in ``_total`` is a counter, ``_info`` an info, all others gauges.

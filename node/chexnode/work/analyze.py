@@ -31,8 +31,10 @@ from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import Settings
 from chexnode.triage.gate import judge_header, judge_pixels
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
-from chexnode.vocabulary.states import InstanceState, JobState, Reason, ResultKind
+from chexnode.vocabulary.states import InstanceState, JobState
+from chexnode.vocabulary.variants import ResultKind
 from chexnode.work.pipeline import Pipeline, open_pipeline
 from chexnode.work.prepared import Prepared, prepare_image
 

@@ -18,9 +18,11 @@ from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import DestinationSettings
 from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.errors import StaleMove, Transient
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import ClosedStudy, Unanalysed, variant_with
-from chexnode.vocabulary.states import JobState, Reason, ResultKind
+from chexnode.vocabulary.states import JobState
 from chexnode.vocabulary.tracebacks import traceback_of
+from chexnode.vocabulary.variants import ResultKind
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)

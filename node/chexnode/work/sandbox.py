@@ -16,7 +16,7 @@ from chexnode.sandbox.limits import read_limits
 from chexnode.sandbox.pool import Pool
 from chexnode.settings.tree import LimitSettings
 from chexnode.vocabulary.errors import Refused
-from chexnode.vocabulary.states import Reason
+from chexnode.vocabulary.reasons import Reason
 from chexnode.work.prepared import Prepared
 
 _LONGEST_DISPLAY = 2048 * 2048

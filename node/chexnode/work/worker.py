@@ -22,8 +22,8 @@ from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
 from chexnode.spool.spool import DiskRefused, SpoolAway
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, JobClaim
-from chexnode.vocabulary.states import Reason
 from chexnode.vocabulary.tracebacks import traceback_of
 from chexnode.work.pipeline import Pipeline
 from chexnode.work.prepared import Prepared

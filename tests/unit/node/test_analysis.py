@@ -13,7 +13,7 @@ from chexmodels.interpret import OUTPUT_INVALID
 from chexnode.node import job_spec
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import BadEnvironment
-from chexnode.vocabulary.states import Note
+from chexnode.vocabulary.notes import Note
 
 
 def settings(**tables: object) -> Settings:

@@ -16,13 +16,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.json_model import model_of
-from chexnode.dicomweb.media_types import MULTIPART
+from chexnode.dicomweb.media_types import BYTES, MULTIPART
 from chexnode.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.errors import Gone, NotAcceptable, NotFound
 from chexnode.web.dicomweb.frames import Form, answer, choose, one_frame, pieces, with_pixels
-from chexnode.web.dicomweb.places import BYTES, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
+from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
 from chexnode.web.dicomweb.single import ANSWERS, Single, cut
 from chexnode.web.dicomweb.stored import Stored

@@ -13,8 +13,9 @@ from xml.sax.saxutils import quoteattr
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from chexnode.dicomweb.media_types import JSON
 from chexnode.web.dicomweb.errors import NotAcceptable
-from chexnode.web.dicomweb.places import JSON, accepted_by, base_of, to_json
+from chexnode.web.dicomweb.places import accepted_by, base_of, to_json
 
 WADL = "application/vnd.sun.wadl+xml"
 _ALLOW = {"Allow": "OPTIONS"}

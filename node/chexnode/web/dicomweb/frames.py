@@ -13,20 +13,18 @@ from fastapi.responses import Response, StreamingResponse
 from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.dicom.part10 import DecodeError
-from chexnode.dicomweb.media_types import MULTIPART, MediaType
+from chexnode.dicomweb.media_types import BYTES, IMAGE_TYPES, MULTIPART, UNREGISTERED, MediaType
 from chexnode.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.errors import BadRequest, NotAcceptable, NotFound
-from chexnode.web.dicomweb.pixels import Image, can_decode, default_syntax, image_type
-from chexnode.web.dicomweb.places import BYTES, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
+from chexnode.web.dicomweb.pixels import Image, can_decode, default_syntax
+from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
 from chexnode.web.dicomweb.single import ANSWERS, Single, cut
 from chexnode.web.dicomweb.stored import Stored
 
 _MOST_FRAMES = 100_000
-#: Names that clients still use from before these were registered.
-_ALIASES = {"image/dicom-rle": "image/x-dicom-rle", "image/jls": "image/x-jls"}
 
 
 def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
@@ -102,10 +100,10 @@ def choose(accepted: Sequence[MediaType], image: Image, count: int) -> Form:
     (``*``), they come as they are stored.
     """
     stored = image.transfer_syntax
-    picture = None if image.is_native else image_type(stored)
+    picture = None if image.is_native else IMAGE_TYPES.get(stored)
     decoded = [Form(BYTES, ExplicitVRLittleEndian, False)] if can_decode(stored) else []
     hidden = [] if image.is_native else [Form(BYTES, stored, True)]
-    kept = [Form(kind, stored, True) for kind in (picture, _ALIASES.get(picture or "")) if kind] + hidden
+    kept = [Form(kind, stored, True) for kind in (picture, UNREGISTERED.get(picture or "")) if kind] + hidden
     usual = decoded + kept if default_syntax(stored) == ExplicitVRLittleEndian else kept + decoded
     for one in accepted:
         is_multipart = one.is_multipart or one.essence == "*/*"

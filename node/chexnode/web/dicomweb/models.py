@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fastapi.responses import Response, StreamingResponse
 
 from chexnode.dicomweb.json_model import Json
-from chexnode.dicomweb.media_types import MULTIPART, MediaType
+from chexnode.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, MediaType
 from chexnode.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.dicomweb.xml_model import to_xml
 from chexnode.web.dicomweb.errors import NotAcceptable
-from chexnode.web.dicomweb.places import DICOM_JSON, DICOM_XML, JSON, to_json
+from chexnode.web.dicomweb.places import to_json
 
 #: What an OpenAPI document says of them.
 CONTENT: Mapping[str, object] = {DICOM_JSON: {}, f'{MULTIPART}; type="{DICOM_XML}"': {}}

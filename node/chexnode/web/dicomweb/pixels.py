@@ -21,9 +21,6 @@ from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLosslessSV1,
     RLELossless,
 )
 
@@ -31,23 +28,6 @@ from chexmodels.dicom.codestream import JPEG, JPEG_2000, JPEG_LS, frame_of
 from chexmodels.dicom.decode import decode
 from chexmodels.dicom.part10 import DecodeError, Part10, parse
 
-#: Media types of encapsulated transfer syntaxes (PS3.18 table 8.7.3-5).
-_IMAGE_TYPES = {
-    "1.2.840.10008.1.2.5": "image/dicom-rle",
-    "1.2.840.10008.1.2.4.50": "image/jpeg",
-    "1.2.840.10008.1.2.4.51": "image/jpeg",
-    "1.2.840.10008.1.2.4.57": "image/jpeg",
-    "1.2.840.10008.1.2.4.70": "image/jpeg",
-    "1.2.840.10008.1.2.4.80": "image/jls",
-    "1.2.840.10008.1.2.4.81": "image/jls",
-    "1.2.840.10008.1.2.4.90": "image/jp2",
-    "1.2.840.10008.1.2.4.91": "image/jp2",
-    "1.2.840.10008.1.2.4.92": "image/jpx",
-    "1.2.840.10008.1.2.4.93": "image/jpx",
-    "1.2.840.10008.1.2.4.201": "image/jphc",
-    "1.2.840.10008.1.2.4.202": "image/jphc",
-    "1.2.840.10008.1.2.4.203": "image/jphc",
-}
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"})
 """Transfer syntaxes of native Pixel Data."""
 DECODED = frozenset({RLELossless}) | JPEG | JPEG_LS | JPEG_2000
@@ -57,21 +37,6 @@ _LOSSLESS = frozenset({RLELossless}) | {
 }  # fmt: skip
 
 _PIECE = 1 << 20
-
-
-def image_type(transfer_syntax_uid: str) -> str | None:
-    """The media type of one frame of this transfer syntax; None where it has none."""
-    return _IMAGE_TYPES.get(transfer_syntax_uid)
-
-
-def syntax_of_type(media_type: str, codestream: bytes) -> str:
-    """The transfer syntax of a frame that only its media type is known of (PS3.18 table 8.7.3-5); empty if none."""
-    if media_type == "image/jpeg":  # by the process that its frame header names (ITU-T T.81 table B.1)
-        processes = {b"\xff\xc0": JPEGBaseline8Bit, b"\xff\xc1": JPEGExtended12Bit, b"\xff\xc3": JPEGLosslessSV1}
-        found = {codestream.find(marker): syntax for marker, syntax in processes.items() if marker in codestream}
-        return found[min(found)] if found else ""
-    media_type = {"image/x-dicom-rle": "image/dicom-rle", "image/x-jls": "image/jls"}.get(media_type, media_type)
-    return next((syntax for syntax, kind in _IMAGE_TYPES.items() if kind == media_type), "")
 
 
 def can_decode(transfer_syntax_uid: str) -> bool:

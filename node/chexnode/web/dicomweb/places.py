@@ -12,11 +12,6 @@ from chexnode.dicomweb.media_types import MediaType, parse_accept
 from chexnode.ledger.objects import Held
 
 ROOT = "/dicom-web"
-DICOM = "application/dicom"
-DICOM_JSON = "application/dicom+json"
-DICOM_XML = "application/dicom+xml"
-JSON = "application/json"
-BYTES = "application/octet-stream"
 
 _uid = Path(pattern=r"^[0-9.]{1,128}$")
 Study = Annotated[str, _uid]

@@ -11,14 +11,14 @@ from fastapi.responses import Response, StreamingResponse
 from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.dicom.part10 import DecodeError
-from chexnode.dicomweb.media_types import MULTIPART, MediaType
+from chexnode.dicomweb.media_types import DICOM, MULTIPART, MediaType
 from chexnode.dicomweb.multipart import closing, new_boundary, part_head
 from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb.convert import explicit_little
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.errors import NotAcceptable
 from chexnode.web.dicomweb.pixels import can_decode, default_syntax
-from chexnode.web.dicomweb.places import DICOM, NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
+from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
 from chexnode.web.dicomweb.shelf import Shelf
 from chexnode.web.dicomweb.single import ANSWERS, Single
 

@@ -12,7 +12,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from chexnode.web.auth import require
 from chexnode.web.dicomweb import bulk, capabilities, frames, metadata, qido, rendered, retrieve, stow
 from chexnode.web.dicomweb.decoder import Decoder

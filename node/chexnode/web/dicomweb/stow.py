@@ -13,23 +13,13 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from chexnode.dicomweb.json_model import Json, element, sequence
-from chexnode.dicomweb.media_types import BadMediaType, MediaType, parse_media_type
+from chexnode.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, BadMediaType, MediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
-from chexnode.dimse.messages import Status
+from chexnode.receive.http_body import HttpBody, PartOutcome
 from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
 from chexnode.web.dicomweb import models
 from chexnode.web.dicomweb.errors import BadRequest
-from chexnode.web.dicomweb.intake import Intake, Outcome
-from chexnode.web.dicomweb.places import (
-    DICOM,
-    DICOM_JSON,
-    DICOM_XML,
-    NO_STORE,
-    Study,
-    accepted_by,
-    base_of,
-    instance_url,
-)
+from chexnode.web.dicomweb.places import NO_STORE, Study, accepted_by, base_of, instance_url
 from chexnode.web.visits import visit
 
 CALLER = "STOW-RS"
@@ -63,17 +53,17 @@ def routes(service: StorageService) -> APIRouter:
         if not await run_in_threadpool(service.has_room):
             raise HTTPException(507, DISK_LOW, {"Connection": "close"})
         caller = Caller(CALLER, request.client.host if request.client else "")
-        intake = _intake(request, service, caller, study)
+        body = _body_of(request, service, caller, study)
         try:
-            await _take(request, intake)
+            await _take(request, body)
         except ClientDisconnect:
             return Response(status_code=400)  # to nobody
         except MultipartError as error:
             raise BadRequest(str(error)) from error
         finally:
-            await run_in_threadpool(intake.abandon)
-            visit().stored = intake.transfers
-        return _answer(intake.outcomes, study, base_of(request), kind)
+            await run_in_threadpool(body.abandon)
+            visit().stored = body.transfers
+        return _answer(body.outcomes, study, base_of(request), kind)
 
     @router.post("/studies", responses=answers, openapi_extra=_BODY)
     async def studies(request: Request) -> Response:
@@ -88,14 +78,14 @@ def routes(service: StorageService) -> APIRouter:
     return router
 
 
-def _intake(request: Request, service: StorageService, caller: Caller, study: str) -> Intake:
+def _body_of(request: Request, service: StorageService, caller: Caller, study: str) -> HttpBody:
     """Raises 415 and BadRequest."""
     try:
         content_type = parse_media_type(request.headers.get("content-type", ""))
     except BadMediaType:
         content_type = MediaType("")
     if content_type.essence == DICOM:
-        return Intake(service, caller, study, None)
+        return HttpBody(service, caller, study, None)
     if not content_type.is_multipart or content_type.inner not in (DICOM, DICOM_JSON, DICOM_XML, "*/*"):
         raise HTTPException(
             415, f"the body must be {DICOM}, or multipart/related of it, of {DICOM_JSON} or of {DICOM_XML}", _ACCEPT
@@ -103,26 +93,26 @@ def _intake(request: Request, service: StorageService, caller: Caller, study: st
     boundary = content_type.parameters.get("boundary", "")
     try:
         in_parts = content_type.inner in (DICOM_JSON, DICOM_XML)
-        return Intake(service, caller, study, boundary, is_in_parts=in_parts)
+        return HttpBody(service, caller, study, boundary, is_in_parts=in_parts)
     except MultipartError as error:
         raise BadRequest(str(error)) from error
 
 
-async def _take(request: Request, intake: Intake) -> None:
+async def _take(request: Request, body: HttpBody) -> None:
     pending = bytearray()
     async for piece in request.stream():
         pending += piece
         if len(pending) >= _PIECE:
             data, pending = bytes(pending), bytearray()
-            await run_in_threadpool(intake.feed, data)
-    await run_in_threadpool(intake.feed, bytes(pending))
-    await run_in_threadpool(intake.end)
+            await run_in_threadpool(body.feed, data)
+    await run_in_threadpool(body.feed, bytes(pending))
+    await run_in_threadpool(body.end)
 
 
-def _answer(outcomes: Sequence[Outcome], study: str, base: str, kind: str) -> Response:
+def _answer(outcomes: Sequence[PartOutcome], study: str, base: str, kind: str) -> Response:
     """The Store Instances Response Module (PS3.18 annex I.2)."""
-    failed = [one for one in outcomes if one.answer.status is not Status.SUCCESS]
-    stored = [one for one in outcomes if one.answer.status is Status.SUCCESS]
+    failed = [one for one in outcomes if not one.is_stored]
+    stored = [one for one in outcomes if one.is_stored]
     model: Json = {}
     if study and stored:
         model |= element("RetrieveURL", f"{base}/studies/{study}")
@@ -136,7 +126,7 @@ def _answer(outcomes: Sequence[Outcome], study: str, base: str, kind: str) -> Re
     return Response(models.encode(dict(sorted(model.items())), kind), status, headers, kind)
 
 
-def _status(stored: Sequence[Outcome], failed: Sequence[Outcome]) -> int:
+def _status(stored: Sequence[PartOutcome], failed: Sequence[PartOutcome]) -> int:
     if not failed:
         return 200 if stored else 400
     if stored:
@@ -149,13 +139,13 @@ def _status(stored: Sequence[Outcome], failed: Sequence[Outcome]) -> int:
     return 415 if all(one.is_of_another_type for one in failed) else 409
 
 
-def _uids(one: Outcome) -> Json:
+def _uids(one: PartOutcome) -> Json:
     return element("ReferencedSOPClassUID", one.sop_class_uid) | element(
         "ReferencedSOPInstanceUID", one.sop_instance_uid
     )
 
 
-def _reference(one: Outcome, base: str) -> Json:
+def _reference(one: PartOutcome, base: str) -> Json:
     found = _uids(one)
     if one.stored is not None and one.stored.subject.study_instance_uid and one.stored.series_instance_uid:
         place = (one.stored.subject.study_instance_uid, one.stored.series_instance_uid, one.sop_instance_uid)
@@ -163,5 +153,5 @@ def _reference(one: Outcome, base: str) -> Json:
     return found
 
 
-def _reason(one: Outcome) -> Json:
+def _reason(one: PartOutcome) -> Json:
     return element("FailureReason", int(one.answer.status)) | element("ErrorComment", one.answer.comment[:64])

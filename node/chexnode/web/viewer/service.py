@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.states import Scope
+from chexnode.vocabulary.scopes import Scope
 from chexnode.web import cookie
 from chexnode.web.auth import CHALLENGE, Doorkeeper
 from chexnode.web.viewer import install

@@ -19,8 +19,10 @@ import pytest
 from chexnode.cli import commands as cli
 from chexnode.ledger.ledger import Ledger
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Refused, StaleMove, Transient, Usage
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, DeliveryOutcome
-from chexnode.vocabulary.states import DeliveryState, JobState, Note, Reason
+from chexnode.vocabulary.states import DeliveryState, JobState
 from support.ledgers import (
     ANALYSABLE,
     NOT_ANALYSED,

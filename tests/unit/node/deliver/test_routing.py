@@ -9,7 +9,7 @@ import pytest
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Route, Variant, routes, variants
 from chexnode.settings.tree import DestinationSettings
 from chexnode.vocabulary.records import variant_parts
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 
 SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS
 

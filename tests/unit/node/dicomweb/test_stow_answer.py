@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexnode.deliver.destination import Answer
-from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, judge, read_answer
+from chexnode.deliver.stow import judge
+from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, read_answer
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=5),

@@ -18,7 +18,7 @@ from chexnode.encode.objects import encode
 from chexnode.encode.picture import LONGEST, Layout, lay_out
 from chexnode.encode.provenance import HeatKind
 from chexnode.encode.source import sanitise
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import PROVENANCE, hot, lesion, parsed, picture, radiograph
 
 SC = ResultKind.SC

@@ -27,7 +27,8 @@ from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import PRESENCE
 from chexnode.encode.verify import InvalidResult
-from chexnode.vocabulary.states import JobState, Reason
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.states import JobState
 from support.radiographs import parsed, part10, radiograph
 from support.reports import check_not_analysed
 from support.validators import dciodvfy, dicom_sr_validator, unexplained

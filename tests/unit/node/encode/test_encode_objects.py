@@ -24,7 +24,7 @@ from chexnode.encode.sr import VARIANTS
 from chexnode.encode.verify import InvalidResult, verify
 from chexnode.settings.tree import DestinationSettings, SeriesSettings
 from chexnode.vocabulary.records import variant_parts
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import PROVENANCE, lesion, parsed, picture, radiograph
 
 SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS

@@ -35,7 +35,7 @@ from chexnode.encode.heat import heat_caption
 from chexnode.encode.objects import encode
 from chexnode.encode.picture import Layout, lay_out
 from chexnode.encode.source import Source, sanitise
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from chexnode.work.prepared import Prepared, prepare_file
 from support.radiographs import GEOMETRY, PROVENANCE, part10, radiograph
 

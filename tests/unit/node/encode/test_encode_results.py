@@ -27,7 +27,7 @@ from chexnode.encode.provenance import MANUFACTURER, Provenance, result_uid, tra
 from chexnode.encode.sc import ENCODINGS
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import sanitise
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, picture, radiograph
 
 SEG, SC = ResultKind.SEG, ResultKind.SC

@@ -21,7 +21,8 @@ from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.gsps import FORM
 from chexnode.encode.objects import encode
 from chexnode.encode.source import Source, sanitise
-from chexnode.vocabulary.states import Note, ResultKind
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, picture, radiograph
 
 SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS

@@ -18,7 +18,7 @@ from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.sc import ENCODINGS
 from chexnode.encode.seg import PROFILES
 from chexnode.encode.source import sanitise
-from chexnode.vocabulary.states import ResultKind
+from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, hot, lesion, parsed, part10, picture, radiograph
 from support.validators import dcentvfy, dciodvfy, unexplained
 

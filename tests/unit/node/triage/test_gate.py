@@ -21,8 +21,10 @@ from chexmodels.stats import PixelStats, measure
 from chexnode.settings.tree import GateSettings
 from chexnode.triage import gate
 from chexnode.triage.gate import judge_header, judge_pixels
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Priority, Verdict
-from chexnode.vocabulary.states import InstanceState, Note, Reason
+from chexnode.vocabulary.states import InstanceState
 from support.radiographs import Kind, parsed, radiograph
 
 ANALYSABLE, NOT_ANALYSED, QUARANTINED = (

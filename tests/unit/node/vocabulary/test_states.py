@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import ast
-import inspect
+from pathlib import Path
 
 import pytest
 
+from chexnode import vocabulary
 from chexnode.ledger.database import allowed
-from chexnode.vocabulary import states
-from chexnode.vocabulary.states import (
-    FINAL_JOB_STATES,
-    TRANSITIONS,
-    DeliveryState,
-    InstanceState,
-    JobState,
-    Note,
-    Reason,
-    State,
-    StudyState,
-)
+from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.states import FINAL_JOB_STATES, DeliveryState, InstanceState, JobState, State, StudyState
+from chexnode.vocabulary.transitions import TRANSITIONS
 
 ALL = [*InstanceState, *JobState, *DeliveryState, *StudyState]
 
@@ -86,9 +79,11 @@ def test_codes_are_short_and_plain(codes: type[Reason | Note]) -> None:
 
 
 def test_every_member_says_what_it_means() -> None:
-    tree = ast.parse(inspect.getsource(states))
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name != "ResultKind":
-            members = [n for n in node.body if isinstance(n, ast.Assign)]
-            strings = [n for n in node.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
-            assert len(strings) == len(members) + 1, node.name
+    for path in sorted(Path(vocabulary.__path__[0]).glob("*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and any(
+                isinstance(b, ast.Name) and b.id == "StrEnum" for b in node.bases
+            ):
+                members = [n for n in node.body if isinstance(n, ast.Assign)]
+                strings = [n for n in node.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
+                assert len(strings) == len(members) + 1, node.name

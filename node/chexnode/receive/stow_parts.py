@@ -15,12 +15,19 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from chexmodels.dicom.codestream import Frame, frame_of
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.json_model import Json
-from chexnode.dicomweb.media_types import BadMediaType, MediaType, parse_media_type
+from chexnode.dicomweb.media_types import (
+    BYTES,
+    DICOM_JSON,
+    DICOM_XML,
+    JSON,
+    BadMediaType,
+    MediaType,
+    parse_media_type,
+    transfer_syntax_of,
+)
 from chexnode.dicomweb.multipart import MultipartError, PartBegins
 from chexnode.dicomweb.xml_model import NotNative, from_xml
 from chexnode.spool.spool import DiskRefused, Incoming, Spool
-from chexnode.web.dicomweb.pixels import syntax_of_type
-from chexnode.web.dicomweb.places import BYTES, DICOM_JSON, DICOM_XML, JSON
 
 _MOST_METADATA = 8_000_000
 """Bytes of all metadata parts of a request."""
@@ -32,7 +39,7 @@ _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _SPREAD = 16
 
 
-class Unassembled(ValueError):
+class NoInstance(ValueError):
     """The parts make no instance. The text is safe to be shown to the sender."""
 
 
@@ -74,7 +81,7 @@ class _Bulk:
         return self.content.view()[self.start : self.start + self.size]
 
 
-class Assembly:
+class StowParts:
     """The parts of one request. End it with :meth:`close`."""
 
     def __init__(self, spool: Spool, largest: int) -> None:
@@ -125,7 +132,7 @@ class Assembly:
             yield from found
 
     def file(self, model: Json) -> Iterator[bytes]:
-        """The instance of ``model`` as a DICOM file, in pieces. Raises :class:`Unassembled` before the first.
+        """The instance of ``model`` as a DICOM file, in pieces. Raises :class:`NoInstance` before the first.
 
         Raises DiskRefused where the parts could not be kept: then nothing that needs one can be made any more.
         """
@@ -141,10 +148,10 @@ class Assembly:
             if frames.transfer_syntax and frames.transfer_syntax != ExplicitVRLittleEndian:
                 _describe(ds, frames)
             return self._encoded(ds, pixels, frames)
-        except (Unassembled, DiskRefused):
+        except (NoInstance, DiskRefused):
             raise
         except Exception as error:  # whatever a stranger's model makes the library raise
-            raise Unassembled(f"the metadata is no data set ({type(error).__name__})") from error
+            raise NoInstance(f"the metadata is no data set ({type(error).__name__})") from error
 
     def _encoded(self, ds: Dataset, pixels: Mapping[str, Any] | None, frames: _Frames) -> Iterator[bytes]:
         ds.file_meta = FileMetaDataset()
@@ -164,7 +171,7 @@ class Assembly:
         part = self._found(uri)
         self._values_room -= part.size if vr in _BINARY else _SPREAD * part.size  # many elements may name one part
         if self._values_room < 0:
-            raise Unassembled("its values are larger than an object may be (limits.max_object_mb)")
+            raise NoInstance("its values are larger than an object may be (limits.max_object_mb)")
         content = bytes(part.view())
         if vr in _BINARY:
             return content
@@ -176,7 +183,7 @@ class Assembly:
 
     def _found(self, uri: str) -> _Bulk:
         if uri not in self._bulk:
-            raise Unassembled("there is no part for a BulkDataURI")
+            raise NoInstance("there is no part for a BulkDataURI")
         return self._bulk[uri]
 
     def _frames(self, pixels: Mapping[str, Any]) -> _Frames:
@@ -188,13 +195,13 @@ class Assembly:
         while (one := self._bulk.get(f"{uri}/frames/{len(parts) + 1}")) is not None:
             parts.append(one)
         if not parts:
-            raise Unassembled("there is no part for the BulkDataURI of Pixel Data")
+            raise NoInstance("there is no part for the BulkDataURI of Pixel Data")
         kind = parts[0].media_type
         if kind.essence == BYTES:
             return _Frames(kind.transfer_syntax or ExplicitVRLittleEndian, parts)
-        syntax = kind.transfer_syntax or syntax_of_type(kind.essence, bytes(parts[0].view()[:65_536]))
+        syntax = kind.transfer_syntax or transfer_syntax_of(kind.essence, bytes(parts[0].view()[:65_536]))
         if not syntax:
-            raise Unassembled(f"pixels are not stored as {kind.essence}")
+            raise NoInstance(f"pixels are not stored as {kind.essence}")
         return _Frames(syntax, parts)
 
     def close(self) -> None:
@@ -244,7 +251,7 @@ def _describe(ds: Dataset, frames: _Frames) -> None:
     try:
         frame = frame_of(bytes(frames.parts[0].view()), frames.transfer_syntax)
     except DecodeError as error:
-        raise Unassembled(f"the pixels cannot be read: {error.detail}") from error
+        raise NoInstance(f"the pixels cannot be read: {error.detail}") from error
     if frame is None:
         return
     ds.Rows, ds.Columns, ds.SamplesPerPixel = frame.rows, frame.columns, frame.components

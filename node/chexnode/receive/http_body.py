@@ -1,4 +1,4 @@
-"""The instances of one STOW-RS request on their way into the spool, piece by piece: multipart, part, Part 10, data set.
+"""DICOM objects in the body of an HTTP message, of a Store request or of the answer to a retrieval, piece by piece.
 
 Blocking, so never called in the event loop. Nothing that comes is kept in memory beyond a part's file meta information.
 """
@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from chexmodels.dicom.part10 import DecodeError, parse_file_meta
 from chexnode.audit.transfers import Transfers
 from chexnode.dicomweb.json_model import Json
-from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
+from chexnode.dicomweb.media_types import DICOM, BadMediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError, MultipartReader, PartBegins, PartData
 from chexnode.dimse.messages import Status
 from chexnode.receive.filemeta import Announced
 from chexnode.receive.header import is_safe_uid
 from chexnode.receive.storage import DISK_FAILED, Answer, Caller, Reception, StorageService, Stored
+from chexnode.receive.stow_parts import NoInstance, StowParts, Writer
 from chexnode.spool.spool import DiskRefused
-from chexnode.web.dicomweb.assembly import Assembly, Unassembled, Writer
-from chexnode.web.dicomweb.places import DICOM
 
 MOST_PARTS = 50_000
 _MOST_FILE_META = 65_536
@@ -27,8 +26,8 @@ _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one part."""
+class PartOutcome:
+    """What became of one object of a body."""
 
     answer: Answer
     sop_class_uid: str = ""
@@ -38,8 +37,13 @@ class Outcome:
     is_of_another_type: bool = False
     """Whether the part was no DICOM file by its own Content-Type."""
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the object is durable and recorded."""
+        return self.answer.status is Status.SUCCESS
 
-class Instance:
+
+class _File:
     """One DICOM file. End it with :meth:`end` or :meth:`abandon`."""
 
     def __init__(self, service: StorageService, caller: Caller, study_instance_uid: str) -> None:
@@ -57,15 +61,15 @@ class Instance:
             self._head += data
             self._look(is_all=False)
 
-    def end(self) -> Outcome:
+    def end(self) -> PartOutcome:
         """The file is complete: store it, durably."""
         if self._reception is None and self._fault is None:
             self._look(is_all=True)
         if self._reception is None or self._announced is None:
-            return Outcome(Answer(Status.CANNOT_UNDERSTAND, self._fault or "not a DICOM file"))
+            return PartOutcome(Answer(Status.CANNOT_UNDERSTAND, self._fault or "not a DICOM file"))
         answer = self._reception.finish()
         announced = self._announced
-        return Outcome(answer, announced.sop_class_uid, announced.sop_instance_uid, self._reception.stored)
+        return PartOutcome(answer, announced.sop_class_uid, announced.sop_instance_uid, self._reception.stored)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -124,8 +128,8 @@ def _file_meta(head: bytearray, *, is_all: bool) -> tuple[int, int] | None:
     return None
 
 
-class Intake:
-    """The body of one request. End it with :meth:`end` or :meth:`abandon`."""
+class HttpBody:
+    """The body of one message. End it with :meth:`end` or :meth:`abandon`."""
 
     def __init__(
         self,
@@ -140,25 +144,25 @@ class Intake:
 
         ``is_in_parts``: whether metadata and bulk data come in separate parts.
         """
-        self._assembly: Assembly | None = None
+        self._separate: StowParts | None = None
         if is_in_parts:
             largest = service.settings.limits.max_object_mb * 1_000_000
-            self._assembly = Assembly(service.spool, largest)
+            self._separate = StowParts(service.spool, largest)
         self._writer: Writer | None = None
         self._service, self._caller, self._study = service, caller, study_instance_uid
         self._reader = MultipartReader(boundary) if boundary is not None else None
-        self._instance: Instance | None = None if self._reader else self._new()
+        self._file: _File | None = None if self._reader else self._new()
         self._is_dicom = True
         self._parts = 0
         self._broken: MultipartError | None = None
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[PartOutcome] = []
         self.transfers = Transfers()
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the body."""
         if self._reader is None:
-            assert self._instance is not None
-            self._instance.write(data)
+            assert self._file is not None
+            self._file.write(data)
         elif self._broken is None:
             try:
                 for event in self._reader.feed(data):
@@ -167,13 +171,13 @@ class Intake:
                     elif isinstance(event, PartData):
                         if self._writer is not None:
                             self._writer.write(event.data)
-                    elif self._assembly is None:
+                    elif self._separate is None:
                         self._finish_part()
             except MultipartError as error:
                 self._break(error)
             except DiskRefused:
                 self._break(MultipartError(DISK_FAILED))
-                self.outcomes.append(Outcome(Answer(Status.OUT_OF_RESOURCES, DISK_FAILED)))
+                self.outcomes.append(PartOutcome(Answer(Status.OUT_OF_RESOURCES, DISK_FAILED)))
 
     def end(self) -> None:
         """The body is over: store what is complete. Raises MultipartError where it was broken before anything was."""
@@ -188,59 +192,59 @@ class Intake:
         if self._broken is not None:
             if not self.outcomes:
                 raise self._broken
-            if self._assembly is None:
-                self.outcomes.append(Outcome(Answer(Status.CANNOT_UNDERSTAND, str(self._broken))))
-        elif self._assembly is not None:
-            models = [*self._assembly.models()]  # all can be read, or nothing is stored
+            if self._separate is None:
+                self.outcomes.append(PartOutcome(Answer(Status.CANNOT_UNDERSTAND, str(self._broken))))
+        elif self._separate is not None:
+            models = [*self._separate.models()]  # all can be read, or nothing is stored
             if len(models) > MOST_PARTS:
                 raise MultipartError(f"more than {MOST_PARTS} instances")
             for number, model in enumerate(models):
                 try:
-                    self._assemble(self._assembly, model)
+                    self._store_model(self._separate, model)
                 except DiskRefused:  # it has no parts any more for the others either
                     self.abandon()
                     refusal = Answer(Status.OUT_OF_RESOURCES, DISK_FAILED)
                     self.outcomes += [_refused(one, refusal) for one in models[number:]]
                     return
 
-    def _assemble(self, assembly: Assembly, model: Json) -> None:
+    def _store_model(self, parts: StowParts, model: Json) -> None:
         """Store one instance that came in parts. Raises DiskRefused where they cannot be read."""
-        self._instance = self._new()
+        self._file = self._new()
         try:
-            for piece in assembly.file(model):
-                self._instance.write(piece)
-        except Unassembled as error:
-            self._instance = None
+            for piece in parts.file(model):
+                self._file.write(piece)
+        except NoInstance as error:
+            self._file = None
             self.outcomes.append(_refused(model, Answer(Status.CANNOT_UNDERSTAND, str(error))))
             return
         self._finish_part()
 
     def abandon(self) -> None:
         """The body will not be complete: leave nothing of what is not stored yet."""
-        if self._instance is not None:
-            self._instance.abandon()
-            self._instance = None
-        if self._assembly is not None:
-            self._assembly.close()
+        if self._file is not None:
+            self._file.abandon()
+            self._file = None
+        if self._separate is not None:
+            self._separate.close()
 
-    def _new(self) -> Instance:
-        return Instance(self._service, self._caller, self._study)
+    def _new(self) -> _File:
+        return _File(self._service, self._caller, self._study)
 
     def _begin(self, part: PartBegins) -> None:
         self._parts += 1
         if self._parts > MOST_PARTS:
             raise MultipartError(f"more than {MOST_PARTS} parts")
-        if self._assembly is not None:
-            self._writer = self._assembly.part(part)
+        if self._separate is not None:
+            self._writer = self._separate.part(part)
             return
         self._is_dicom = _is_dicom(part)
-        self._writer = self._instance = self._new() if self._is_dicom else None
+        self._writer = self._file = self._new() if self._is_dicom else None
 
     def _finish_part(self) -> None:
-        instance, self._instance, self._writer = self._instance, None, None
+        instance, self._file, self._writer = self._file, None, None
         if instance is None:
             self.outcomes.append(
-                Outcome(Answer(Status.CANNOT_UNDERSTAND, f"a part is not {DICOM}"), is_of_another_type=True)
+                PartOutcome(Answer(Status.CANNOT_UNDERSTAND, f"a part is not {DICOM}"), is_of_another_type=True)
             )
             return
         try:
@@ -257,9 +261,9 @@ class Intake:
         self.abandon()
 
 
-def _refused(model: Json, answer: Answer) -> Outcome:
+def _refused(model: Json, answer: Answer) -> PartOutcome:
     """Of an instance that no file was made of."""
-    return Outcome(answer, _uid(model, "00080016"), _uid(model, "00080018"))
+    return PartOutcome(answer, _uid(model, "00080016"), _uid(model, "00080018"))
 
 
 def _uid(model: Json, tag: str) -> str:

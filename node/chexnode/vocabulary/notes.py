@@ -1,0 +1,34 @@
+"""What was noticed about an image that was analysed all the same, as codes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Note(StrEnum):
+    """What was noticed about an image that was analysed all the same."""
+
+    VIEW_UNKNOWN = "view-unknown"
+    """View Position is absent or says nothing."""
+    BODY_PART_UNKNOWN = "body-part-unknown"
+    """Body Part Examined is absent."""
+    AGE_UNKNOWN = "age-unknown"
+    """The patient's age is absent or cannot be read."""
+    POLARITY_DOUBTFUL = "polarity-doubtful"
+    """The picture looks inverted: the border is brighter than the mediastinum."""
+    ORIENTATION_DOUBTFUL = "orientation-doubtful"
+    """The picture looks upside down or rotated."""
+    BURNED_IN = "burned-in-annotation"
+    """Burned In Annotation (0028,0301) is YES."""
+    LOSSY = "lossy"
+    """The image went through lossy compression."""
+    SPACING_UNKNOWN = "spacing-unknown"
+    """No usable Imager Pixel Spacing or Pixel Spacing."""
+    WINDOW_IGNORED = "window-ignored"
+    """A VOI window or LUT was present but invalid, and was ignored."""
+    MODALITY_LUT_IGNORED = "modality-lut-ignored"
+    """A Modality LUT or rescale was present but invalid, and was ignored."""
+    POLARITY_CONTRADICTORY = "polarity-contradictory"
+    """Photometric Interpretation and Presentation LUT Shape contradict each other."""
+    MODEL_OUTPUT_INVALID = "model-output-invalid"
+    """The model answered with nothing, NaN or infinity: the image counts as not evaluated, never as negative."""

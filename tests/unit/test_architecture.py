@@ -84,11 +84,7 @@ NOT_YET: frozenset[tuple[str, str]] = frozenset(
         ("chexnode.dimse.association", "receive"),
         ("chexnode.dimse.server", "receive"),
         ("chexnode.ledger.tokens", "settings"),
-        ("chexnode.roles.check", "cli"),
         ("chexnode.spool.identity", "ledger"),
-        ("chexnode.web.api", "cli"),
-        ("chexnode.web.health", "cli"),
-        ("chexnode.work.analyze", "cli"),
     }
 )
 

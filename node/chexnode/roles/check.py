@@ -12,11 +12,11 @@ from pathlib import Path
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels import bundle
-from chexnode.cli.shapes import Check
 from chexnode.settings.keys import masked
 from chexnode.settings.tree import DestinationSettings, Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError
+from chexnode.vocabulary.reports import Check
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 """Leases are 30 s long and each host stamps them with its own clock."""

@@ -40,6 +40,7 @@ from chexnode.settings.keys import section_of
 from chexnode.settings.tree import Settings
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
 from chexnode.vocabulary import records, reports
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import DeliveryView, JobView
@@ -283,10 +284,11 @@ def _states() -> str:
         parts.append(f"## {title}\n\n{_text(kind)}\n\n{diagram}\n\n" + table(("state", "meaning", "may become"), rows))
     parts.append(f"## Reasons\n\n{_text(Reason)}\n\n" + _codes(Reason))
     parts.append(f"## Notes\n\n{_text(Note)}\n\n" + _codes(Note))
+    parts.append(f"## Events\n\n{_text(Event)}\n\n" + _codes(Event))
     return page("States, reasons and notes", *parts)
 
 
-def _codes(kind: type[Reason | Note]) -> str:
+def _codes(kind: type[Reason | Note | Event]) -> str:
     docs = _member_docs(kind)
     return table(("code", "meaning"), ((f"`{code}`", docs[code.name]) for code in kind))
 

@@ -83,8 +83,6 @@ NOT_YET: frozenset[tuple[str, str]] = frozenset(
         ("chexnode.archive.reconcile", "triage"),
         ("chexnode.dimse.association", "receive"),
         ("chexnode.dimse.server", "receive"),
-        ("chexnode.ledger.tokens", "settings"),
-        ("chexnode.spool.identity", "ledger"),
     }
 )
 

@@ -389,7 +389,9 @@ def pull(
         print(f"{said.studies} studies, {said.found} images: {said.stored} fetched, {said.held} held before")
         for uid, why in said.failed.items():
             print(f"{uid}: {escaped(why)}")
-    raise typer.Exit(Exit.SOME_FAILED if said.failed else Exit.OK)
+        for sentence in said.incomplete:
+            print(f"incomplete: {escaped(sentence)}")
+    raise typer.Exit(Exit.SOME_FAILED if said.failed or said.incomplete else Exit.OK)
 
 
 @app.command()

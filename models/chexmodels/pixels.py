@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.greyscale import NO_TRANSFORMATION, Choice, Window, offered, padding_levels
 from chexmodels.dicom.part10 import ReadLimits
+from chexmodels.dicom.shutter import shuttered
 from chexmodels.finding import Box
 
 Mode = Literal["letterbox", "squash"]
@@ -47,12 +48,18 @@ def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Image:
     Raises nothing for whatever the header holds: invalid look-up tables and windows are noted and ignored.
     """
     stored, counts, index = _histogram(pixel_array)
+    covered = shuttered(ds, *pixel_array.shape)
+    if covered is not None:
+        counts = np.bincount(index[~covered].ravel(), minlength=len(stored))
     padding = padding_levels(ds, stored)
     used = np.where(padding, 0, counts)
     transformations = offered(ds)
     choice, notes = transformations.choose(stored, used)
     values = transformations.pick(choice).apply(stored, used)
-    return _normalised(values, counts, padding, index, notes, choice)
+    image = _normalised(values, counts, padding, index, notes, choice)
+    if covered is not None:
+        image.pixels[covered] = 0
+    return image
 
 
 def to_screen(ds: Dataset, pixel_array: NDArray[np.integer], voi: Window | None = None) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ decoder runs. Decoders are native code and this function trusts them: strangers'
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import gdcm
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit
+from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from chexmodels.dicom.codestream import check_rle, frame_of
 from chexmodels.dicom.errors import DecodeError
@@ -56,11 +56,20 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
         _check_size(codestream, transfer_syntax_uid, rows, columns, bits_allocated)
     else:
         _check_length(ds, rows * columns * bits_allocated // 8, columns * bits_allocated // 8)
+    high_bit = unsigned(ds, "HighBit")
+    high_bit = bits_stored - 1 if high_bit is None else high_bit
+    is_shifted = high_bit >= bits_stored and (
+        not transfer_syntax_uid.is_encapsulated or transfer_syntax_uid == RLELossless
+    )
+    if high_bit >= bits_allocated:
+        raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
     try:
         if transfer_syntax_uid == JPEGExtended12Bit and bits_stored > 8:
             pixels = _jpeg_extended(codestream, rows, columns, bits_stored)
         else:
-            pixels = get_decoder(transfer_syntax_uid).as_array(_for_decoder(ds), raw=True)[0]
+            pixels = get_decoder(transfer_syntax_uid).as_array(_for_decoder(ds, is_shifted), raw=True)[0]
+            if is_shifted:
+                pixels = _aligned(pixels, high_bit, bits_stored, unsigned(ds, "PixelRepresentation") == 1)
     except MemoryError as error:
         raise DecodeError("decode-limit", "out of memory while decoding") from error
     except Exception as error:  # decoders raise anything; their messages may quote the data set
@@ -70,12 +79,22 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     return cast("NDArray[np.integer]", pixels)
 
 
-def _for_decoder(ds: Dataset) -> Dataset:
+def _aligned(pixels: NDArray[Any], high_bit: int, bits_stored: int, is_signed: bool) -> NDArray[Any]:
+    """Samples whose highest bit is ``high_bit`` (PS3.5 8.1.1), moved down to bit 0; other bits are dropped."""
+    width = pixels.dtype.itemsize * 8
+    kind = "i" if is_signed else "u"
+    raised = pixels.view(f"{pixels.dtype.str[0]}u{pixels.dtype.itemsize}") << (width - 1 - high_bit)
+    return raised.view(f"{pixels.dtype.str[0]}{kind}{pixels.dtype.itemsize}") >> (width - bits_stored)
+
+
+def _for_decoder(ds: Dataset, is_shifted: bool) -> Dataset:
     """The Image Pixel attributes as a decoder wants them, whatever their padding and case, and the pixels."""
     image = Dataset()
     image.file_meta = ds.file_meta
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
         setattr(image, keyword, unsigned(ds, keyword))
+    if is_shifted:  # the decoder would drop the upper bits
+        image.BitsStored = image.BitsAllocated
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image["PixelData"] = ds["PixelData"]
     return image

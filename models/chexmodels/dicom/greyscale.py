@@ -162,7 +162,12 @@ class Offered:
         if self.modality and modality != 0:
             notes.append(MODALITY_LUT_IGNORED)
         voi = next(
-            (number for number, window in enumerate(self.voi) if window and serves(window, values, counts)), None
+            (
+                number
+                for number, window in enumerate(self.voi)
+                if window and serves(window, values, counts, self.inverse)
+            ),
+            None,
         )
         if self.voi and voi != 0:
             notes.append(WINDOW_IGNORED)
@@ -175,10 +180,23 @@ def _first(offered: tuple[object, ...]) -> int | None:
     return next((number for number, transformation in enumerate(offered) if transformation is not None), None)
 
 
-def serves(window: Lut | Window, values: Levels, counts: Counts) -> bool:
+MOST_WHITE, MOST_BLACK = 0.4, 0.8
+"""Share of the anatomy that a window may leave at its bright and its dark end: more, and it is not of these pixels."""
+
+
+def serves(window: Lut | Window, values: Levels, counts: Counts, inverse: bool) -> bool:
     """Whether a window or VOI LUT leaves something of the anatomy, judged by the values that it maps."""
     mapped = window.apply(values)
-    return bool(np.isfinite(mapped).all()) and (_spread(mapped, counts) >= 0.01 or _spread(values, counts) < 0.01)
+    if not np.isfinite(mapped).all():
+        return False
+    if _spread(values, counts) < 0.01:
+        return True
+    low, high = mapped.min(), mapped.max()
+    if window.range == (0.0, 1.0):
+        low, high = window.range
+    ends = [float(counts[mapped <= low].sum()), float(counts[mapped >= high].sum())]
+    black, white = (share / max(1, counts.sum()) for share in (ends[::-1] if inverse else ends))
+    return _spread(mapped, counts) >= 0.01 and white <= MOST_WHITE and black <= MOST_BLACK
 
 
 def _spread(values: Levels, counts: Counts) -> float:

@@ -89,15 +89,15 @@ def test_inverts_exactly_once(attributes: dict[str, str], inverted: bool, notes:
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("center", "width"), [(2000, 800), (1500.5, 3000.25), (100, 4000)])
+@pytest.mark.parametrize(("center", "width"), [(2000, 3000), (1500.5, 3000.25), (1500, 4000)])
 def test_windows_as_pydicom_does(function: str, center: float, width: float) -> None:
     ds = header(VOILUTFunction=function, WindowCenter=center, WindowWidth=width)
     np.testing.assert_allclose(to_image(ds, RAMP).pixels, expected(apply_windowing(RAMP, ds)), atol=1e-5)
 
 
 def test_takes_the_first_of_several_windows() -> None:
-    several = header(WindowCenter=[2000, 50], WindowWidth=[800, 10])
-    one = header(WindowCenter=2000, WindowWidth=800)
+    several = header(WindowCenter=[2000, 50], WindowWidth=[3000, 10])
+    one = header(WindowCenter=2000, WindowWidth=3000)
     np.testing.assert_array_equal(to_image(several, RAMP).pixels, to_image(one, RAMP).pixels)
 
 
@@ -145,16 +145,16 @@ def test_a_lut_declared_16_bit_that_holds_12_bit_values_makes_the_same_image() -
 
 
 def test_lut_entries_beyond_its_ends_repeat_and_bytes_may_be_packed() -> None:
-    table = np.arange(200, dtype=np.uint8)
-    image = to_image(header(VOILUTSequence=lut([200, 1000, 8], table.tobytes())), RAMP)
-    values = np.clip(RAMP.astype(int) - 1000, 0, 199).astype(float)
+    table = (np.arange(3000) // 12).astype(np.uint8)
+    image = to_image(header(VOILUTSequence=lut([3000, 500, 8], table.tobytes())), RAMP)
+    values = (np.clip(RAMP.astype(int) - 500, 0, 2999) // 12).astype(float)
     np.testing.assert_allclose(image.pixels, expected(values), atol=1e-6)
 
 
 def test_the_modality_lut_comes_first_and_a_broken_one_is_noted() -> None:
     swapped = (4095 - np.arange(4096)).astype(np.uint16).tobytes()
-    ds = header(ModalityLUTSequence=lut([4096, 0, 16], swapped), WindowCenter=3000, WindowWidth=500)
-    plain = header(WindowCenter=3000, WindowWidth=500)
+    ds = header(ModalityLUTSequence=lut([4096, 0, 16], swapped), WindowCenter=2500, WindowWidth=2500)
+    plain = header(WindowCenter=2500, WindowWidth=2500)
     np.testing.assert_allclose(to_image(ds, RAMP).pixels, to_image(plain, 4095 - RAMP).pixels, atol=1e-6)
     broken = to_image(header(ModalityLUTSequence=lut([4096, 0, 16], b"\0\0")), RAMP)
     assert broken.notes == ("modality-lut-ignored",)
@@ -162,8 +162,8 @@ def test_the_modality_lut_comes_first_and_a_broken_one_is_noted() -> None:
 
 
 def test_rescale_shifts_the_window() -> None:
-    ds = header(RescaleSlope=-2, RescaleIntercept=100, WindowCenter=-3900, WindowWidth=1000)
-    window = np.clip((RAMP * -2.0 + 100 + 3900.5) / 999 + 0.5, 0, 1)  # PS3.3 C.11.2.1.2.1
+    ds = header(RescaleSlope=-2, RescaleIntercept=100, WindowCenter=-4000, WindowWidth=3000)
+    window = np.clip((RAMP * -2.0 + 100 + 4000.5) / 2999 + 0.5, 0, 1)  # PS3.3 C.11.2.1.2.1
     np.testing.assert_allclose(to_image(ds, RAMP).pixels, expected(window), atol=1e-5)
     for slope in ("0", "NaN", "1e308"):
         assert to_image(header(RescaleSlope=slope, RescaleIntercept="0"), RAMP).notes == ("modality-lut-ignored",)

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from chexmodels.dicom.values import decimals
 from chexmodels.finding import Findings
 from chexnode.encode.provenance import (
+    ABNORMALITY,
     CATEGORY,
     DISCLAIMER,
-    LESION,
     MANUFACTURER,
     THORAX,
     Provenance,
@@ -39,7 +40,6 @@ from chexnode.encode.provenance import (
     tracking_uid,
 )
 from chexnode.encode.source import Source, attach
-from chexnode.encode.values import decimals
 from chexnode.vocabulary.variants import ResultKind
 
 Profile = Literal["planar", "full", "none"]
@@ -74,7 +74,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
                 segment_number=1,
                 segment_label="Abnormality",
                 segmented_property_category=CATEGORY,
-                segmented_property_type=LESION,
+                segmented_property_type=ABNORMALITY,
                 algorithm_type="AUTOMATIC",
                 algorithm_identification=algorithm(provenance),
                 tracking_uid=segment_tracking_uid(findings, provenance),

@@ -20,7 +20,8 @@ from PIL import Image
 from pydantic_core import to_json
 from pydicom import Dataset
 
-from chexmodels.dicom.part10 import DecodeError, parse, read
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import read
 from chexmodels.finding import Findings
 from chexmodels.pixels import from_picture
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
@@ -29,7 +30,7 @@ from chexnode.encode.picture import lay_out, render
 from chexnode.node import job_spec
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import Settings
-from chexnode.triage.gate import judge_header, judge_pixels
+from chexnode.triage.gate import judge_header
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
@@ -110,7 +111,9 @@ class _Run:
                 report = replace(report, sop_instance_uid=uid, notes=[str(note) for note in verdict.notes])
                 if verdict.state is InstanceState.ANALYSABLE:
                     key = hashlib.sha256(f"{self._spec.key(uid, digest)} {self._now.isoformat()}".encode()).hexdigest()
-                    item = replace(item, prepared=self._pipeline.prepare(file), key=key)
+                    prepared = self._pipeline.prepare(file)
+                    prepared = replace(prepared, notes=(*report.notes, *prepared.notes))
+                    item = replace(item, prepared=prepared, key=key)
                 else:
                     report = replace(report, state=verdict.state, reason=verdict.reason, error=verdict.detail)
         except Exception as error:
@@ -182,10 +185,7 @@ class _Run:
     def _picture(self, file: Path) -> Prepared:
         card = self._pipeline.engine.card
         prepared = prepare_image(from_picture(file, self._limits.max_pixels), card.size, card.geometry, Dataset())
-        reason, notes = judge_pixels(prepared.stats)
-        if reason is not None:
-            raise Refused(reason)
-        return replace(prepared, notes=(*prepared.notes, *notes))
+        return self._pipeline.accept(prepared)
 
     def _look(self, file: Path) -> tuple[Dataset, str, Verdict]:
         """The header, the data set's digest as the receiver would make it, and the gate's verdict."""
@@ -194,12 +194,12 @@ class _Run:
                 raise DecodeError(Reason.MALFORMED, "the file is empty")
             content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         part10 = read(memoryview(content), self._limits)
-        header = parse(part10.header(), part10.file_meta)
+        header = part10.header
         digest = hashlib.sha256(memoryview(content)[132 + len(part10.encoded_file_meta) :]).hexdigest()
         verdict = judge_header(
             header,
             self._settings.gate,
-            has_pixel_data=part10.layout.pixel_data is not None,
+            has_pixel_data=part10.pixel_data is not None,
             max_pixels=self._limits.max_pixels,
             sop_class_uid=str(part10.file_meta.get("MediaStorageSOPClassUID", "")),
             transfer_syntax_uid=part10.file_meta.TransferSyntaxUID,

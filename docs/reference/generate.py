@@ -47,8 +47,8 @@ from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
 from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
-from chexnode.web.dicomweb.attributes import ATTRIBUTES
-from chexnode.web.dicomweb.places import ROOT
+from chexnode.web.dicomweb.query import ATTRIBUTES
+from chexnode.web.dicomweb.routes import ROOT
 from chexnode.web.metrics import METRICS
 from chextrain.config import Config
 from chextrain.recipes.registry import RECIPES

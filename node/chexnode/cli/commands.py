@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chexnode.cli.backup import backup, recover, restore
 from chexnode.cli.options import (
     Exit,
     Json,
@@ -48,6 +49,9 @@ app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(viewer_app, name="viewer")
 app.add_typer(db_app, name="db")
+app.command()(backup)
+app.command()(restore)
+app.command()(recover)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from chexmodels.dicom.elements import Buffer
+from chexmodels.dicom.file_meta import prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +23,17 @@ class Announced:
 
 
 def file_prefix(announced: Announced, calling_ae_title: str) -> bytes:
-    """Preamble of zeros, ``DICM`` and group 0002, in Explicit VR Little Endian.
-
-    Written here because the UIDs may break the rules that pydicom enforces: such a data set is stored and quarantined.
-    """
-    body = (
-        _long(0x0001, b"OB", b"\0\1")
-        + _short(0x0002, b"UI", announced.sop_class_uid)
-        + _short(0x0003, b"UI", announced.sop_instance_uid)
-        + _short(0x0010, b"UI", announced.transfer_syntax_uid)
-        + _short(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID)
-        + _short(0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION)
-        + _short(0x0016, b"AE", calling_ae_title)
+    """Preamble and file meta information of what is stored as it comes."""
+    return prefix(
+        (
+            (0x0002, "UI", announced.sop_class_uid),
+            (0x0003, "UI", announced.sop_instance_uid),
+            (0x0010, "UI", announced.transfer_syntax_uid),
+            (0x0012, "UI", PYNETDICOM_IMPLEMENTATION_UID),
+            (0x0013, "SH", PYNETDICOM_IMPLEMENTATION_VERSION),
+            (0x0016, "AE", calling_ae_title),
+        )
     )
-    length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(body))
-    return bytes(128) + b"DICM" + length + body
 
 
 def read_prefix(content: Buffer) -> tuple[Announced, str, int]:
@@ -59,14 +56,3 @@ def read_prefix(content: Buffer) -> tuple[Announced, str, int]:
     if position != end or not {0x0002, 0x0003, 0x0010} <= values.keys():
         raise ValueError("not a file of ours")
     return Announced(values[0x0002], values[0x0003], values[0x0010]), values.get(0x0016, ""), end
-
-
-def _short(element: int, vr: bytes, text: str) -> bytes:
-    value = text.encode("latin-1", "replace")
-    if len(value) % 2:
-        value += b"\0" if vr == b"UI" else b" "
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
-
-
-def _long(element: int, vr: bytes, value: bytes) -> bytes:
-    return struct.pack("<HH2sHL", 0x0002, element, vr, 0, len(value)) + value

@@ -8,8 +8,11 @@ Pixels are never decoded; the data set passes through to the disk as it comes. L
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +25,7 @@ from chexmodels.dicom.transfer_syntaxes import DEFLATED
 from chexnode.dimse.messages import Status
 from chexnode.node import Node
 from chexnode.receive.committer import Committer, NotRecorded
-from chexnode.receive.filemeta import Announced, file_prefix
+from chexnode.receive.filemeta import Announced, file_prefix, read_prefix
 from chexnode.receive.header import NotUnderstood, ReceivedHeader, is_safe_uid, read_header
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import judge_header
@@ -74,6 +77,10 @@ class Refusal(Exception):
         self.answer = Answer(status, comment)
 
 
+#: Of an object that is in the spool: nothing more is written.
+_KEPT = Refusal(Status.SUCCESS, "stored")
+
+
 class StorageService:
     """Begins a :class:`Reception` for each data set that is to be stored. Thread safe.
 
@@ -113,6 +120,23 @@ class StorageService:
     def begin(self, announced: Announced, caller: Caller, refusal: Refusal | None = None) -> Reception:
         """Start to receive a data set; with ``refusal`` it is only read to its end, to be answered with that."""
         return Reception(self, announced, caller, refusal)
+
+    def arrival_of(self, path: str) -> Arrival | None:
+        """A spooled source as it arrived, judged by today's gate; None where it is no whole received object.
+
+        Who sent it is known by AE title only. Raises :class:`~chexnode.spool.spool.DiskRefused`.
+        """
+        try:
+            content = memoryview(self.spool.read(path))
+            announced, calling_ae_title, start = read_prefix(content)
+        except (FileNotFoundError, ValueError):
+            return None
+        data = content[start:]
+        digest = hashlib.sha256(data).hexdigest()
+        if not PurePath(path).name.startswith(digest):
+            return None
+        kept = Reception(self, announced, Caller(calling_ae_title, ""), _KEPT)
+        return kept.arrival(lambda: data, StoredFile(path, digest, len(content)))
 
 
 class Reception:
@@ -187,7 +211,7 @@ class Reception:
         return answer
 
     def _store(self, incoming: Incoming) -> Answer:
-        header = self._read(incoming)
+        header = self._read(incoming.view)
         verdict = self._judge(header)
         try:
             stored = incoming.complete()
@@ -219,16 +243,24 @@ class Reception:
         )
         return Answer(Status.SUCCESS)
 
-    def _read(self, incoming: Incoming) -> ReceivedHeader:
+    def arrival(self, view: Callable[[], memoryview], stored: StoredFile) -> Arrival | None:
+        """A data set that is stored already, as it would be recorded; None where it would be refused."""
+        try:
+            header = self._read(view)
+        except Refusal:
+            return None
+        return self._arrival(header, stored, self._judge(header))
+
+    def _read(self, view: Callable[[], memoryview]) -> ReceivedHeader:
         """Parse and compare with what was announced. Raises :class:`Refusal`."""
         syntax = self._announced.transfer_syntax_uid
         limits = self._service.settings.limits
         try:
             if syntax in DEFLATED:
-                with _inflated(incoming.view(), self._service.spool, limits.inflate_mb * 1_000_000) as plain:
+                with _inflated(view(), self._service.spool, limits.inflate_mb * 1_000_000) as plain:
                     header = read_header(plain.view(), syntax, limits)
             else:
-                header = read_header(incoming.view(), syntax, limits)
+                header = read_header(view(), syntax, limits)
         except NotUnderstood as error:
             raise Refusal(Status.CANNOT_UNDERSTAND, str(error)) from error
         except DiskRefused as error:

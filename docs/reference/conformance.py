@@ -8,23 +8,24 @@ from importlib.metadata import version
 import created
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
 from webservices import web_services
 from writing import page, table
 
 from chexnode.archive.query_retrieve import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
 from chexnode.deliver.routing import CONTEXTS
 from chexnode.deliver.status import MEANINGS
-from chexnode.dimse.contexts import (
+from chexnode.dimse.messages import Status
+from chexnode.dimse.pdus import (
+    APPLICATION_CONTEXT,
+    APPLICATION_CONTEXT_UNKNOWN,
     CALLED_AE_UNKNOWN,
     CALLING_AE_UNKNOWN,
+    IMPLEMENTATION_CLASS_UID,
     LOCAL_LIMIT,
     MAX_PDU_LENGTH,
     PROTOCOL_VERSION,
-    VERIFICATION,
-    _verification,
 )
-from chexnode.dimse.messages import Status
+from chexnode.dimse.uids import EXPLICIT_VR, IMPLICIT_VR, VERIFICATION
 from chexnode.encode import verify as rules
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.not_analysed import MEANINGS as NOT_ANALYSED
@@ -130,7 +131,6 @@ def _implementation_model() -> Iterator[str]:
 
 
 def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
-    verification = _verification()
     yield "### 3.2 STORAGE-SCP"
     yield (
         "#### 3.2.1 SOP classes\n\nVerification, every storage SOP class, private ones too, and Storage Commitment "
@@ -141,7 +141,7 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
         + table(
             ("what", "value"),
             [
-                ("application context", "`1.2.840.10008.3.1.1.1`"),
+                ("application context", f"`{APPLICATION_CONTEXT}`"),
                 ("associations at once", f"`limits.max_associations`, {_LIMITS['max_associations'].default}"),
                 (
                     "connections at once from one address",
@@ -156,8 +156,8 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
                 ),
                 ("longest silence", f"`limits.idle_seconds`, {_LIMITS['idle_seconds'].default} s"),
                 ("slowest sender", f"`limits.min_kb_per_second`, {_LIMITS['min_kb_per_second'].default} kB/s"),
-                ("Implementation Class UID", f"`{PYNETDICOM_IMPLEMENTATION_UID}`, pynetdicom's"),
-                ("Implementation Version Name", "`PYNETDICOM_` and its version"),
+                ("Implementation Class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
+                ("Implementation Version Name", "`CHEXNODE_` and its version"),
             ],
         )
     )
@@ -169,7 +169,7 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
             [
                 (
                     _VERIFICATION,
-                    ", ".join(f"{UID(uid).name} `{uid}`" for uid in verification.transfer_syntax or ()),
+                    ", ".join(f"{UID(uid).name} `{uid}`" for uid in (IMPLICIT_VR, EXPLICIT_VR)),
                     "SCP",
                     "none",
                 ),
@@ -193,6 +193,7 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
                         "no `[[peer]]` has this AE title at this address; without any, only loopback may call",
                     ),
                     (CALLED_AE_UNKNOWN, "another AE title than ours was called and `node.any_called_ae` is off"),
+                    (APPLICATION_CONTEXT_UNKNOWN, "the application context is not DICOM's"),
                     (PROTOCOL_VERSION, "the peer does not speak version 1 of the protocol"),
                     (LOCAL_LIMIT, "too many associations, or the disk is low: try again later"),
                 )
@@ -251,8 +252,8 @@ def _storage_scu() -> Iterator[str]:
                     "longest wait for an answer",
                     f"`destination.timeout_seconds`, {_DESTINATION['timeout_seconds'].default:g} s",
                 ),
-                ("Implementation Class UID", f"`{PYNETDICOM_IMPLEMENTATION_UID}`, pynetdicom's"),
-                ("Implementation Version Name", "`PYNETDICOM_` and its version"),
+                ("Implementation Class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
+                ("Implementation Version Name", "`CHEXNODE_` and its version"),
             ],
         )
         + "\n\nIt accepts no associations but the answers to storage commitment, which STORAGE-SCP takes. An "

@@ -14,16 +14,14 @@ from pynetdicom.dsutils import split_dataset
 
 from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load, unread
 from chexnode.deliver.status import judge
-from chexnode.dimse import commitment
+from chexnode.dimse.pdus import MAX_CONTEXTS, TRANSFER_SYNTAXES_REFUSED
 from chexnode.dimse.requestor import Association, Context
+from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL, VERIFICATION
 from chexnode.settings.tree import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
-_IMPLICIT_VR = "1.2.840.10008.1.2"
-_VERIFICATION: Context = ("1.2.840.10008.1.1", _IMPLICIT_VR)
-_MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd identifiers from 1 to 255
-_TRANSFER_SYNTAXES_REFUSED = 4  # PS3.8 table 9-18
+_VERIFICATION: Context = (VERIFICATION, IMPLICIT_VR)
 _ANSWER_SECONDS = 1.0
 
 
@@ -33,6 +31,8 @@ class _Head:
 
     sop_class_uid: str
     transfer_syntax_uid: str
+    length: int
+    """Bytes of the file in front of the data set."""
 
     @property
     def context(self) -> Context:
@@ -75,16 +75,11 @@ class DicomDestination:
                 yield Sent(item, Answer.DEAD, _refusal(head.context, assoc))
             else:
                 try:
-                    status, comment = assoc.store(item.path)
+                    data = memoryview(content)[head.length :]
+                    status, comment = assoc.store(head.context, item.claim.sop_instance_uid, data)
                 except DestinationDown as error:
                     self._assoc = None
                     raise Interrupted(f"{error}, during a store", item) from error
-                except OSError as error:  # of our disk, in the middle of a message, which cannot be taken back
-                    self._assoc = None
-                    assoc.abort()
-                    yield unread(item, error.strerror or type(error).__name__)
-                    assoc = self._associate(contexts)
-                    continue
                 yield Sent(item, *judge(status, comment), status=status)
 
     def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
@@ -93,7 +88,7 @@ class DicomDestination:
         ``told``: see :class:`Association`. Raises DestinationDown where the request is not accepted.
         """
         self.close()
-        context = (commitment.PUSH_MODEL, _IMPLICIT_VR)
+        context = (PUSH_MODEL, IMPLICIT_VR)
         answered = Event()
 
         def answer(information: Dataset) -> int:
@@ -101,7 +96,7 @@ class DicomDestination:
             answered.set()
             return status
 
-        assoc = Association(self._settings, self._ae_title, [context], self._stop, self._tls, answer)
+        assoc = Association(self._settings, self._ae_title, [context], self._stop, self._tls, on_report=answer)
         if context not in assoc.accepted:
             raise DestinationDown("the destination does not offer storage commitment")
         try:
@@ -109,7 +104,8 @@ class DicomDestination:
             if status != 0x0000:
                 why = f": {comment}" if comment else ""
                 raise DestinationDown(f"the request for storage commitment failed with status 0x{status:04X}{why}")
-            answered.wait(_ANSWER_SECONDS)
+            if not answered.is_set():
+                assoc.await_report(_ANSWER_SECONDS)
         finally:
             assoc.release()
 
@@ -124,7 +120,7 @@ class DicomDestination:
         if self._assoc is None or not contexts <= self._proposed:
             self.close()
             together = self._proposed | contexts
-            self._proposed = together if len(together) <= _MOST_CONTEXTS else set(contexts)
+            self._proposed = together if len(together) <= MAX_CONTEXTS else set(contexts)
             self._assoc = Association(self._settings, self._ae_title, sorted(self._proposed), self._stop, self._tls)
         return self._assoc
 
@@ -155,8 +151,8 @@ def probe(
 def _head(path: Path) -> _Head | None:
     """Read group 0002; None where it cannot be read, which the file's checksum then explains."""
     try:
-        meta, _ = split_dataset(path)
-        return _Head(str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
+        meta, length = split_dataset(path)
+        return _Head(str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID), length)
     except Exception:  # the parser's many ways of failing on a damaged file
         return None
 
@@ -165,6 +161,6 @@ def _refusal(context: Context, assoc: Association) -> str:
     sop_class, transfer_syntax = UID(context[0]).name, UID(context[1]).name
     # DCMTK, and so Orthanc, blame the SOP class even where they accept it in another transfer syntax.
     accepted_otherwise = any(sop_class_uid == context[0] for sop_class_uid, _ in assoc.accepted)
-    if accepted_otherwise or assoc.refused.get(context) == _TRANSFER_SYNTAXES_REFUSED:
+    if accepted_otherwise or assoc.refused.get(context) == TRANSFER_SYNTAXES_REFUSED:
         return f"transfer syntax not accepted by destination: {transfer_syntax} for {sop_class}"
     return f"SOP class not accepted by destination: {sop_class}"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from chexnode.dimse.server import AssociationServer
+from chexnode.dimse.services import Services
 from chexnode.node import Node
 from chexnode.receive.commitment import CommitmentService
+from chexnode.receive.session import StorageSession
 from chexnode.receive.storage import StorageService
+from chexnode.vocabulary.records import Caller
 
 #: Messages under way when the node stops may take this long to be answered.
 GRACE_SECONDS = 30.0
@@ -17,7 +22,12 @@ class Receiver:
     def __init__(self, node: Node) -> None:
         self._service = StorageService(node)
         commitment = CommitmentService(node.ledger, node.settings.peer)
-        self._server = AssociationServer(node.settings, self._service, commitment, node.trail)
+        services = Services(self._service.has_room, self._store, commitment)
+        self._trail = node.trail
+        self._server = AssociationServer(node.settings, services, node.trail)
+
+    def _store(self, caller: Caller) -> StorageSession:
+        return StorageSession(self._service, caller, partial(self._trail.received, caller.ae_title, caller.address))
 
     @property
     def port(self) -> int | None:

@@ -16,7 +16,9 @@ from chexnode.dicomweb.json_model import Json, element, sequence
 from chexnode.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, BadMediaType, MediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
 from chexnode.receive.http_body import HttpBody, PartOutcome
-from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
+from chexnode.receive.outcome import Failure
+from chexnode.receive.storage import StorageService
+from chexnode.vocabulary.records import Caller
 from chexnode.web.dicomweb import models
 from chexnode.web.dicomweb.errors import BadRequest
 from chexnode.web.dicomweb.places import NO_STORE, Study, accepted_by, base_of, instance_url
@@ -51,7 +53,7 @@ def routes(service: StorageService) -> APIRouter:
     async def store(request: Request, study: str) -> Response:
         kind = models.one_model_type(accepted_by(request))
         if not await run_in_threadpool(service.has_room):
-            raise HTTPException(507, DISK_LOW, {"Connection": "close"})
+            raise HTTPException(507, Failure.DISK_LOW, {"Connection": "close"})
         caller = Caller(CALLER, request.client.host if request.client else "")
         body = _body_of(request, service, caller, study)
         try:
@@ -131,10 +133,10 @@ def _status(stored: Sequence[PartOutcome], failed: Sequence[PartOutcome]) -> int
         return 200 if stored else 400
     if stored:
         return 202
-    why = {one.answer.comment for one in failed}
-    if why <= {DISK_LOW, DISK_FAILED}:
+    why = [one.answer.failure for one in failed]
+    if all(failure is not None and failure.is_of_disk for failure in why):
         return 507
-    if why == {NOT_NOW}:
+    if all(failure is Failure.BUSY for failure in why):
         return 503
     return 415 if all(one.is_of_another_type for one in failed) else 409
 

@@ -27,7 +27,6 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 from writing import page, table
 
-from chexnode.cli import shapes
 from chexnode.cli.commands import app
 from chexnode.cli.options import Exit
 from chexnode.dimse.messages import Status
@@ -40,7 +39,8 @@ from chexnode.receive.storage import StorageService
 from chexnode.settings.keys import section_of
 from chexnode.settings.tree import Settings
 from chexnode.triage.gate import NOTES, PIXEL_NOTES, PIXEL_REASONS, REASONS
-from chexnode.vocabulary import records
+from chexnode.vocabulary import records, reports
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import DeliveryView, JobView
@@ -198,10 +198,10 @@ _SHAPES: Mapping[str, type] = {
     "a result": ResultView,
     "`deliveries`, an array of": DeliveryView,
     "`account`, one object": Account,
-    "`analyze`, an array of; also the content of `STEM.json`": shapes.FileReport,
-    "a region": shapes.RegionReport,
-    "`settings`, an array of": shapes.Setting,
-    "`check`, an array of": shapes.Check,
+    "`analyze`, an array of; also the content of `STEM.json`": reports.FileReport,
+    "a region": reports.RegionReport,
+    "`settings`, an array of": reports.Setting,
+    "`check`, an array of": reports.Check,
 }
 
 
@@ -281,10 +281,11 @@ def _states() -> str:
         parts.append(f"## {title}\n\n{_text(kind)}\n\n{diagram}\n\n" + table(("state", "meaning", "may become"), rows))
     parts.append(f"## Reasons\n\n{_text(Reason)}\n\n" + _codes(Reason))
     parts.append(f"## Notes\n\n{_text(Note)}\n\n" + _codes(Note))
+    parts.append(f"## Events\n\n{_text(Event)}\n\n" + _codes(Event))
     return page("States, reasons and notes", *parts)
 
 
-def _codes(kind: type[Reason | Note]) -> str:
+def _codes(kind: type[Reason | Note | Event]) -> str:
     docs = _member_docs(kind)
     return table(("code", "meaning"), ((f"`{code}`", docs[code.name]) for code in kind))
 

@@ -63,7 +63,7 @@ class Node:
         with ExitStack() as stack:
             ledger = Ledger(settings.database.url)
             stack.callback(ledger.close)
-            identity.prove(settings.node.data_dir, ledger.files)
+            identity.prove(settings.node.data_dir, ledger.files.marker)
             spool = Spool(settings.node.data_dir)
             spool.prepare()
             trail = stack.enter_context(open_trail(settings, role))

@@ -20,9 +20,9 @@ from pydicom.uid import (
 )
 
 from chexmodels.bundle import find, read_card
-from chexnode.cli.shapes import FileReport
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import BadEnvironment
+from chexnode.vocabulary.reports import FileReport
 from chexnode.work.analyze import analyze
 from support.phantoms import phantom_files
 from support.radiographs import radiograph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from pydicom.uid import (
 from pynetdicom import evt
 from pynetdicom.dsutils import split_dataset
 
-from chexnode.deliver.courier import BATCH, STEP_BACK_SECONDS
+from chexnode.deliver import courier
+from chexnode.deliver.courier import BATCH, DOUBTFUL_TRIES, STEP_BACK_SECONDS
+from chexnode.deliver.destination import Answer, Outgoing, Sent
 from chexnode.deliver.dicom import Probe, probe
 from chexnode.settings.tree import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown, Usage
@@ -78,7 +80,7 @@ def test_each_instance_has_its_own_answer(make_node: Callable[..., Node]) -> Non
         assert seen.count("association") == 1
         deliveries = node.view()
         states = [deliveries[i].state.value for i in ids]
-        assert states == ["SENT", "SENT", "SENT", "WAITING", "WAITING", "DEAD", "DEAD", "DEAD", "SENT"]
+        assert states == ["SENT", "SENT", "SENT", "WAITING", "WAITING", "DEAD", "WAITING", "DEAD", "SENT"]
         assert deliveries[ids[1]].error == "0xB000 warning: data elements coerced"
         assert deliveries[ids[3]].error == "0xA700 the destination is out of resources"
         assert deliveries[ids[5]].error == "0xA900 data set does not match SOP class"
@@ -86,11 +88,11 @@ def test_each_instance_has_its_own_answer(make_node: Callable[..., Node]) -> Non
         assert node.job_states() == {"DELIVERING"}
 
         by_uid.update(dict.fromkeys(by_uid, 0x0000))
-        node.clock.skip(2)
-        assert node.deliver() == 2
-        assert node.job_states() == {"DONE"}
-        assert node.ledger.deliveries.replay(dead_only=True) == 3
+        node.clock.skip(61)
         assert node.deliver() == 3
+        assert node.job_states() == {"DONE"}
+        assert node.ledger.deliveries.replay(dead_only=True) == 2
+        assert node.deliver() == 2
     assert node.states() == ["SENT"] * len(answers)
 
 
@@ -312,18 +314,80 @@ def test_it_gives_up_at_the_maximum_age(make_node: Callable[..., Node]) -> None:
     node.clock.skip(72 * 3600 + 1)
     node.deliver()
     states = node.states()
-    assert states.count("DEAD") == BATCH
+    assert states == ["DEAD"] * (BATCH + 2), "during an outage also what was never tried"
     assert node.view()[1].error == (
         f"gave up after 72 h: no connection to {servers.LOOPBACK}:{node.destination.port}: Connection refused"
     )
-    # What has never been tried is tried once, however old.
-    assert states.count("WAITING") + states.count("PENDING") == 2
-    node.clock.skip(61)
-    node.deliver()
-    node.clock.skip(61)
-    node.deliver()
-    assert node.states() == ["DEAD"] * (BATCH + 2)
     assert node.job_states() == {"DONE"}
+
+
+def test_after_a_long_stop_of_the_node_each_delivery_has_its_try(make_node: Callable[..., Node]) -> None:
+    with scripted(lambda _: 0x0000) as (port, _):
+        node = make_node(port=port, max_age_hours=72)
+        node.add(result())
+        node.clock.skip(100 * 3600)
+        node.deliver()
+        assert node.states() == ["SENT"]
+
+
+def test_a_failure_that_heals_is_tried_a_few_times(make_node: Callable[..., Node]) -> None:
+    answers = {"heals": [0xC001, 0xC001, 0x0000], "stays": [0xC001] * DOUBTFUL_TRIES}
+    heals, stays = result(), result()
+    left = {heals.SOPInstanceUID: answers["heals"], stays.SOPInstanceUID: answers["stays"]}
+    with scripted(lambda event: left[event.request.AffectedSOPInstanceUID].pop(0)) as (port, _):
+        node = make_node(port=port)
+        one, other = node.add(heals, stays)
+        for _ in range(DOUBTFUL_TRIES):
+            assert node.view()[other].state in ("PENDING", "WAITING")
+            node.deliver()
+            node.clock.skip(3600)
+        assert node.view()[one].state == "SENT"
+        assert node.view()[other].state == "DEAD"
+        assert "0xC001" in (node.view()[other].error or "")
+
+
+class Surprising:
+    """A destination whose answers make our own code fail in a way that nobody has foreseen."""
+
+    name = "pacs"
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
+        yield from [Sent(item, Answer.ACCEPTED) for item in items[:1] if len(items) > 1]
+        raise IndexError("list index out of range")
+
+    def request_commitment(self, request: object, told: object) -> None:
+        raise IndexError("list index out of range")
+
+    def close(self) -> None:
+        self.closed += 1
+        raise ValueError("closed twice")
+
+
+def test_an_answer_that_no_code_expects_is_recorded_counted_and_closed(
+    make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surprising = Surprising()
+    monkeypatch.setattr(courier, "open_destination", lambda *_: surprising)
+    node = make_node(port=servers.free_port(), max_age_hours=1)
+    first, second = node.add(result(), result())
+    assert node.deliver() == 2
+    view = node.view()
+    assert (view[first].state, view[first].error) == ("SENT", None)
+    assert (view[second].state, view[second].attempts) == ("WAITING", 1)
+    assert view[second].error == "its answer was not expected (IndexError): the log says more"
+    assert node.ledger.deliveries.breaker("pacs").failures == 1
+    assert surprising.closed == 1
+    node.clock.skip(120)
+    node.deliver()
+    assert node.ledger.deliveries.breaker("pacs").failures == 2
+    node.clock.skip(3600)
+    node.deliver()
+    assert node.view()[second].state == "DEAD"
+    assert "gave up after 1 h: its answer was not expected" in (node.view()[second].error or "")
+    assert surprising.closed == 3
 
 
 def test_one_association_serves_many_batches(make_node: Callable[..., Node]) -> None:

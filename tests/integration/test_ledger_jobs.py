@@ -8,13 +8,14 @@ from datetime import timedelta
 from multiprocessing.queues import Queue
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, true, update
 
-from chexnode.ledger.database import allowed, note_event
 from chexnode.ledger.jobs import LEASE
 from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.moves import move
 from chexnode.ledger.schema import events, jobs
 from chexnode.vocabulary.errors import StaleMove, Usage
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, JobClaim, Outcome
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
@@ -336,16 +337,29 @@ def test_processes_never_claim_the_same_job(ledger_url: str) -> None:
 
 @pytest.mark.parametrize("to", JobState)
 @pytest.mark.parametrize("start", JobState)
-def test_no_move_outside_the_table(start: JobState, to: JobState) -> None:
+def test_no_move_outside_the_table(ledger: Ledger, start: JobState, to: JobState) -> None:
+    """A row that is in the start state moves, with one event, only where the table allows it."""
+    record(ledger)
+    with ledger.database.write() as conn:
+        conn.execute(update(jobs).values(state=start))
+
+    def try_it() -> None:
+        with ledger.database.write() as conn:
+            move(conn, jobs, start, to, Event.RETRIED, Clock()(), true())
+
     if to in TRANSITIONS[start]:
-        allowed(start, to)
+        try_it()
     else:
         with pytest.raises(ValueError, match=f"{start} may not become {to}"):
-            note_event("job", "x", "moved", Clock()(), start, to)
+            try_it()
+    (job,) = ledger.views.jobs()
+    moved = to in TRANSITIONS[start]
+    assert job.state is (to if moved else start)
+    assert history_of(ledger, job.id).count(Event.RETRIED) == moved
 
 
-@pytest.mark.parametrize("move", MOVES, ids=MOVE_NAMES)
-def test_a_worker_moves_only_what_runs(ledger: Ledger, move: Callable[[Ledger, JobClaim], object]) -> None:
+@pytest.mark.parametrize("act", MOVES, ids=MOVE_NAMES)
+def test_a_worker_moves_only_what_runs(ledger: Ledger, act: Callable[[Ledger, JobClaim], object]) -> None:
     """Rows are forced into every other state: even then, and with the right fence, compare-and-swap finds nothing."""
     others = [state for state in JobState if state is not JobState.RUNNING]
     record(ledger, *(arrival() for _ in others))
@@ -354,7 +368,7 @@ def test_a_worker_moves_only_what_runs(ledger: Ledger, move: Callable[[Ledger, J
         with ledger.database.write() as conn:
             conn.execute(update(jobs).where(jobs.c.id == job.id).values(state=start))
         with pytest.raises(StaleMove):
-            move(ledger, job)
+            act(ledger, job)
         assert state_of(ledger, job) is start
 
 

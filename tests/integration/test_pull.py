@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pydicom.dataset import Dataset
@@ -21,8 +22,12 @@ from chexnode.vocabulary.errors import DestinationDown
 from support import servers
 from support.collectors import Collector
 from support.deliveries import data_set_bytes, result
+from support.ledgers import node_on
+from support.ledgers import opened as opened_ledger
 from support.nodes import Node
 from support.phantoms import phantom_files
+from support.receivers import a_settings
+from support.stow import Reply, service
 
 TRANSFERRED, QUERY = "DICOM Instances Transferred", "Query"
 
@@ -67,7 +72,7 @@ def test_studies_come_in_once(node: Node, pacs: servers.Orthanc) -> None:
     ]
     keep(pacs, *first, image("1.2.30", "CT"), image("1.2.31"), image("1.2.32", date="20240101"))
     said = node.json("pull", "--from", "archive", "--study", "1.2.30")
-    assert said == {"studies": 1, "found": 3, "held": 0, "stored": 3, "failed": {}}
+    assert said == {"studies": 1, "found": 3, "held": 0, "stored": 3, "failed": {}, "incomplete": []}
     assert received(node) == {ds.SOPInstanceUID for ds in first}
 
     # The transfer syntax is the stored one, and the bytes are those that the PACS gives.
@@ -79,9 +84,9 @@ def test_studies_come_in_once(node: Node, pacs: servers.Orthanc) -> None:
         assert data_set_bytes(ours) == data_set_bytes(theirs)
 
     again = node.json("pull", "--from", "archive", "--study", "1.2.30")
-    assert again == {"studies": 1, "found": 3, "held": 3, "stored": 0, "failed": {}}
+    assert again == {"studies": 1, "found": 3, "held": 3, "stored": 0, "failed": {}, "incomplete": []}
     found = node.json("pull", "--from", "archive", "--query", "StudyDate=20250101-20250131")
-    assert found == {"studies": 2, "found": 4, "held": 3, "stored": 1, "failed": {}}
+    assert found == {"studies": 2, "found": 4, "held": 3, "stored": 1, "failed": {}, "incomplete": []}
     assert node.account()["received"] == 4
     assert node.account()["duplicates"] == 0
 
@@ -91,6 +96,25 @@ def test_pages_are_turned(node: Node, pacs: servers.Orthanc, monkeypatch: pytest
     keep(pacs, *(image(f"1.2.40.{number}") for number in range(5)))
     with opened(node) as (_, _, service):
         assert sorted(service.studies({})) == [f"1.2.40.{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(("honest", "given"), [(True, 7), (False, 3)])
+def test_a_page_that_the_archive_cut_short_is_not_the_last(tmp_path: Path, honest: bool, given: int) -> None:
+    """It gives at most 3 of 7 and says so; the dishonest one gives the same 3 again and again."""
+
+    def search(path: str) -> Reply:
+        offset = int(parse_qs(urlsplit(path).query)["offset"][0]) if honest else 0
+        page = [{"0020000D": {"vr": "UI", "Value": [f"1.2.90.{n}"]}} for n in range(offset, min(offset + 3, 7))]
+        more = {"Warning": '299 archive "There are 4 additional results that can be requested"'}
+        return Reply(200, json.dumps(page).encode(), more if offset + 3 < 7 else {})
+
+    settings = a_settings(tmp_path)
+    with service(search=search) as (url, _), opened_ledger(settings.database.url) as ledger:
+        archive = DestinationSettings(name="archive", kind="stow", url=url, results=())
+        with pull.Service(node_on(ledger, settings), archive) as asked:
+            assert len(asked.studies({})) == given
+            assert bool(asked.incomplete) != honest
+            assert all("There are 4 additional" in sentence for sentence in asked.incomplete)
 
 
 def test_a_service_that_is_away_is_waited_for_and_then_told(node: Node, pacs: servers.Orthanc) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import socket
 import threading
@@ -17,7 +18,7 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit, SegmentationStorage
 
 from chexnode.deliver import stow
-from chexnode.deliver.courier import BATCH, STEP_BACK_SECONDS
+from chexnode.deliver.courier import BATCH, DOUBTFUL_TRIES, STEP_BACK_SECONDS
 from chexnode.roles.certificates import Authority
 from chexnode.settings.tree import DestinationSettings, TlsSettings
 from chexnode.tls import client_context, server_context
@@ -108,9 +109,9 @@ def test_each_instance_has_its_own_answer(make_node: Callable[..., Node]) -> Non
             ("SENT", "0xB00E the destination already had it"),
             ("WAITING", "0xA700 the destination is out of resources"),
             ("DEAD", "0xA900 data set does not match SOP class"),
-            ("DEAD", "0xC122 the destination cannot understand the data set"),
+            ("WAITING", "0xC122 the destination cannot understand the data set"),
             ("WAITING", "not stored, without a reason"),
-            ("WAITING", "HTTP 202, and the answer does not say what became of it"),
+            ("WAITING", "HTTP 202 Accepted, but nothing says that it is stored: is it a STOW-RS service?"),
         ]
         assert [len(r.parts) for r in seen] == [9, 1]  # the one that the answer does not name, once more and alone
         assert node.ledger.deliveries.breaker("pacs").failures == 0
@@ -120,10 +121,12 @@ def test_each_instance_has_its_own_answer(make_node: Callable[..., Node]) -> Non
 @pytest.mark.parametrize(
     ("status", "body", "state", "error"),
     [
-        (200, b"", "SENT", None),
-        (200, b"not json", "SENT", None),
-        (204, b"", "WAITING", "does not say"),
-        (409, b"", "SENT", "HTTP 409: the destination already had it"),
+        (200, b"", "WAITING", "nothing says that it is stored"),
+        (200, b"<html>please log in</html>", "WAITING", "nothing says that it is stored"),
+        (204, b"", "WAITING", "nothing says that it is stored"),
+        (409, b"", "DEAD", "refused with HTTP 409 Conflict"),
+        (409, b"<html>conflict</html>", "DEAD", "refused with HTTP 409 Conflict"),
+        (409, b'{"error": "SOP class not supported"}', "DEAD", "refused with HTTP 409 Conflict"),
         (400, b"{}", "DEAD", "refused with HTTP 400 Bad Request"),
         (413, b"", "DEAD", "refused with HTTP 413"),
         (415, b"", "DEAD", "refused with HTTP 415 Unsupported Media Type"),
@@ -134,11 +137,11 @@ def test_each_instance_has_its_own_answer(make_node: Callable[..., Node]) -> Non
             "WAITING",
             "0x0110",
         ),
-        (200, b'{"00081199": {"vr": "SQ"}, "00081198": {"vr": "SQ"}}', "WAITING", "does not say"),
+        (200, b'{"00081199": {"vr": "SQ"}, "00081198": {"vr": "SQ"}}', "WAITING", "nothing says"),
     ],
 )
-def test_an_answer_without_lists_is_judged_by_its_status(
-    make_node: Callable[..., Node], status: int, body: bytes, state: str, error: str | None
+def test_what_an_answer_does_not_name_is_not_stored(
+    make_node: Callable[..., Node], status: int, body: bytes, state: str, error: str
 ) -> None:
     with service(lambda _: Reply(status, body)) as (url, _):
         node = make_node(url)
@@ -146,8 +149,37 @@ def test_an_answer_without_lists_is_judged_by_its_status(
         assert node.deliver() == 1
         found = node.view()[one]
         assert found.state.value == state
-        assert (found.error is None) if error is None else (error in (found.error or ""))
+        assert error in (found.error or "")
         assert node.ledger.deliveries.breaker("pacs").failures == 0
+
+
+@pytest.mark.parametrize("status", [200, 409])
+def test_what_a_search_finds_is_stored(make_node: Callable[..., Node], status: int) -> None:
+    """An answer that names nothing, of a service that has the instance, and of one that has another."""
+    stored, lost = result(), result()
+    found = [{"00080018": {"vr": "UI", "Value": [stored.SOPInstanceUID]}}]
+    with service(lambda _: Reply(status), search=lambda _: Reply(200, json.dumps(found).encode())) as (url, _):
+        node = make_node(url)
+        (one,) = node.add(stored)
+        (other,) = node.add(lost)
+        assert node.deliver() == 2
+        view = node.view()
+        assert view[one].state == "SENT"
+        assert "a search finds it there" in (view[one].error or "")
+        assert view[other].state == ("WAITING" if status == 200 else "DEAD")
+
+
+def test_what_is_never_proven_is_given_up_after_a_few_tries(make_node: Callable[..., Node]) -> None:
+    with service(lambda _: Reply(200, b"<html>please log in</html>", {"Content-Type": "text/html"})) as (url, seen):
+        node = make_node(url)
+        node.add(result())
+        for _ in range(DOUBTFUL_TRIES):
+            node.clock.skip(3600)
+            node.deliver()
+        assert node.states() == ["DEAD"]
+        assert len(seen) == DOUBTFUL_TRIES
+        with pytest.raises(DestinationDown, match="a web page answers there, and no STOW-RS service"):
+            stow.probe(node.destination)
 
 
 def test_a_conflict_with_a_reason_is_no_duplicate(make_node: Callable[..., Node]) -> None:

@@ -64,9 +64,11 @@ def all_stored(request: Request) -> Reply:
 
 @contextmanager
 def service(
-    answer: Callable[[Request], Reply] = all_stored, tls: ssl.SSLContext | None = None
+    answer: Callable[[Request], Reply] = all_stored,
+    tls: ssl.SSLContext | None = None,
+    search: Callable[[str], Reply] = lambda _: Reply(404),
 ) -> Iterator[tuple[str, list[Request]]]:
-    """Serve; yields the base URL and the requests, which grow as they come."""
+    """Serve; yields the base URL and the Store requests, which grow as they come. ``search`` answers a path asked."""
     seen: list[Request] = []
     connections = iter(range(1, 1_000_000))
 
@@ -85,6 +87,12 @@ def service(
             self.close_connection = reply.hang_up
             if reply.hang_up:
                 return
+            self.reply(reply)
+
+        def do_GET(self) -> None:
+            self.reply(search(self.path))
+
+        def reply(self, reply: Reply) -> None:
             content = reply.body or b""
             self.send_response(reply.status)
             for name, value in ({"Content-Type": "application/dicom+json"} | dict(reply.headers)).items():

@@ -57,12 +57,6 @@ NOT_YET: frozenset[tuple[str, str]] = frozenset(
         ("chextrain.data.arrays", "fit"),
         ("chexnode.archive.pull", "deliver"),
         ("chexnode.archive.reconcile", "triage"),
-        ("chexnode.ledger.tokens", "settings"),
-        ("chexnode.roles.check", "cli"),
-        ("chexnode.spool.identity", "ledger"),
-        ("chexnode.web.api", "cli"),
-        ("chexnode.web.health", "cli"),
-        ("chexnode.work.analyze", "cli"),
     }
 )
 

@@ -68,6 +68,8 @@ class Pulled:
     stored: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     """SOP Instance UID -> why it is not stored."""
+    incomplete: list[str] = field(default_factory=list)
+    """Searches whose matches the service did not all give, each as a sentence."""
 
 
 class NotRetrieved(Exception):
@@ -79,6 +81,8 @@ class Service:
 
     def __init__(self, node: Node, settings: DestinationSettings, sleep: Callable[[float], None] = time.sleep) -> None:
         self.settings, self._sleep, self._trail = settings, sleep, node.trail
+        self.incomplete: list[str] = []
+        """Searches that ended though the service had said that there is more, each as a sentence."""
         self._tls = client_context(node.settings.tls) if settings.speaks_tls else None
 
     def __enter__(self) -> Self:
@@ -137,31 +141,43 @@ class Service:
         return [_value(one, tag) for one in self._search(path, tag, query)]
 
     def _search(self, path: str, tag: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Yield each match once, page by page, until a page brings nothing new."""
+        """Yield each match once, page by page, until a page brings nothing new.
+
+        A service may give fewer than were asked for (PS3.18 section 8.3.4.4), so that a short page is not the last.
+        """
         seen: set[str] = set()
+        offset = 0
         resource = httpx.URL(self.settings.url or "").path.rstrip("/") + path
         self._trail.queried_web(self.settings, resource, urlencode(query).encode())
         while True:
-            page = {"limit": str(PAGE), "offset": str(len(seen))}
-            matches = self._again(lambda page=page: self._get(path, {**query, **page}))  # type: ignore[misc]
+            page = {"limit": str(PAGE), "offset": str(offset)}
+            matches, warning = self._again(lambda page=page: self._get(path, {**query, **page}))  # type: ignore[misc]
+            offset += len(matches)
             new = [one for one in matches if is_safe_uid(_value(one, tag)) and _value(one, tag) not in seen]
             seen.update(_value(one, tag) for one in new)
             yield from new
-            if not new or len(matches) < PAGE:
+            if not new:
+                if warning and "additional" in warning.lower():
+                    text = f"{resource}: {len(seen)} matches came, but no page brings what the service says is left"
+                    self.incomplete.append(f"{text} ({warning})")
+                    log.warning("%s", text)
                 return
 
-    def _get(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _get(self, path: str, query: Mapping[str, str]) -> tuple[list[dict[str, Any]], str]:
+        """The matches, and the text of the service's Warning."""
         with translated(self.settings.timeout_seconds):
             response = self._client.get(path, params=dict(query), headers={"Accept": "application/dicom+json"})
-        if response.status_code == httpx.codes.NO_CONTENT:
-            return []
+        behind_the_end = response.status_code == httpx.codes.NOT_FOUND and query.get("offset", "0") != "0"
+        if behind_the_end or response.status_code == httpx.codes.NO_CONTENT:
+            return [], ""
         if response.status_code != httpx.codes.OK:
             raise DestinationDown(unusable(response))
         try:
             matches = response.json()
         except ValueError as error:
             raise DestinationDown("its answer to a search is not JSON") from error
-        return [one for one in matches if isinstance(one, dict)] if isinstance(matches, list) else []
+        rows = [one for one in matches if isinstance(one, dict)] if isinstance(matches, list) else []
+        return rows, response.headers.get("Warning", "")
 
     def _again(self, action: Callable[[], T]) -> T:
         for failures in range(1, ATTEMPTS):
@@ -239,6 +255,7 @@ def pull(node: Node, service: Service, storage: StorageService, studies: Iterabl
                     said.failed[uid] = why
         finally:
             node.trail.fetched(service.settings, transfers)
+        said.incomplete = service.incomplete
         if said.studies % TOLD_EVERY == 0:
             log.info("pulled", extra={"studies": said.studies, "stored": said.stored, "held": said.held})
     return said

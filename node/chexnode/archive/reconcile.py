@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 
 from chexnode.archive.query_retrieve import Archive, Held
 from chexnode.node import Node
-from chexnode.triage.vocabulary import BodyPart, body_part_of
+from chexnode.triage.reading import BodyPart, body_part_of
 
 
 @dataclass(frozen=True, slots=True)

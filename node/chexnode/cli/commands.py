@@ -139,12 +139,12 @@ def analyze(
     """Analyse files without any service; the results go to DIR. Exit code 1 if any file has no result."""
     settings = start(ctx, False)
     need("torch")
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
     from chexnode.work.analyze import analyze as run
 
     reports = list(tables.with_progress(run(settings, files, out, heat), len(files)))
     if json:
-        print_json(shapes.REPORTS, reports)
+        print_json(reports)
     else:
         tables.show(tables.reports_table(reports))
     raise typer.Exit(Exit.OK if all(report.state == "DONE" for report in reports) else Exit.SOME_FAILED)
@@ -153,14 +153,14 @@ def analyze(
 @app.command()
 def check(ctx: typer.Context, json: Json = False) -> None:
     """Look at everything the node needs: settings, disk, database, broker, model, device, destinations."""
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
     from chexnode.roles.check import run
     from chexnode.settings.tree import load
 
     settings, path = load(ctx.obj.config)
     checks = run(settings, path)
     if json:
-        print_json(shapes.CHECKS, checks)
+        print_json(checks)
     else:
         tables.show(tables.checks_table(checks))
     raise typer.Exit(Exit.OK if all(line.ok for line in checks) else Exit.SOME_FAILED)
@@ -177,13 +177,14 @@ def jobs(
     """Show what was received and what became of it, newest first; or act on one job."""
     if is_for_subcommand(ctx):
         return
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
+    from chexnode.vocabulary import filters
 
-    states = shapes.job_states(state or ())
+    states = filters.job_states(state or ())
     with ledger_of(ctx) as ledger:
         found = ledger.views.jobs(states, study, limit=limit)
     if json:
-        print_json(shapes.JOBS, found)
+        print_json(found)
     else:
         tables.show(tables.jobs_table(found))
 
@@ -215,12 +216,12 @@ def jobs_cancel(ctx: typer.Context, job: JobId, json: Json = False) -> None:
 
 
 def _print_job(ctx: typer.Context, ledger: Ledger, job: str, json: bool) -> None:
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
     from chexnode.web.viewer import install
 
     found = ledger.views.job(job)
     if json:
-        print_json(shapes.JOB, found)
+        print_json(found)
         return
     settings = settings_of(ctx)
     is_installed = install.installed(settings.viewer_home) is not None
@@ -231,12 +232,12 @@ def _print_job(ctx: typer.Context, ledger: Ledger, job: str, json: bool) -> None
 @app.command()
 def account(ctx: typer.Context, json: Json = False) -> None:
     """Say where every acknowledged image is. Exit code 1 if the sum does not come out."""
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
 
     with ledger_of(ctx) as ledger:
         counted = ledger.accounts.account()
     if json:
-        print_json(shapes.ACCOUNT, counted)
+        print_json(counted)
     else:
         from chexnode.spool.spool import Spool
 
@@ -257,13 +258,14 @@ def deliveries(
     """Show what was sent where, newest first; or send it again."""
     if is_for_subcommand(ctx):
         return
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
+    from chexnode.vocabulary import filters
 
-    states = shapes.delivery_states(state or ())
+    states = filters.delivery_states(state or ())
     with ledger_of(ctx) as ledger:
         found = ledger.views.deliveries(states, destination, limit=limit)
     if json:
-        print_json(shapes.DELIVERIES, found)
+        print_json(found)
     else:
         tables.show(tables.deliveries_table(found))
 
@@ -295,14 +297,15 @@ def deliveries_replay(
 @app.command()
 def settings(ctx: typer.Context, json: Json = False) -> None:
     """Show the effective settings and where each came from; secrets are masked."""
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
     from chexnode.settings.keys import flat
     from chexnode.settings.tree import load, source_of
+    from chexnode.vocabulary.reports import Setting
 
     tree, path = load(ctx.obj.config)
-    lines = [shapes.Setting(key, value, source_of(key, path)) for key, value in flat(tree)]
+    lines = [Setting(key, value, source_of(key, path)) for key, value in flat(tree)]
     if json:
-        print_json(shapes.SETTINGS, lines)
+        print_json(lines)
     else:
         tables.show(tables.settings_table(lines))
 
@@ -320,7 +323,7 @@ def reconcile(
     """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
     from chexnode.archive.query_retrieve import Archive
     from chexnode.archive.reconcile import reconcile as compare
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
     from chexnode.node import Node
     from chexnode.receive.storage import StorageService
 
@@ -334,7 +337,7 @@ def reconcile(
         archive = stack.enter_context(Archive(node, one, storage))
         found = compare(node, archive, since.date(), fetch, tables.asking(pacs))
     if json:
-        print_json(shapes.ANYTHING, found)
+        print_json(found)
     else:
         tables.show(*tables.reconciliation(found))
     raise typer.Exit(Exit.OK if found.balanced else Exit.SOME_FAILED)
@@ -360,7 +363,7 @@ def pull(
     """Fetch studies from a DICOMweb service (WADO-RS) as if they had been sent; what the node holds is left out."""
     from chexnode.archive.pull import Pace, Service, wanted_query, wanted_studies
     from chexnode.archive.pull import pull as fetch
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
     from chexnode.node import Node
     from chexnode.receive.storage import StorageService
 
@@ -376,12 +379,14 @@ def pull(
         shown = tables.asking(source)(studies)
         said = fetch(node, service, storage, shown, Pace(node, storage, queue, per_minute))
     if json:
-        print_json(shapes.ANYTHING, said)
+        print_json(said)
     else:
         print(f"{said.studies} studies, {said.found} images: {said.stored} fetched, {said.held} held before")
         for uid, why in said.failed.items():
             print(f"{uid}: {escaped(why)}")
-    raise typer.Exit(Exit.SOME_FAILED if said.failed else Exit.OK)
+        for sentence in said.incomplete:
+            print(f"incomplete: {escaped(sentence)}")
+    raise typer.Exit(Exit.SOME_FAILED if said.failed or said.incomplete else Exit.OK)
 
 
 @app.command()
@@ -400,14 +405,13 @@ def certs(
     json: Json = False,
 ) -> None:
     """Make certificates for DICOM TLS and HTTPS, with a small authority of their own: for tests and first set-ups."""
-    from chexnode.cli import shapes
     from chexnode.roles.certificates import Authority
 
     authority = Authority.open(out, max(days, 3650))
     hosts = host or ["127.0.0.1", "localhost"]
     issued = [authority.issue(name, hosts, days) for name in names or [settings_of(ctx).node.ae_title]]
     if json:
-        print_json(shapes.ANYTHING, issued)
+        print_json(issued)
     else:
         for one in issued:
             print(f"{one.name}: {one.certificate}, {one.key}, until {one.not_after:%Y-%m-%d}")

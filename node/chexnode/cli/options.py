@@ -15,8 +15,6 @@ from chexnode.logs import Level, configure
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
     from chexnode.ledger.ledger import Ledger
     from chexnode.settings.tree import Settings
 
@@ -98,18 +96,19 @@ def is_for_subcommand(ctx: typer.Context) -> bool:
     return True
 
 
-def print_json(adapter: TypeAdapter[Any], value: object) -> None:
-    """Print ``value`` as JSON, and nothing else."""
-    from chexnode.cli.shapes import to_json
+def print_json(value: object) -> None:
+    """Print ``value`` as JSON, and nothing else.
 
-    print(to_json(adapter, value, indent=2))
+    Keys are the field names of its dataclasses; times are ISO 8601, and what is not a number is null.
+    """
+    from pydantic_core import to_json
+
+    print(to_json(value, indent=2, inf_nan_mode="null").decode())
 
 
 def tell(json: bool, facts: dict[str, Any], text: str) -> None:
     """Say what was done: as JSON, or as a sentence."""
-    from chexnode.cli.shapes import ANYTHING
-
     if json:
-        print_json(ANYTHING, facts)
+        print_json(facts)
     else:
         print(text)

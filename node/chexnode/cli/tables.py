@@ -17,11 +17,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
-from chexnode.cli.shapes import Check, FileReport, Setting
 from chexnode.ledger.account import Account
 from chexnode.ledger.views import JobDetail
 from chexnode.logs import escaped
 from chexnode.vocabulary.records import DeliveryView, JobView
+from chexnode.vocabulary.reports import Check, FileReport, Setting
 
 if TYPE_CHECKING:
     from chexnode.archive.reconcile import Reconciliation

@@ -41,12 +41,12 @@ def add(
 @tokens_app.command("list")
 def show_all(ctx: typer.Context, json: Json = False) -> None:
     """Show all tokens, without their secrets."""
-    from chexnode.cli import shapes, tables
+    from chexnode.cli import tables
 
     with ledger_of(ctx) as ledger:
         found = ledger.tokens.list()
     if json:
-        print_json(shapes.ANYTHING, [facts(token) for token in found])
+        print_json([facts(token) for token in found])
     else:
         tables.show(tables.tokens_table(found))
 

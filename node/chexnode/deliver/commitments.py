@@ -10,6 +10,7 @@ import logging
 from datetime import timedelta
 
 from chexnode.deliver.backoff import Backoff
+from chexnode.deliver.destination import unexpected
 from chexnode.dimse.requestor import Association
 from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL
 from chexnode.node import Node
@@ -36,7 +37,8 @@ def report_due(node: Node) -> int:
             commitments.reported(request.transaction_uid, "the settings no longer say where this peer listens")
             continue
         try:
-            _report(node, peer, request)
+            with unexpected():
+                _report(node, peer, request)
             commitments.reported(request.transaction_uid)
             acknowledged += 1
         except DestinationDown as down:

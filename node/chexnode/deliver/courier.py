@@ -15,14 +15,14 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from pydicom.dataset import Dataset
 
 from chexnode.audit.transfers import Transfers
 from chexnode.deliver.backoff import Backoff
-from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgoing, Sent
+from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgoing, Sent, answers, unexpected
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.deliver.folder import FolderDestination
 from chexnode.deliver.stow import StowDestination
@@ -48,6 +48,12 @@ SETTLE_SECONDS = 1.0
 STEP_BACK_SECONDS = 10.0
 """How much longer than the breaker the delivery waits during which the destination failed: the next try is then made
 with another one, so that an object that takes a destination down does not hold up the rest."""
+
+DOUBTFUL_TRIES = 5
+"""Of a delivery whose destination says no in a way that has been seen to heal."""
+
+_DOUBTFUL = Backoff(base=60.0, cap=900.0)
+"""Between them: a quarter of an hour in all, on average."""
 
 _MOST_FAILURES = 7
 """As many as make the back-off as long as it gets: there is no hurry with one that is up but will not commit."""
@@ -76,13 +82,16 @@ class Courier:
             raise Usage(f"no destination is called {name!r}")
         answered = 0
         while not self._stopping.is_set() and (slot := self._take_slot(settings)) is not None:
-            destination = open_destination(settings, self._node.settings.node.ae_title, self._stopping, self._tls)
             try:
-                answered += _Round(self._node, settings, slot, self._backoff).carry(destination)
-                if settings.storage_commitment and not self._stopping.is_set():
-                    self._ask(settings, destination)
+                destination = open_destination(settings, self._node.settings.node.ae_title, self._stopping, self._tls)
+                try:
+                    answered += _Round(self._node, settings, slot, self._backoff).carry(destination)
+                    if settings.storage_commitment and not self._stopping.is_set():
+                        self._ask(settings, destination)
+                finally:
+                    with suppress(DestinationDown), unexpected():  # it is over; what was answered is written down
+                        destination.close()
             finally:
-                destination.close()
                 self._ledger.leases.release(slot)
             # Whoever was asked while this one held the last slot was turned away.
             if not self._ledger.deliveries.due().get(name):
@@ -94,7 +103,8 @@ class Courier:
         commitments, max_age = self._ledger.commitments, timedelta(hours=settings.max_age_hours)
         while not self._stopping.is_set() and (request := commitments.ask(settings.name, max_age)) is not None:
             try:
-                destination.request_commitment(request, self._told)
+                with unexpected():
+                    destination.request_commitment(request, self._told)
             except DestinationDown as down:
                 log.warning("destination %s: %s", settings.name, down)
                 again = timedelta(seconds=self._backoff.delay(_MOST_FAILURES))
@@ -145,10 +155,13 @@ class _Round:
     def carry(self, destination: Destination) -> int:
         """Claim and send until nothing is due; return how many deliveries were answered."""
         deliveries, name = self._ledger.deliveries, self._settings.name
-        failures = deliveries.breaker(name).failures
+        breaker = deliveries.breaker(name)
+        failures = breaker.failures
         with self._heartbeat():
             while not self._stopping.is_set() and (claims := deliveries.claim(name, 1 if failures else BATCH)):
-                self._open = self._without_expired(claims)
+                self._open = self._without_expired(claims, breaker.last_error or "" if failures else "")
+                if not self._open:
+                    continue
                 self._reached = False
                 try:
                     self._send(destination)
@@ -169,7 +182,7 @@ class _Round:
         """Send what is open, settling answers as they come, also where the destination fails."""
         settled = time.monotonic()
         try:
-            for sent in destination.send([Outgoing(claim, self._node.spool) for claim in self._open]):
+            for sent in answers(destination, [Outgoing(claim, self._node.spool) for claim in self._open]):
                 self._reached |= sent.status is not None or sent.answer is Answer.ACCEPTED
                 self._answers.append(self._outcome(sent))
                 if time.monotonic() - settled > SETTLE_SECONDS:
@@ -192,9 +205,11 @@ class _Round:
             self._accepted.append(claim)
             to_be_committed = self._settings.storage_commitment
             return DeliveryOutcome(claim, DeliveryState.SENT, sent.detail, to_be_committed=to_be_committed)
-        if sent.answer is Answer.DEAD:
+        tries = claim.attempts + 1
+        if sent.answer is Answer.DEAD or (sent.answer is Answer.DOUBTFUL and tries >= DOUBTFUL_TRIES):
             return DeliveryOutcome(claim, DeliveryState.DEAD, sent.detail)
-        wait = timedelta(seconds=self._backoff.delay(claim.attempts + 1))
+        backoff = _DOUBTFUL if sent.answer is Answer.DOUBTFUL else self._backoff
+        wait = timedelta(seconds=backoff.delay(tries))
         return DeliveryOutcome(claim, DeliveryState.WAITING, sent.detail, self._ledger.clock() + wait)
 
     def _tell(self) -> None:
@@ -225,14 +240,19 @@ class _Round:
         self._answers = [DeliveryOutcome(c, DeliveryState.WAITING, str(down), next_attempt) for c in tried]
         self._settle()
 
-    def _without_expired(self, claims: Sequence[DeliveryClaim]) -> list[DeliveryClaim]:
-        """Give up what has been tried and is older than ``max_age_hours``; return the rest."""
+    def _without_expired(self, claims: Sequence[DeliveryClaim], outage: str) -> list[DeliveryClaim]:
+        """Give up what is older than ``max_age_hours``, and return the rest.
+
+        ``outage``: why the destination fails just now, empty where it does not. What was never tried is given up only
+        during an outage: after a long stop of ours, each delivery has its one try at a destination that is well.
+        """
         hours = self._settings.max_age_hours
         oldest = self._ledger.clock() - timedelta(hours=hours)
-        expired = [claim for claim in claims if claim.attempts and claim.created_at < oldest]
+        expired = [c for c in claims if (c.attempts or outage) and c.created_at < oldest]
         if expired:
+            why = f"gave up after {hours:g} h"
             self._ledger.deliveries.settle(
-                [DeliveryOutcome(c, DeliveryState.DEAD, f"gave up after {hours:g} h: {c.error}") for c in expired]
+                [DeliveryOutcome(c, DeliveryState.DEAD, f"{why}: {c.error or outage}") for c in expired]
             )
         return [claim for claim in claims if claim not in expired]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +16,8 @@ from pydicom.dataset import Dataset
 from chexnode.spool.spool import DiskRefused, Spool
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest, DeliveryClaim
+
+log = logging.getLogger(__name__)
 
 
 class Interrupted(DestinationDown):
@@ -31,6 +35,8 @@ class Answer(StrEnum):
     """The destination has it, perhaps with a warning, perhaps since an earlier time."""
     RETRY = "retry"
     """Not now."""
+    DOUBTFUL = "doubtful"
+    """Perhaps never: worth a few more tries."""
     DEAD = "dead"
     """Never, as it is."""
 
@@ -71,7 +77,8 @@ class Destination(Protocol):
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
         """Send ``items`` in order, yielding one answer each as it comes; fewer when asked to stop.
 
-        Raises :class:`DestinationDown`; items not yet answered then stay unanswered. A destination may keep its
+        Raises :class:`DestinationDown`; items not yet answered then stay unanswered. Whatever else it raises counts as
+        the destination's failure too: see :func:`answers`. A destination may keep its
         connection for the next batch until :meth:`close`.
         """
         ...
@@ -86,6 +93,36 @@ class Destination(Protocol):
     def close(self) -> None:
         """End what :meth:`send` left open."""
         ...
+
+
+def answers(destination: Destination, items: Sequence[Outgoing]) -> Iterator[Sent]:
+    """What ``destination`` answers to ``items``, by :meth:`Destination.send`.
+
+    Raises DestinationDown and nothing else: an answer that no code of ours expects is a failure of the destination,
+    with a reason and a log entry, that counts and waits as any other does.
+    """
+    sent = destination.send(items)
+    left = list(items)
+    while True:
+        with unexpected(left[0] if len(left) == 1 else None):
+            one = next(sent, None)
+        if one is None:
+            return
+        left = [item for item in left if item is not one.item]
+        yield one
+
+
+@contextmanager
+def unexpected(item: Outgoing | None = None) -> Iterator[None]:
+    """Turn every exception that is no DestinationDown into one; ``item``: the only one that can be under way."""
+    try:
+        yield
+    except DestinationDown:
+        raise
+    except Exception as error:
+        log.exception("a destination's answer was not expected")
+        why = f"its answer was not expected ({type(error).__name__}): the log says more"
+        raise (Interrupted(why, item) if item is not None else DestinationDown(why)) from error
 
 
 def load(item: Outgoing) -> bytes | Sent:

@@ -19,7 +19,10 @@ MEANINGS: tuple[tuple[int, int, Answer, str], ...] = (
     (0x0110, 0x0110, Answer.RETRY, "processing failure at the destination"),
     (0x0124, 0x0124, Answer.RETRY, "not authorised at the destination"),
     (0xA900, 0xA9FF, Answer.DEAD, "data set does not match SOP class"),
-    (0xC000, 0xCFFF, Answer.DEAD, "the destination cannot understand the data set"),
+    # Some archives answer so while a database of theirs is locked or a study is being merged.
+    (0xC000, 0xCFFF, Answer.DOUBTFUL, "the destination cannot understand the data set"),
+    (0x0210, 0x0210, Answer.RETRY, "duplicate invocation"),
+    (0x0213, 0x0213, Answer.RETRY, "the destination is short of resources"),
     (0x0122, 0x0122, Answer.DEAD, "SOP class not supported by destination"),
     (0x0117, 0x0117, Answer.DEAD, "invalid SOP instance"),
     (0x0100, 0x02FF, Answer.DEAD, "refused"),

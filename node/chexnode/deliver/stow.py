@@ -6,10 +6,13 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from http import HTTPStatus
+from io import BytesIO
 from threading import Event
 
 import httpx
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from chexnode.deliver import status
@@ -27,6 +30,9 @@ _CHUNK = 256 * 1024
 _LONGEST_ANSWER = 4_000_000
 _DUPLICATE_SOP_INSTANCE = 0x0111  # PS3.7 annex C
 _ALREADY_STORED = 0xB00E  # 45070, by which Microsoft's service means the same
+
+_PERHAPS_STORED = frozenset({*range(200, 300), HTTPStatus.CONFLICT})
+"""Statuses after which an instance that the answer does not name may be there: Karnak's 409 means "since earlier"."""
 
 _JSON = "application/dicom+json"
 
@@ -80,37 +86,57 @@ class StowDestination:
             if alone:
                 raise Interrupted(str(down), group[0][0]) from down
             raise  # of several it is not known which one it was; the next try is made with one
-        untold = []
+        unsettled = []
         for item, content in group:
             verdict = judge(answer, item.claim.sop_instance_uid, alone)
+            if verdict is None and answer.status in _PERHAPS_STORED and self._finds(content):
+                verdict = Answer.ACCEPTED, f"{named(answer.status)}, and a search finds it there"
+            if verdict is None and alone:
+                verdict = _unproven(answer)
             if verdict is None:
-                untold.append((item, content))
+                unsettled.append((item, content))
             else:
                 yield Sent(item, *verdict, status=answer.status)
-        for one in untold:
+        for one in unsettled:
             yield from self._store([one])
+
+    def _finds(self, content: bytes) -> bool:
+        """Whether a search (QIDO-RS) of its series finds the instance ``content``; False where it cannot be asked."""
+        ds = dcmread(BytesIO(content), stop_before_pixels=True)
+        assert self._client is not None
+        path = f"/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances"
+        with suppress(DestinationDown, ValueError), translated(self._settings.timeout_seconds):
+            query = {"SOPInstanceUID": str(ds.SOPInstanceUID)}
+            answer = self._client.get(path, params=query, headers={"Accept": _JSON})
+            matches = answer.json() if answer.status_code == HTTPStatus.OK else []
+            rows = [row for row in matches if isinstance(row, dict)] if isinstance(matches, list) else []
+            return any(row.get("00080018", {}).get("Value") == [str(ds.SOPInstanceUID)] for row in rows)
+        return False
 
 
 def judge(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answer, str] | None:
     """What became of one instance, and a sentence about it; ``alone``: nothing else was in the request.
 
-    None: the request was refused as a whole, and only this instance in a request of its own will tell.
+    Stored is only what the answer's Referenced SOP Sequence (0008,1199) names: a status alone may come from a log-in
+    page or a proxy. None: the answer does not say.
     """
     if sop_instance_uid in answer.failed:
         return _failure(answer.failed[sop_instance_uid])
     if sop_instance_uid in answer.stored:
         warning = answer.stored[sop_instance_uid]
         return Answer.ACCEPTED, status.judge(warning)[1] if warning else ""
-    if answer.status == HTTPStatus.OK and not answer.has_lists:
-        return Answer.ACCEPTED, ""
-    if not alone:
-        return None
-    if answer.others:
+    if alone and answer.others:
         return _failure(answer.others[0])
-    if answer.status == HTTPStatus.CONFLICT and not answer.failed:
-        return Answer.ACCEPTED, "HTTP 409: the destination already had it"
+    return None
+
+
+def _unproven(answer: StoreAnswer) -> tuple[Answer, str]:
+    """What to do with an instance that was sent alone, is not named in the answer and is not found by a search."""
     if answer.status < 300:
-        return Answer.RETRY, f"HTTP {answer.status}, and the answer does not say what became of it"
+        return (
+            Answer.DOUBTFUL,
+            f"{named(answer.status)}, but nothing says that it is stored: is it a STOW-RS service?",
+        )
     return Answer.DEAD, f"refused with {named(answer.status)}"
 
 
@@ -126,10 +152,13 @@ def _failure(reason: int) -> tuple[Answer, str]:
 def probe(settings: DestinationSettings, tls: ssl.SSLContext | None = None) -> None:
     """Send a Store request without an instance, which stores nothing. Raises DestinationDown unless it is understood.
 
-    A service may well refuse it as empty; what matters is that it is there and takes our credentials.
+    A service may well refuse it as empty; what matters is that it is there and takes our credentials. A page for people
+    with a status of success is the answer of something else.
     """
     with open_client(settings, tls) as client:
-        _post(client, settings, [], Event())
+        answer = _post(client, settings, [], Event())
+    if answer.status < 300 and answer.media_type in ("text/html", "application/xhtml+xml"):
+        raise DestinationDown("a web page answers there, and no STOW-RS service: is the URL right?")
 
 
 def _post(client: httpx.Client, settings: DestinationSettings, parts: Sequence[bytes], stop: Event) -> StoreAnswer:
@@ -158,7 +187,8 @@ def _post(client: httpx.Client, settings: DestinationSettings, parts: Sequence[b
     ):
         if not is_about_instances(response.status_code):
             raise DestinationDown(unusable(response))
-        return read_answer(response.status_code, _read(response, settings.timeout_seconds))
+        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        return read_answer(response.status_code, _read(response, settings.timeout_seconds), media_type)
 
 
 def _read(response: httpx.Response, seconds: float) -> bytes:

@@ -1,7 +1,7 @@
 """What the answer to a STOW-RS request says of each instance: PS3.18 section 10.5.3 and annex I. Pure.
 
 The lists of the answer decide where they name an instance, whatever the HTTP status: there are servers that answer
-400 and have stored some. The status decides for the rest.
+400 and have stored some.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class StoreAnswer:
 
     status: int
     """HTTP status."""
-    has_lists: bool = False
-    """Whether there was a module that lists instances, be it none."""
+    media_type: str = ""
+    """Of the body, as its Content-Type says."""
     stored: Mapping[str, int] = field(default_factory=dict)
     """SOP Instance UID -> Warning Reason, 0 for none."""
     failed: Mapping[str, int] = field(default_factory=dict)
@@ -57,22 +57,21 @@ def is_about_instances(status: int) -> bool:
     return 200 <= status < 300 or (400 <= status < 500 and status not in NOT_ABOUT_INSTANCES)
 
 
-def read_answer(status: int, body: bytes) -> StoreAnswer:
+def read_answer(status: int, body: bytes, media_type: str = "") -> StoreAnswer:
     """Read the DICOM JSON ``body``; one that is none, or is wrong, lists nothing."""
     try:
         module = json.loads(body)
         if isinstance(module, list):  # some servers answer as a search would
             module = module[0]
-        lists = [key for key in (_REFERENCED_SOP_SEQUENCE, _FAILED_SOP_SEQUENCE) if key in module]
         return StoreAnswer(
             status,
-            bool(lists),
+            media_type,
             _reasons(module, _REFERENCED_SOP_SEQUENCE, _WARNING_REASON),
             _reasons(module, _FAILED_SOP_SEQUENCE, _FAILURE_REASON),
             tuple(_reason(item, _FAILURE_REASON) for item in _values(module, _OTHER_FAILURES_SEQUENCE)),
         )
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        return StoreAnswer(status)
+        return StoreAnswer(status, media_type)
 
 
 def named(status: int) -> str:

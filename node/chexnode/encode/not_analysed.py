@@ -55,6 +55,7 @@ MEANINGS: Mapping[Cause, str] = {
     Reason.BODY_PART: "Not of the chest",
     Reason.NON_HUMAN: "Not of a human being",
     Reason.AI_RESULT: "Made by an algorithm",
+    Reason.PROCESSED: "Processed or quality control image",
     Reason.UNDER_AGE: "Patient too young",
     Reason.VIEW_UNKNOWN: "View not stated",
     Reason.BODY_PART_UNKNOWN: "Body part not stated",

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, and_, insert, select, update
 
-from chexnode.ledger.database import Database, in_chunks, note_event, record_events
-from chexnode.ledger.deliveries import lock_jobs, to_be_committed
+from chexnode.ledger.database import Database, in_chunks
+from chexnode.ledger.deliveries import bury, jobs_of, lock_jobs, to_be_committed
 from chexnode.ledger.jobs import finish_delivered
+from chexnode.ledger.moves import move_each
 from chexnode.ledger.schema import commitments, deliveries, instances, results
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
 from chexnode.vocabulary.states import DeliveryState
 
@@ -109,52 +112,32 @@ class Commitments:
     def _settle(
         self, conn: Connection, destination: str, uids: Sequence[str], failed: dict[str, int], now: datetime
     ) -> None:
-        wanted = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.result_uid, deliveries.c.attempts).where(
+        wanted = select(deliveries).where(
             deliveries.c.destination == destination,
             deliveries.c.result_uid.in_(uids),
             deliveries.c.state == DeliveryState.SENT,
         )
-        jobs = sorted({row.job_id for row in conn.execute(wanted) if row.job_id is not None})
+        jobs = jobs_of(conn.execute(wanted).all())
         lock_jobs(conn, jobs)
-        history = []
         for row in conn.execute(wanted.order_by(deliveries.c.id).with_for_update()).all():
-            reason = failed.get(row.result_uid)
-            to = DeliveryState.COMMITTED if reason is None else DeliveryState.WAITING
-            error = None if reason is None else f"the destination did not commit to it: failure reason 0x{reason:04X}"
+            if (reason := failed.get(row.result_uid)) is None:
+                facts: dict[str, Any] = {"commit_at": None, "error": None, "next_attempt": None, "finished_at": now}
+                move_each(conn, deliveries, [row], DeliveryState.COMMITTED, Event.COMMITTED, now, **facts)
+                continue
+            error = f"the destination did not commit to it: failure reason 0x{reason:04X}"
             # At once the first time; one that never commits, and says so at once, would be sent it without a pause.
             again_at = now if row.attempts <= 1 else now + PATIENCE
-            conn.execute(
-                update(deliveries)
-                .where(deliveries.c.id == row.id)
-                .values(
-                    state=to,
-                    commit_at=None,
-                    error=error,
-                    next_attempt=None if reason is None else again_at,
-                    finished_at=now if reason is None else None,
-                )
-            )
-            history.append(note_event("delivery", row.id, to.lower(), now, DeliveryState.SENT, to, error))
-        record_events(conn, history)
+            facts = {"commit_at": None, "error": error, "next_attempt": again_at, "finished_at": None}
+            move_each(conn, deliveries, [row], DeliveryState.WAITING, Event.WAITING, now, error, **facts)
         finish_delivered(conn, jobs, now)
 
     def _give_up(self, conn: Connection, destination: str, oldest: datetime, now: datetime) -> None:
-        late = select(deliveries.c.id, deliveries.c.job_id).where(
+        late = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.state).where(
             deliveries.c.destination == destination, to_be_committed(now), deliveries.c.created_at < oldest
         )
-        jobs = sorted({row.job_id for row in conn.execute(late) if row.job_id is not None})
-        lock_jobs(conn, jobs)
-        ids = [row.id for row in conn.execute(late.with_for_update())]
-        error = "accepted, but the destination never committed to it"
-        for some in in_chunks(ids):
-            conn.execute(
-                update(deliveries)
-                .where(deliveries.c.id.in_(some))
-                .values(state=DeliveryState.DEAD, commit_at=None, error=error, finished_at=now)
-            )
-        sent, dead = DeliveryState.SENT, DeliveryState.DEAD
-        record_events(conn, [note_event("delivery", one, "dead", now, sent, dead, error) for one in ids])
-        finish_delivered(conn, jobs, now)
+        lock_jobs(conn, jobs_of(conn.execute(late).all()))
+        for rows in in_chunks(conn.execute(late.with_for_update()).all()):
+            bury(conn, rows, "accepted, but the destination never committed to it", now)
 
     # We are asked
 

@@ -1,11 +1,11 @@
-"""One database connection pool, its transactions, and the moves that every table shares."""
+"""One database connection pool, its transactions, and how rows are added."""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -19,10 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from chexnode.ledger.schema import events
 from chexnode.vocabulary.errors import BadEnvironment, Transient
-from chexnode.vocabulary.states import State
-from chexnode.vocabulary.transitions import TRANSITIONS
 
 log = logging.getLogger(__name__)
 
@@ -157,44 +154,10 @@ def _postgresql(url: str) -> Engine:
     return engine
 
 
-def allowed(from_state: State, to_state: State) -> None:
-    """Raise ValueError unless TRANSITIONS has the move: a move outside the table is a bug."""
-    if to_state not in TRANSITIONS[from_state]:
-        raise ValueError(f"{type(from_state).__name__} {from_state} may not become {to_state}")
-
-
-def note_event(
-    subject: str,
-    subject_id: str | int,
-    what: str,
-    at: datetime,
-    from_state: State | None = None,
-    to_state: State | None = None,
-    detail: str | None = None,
-) -> dict[str, Any]:
-    """Make one row for the events table, checking the move it tells of."""
-    if from_state is not None and to_state is not None:
-        allowed(from_state, to_state)
-    return {
-        "at": at,
-        "subject": subject,
-        "subject_id": str(subject_id),
-        "event": what,
-        "from_state": from_state,
-        "to_state": to_state,
-        "detail": detail,
-    }
-
-
 def in_chunks(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
     """Yield ``values`` in parts that fit one IN list: databases bound the number of parameters."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
-
-
-def record_events(conn: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append event rows."""
-    add_rows(conn, events, list(rows))
 
 
 def add_rows(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

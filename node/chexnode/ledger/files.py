@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, and_, or_, select, tuple_, update
 
 from chexnode.ledger.database import Database, add_missing
 from chexnode.ledger.deliveries import lock_reports
-from chexnode.ledger.rows import UNFINISHED
+from chexnode.ledger.moves import locked
+from chexnode.ledger.rows import JOB_OF_VERSION, UNFINISHED
 from chexnode.ledger.schema import deliveries, instances, jobs, markers, results
 from chexnode.vocabulary.states import FINAL_JOB_STATES, DeliveryState, JobState
 
@@ -22,9 +23,8 @@ _KEY = (instances.c.sop_instance_uid, instances.c.digest)
 
 def _is_over(before: datetime) -> ColumnElement[bool]:
     """Received before ``before``, with a file, no unfinished job and no delivery that was never accepted."""
-    version = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
-    busy = select(jobs.c.id).where(version, jobs.c.state.in_(_UNFINISHED)).exists()
-    owed = select(deliveries.c.id).join(jobs, jobs.c.id == deliveries.c.job_id).where(version, _OWED).exists()
+    busy = select(jobs.c.id).where(JOB_OF_VERSION, jobs.c.state.in_(_UNFINISHED)).exists()
+    owed = select(deliveries.c.id).join(jobs, jobs.c.id == deliveries.c.job_id).where(JOB_OF_VERSION, _OWED).exists()
     return and_(instances.c.received_at < before, instances.c.path.is_not(None), ~busy, ~owed)
 
 
@@ -50,9 +50,9 @@ class Files:
             found = conn.execute(select(*_KEY, instances.c.path).where(_is_over(before)).limit(limit)).all()
             # A re-send that makes a job, or a replay, may come in between: lock what those lock, then look again.
             keys = [(row.sop_instance_uid, row.digest) for row in found]
-            conn.execute(select(*_KEY).where(tuple_(*_KEY).in_(keys)).order_by(*_KEY).with_for_update()).all()
+            locked(conn, instances, tuple_(*_KEY).in_(keys))
             theirs = tuple_(jobs.c.sop_instance_uid, jobs.c.digest)
-            conn.execute(select(jobs.c.id).where(theirs.in_(keys)).order_by(jobs.c.id).with_for_update()).all()
+            locked(conn, jobs, theirs.in_(keys))
             still = conn.execute(select(*_KEY, instances.c.path).where(tuple_(*_KEY).in_(keys), _is_over(before))).all()
             keys = [(row.sop_instance_uid, row.digest) for row in still]
             of_theirs = results.c.job_id.in_(select(jobs.c.id).where(theirs.in_(keys)))

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Column, select
 
 from chexnode.ledger.database import Database, in_chunks
+from chexnode.ledger.rows import JOB_OF_VERSION
 from chexnode.ledger.schema import deliveries, instances, jobs, results
 from chexnode.vocabulary.states import DeliveryState
 
@@ -38,10 +39,7 @@ class Holdings:
         query = (
             select(instances.c.study_instance_uid, results.c.uid)
             .join(jobs, jobs.c.id == results.c.job_id)
-            .join(
-                instances,
-                (instances.c.sop_instance_uid == jobs.c.sop_instance_uid) & (instances.c.digest == jobs.c.digest),
-            )
+            .join(instances, JOB_OF_VERSION)
             .join(deliveries, deliveries.c.result_uid == results.c.uid)
             .where(
                 deliveries.c.destination == destination,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,18 +10,18 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
-from chexnode.ledger.database import Database, add_missing, add_rows, note_event, record_events
+from chexnode.ledger.database import Database, add_missing, add_rows
+from chexnode.ledger.moves import happened, instance_id, move, record
 from chexnode.ledger.reports import look_again
-from chexnode.ledger.rows import columns_of
+from chexnode.ledger.rows import columns_of, version
 from chexnode.ledger.schema import instances, jobs, results, series, studies
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
 from chexnode.vocabulary.states import InstanceState, JobState, StudyState
 
-
-def instance_id(sop_instance_uid: str, digest: str) -> str:
-    """A short name for one instance version, for events and tables."""
-    return "i" + hashlib.sha256(f"{sop_instance_uid}\n{digest}".encode()).hexdigest()[:15]
+#: A job that is queued again begins anew.
+AFRESH: dict[str, Any] = {"reason": None, "error": None, "attempts": 0, "crashes": 0, "finished_at": None}
 
 
 class Instances:
@@ -62,8 +61,8 @@ class Instances:
     def path_of(self, sop_instance_uid: str, digest: str) -> str | None:
         """Where the bytes of a version are, relative to ``data_dir``."""
         with self._db.read() as conn:
-            where = and_(instances.c.sop_instance_uid == sop_instance_uid, instances.c.digest == digest)
-            path: str | None = conn.execute(select(instances.c.path).where(where)).scalar_one_or_none()
+            found = select(instances.c.path).where(version(sop_instance_uid, digest))
+            path: str | None = conn.execute(found).scalar_one_or_none()
             return path
 
 
@@ -82,13 +81,11 @@ _FIND_STUDIES = (
     .with_for_update()
 )
 _TOUCH_STUDIES = (
-    update(studies)
-    .where(studies.c.study_instance_uid.in_(_UIDS))
-    .values(last_received_at=bindparam("now"), state=StudyState.OPEN, closed_at=None, report_digest=None)
+    update(studies).where(studies.c.study_instance_uid.in_(_UIDS)).values(last_received_at=bindparam("now"))
 )
 
 
-def _told(arrival: Arrival) -> dict[str, Any]:
+def _facts(arrival: Arrival) -> dict[str, Any]:
     """What the header, read in the transfer syntax it came in, says of the instance, and where its file is."""
     verdict = arrival.verdict
     return {
@@ -97,7 +94,7 @@ def _told(arrival: Arrival) -> dict[str, Any]:
         "state": verdict.state,
         "reason": verdict.reason,
         "detail": verdict.detail or None,
-        "notes": list(verdict.notes),
+        "notes": verdict.notes,
         "priority": verdict.priority,
         "sop_class_uid": arrival.sop_class_uid,
         "transfer_syntax_uid": arrival.transfer_syntax_uid,
@@ -119,7 +116,8 @@ class _Batch:
         self.instances: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
-        self.mended: list[Arrival] = []
+        self.created: list[dict[str, Any]] = []
+        self.triaged: list[tuple[InstanceState, Arrival, dict[str, Any]]] = []
         self.duplicates: dict[tuple[str, str], int] = defaultdict(int)
 
     def take(self, arrival: Arrival) -> Receipt:
@@ -127,7 +125,7 @@ class _Batch:
         uid, digest = arrival.sop_instance_uid, arrival.digest
         name = instance_id(uid, digest)
         if uid in self.own:
-            self.events.append(note_event("instance", uid, Outcome.OWN_RESULT, self.now))
+            self.events.append(happened("instance", uid, Event.OWN_RESULT, self.now))
             return Receipt(Outcome.OWN_RESULT, None)
         versions = self.known.setdefault(uid, {})
         if digest in versions:
@@ -145,53 +143,38 @@ class _Batch:
                 "address": arrival.address,
                 "duplicates": 0,
                 "received_at": self.now,
-                **_told(arrival),
+                **_facts(arrival),
             }
         )
         outcome = Outcome.CONFLICT if conflict else Outcome.NEW
-        self.events.append(
-            note_event("instance", name, outcome, self.now, to_state=verdict.state, detail=verdict.reason)
-        )
+        self.events.append(happened("instance", name, Event(outcome), self.now, None, verdict.state, verdict.reason))
         # No job can exist yet: jobs refer to instances.
         job = self._add_job(arrival) if verdict.state is InstanceState.ANALYSABLE else None
         return Receipt(outcome, arrival.path, job)
 
-    def _again(self, arrival: Arrival, name: str, versions: dict[str, tuple[str, str | None]]) -> Receipt:
+    def _again(self, arrival: Arrival, name: str, versions: dict[str, tuple[InstanceState, str | None]]) -> Receipt:
         """The very bytes are known: count it, and give it the job that today's gate or model allows it."""
         uid, digest = arrival.sop_instance_uid, arrival.digest
         state, path = versions[digest]
         self.duplicates[uid, digest] += 1
-        self.events.append(note_event("instance", name, Outcome.DUPLICATE, self.now))
-        where = and_(instances.c.sop_instance_uid == uid, instances.c.digest == digest)
+        self.events.append(happened("instance", name, Event.DUPLICATE, self.now))
+        where = version(uid, digest)
         job = None
         if path is None:  # retention had deleted the file; this one takes its place
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))
         if arrival.verdict.state is InstanceState.ANALYSABLE:
-            if state == InstanceState.QUARANTINED and self._came_in_another_syntax(arrival):
+            if state is InstanceState.QUARANTINED and self._came_in_another_syntax(arrival):
                 # Whoever sent these bytes first did not name the transfer syntax that they are of.
-                path, state = arrival.path, InstanceState.ANALYSABLE
+                path = arrival.path
                 self._add_study(arrival)
-                self.mended.append(arrival)
-                self.events.append(
-                    note_event(
-                        "instance", name, "triaged", self.now, InstanceState.QUARANTINED, InstanceState.ANALYSABLE
-                    )
-                )
-            elif state == InstanceState.NOT_ANALYSED:
-                moved = self.conn.execute(
-                    update(instances)
-                    .where(where, instances.c.state == InstanceState.NOT_ANALYSED)
-                    .values(state=InstanceState.ANALYSABLE, reason=None, detail=None, notes=list(arrival.verdict.notes))
-                )
-                if moved.rowcount:
-                    self.events.append(
-                        note_event(
-                            "instance", name, "triaged", self.now, InstanceState(state), InstanceState.ANALYSABLE
-                        )
-                    )
+                self.triaged.append((state, arrival, _facts(arrival)))
                 state = InstanceState.ANALYSABLE
-            if state == InstanceState.ANALYSABLE and not self._has_job(arrival):
+            elif state is InstanceState.NOT_ANALYSED:
+                facts = {"reason": None, "detail": None, "notes": arrival.verdict.notes}
+                self.triaged.append((state, arrival, facts))
+                state = InstanceState.ANALYSABLE
+            if state is InstanceState.ANALYSABLE and not self._has_job(arrival):
                 supersede(self.conn, uid, digest, self.spec.key(uid, digest))
                 job = self._add_job(arrival)
             elif (job := self._retry_without_source(arrival)) is not None:
@@ -215,9 +198,8 @@ class _Batch:
         )
 
     def _came_in_another_syntax(self, arrival: Arrival) -> bool:
-        where = and_(instances.c.sop_instance_uid == arrival.sop_instance_uid, instances.c.digest == arrival.digest)
-        known = self.conn.execute(select(instances.c.transfer_syntax_uid).where(where)).scalar_one_or_none()
-        return known != arrival.transfer_syntax_uid
+        known = select(instances.c.transfer_syntax_uid).where(version(arrival.sop_instance_uid, arrival.digest))
+        return self.conn.execute(known).scalar_one_or_none() != arrival.transfer_syntax_uid
 
     def _has_job(self, arrival: Arrival) -> bool:
         key = self.spec.key(arrival.sop_instance_uid, arrival.digest)
@@ -227,23 +209,17 @@ class _Batch:
     def _retry_without_source(self, arrival: Arrival) -> str | None:
         """The job that was refused because the file was lost, queued again now that the file has come again."""
         key = self.spec.key(arrival.sop_instance_uid, arrival.digest)
-        job: str | None = self.conn.execute(
-            update(jobs)
-            .where(jobs.c.key == key, jobs.c.state == JobState.REFUSED, jobs.c.reason == Reason.SOURCE_MISSING)
-            .values(
-                state=JobState.QUEUED, reason=None, error=None, attempts=0, crashes=0, due_at=self.now, finished_at=None
-            )
-            .returning(jobs.c.id)
-        ).scalar_one_or_none()
-        if job is not None:
+        lost = and_(jobs.c.key == key, jobs.c.reason == Reason.SOURCE_MISSING)
+        again = (JobState.REFUSED, JobState.QUEUED, Event.RETRIED)
+        for job in move(self.conn, jobs, *again, self.now, lost, due_at=self.now, **AFRESH):
             supersede(self.conn, arrival.sop_instance_uid, arrival.digest, key)
-            self.events.append(note_event("job", job, "retried", self.now, JobState.REFUSED, JobState.QUEUED))
-        return job
+            return str(job)
+        return None
 
     def _add_job(self, arrival: Arrival) -> str:
         row = new_job(arrival.sop_instance_uid, arrival.digest, self.spec, arrival.verdict.priority, self.now)
         self.jobs.append(row)
-        self.events.append(note_event("job", row["id"], "created", self.now, to_state=JobState.QUEUED))
+        self.created.append(happened("job", row["id"], Event.CREATED, self.now, None, JobState.QUEUED))
         return str(row["id"])
 
     def flush(self) -> None:
@@ -253,14 +229,24 @@ class _Batch:
         add_missing(self.conn, series, _uniform([self.series[key] for key in sorted(self.series)]))
         self.instances.sort(key=lambda row: (row["sop_instance_uid"], row["digest"]))
         add_rows(self.conn, instances, _uniform(self.instances))
-        for arrival in self.mended:
-            where = and_(instances.c.sop_instance_uid == arrival.sop_instance_uid, instances.c.digest == arrival.digest)
-            self.conn.execute(update(instances).where(where).values(**_told(arrival)))
+        record(self.conn, self.events)
+        for state, arrival, facts in self.triaged:
+            where = version(arrival.sop_instance_uid, arrival.digest)
+            move(
+                self.conn,
+                instances,
+                state,
+                InstanceState.ANALYSABLE,
+                Event.TRIAGED,
+                self.now,
+                where,
+                **{name: value for name, value in facts.items() if name != "state"},
+            )
         for (uid, digest), count in sorted(self.duplicates.items()):
-            where = and_(instances.c.sop_instance_uid == uid, instances.c.digest == digest)
-            self.conn.execute(update(instances).where(where).values(duplicates=instances.c.duplicates + count))
+            again = update(instances).where(version(uid, digest))
+            self.conn.execute(again.values(duplicates=instances.c.duplicates + count))
         add_rows(self.conn, jobs, self.jobs)
-        record_events(self.conn, self.events)
+        record(self.conn, self.created)
 
     def _flush_studies(self) -> None:
         """Add new studies; an image for a known one moves its clock, and reopens it if it had closed."""
@@ -268,7 +254,7 @@ class _Batch:
             return
         # Sorted, so that two receivers lock the same rows in the same order.
         uids = sorted(self.studies)
-        known: dict[str, str] = {uid: state for uid, state in self.conn.execute(_FIND_STUDIES, {"uids": uids})}
+        known = {row.study_instance_uid: row.state for row in self.conn.execute(_FIND_STUDIES, {"uids": uids})}
         fresh = [
             dict(self.studies[uid], state=StudyState.OPEN, first_received_at=self.now, last_received_at=self.now)
             for uid in uids
@@ -277,9 +263,10 @@ class _Batch:
         add_missing(self.conn, studies, _uniform(fresh))
         if known:
             self.conn.execute(_TOUCH_STUDIES, {"uids": sorted(known), "now": self.now})
-        for uid, state in known.items():
-            if state == StudyState.CLOSED:
-                self.events.append(note_event("study", uid, "reopened", self.now, StudyState.CLOSED, StudyState.OPEN))
+        if closed := [uid for uid, state in known.items() if state is StudyState.CLOSED]:
+            reopened = (StudyState.CLOSED, StudyState.OPEN, Event.REOPENED)
+            those = studies.c.study_instance_uid.in_(closed)
+            move(self.conn, studies, *reopened, self.now, those, closed_at=None, report_digest=None)
 
 
 def new_job(sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, now: datetime) -> dict[str, Any]:
@@ -299,7 +286,7 @@ def new_job(sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, no
         "attempts": 0,
         "crashes": 0,
         "fence": 0,
-        "notes": [],
+        "notes": (),
         "superseded": False,
         "created_at": now,
     }
@@ -326,9 +313,11 @@ def _own_results(conn: Connection, arrivals: Sequence[Arrival]) -> set[str]:
     return set(conn.execute(select(results.c.uid).where(results.c.uid.in_(ours))).scalars())
 
 
-def _known_versions(conn: Connection, arrivals: Sequence[Arrival]) -> dict[str, dict[str, tuple[str, str | None]]]:
+def _known_versions(
+    conn: Connection, arrivals: Sequence[Arrival]
+) -> dict[str, dict[str, tuple[InstanceState, str | None]]]:
     """SOP Instance UID -> digest -> (state, path), for the UIDs at hand. Locked: retention may not take their files."""
-    known: dict[str, dict[str, tuple[str, str | None]]] = {}
+    known: dict[str, dict[str, tuple[InstanceState, str | None]]] = {}
     uids = list({a.sop_instance_uid for a in arrivals})
     for uid, digest, state, path in conn.execute(_FIND_VERSIONS, {"uids": uids}):
         known.setdefault(uid, {})[digest] = (state, path)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Select, and_, select, update
+from sqlalchemy import Connection, select, update
 
-from chexnode.ledger.database import Database, add_missing, note_event, record_events
-from chexnode.ledger.rows import add_results, delivery_rows
-from chexnode.ledger.schema import deliveries, instances, jobs, results, studies
+from chexnode.ledger.database import Database
+from chexnode.ledger.moves import happened, record
+from chexnode.ledger.rows import JOB_OF_VERSION, add_results
+from chexnode.ledger.schema import instances, jobs, results, studies
 from chexnode.vocabulary.errors import StaleMove
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.records import ClosedStudy, NewResult, Unanalysed
 from chexnode.vocabulary.states import InstanceState, JobState, StudyState
 
@@ -21,10 +22,9 @@ UNWANTED = ""
 _PENDING = (JobState.QUEUED, JobState.RUNNING)
 _UNANALYSED = (JobState.REFUSED, JobState.FAILED, JobState.CANCELLED)
 _SOUNDNESS = (InstanceState.ANALYSABLE, InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)
-_VERSION = and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
 
 
-def look_again(conn: Connection, study_instance_uids: Sequence[str] | Select[Any]) -> None:
+def look_again(conn: Connection, study_instance_uids: Sequence[str]) -> None:
     """Have the reports of these studies made anew, if anybody wants them: something is analysed now, or no longer."""
     conn.execute(
         update(studies)
@@ -43,7 +43,7 @@ class Reports:
         """Return studies that nobody has looked at since they closed, oldest first, ``leaving`` some out."""
         waiting = (
             select(jobs.c.id)
-            .join(instances, _VERSION)
+            .join(instances, JOB_OF_VERSION)
             .where(instances.c.study_instance_uid == studies.c.study_instance_uid, jobs.c.state.in_(_PENDING))
             .exists()
         )
@@ -71,23 +71,18 @@ class Reports:
         uid = study.study_instance_uid
         with self._db.write() as conn:
             _seen(conn, study)
-            known = set(
-                conn.execute(select(results.c.uid).where(results.c.uid.in_([r.uid for r in new_results]))).scalars()
-            )
-            fresh = [r for r in new_results if r.uid not in known]
-            add_results(conn, fresh, now, uid)
-            add_missing(
-                conn, deliveries, delivery_rows(new_results, [pair for pair in to if pair[0] not in known], now)
-            )
+            known = select(results.c.uid).where(results.c.uid.in_([r.uid for r in new_results]))
+            fresh = len(new_results) - len(conn.execute(known).all())
+            add_results(conn, new_results, to, now, uid)
             if fresh:
-                record_events(conn, [note_event("study", uid, "reported", now, detail=f"{len(study.images)} image(s)")])
+                record(conn, [happened("study", uid, Event.REPORTED, now, detail=f"{len(study.images)} image(s)")])
 
     def fail(self, study: ClosedStudy, error: str) -> None:
         """There will be no report of ``study`` as it is; ``error`` keeps why. Raises StaleMove like :meth:`commit`."""
         with self._db.write() as conn:
             _seen(conn, study)
-            event = note_event("study", study.study_instance_uid, "report-failed", self._db.clock(), detail=error)
-            record_events(conn, [event])
+            uid, now = study.study_instance_uid, self._db.clock()
+            record(conn, [happened("study", uid, Event.REPORT_FAILED, now, detail=error)])
 
 
 def _seen(conn: Connection, study: ClosedStudy) -> None:
@@ -116,7 +111,7 @@ def _study(conn: Connection, study_instance_uid: str, closed_at: datetime) -> Cl
         (job.sop_instance_uid, job.digest): job
         for job in conn.execute(
             select(jobs.c.sop_instance_uid, jobs.c.digest, jobs.c.state, jobs.c.reason, jobs.c.error)
-            .join(instances, _VERSION)
+            .join(instances, JOB_OF_VERSION)
             .where(instances.c.study_instance_uid == study_instance_uid, ~jobs.c.superseded)
         )
     }

@@ -5,7 +5,9 @@ File columns hold paths relative to ``data_dir``. Times are UTC. A change here n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +30,9 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.variants import ResultKind
 
 metadata = MetaData(
     naming_convention={
@@ -77,19 +82,34 @@ class SafeText(TypeDecorator[str]):
         return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-class Codes(TypeDecorator[list[str]]):
+class Coded(TypeDecorator[StrEnum]):
+    """A member of an enum of ours, by its value."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, members: type[StrEnum], length: int = 16) -> None:
+        super().__init__(length)
+        self.members = members
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        """The member."""
+        return None if value is None else self.members(value)
+
+
+class Codes(TypeDecorator[tuple[str, ...]]):
     """A few codes of ours as one text, which an index can hold: counting what was noted never reads the rows."""
 
     impl = SafeText
     cache_ok = True
 
-    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> str:
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> str:
         """Joined by spaces."""
         return " ".join(value or ())
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> list[str]:
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...]:
         """Apart again."""
-        return (value or "").split()
+        return tuple((value or "").split())
 
 
 # SQLite numbers rows by itself only for INTEGER PRIMARY KEY.
@@ -110,7 +130,7 @@ studies = Table(
     "studies",
     metadata,
     _uid("study_instance_uid", primary_key=True),
-    Column("state", String(16), nullable=False),
+    Column("state", Coded(StudyState), nullable=False),
     Column("patient_id", SafeText),
     Column("patient_name", SafeText),
     Column("patient_name_key", SafeText),  # without case, for searching
@@ -157,7 +177,7 @@ instances = Table(
     _uid("study_instance_uid"),
     _uid("series_instance_uid"),
     Column("conflict", Boolean, nullable=False, default=False),
-    Column("state", String(16), nullable=False),
+    Column("state", Coded(InstanceState), nullable=False),
     Column("reason", String(32)),
     Column("detail", SafeText),
     Column("notes", Codes, nullable=False),
@@ -206,7 +226,7 @@ jobs = Table(
     Column("model", SafeText, nullable=False),
     Column("model_digest", String(64), nullable=False),
     Column("settings_digest", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("state", Coded(JobState), nullable=False),
     Column("reason", String(32)),
     Column("error", SafeText),
     Column("urgency", Integer, nullable=False),  # 0 urgent, 1 routine: claimed in this order
@@ -239,7 +259,7 @@ results = Table(
     Column("job_id", ForeignKey("jobs.id"), index=True),  # NULL: a study's report at its closing
     _uid("study_instance_uid"),
     _uid("series_instance_uid"),
-    Column("kind", String(8), nullable=False),
+    Column("kind", Coded(ResultKind, 8), nullable=False),
     Column("variant", String(64), nullable=False),
     _uid("sop_class_uid", nullable=False),
     _uid("transfer_syntax_uid"),
@@ -267,8 +287,8 @@ deliveries = Table(
     _uid("result_uid", ForeignKey("results.uid"), nullable=False),
     Column("job_id", ForeignKey("jobs.id"), index=True),  # as the result has it
     Column("destination", String(64), nullable=False),
-    Column("kind", String(8), nullable=False),  # as the result has it
-    Column("state", String(16), nullable=False),
+    Column("kind", Coded(ResultKind, 8), nullable=False),  # as the result has it
+    Column("state", Coded(DeliveryState), nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("fence", Integer, nullable=False, default=0),
     Column("lease_until", UtcDateTime),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import update
-
-from chexnode.ledger.database import Database, note_event, record_events
+from chexnode.ledger.database import Database
+from chexnode.ledger.moves import move
 from chexnode.ledger.reports import UNWANTED
 from chexnode.ledger.schema import studies
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.states import StudyState
 
 
@@ -24,19 +25,7 @@ class Studies:
         ``reports``: whether anybody wants to hear what was not analysed in them.
         """
         now = self._db.clock()
+        quiet = studies.c.last_received_at < now - timedelta(seconds=quiet_seconds)
+        facts: dict[str, Any] = {"closed_at": now, "report_digest": None if reports else UNWANTED}
         with self._db.write() as conn:
-            closed = list(
-                conn.execute(
-                    update(studies)
-                    .where(
-                        studies.c.state == StudyState.OPEN,
-                        studies.c.last_received_at < now - timedelta(seconds=quiet_seconds),
-                    )
-                    .values(state=StudyState.CLOSED, closed_at=now, report_digest=None if reports else UNWANTED)
-                    .returning(studies.c.study_instance_uid)
-                ).scalars()
-            )
-            record_events(
-                conn, [note_event("study", uid, "closed", now, StudyState.OPEN, StudyState.CLOSED) for uid in closed]
-            )
-        return closed
+            return move(conn, studies, StudyState.OPEN, StudyState.CLOSED, Event.CLOSED, now, quiet, **facts)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 
 from chexnode.ledger.database import Database, in_chunks
+from chexnode.ledger.rows import JOB_OF_VERSION
 from chexnode.ledger.schema import instances, jobs, results, studies
 from chexnode.vocabulary.records import Subject
 
@@ -23,10 +24,7 @@ class Subjects:
         query = (
             select(results.c.uid, study, studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
             .outerjoin(jobs, jobs.c.id == results.c.job_id)
-            .outerjoin(
-                instances,
-                (instances.c.sop_instance_uid == jobs.c.sop_instance_uid) & (instances.c.digest == jobs.c.digest),
-            )
+            .outerjoin(instances, JOB_OF_VERSION)
             .outerjoin(studies, studies.c.study_instance_uid == study)
         )
         found: dict[str, Subject] = {}

@@ -17,10 +17,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
-from chexnode.ledger.database import Database, add_rows, note_event, record_events
+from chexnode.ledger.database import Database, add_rows
+from chexnode.ledger.moves import happened, record
 from chexnode.ledger.schema import tokens
-from chexnode.settings.base import is_loopback
 from chexnode.vocabulary.errors import BadEnvironment, Usage
+from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.scopes import Scope
 
 PREFIX = "chexnode_"
@@ -65,7 +66,7 @@ class Tokens:
         try:
             with self._db.write() as conn:
                 add_rows(conn, tokens, [row])
-                record_events(conn, [note_event("token", name, "added", now, detail=" ".join(token.scopes))])
+                record(conn, [happened("token", name, Event.ADDED, now, detail=" ".join(token.scopes))])
         except IntegrityError as error:
             raise Usage(f"there is a token {name!r} already; revoke it first") from error
         return token, secret
@@ -80,7 +81,7 @@ class Tokens:
         with self._db.write() as conn:
             if conn.execute(delete(tokens).where(tokens.c.name == name)).rowcount != 1:
                 raise Usage(f"there is no token {name!r}")
-            record_events(conn, [note_event("token", name, "revoked", self._db.clock())])
+            record(conn, [happened("token", name, Event.REVOKED, self._db.clock())])
 
     def recognise(self, secret: str) -> Token | None:
         """The token with this secret; None if there is none, or if it has expired.
@@ -101,10 +102,10 @@ class Tokens:
         with self._db.read() as conn:
             return conn.execute(select(tokens.c.name).limit(1)).first() is not None
 
-    def check(self, host: str) -> bool:
+    def check(self, host: str, *, is_open_to_others: bool) -> bool:
         """Whether a web role at ``host`` asks for tokens. Raises BadEnvironment where it must and there is none."""
         exist = self.exist()
-        if not exist and not is_loopback(host):
+        if is_open_to_others and not exist:
             raise BadEnvironment(
                 f"web.host {host} is open to others, and there is no token: "
                 "make one with `chexnode tokens add NAME --scope read`"

@@ -7,14 +7,15 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, func, select
+from sqlalchemy import Row, func, select, tuple_
 
 from chexnode.ledger.database import Database
-from chexnode.ledger.instances import instance_id
+from chexnode.ledger.moves import instance_id
+from chexnode.ledger.rows import JOB_OF_VERSION, columns_for, records
 from chexnode.ledger.schema import deliveries, destinations, events, instances, jobs, results, studies
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.records import DeliveryView, JobView
-from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
+from chexnode.vocabulary.states import InstanceState, JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,29 +146,17 @@ class Views:
             subjects = [("instance", instance_id(row.sop_instance_uid, row.digest))]
             if row.job_id is not None:
                 subjects.append(("job", row.job_id))
-            history = [
-                EventView(e.at, e.event, e.from_state, e.to_state, e.detail)
-                for subject, subject_id in subjects
-                for e in conn.execute(
-                    select(events)
-                    .where(events.c.subject == subject, events.c.subject_id == subject_id)
-                    .order_by(events.c.id)
-                )
-            ]
-            made = conn.execute(select(results).where(results.c.job_id == row.job_id).order_by(results.c.kind)).all()
+            of = tuple_(events.c.subject, events.c.subject_id).in_(subjects)
+            history = select(*columns_for(EventView, events)).where(of).order_by(events.c.at, events.c.id)
+            made = select(*columns_for(ResultView, results)).where(results.c.job_id == row.job_id)
+            past, objects = records(conn, EventView, history), records(conn, ResultView, made.order_by(results.c.kind))
         view = _job_view(row)
         return JobDetail(
             **{f.name: getattr(view, f.name) for f in fields(view)},
-            digest=row.digest,
-            sop_class_uid=row.sop_class_uid,
-            calling_ae_title=row.calling_ae_title,
-            address=row.address,
-            source_path=row.path,
-            instance_detail=row.detail,
+            **{name: row._mapping[name] for name in _DETAIL},
             notes=tuple(dict.fromkeys((*row.instance_notes, *(row.job_notes or ())))),
-            model_digest=row.model_digest,
-            events=tuple(sorted(history, key=lambda e: e.at)),
-            results=tuple(ResultView(r.uid, r.kind, r.variant, r.sha256, r.path, r.size) for r in made),
+            events=tuple(past),
+            results=tuple(objects),
             deliveries=tuple(self.deliveries(job=row.job_id, limit=None)) if row.job_id else (),
         )
 
@@ -179,17 +168,8 @@ class Views:
         limit: int | None = 100,
     ) -> list[DeliveryView]:
         """Deliveries, newest first."""
-        query = select(
-            deliveries.c.id,
-            deliveries.c.job_id,
-            deliveries.c.destination,
-            deliveries.c.kind,
-            deliveries.c.result_uid,
-            deliveries.c.state,
-            deliveries.c.attempts,
-            deliveries.c.next_attempt,
-            deliveries.c.error,
-        ).order_by(deliveries.c.id.desc())
+        named = {"job": deliveries.c.job_id, "sop_instance_uid": deliveries.c.result_uid}
+        query = select(*columns_for(DeliveryView, deliveries, **named)).order_by(deliveries.c.id.desc())
         if states:
             query = query.where(deliveries.c.state.in_([s.upper() for s in states]))
         if destination:
@@ -199,20 +179,7 @@ class Views:
         if limit is not None:
             query = query.limit(limit)
         with self._db.read() as conn:
-            return [
-                DeliveryView(
-                    r.id,
-                    r.job_id,
-                    r.destination,
-                    r.kind,
-                    r.result_uid,
-                    DeliveryState(r.state),
-                    r.attempts,
-                    r.next_attempt,
-                    r.error,
-                )
-                for r in conn.execute(query)
-            ]
+            return records(conn, DeliveryView, query)
 
     def waiting(self, most: int) -> int:
         """How many jobs are to be done, counted up to ``most``."""
@@ -237,40 +204,24 @@ class Views:
             )
 
 
+#: Fields of :class:`JobDetail` that are columns of :func:`_jobs_query`.
+_DETAIL = ("digest", "sop_class_uid", "calling_ae_title", "address", "source_path", "instance_detail", "model_digest")
+
+
 def _jobs_query() -> Any:
+    of_instance = ("sop_instance_uid", "digest", "study_instance_uid", "sop_class_uid", "calling_ae_title", "address")
+    of_job = ("model", "model_digest", "score", "abnormal", "regions", "attempts", "crashes", "finished_at", "error")
     return (
         select(
-            instances.c.sop_instance_uid,
-            instances.c.digest,
-            instances.c.study_instance_uid,
-            instances.c.state.label("instance_state"),
-            instances.c.reason.label("instance_reason"),
-            instances.c.detail,
-            instances.c.notes.label("instance_notes"),
-            instances.c.sop_class_uid,
-            instances.c.calling_ae_title,
-            instances.c.address,
-            instances.c.path,
-            instances.c.received_at,
+            *(instances.c[name] for name in (*of_instance, "received_at")),
+            *(instances.c[name].label(f"instance_{name}") for name in ("state", "reason", "detail", "notes")),
+            instances.c.path.label("source_path"),
             studies.c.accession_number,
-            jobs.c.id.label("job_id"),
-            jobs.c.state.label("job_state"),
-            jobs.c.reason.label("job_reason"),
-            jobs.c.model,
-            jobs.c.model_digest,
-            jobs.c.score,
-            jobs.c.abnormal,
-            jobs.c.regions,
-            jobs.c.attempts,
-            jobs.c.crashes,
-            jobs.c.notes.label("job_notes"),
-            jobs.c.finished_at,
-            jobs.c.error,
+            *(jobs.c[name] for name in of_job),
+            *(jobs.c[name].label(f"job_{name}") for name in ("id", "state", "reason", "notes")),
         )
         .select_from(instances)
-        .outerjoin(
-            jobs, and_(jobs.c.sop_instance_uid == instances.c.sop_instance_uid, jobs.c.digest == instances.c.digest)
-        )
+        .outerjoin(jobs, JOB_OF_VERSION)
         .outerjoin(studies, studies.c.study_instance_uid == instances.c.study_instance_uid)
     )
 
@@ -279,7 +230,7 @@ def _job_view(row: Row[Any]) -> JobView:
     has_job = row.job_id is not None
     return JobView(
         id=row.job_id if has_job else instance_id(row.sop_instance_uid, row.digest),
-        state=JobState(row.job_state) if has_job else InstanceState(row.instance_state),
+        state=row.job_state if has_job else row.instance_state,
         reason=row.job_reason if has_job else row.instance_reason,
         sop_instance_uid=row.sop_instance_uid,
         study_instance_uid=row.study_instance_uid or "",
@@ -291,5 +242,5 @@ def _job_view(row: Row[Any]) -> JobView:
         attempts=(row.attempts + row.crashes) if has_job else 0,
         received_at=row.received_at,
         finished_at=row.finished_at if has_job else row.received_at,
-        error=row.error if has_job else row.detail,
+        error=row.error if has_job else row.instance_detail,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -12,11 +13,13 @@ from pathlib import Path
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels import bundle
-from chexnode.cli.shapes import Check
 from chexnode.settings.keys import masked
 from chexnode.settings.tree import DestinationSettings, Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError
+from chexnode.vocabulary.reports import Check
+
+log = logging.getLogger(__name__)
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
 """Leases are 30 s long and each host stamps them with its own clock."""
@@ -118,7 +121,7 @@ def data_dir(settings: Settings) -> str:
 
     ledger = Ledger(settings.database.url)
     try:
-        name = identity.prove(settings.node.data_dir, ledger.files)
+        name = identity.prove(settings.node.data_dir, ledger.files.marker)
         with tempfile.TemporaryFile(dir=settings.node.data_dir) as file:
             file.write(b"writable?")
     finally:
@@ -223,8 +226,10 @@ class _Look:
             self._check = Check(self._name, False, str(error))
         except OSError as error:
             self._check = Check(self._name, False, f"{error.strerror}: {error.filename}")
-        except Exception as error:
-            self._check = Check(self._name, False, f"{type(error).__name__}: {error}")
+        except Exception:
+            log.exception("the check of %s failed", self._name)
+            why = "the check itself failed, because of an answer that was not expected: the log says more"
+            self._check = Check(self._name, False, why)
 
     def answer(self) -> Check:
         """The result, waited for within the limit."""

@@ -16,6 +16,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.node import job_spec
 from chexnode.roles.processes import lock
+from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def _prepare(settings: Settings) -> None:
     if before != now:
         log.info("database schema raised from %s to %s", before or "nothing", now)
     ledger = Ledger(settings.database.url)
-    ledger.tokens.check(settings.web.host)  # told here, once, and not by a role that starts again and again
+    # Reported here, once, and not by a role that starts again and again.
+    ledger.tokens.check(settings.web.host, is_open_to_others=not is_loopback(settings.web.host))
     expired = ledger.jobs.expire(settings.worker.max_crashes, everything=True)
     ledger.leases.clear()
     ledger.deliveries.release_all()

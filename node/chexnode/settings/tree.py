@@ -93,6 +93,8 @@ class GateSettings(Section):
     secondary_capture: bool = Field(True, description="Analyse single-frame monochrome Secondary Captures.")
     require_view: bool = Field(False, description="Refuse, instead of note, an image without View Position.")
     require_body_part: bool = Field(False, description="Refuse, instead of note, an image without Body Part Examined.")
+    child_years: int = Field(16, ge=0, le=150, description="Patients known to be younger are noted on the results.")
+    lexicon: Path | None = Field(None, description="TOML file of a site's own words for views, parts and the like.")
 
 
 class StudySettings(Section):

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from chexnode.ledger.files import Files
 from chexnode.vocabulary.errors import BadEnvironment
 
 FILE_NAME = ".chexnode-id"
 _MARKER = "data_dir"
 
 
-def prove(data_dir: Path, files: Files) -> str:
+def prove(data_dir: Path, record: Callable[[str, str], str]) -> str:
     """Return the name of ``data_dir``, giving it one at the very first start.
 
+    ``record``: keeps a value under a name in the database, unless it has one; returns the value that is kept.
     Raises BadEnvironment if the database belongs to another folder, or the folder cannot be written.
     """
     path = data_dir / FILE_NAME
@@ -31,7 +32,7 @@ def prove(data_dir: Path, files: Files) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise BadEnvironment(f"cannot use data_dir {data_dir}: {error}") from error
     # The file comes first: a stop between the two leaves a name that the next start records.
-    recorded = files.marker(_MARKER, name)
+    recorded = record(_MARKER, name)
     if recorded == name:
         return name
     if made:

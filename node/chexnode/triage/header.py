@@ -11,8 +11,6 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from chexnode.triage.vocabulary import BodyPart, View, body_part_of, described_part, view_of
-
 _LONGEST_TEXT = 1024
 _MOST_ITEMS = 16
 _AGE = re.compile(r"(\d{1,3})\s*([DWMY]?)")
@@ -89,34 +87,6 @@ class Header:
     def codes(self, tag: int) -> list[tuple[str, str]]:
         """(Code Value, Code Meaning) of the items of a code sequence."""
         return [(item.text(0x00080100), item.text(0x00080104)) for item in self.items(tag)]
-
-    @cached_property
-    def view(self) -> View:
-        """What View Position and View Code Sequence say together; the least frontal statement wins."""
-        said = {view_of(self.text(0x00185101))}
-        said |= {view_of(meaning, code) for code, meaning in self.codes(0x00540220)}
-        for view in (View.LATERAL, View.OBLIQUE, View.DECUBITUS, View.FRONTAL):
-            if view in said:
-                return view
-        # Rows that run towards the front or the back of the patient are those of a lateral image (PS3.3 C.7.6.1.1.1)
-        row, *column = self.values(0x00200020)
-        if row in ("A", "P") and column and column[0] in ("F", "H"):
-            return View.LATERAL
-        return View.UNKNOWN
-
-    @cached_property
-    def body_part(self) -> BodyPart:
-        """What Body Part Examined says, else Anatomic Region Sequence, else a description that names another part."""
-        examined = body_part_of(self.text(0x00180015))
-        if examined is not BodyPart.UNKNOWN:
-            return examined
-        regions = {body_part_of(meaning, code) for code, meaning in self.codes(0x00082218)}
-        for part in (BodyPart.CHEST, BodyPart.OTHER):
-            if part in regions:
-                return part
-        described = {described_part(self.text(tag)) for tag in (0x0008103E, 0x00081030, 0x00181030)}
-        other = BodyPart.OTHER in described and BodyPart.CHEST not in described
-        return BodyPart.OTHER if other else BodyPart.UNKNOWN
 
     @cached_property
     def age(self) -> float | None:

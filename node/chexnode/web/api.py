@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
-from pydantic import TypeAdapter
+from pydantic_core import to_json
 
-from chexnode.cli import shapes
 from chexnode.ledger.account import Account
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.views import JobDetail
+from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.scopes import Scope
@@ -31,20 +31,20 @@ def router(ledger: Ledger) -> APIRouter:
         limit: Limit = 100,
     ) -> Response:
         """What was received and what became of it, as `chexnode jobs --json`."""
-        return _answer(shapes.JOBS, ledger.views.jobs(shapes.job_states(states), study, limit=limit))
+        return _answer(ledger.views.jobs(filters.job_states(states), study, limit=limit))
 
     @routes.get("/jobs/{job}", response_model=JobDetail, responses={404: {"description": "There is no such job."}})
     def job(job: str) -> Response:
         """One job with results, deliveries and history, as `chexnode jobs show ID --json`."""
         try:
-            return _answer(shapes.JOB, ledger.views.job(job))
+            return _answer(ledger.views.job(job))
         except Usage as error:
             raise HTTPException(404, str(error)) from error
 
     @routes.get("/account", response_model=Account)
     def account() -> Response:
         """Where every acknowledged image is, as `chexnode account --json`."""
-        return _answer(shapes.ACCOUNT, ledger.accounts.account())
+        return _answer(ledger.accounts.account())
 
     @routes.get("/deliveries", response_model=list[DeliveryView])
     def deliveries(
@@ -53,14 +53,13 @@ def router(ledger: Ledger) -> APIRouter:
         limit: Limit = 100,
     ) -> Response:
         """What was sent where, as `chexnode deliveries --json`."""
-        found = ledger.views.deliveries(shapes.delivery_states(states), destination, limit=limit)
-        return _answer(shapes.DELIVERIES, found)
+        found = ledger.views.deliveries(filters.delivery_states(states), destination, limit=limit)
+        return _answer(found)
 
     return routes
 
 
-def _answer(adapter: TypeAdapter[Any], value: object) -> Response:
+def _answer(value: object) -> Response:
     # Accession numbers and UIDs: no cache may keep them.
-    return Response(
-        shapes.to_json(adapter, value), media_type="application/json", headers={"Cache-Control": "no-store"}
-    )
+    content = to_json(value, inf_nan_mode="null")
+    return Response(content, media_type="application/json", headers={"Cache-Control": "no-store"})

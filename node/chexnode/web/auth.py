@@ -38,7 +38,7 @@ class Doorkeeper:
         self._tokens = ledger.tokens
         self._trail = trail
         host = settings.web.host
-        exist = self._tokens.check(host)
+        exist = self._tokens.check(host, is_open_to_others=not is_loopback(host))
         self._open = not exist
         if self._open:
             log.warning("no token exists: whoever is on this machine may do everything over HTTP")

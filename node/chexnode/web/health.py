@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
 
-from chexnode.cli.shapes import CHECKS, Check, to_json
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import check_schema
 from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient
+from chexnode.vocabulary.reports import Check
 from chexnode.vocabulary.scopes import Scope
 from chexnode.web.auth import Doorkeeper
 
@@ -25,7 +26,7 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
     routes = APIRouter(prefix="/health", tags=["health"])
     data_dir = settings.node.data_dir
     # Read once: from then on a share that goes away, or another in its place, is seen without a write.
-    name = identity.prove(data_dir, ledger.files)
+    name = identity.prove(data_dir, ledger.files.marker)
 
     @routes.get("/live")
     def live() -> dict[str, str]:
@@ -45,7 +46,7 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
         if not _may_read(request):
             checks = [replace(check, detail="") for check in checks]
         code = 200 if all(check.ok for check in checks) else 503
-        return Response(to_json(CHECKS, checks), code, media_type="application/json")
+        return Response(to_json(checks), code, media_type="application/json")
 
     return routes
 

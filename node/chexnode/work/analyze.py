@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic_core import to_json
 from pydicom import Dataset
 
 from chexmodels.dicom.part10 import DecodeError, parse, read
 from chexmodels.finding import Findings
 from chexmodels.pixels import from_picture
-from chexnode.cli.shapes import REPORT, FileReport, RegionReport, to_json
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
 from chexnode.encode.caption import caption
 from chexnode.encode.picture import lay_out, render
@@ -33,6 +33,7 @@ from chexnode.triage.gate import judge_header, judge_pixels
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
+from chexnode.vocabulary.reports import FileReport, RegionReport
 from chexnode.vocabulary.states import InstanceState, JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.work.pipeline import Pipeline, open_pipeline
@@ -151,7 +152,7 @@ class _Run:
             _write(out / name, content)
         seconds = round(report.seconds + time.monotonic() - started, 3)
         report = replace(report, outputs=sorted(outputs), seconds=seconds)
-        _write(out / (item.stem + _JSON), to_json(REPORT, report, indent=2).encode() + b"\n")
+        _write(out / (item.stem + _JSON), to_json(report, indent=2, inf_nan_mode="null") + b"\n")
         return report
 
     def _outputs(self, item: _Item, heat: bool) -> dict[str, bytes]:

@@ -204,7 +204,10 @@ def test_age_is_read_tolerantly(attributes: dict[str, Any], adult: bool | None) 
     [
         ({"ViewPosition": None, "ViewCodeSequence": None}, Note.VIEW_UNKNOWN),
         ({"ViewPosition": "PA AND LATERAL", "ViewCodeSequence": None}, Note.VIEW_UNKNOWN),
-        ({"BodyPartExamined": "UNKNOWN", "AnatomicRegionSequence": None}, Note.BODY_PART_UNKNOWN),
+        (
+            {"BodyPartExamined": "UNKNOWN", "AnatomicRegionSequence": None, "StudyDescription": ""},
+            Note.BODY_PART_UNKNOWN,
+        ),
         ({"ViewPosition": "RLD", "ViewCodeSequence": None}, Note.ORIENTATION_DOUBTFUL),
         ({"BurnedInAnnotation": "YES"}, Note.BURNED_IN),
         ({"LossyImageCompression": "01"}, Note.LOSSY),

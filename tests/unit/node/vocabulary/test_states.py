@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chexnode import vocabulary
-from chexnode.ledger.database import allowed
+from chexnode import ledger, vocabulary
+from chexnode.ledger.moves import allowed
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.states import FINAL_JOB_STATES, DeliveryState, InstanceState, JobState, State, StudyState
@@ -87,3 +87,16 @@ def test_every_member_says_what_it_means() -> None:
                 members = [n for n in node.body if isinstance(n, ast.Assign)]
                 strings = [n for n in node.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
                 assert len(strings) == len(members) + 1, node.name
+
+
+def test_only_moves_change_a_state() -> None:
+    """No UPDATE of the ledger sets a state but the one in ``move``."""
+    for path in sorted(Path(ledger.__path__[0]).glob("*.py")):
+        setters = [
+            keyword
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "values"
+            for keyword in node.keywords
+            if keyword.arg == "state"
+        ]
+        assert len(setters) == (path.name == "moves.py"), path.name

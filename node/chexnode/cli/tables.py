@@ -1,10 +1,11 @@
-"""What commands print for people: tables that fit 80 columns, colours only on a terminal.
+"""What commands print for people: tables that fit the terminal, whole where there is none; colours only on a terminal.
 
 Everything that came from outside goes through :func:`~chexnode.logs.escaped` and is never read as markup.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn, track
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     from chexnode.ledger.tokens import Token
 
 T = TypeVar("T")
+
+_UNBOUNDED = 10_000
+_LEAST = 16
+"""Characters that a column of free text has at least, if it needs them."""
+_FREE = frozenset({"WHY", "DETAIL", "VALUE", "FILE", "SOURCE", "SOP INSTANCE UID"})
+"""Columns that give way: an id or a state cut in two is of no use."""
 
 _STYLES: Mapping[str, str] = {
     "DONE": "green",
@@ -46,8 +55,9 @@ _STYLES: Mapping[str, str] = {
 
 
 def show(*parts: RenderableType) -> None:
-    """Print to stdout."""
-    Console(file=sys.stdout, markup=False, highlight=False, emoji=False).print(Group(*parts))
+    """Print to stdout, in the width of the terminal, or of ``COLUMNS``; into a pipe or file as wide as need be."""
+    width = shutil.get_terminal_size((_UNBOUNDED, 25)).columns
+    Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False).print(Group(*parts))
 
 
 def short_uid(uid: str, length: int = 15) -> str:
@@ -106,7 +116,7 @@ def reconciliation(found: Reconciliation) -> list[RenderableType]:
         f"{found.results} results delivered, {len(found.gone)} of them gone"
     ]
     if found.missed or found.gone:
-        table = _table("WHAT", "STUDY", "SOP INSTANCE UID", "")
+        table = Listing("WHAT", "STUDY", "SOP INSTANCE UID", "")
         for missed in found.missed:
             mark = Text("fetched", style="green") if missed.fetched else Text("missing", style="bold red")
             table.add_row("radiograph", short_uid(missed.study_instance_uid), missed.sop_instance_uid, mark)
@@ -118,9 +128,9 @@ def reconciliation(found: Reconciliation) -> list[RenderableType]:
     return parts
 
 
-def reports_table(reports: Sequence[FileReport]) -> Table:
+def reports_table(reports: Sequence[FileReport]) -> Listing:
     """``chexnode analyze``."""
-    table = _table("FILE", "STATE", "WHY", "FINDING", "SECONDS")
+    table = Listing("FILE", "STATE", "WHY", "FINDING", "SECONDS")
     for report in reports:
         done = report.state == "DONE"
         table.add_row(
@@ -133,9 +143,9 @@ def reports_table(reports: Sequence[FileReport]) -> Table:
     return table
 
 
-def jobs_table(jobs: Sequence[JobView]) -> Table:
+def jobs_table(jobs: Sequence[JobView]) -> Listing:
     """``chexnode jobs``."""
-    table = _table("ID", "STATE", "WHY", "FINDING", "IMAGE", "RECEIVED")
+    table = Listing("ID", "STATE", "WHY", "FINDING", "IMAGE", "RECEIVED")
     for job in jobs:
         table.add_row(
             job.id,
@@ -178,14 +188,14 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
             page.add_row(name, value if isinstance(value, Text) else _lines(value))
     parts: list[RenderableType] = [Text(f"job {job.id}", style="bold"), page]
     if job.results:
-        results = _table("KIND", "VARIANT", "BYTES", "FILE", title=f"results, under {data_dir}")
+        results = Listing("KIND", "VARIANT", "BYTES", "FILE", title=f"results, under {data_dir}")
         for result in job.results:
             where = result.path or "deleted by retention"
             results.add_row(result.kind, result.variant, f"{result.size:,}", Text(where, overflow="fold"))
         parts += ["", results]
     if job.deliveries:
         parts += ["", deliveries_table(job.deliveries)]
-    history = _table("WHEN", "WHAT", "FROM", "TO", "DETAIL", title="history")
+    history = Listing("WHEN", "WHAT", "FROM", "TO", "DETAIL", title="history")
     for event in job.events:
         detail = _lines((event.detail or "").strip().splitlines()[-1] if event.detail else "")
         when = event.at.astimezone().strftime("%m-%d %H:%M:%S")
@@ -193,9 +203,9 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
     return Group(*parts, "", history)
 
 
-def deliveries_table(deliveries: Sequence[DeliveryView]) -> Table:
+def deliveries_table(deliveries: Sequence[DeliveryView]) -> Listing:
     """``chexnode deliveries``."""
-    table = _table("ID", "JOB", "TO", "KIND", "STATE", "TRIES", "NEXT", "WHY")
+    table = Listing("ID", "JOB", "TO", "KIND", "STATE", "TRIES", "NEXT", "WHY")
     for delivery in deliveries:
         table.add_row(
             str(delivery.id),
@@ -232,18 +242,18 @@ def account_table(account: Account, free: int | None, has_room: bool) -> Table:
     return table
 
 
-def settings_table(settings: Sequence[Setting]) -> Table:
+def settings_table(settings: Sequence[Setting]) -> Listing:
     """``chexnode settings``."""
-    table = _table("KEY", "VALUE", "SOURCE")
+    table = Listing("KEY", "VALUE", "SOURCE")
     for line in settings:
         style = "dim" if line.source == "default" else ""
         table.add_row(line.key, Text(_value(line.value), overflow="fold"), line.source, style=style)
     return table
 
 
-def tokens_table(tokens: Sequence[Token]) -> Table:
+def tokens_table(tokens: Sequence[Token]) -> Listing:
     """``chexnode tokens list``."""
-    table = _table("NAME", "SCOPES", "MADE", "EXPIRES")
+    table = Listing("NAME", "SCOPES", "MADE", "EXPIRES")
     for token in tokens:
         expires = "never" if token.expires_at is None else token.expires_at.astimezone().strftime("%Y-%m-%d %H:%M")
         made = token.created_at.astimezone().strftime("%Y-%m-%d")
@@ -251,22 +261,65 @@ def tokens_table(tokens: Sequence[Token]) -> Table:
     return table
 
 
-def checks_table(checks: Iterable[Check]) -> Table:
+def checks_table(checks: Iterable[Check]) -> Listing:
     """``chexnode check``."""
-    table = _table("CHECK", "", "DETAIL")
+    table = Listing("CHECK", "", "DETAIL")
     for check in checks:
         mark = Text("ok", style="green") if check.ok else Text("NOT OK", style="bold red")
         table.add_row(check.name, mark, Text(escaped(check.detail), overflow="fold"))
     return table
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
-    table.title_style = "bold"
-    for name in columns:
-        # Only the free-text columns give way: an id or a state cut in two is of no use.
-        table.add_column(name, no_wrap=name not in {"WHY", "DETAIL", "VALUE", "FILE", "SOURCE"}, overflow="fold")
-    return table
+class Listing:
+    """A table that cuts no column to nothing: where columns of free text get no room, they stand below their row."""
+
+    def __init__(self, *columns: str, title: str | None = None) -> None:
+        self._columns, self._title = columns, title
+        self._rows: list[tuple[list[Text], str]] = []
+
+    def add_row(self, *cells: str | Text, style: str = "") -> None:
+        """One cell for each column."""
+        texts = [cell if isinstance(cell, Text) else Text(cell, overflow="fold") for cell in cells]
+        self._rows.append((texts, style))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widest = [
+            max([len(name), *(max(map(cell_len, cells[i].plain.split("\n"))) for cells, _ in self._rows)])
+            for i, name in enumerate(self._columns)
+        ]
+        needed = [
+            min(w, _LEAST) if n in _FREE and n != "SOP INSTANCE UID" else w
+            for n, w in zip(self._columns, widest, strict=True)
+        ]
+        fits = sum(needed) + 2 * len(needed) <= options.max_width
+        aside = [] if fits else [i for i, name in enumerate(self._columns) if name in _FREE]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=self._title, title_justify="left")
+        table.title_style = "bold"
+        for i, name in enumerate(self._columns):
+            if i not in aside:
+                table.add_column(name, no_wrap=name not in _FREE, min_width=needed[i], overflow="fold")
+        if not aside:
+            for cells, style in self._rows:
+                table.add_row(*cells, style=style)
+            yield table
+            return
+        beside = [i for i in range(len(self._columns)) if i not in aside]
+        yield Text("  ".join(self._columns[i].ljust(widest[i]) for i in beside).rstrip(), style="bold")
+        for cells, style in self._rows:
+            line = Text("  ").join(_padded(cells[i], widest[i]) for i in beside)
+            line.rstrip()
+            yield Text.assemble(line, style=style)
+            for i in aside:
+                if cells[i].plain:
+                    yield Padding(
+                        Text.assemble(f"{self._columns[i]}: ", cells[i], style=style, overflow="fold"), (0, 0, 0, 4)
+                    )
+
+
+def _padded(cell: Text, width: int) -> Text:
+    padded = cell.copy()
+    padded.pad_right(max(0, width - cell_len(cell.plain)))
+    return padded
 
 
 def _state(state: str) -> Text:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from chexnode.node import job_spec
 from chexnode.roles.processes import lock
 from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
+from chexnode.vocabulary.errors import BadEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ def run(settings: Settings, config: Path | None, log_level: str, json_logs: bool
     stop = _Stop()
     with lock(settings.node.data_dir, exclusive=True):
         spec = job_spec(settings)  # a wrong model is told here, once, and not by three roles in turn
+        _look_at_ports(settings)
         _prepare(settings)
         _introduce(settings, spec.model)
         before = [sys.executable, "-m", "chexnode.cli.commands", "--log-level", log_level]
@@ -70,6 +74,23 @@ class _Stop:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
+
+
+def _look_at_ports(settings: Settings) -> None:
+    """Raise BadEnvironment if somebody has a port of ours: said here, once, and not by a role again and again."""
+    node, tls, web = settings.node, settings.tls, settings.web
+    wanted = [("node.port", node.host, node.port)] if tls.plain else []
+    wanted += [("tls.port", node.host, tls.port)] if tls.port is not None else []
+    for key, host, port in [*wanted, ("web.port", web.host, web.port)]:
+        try:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen()
+        except OSError as error:
+            why = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
+            raise BadEnvironment(f"cannot listen on {host}:{port} ({key}): {why}") from error
 
 
 def _prepare(settings: Settings) -> None:

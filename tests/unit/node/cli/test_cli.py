@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from chexnode.cli import commands as cli
+from chexnode.cli import tables
 from chexnode.ledger.ledger import Ledger
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Refused, StaleMove, Transient, Usage
 from chexnode.vocabulary.notes import Note
@@ -272,6 +275,28 @@ def test_db_upgrade(run: Run, tmp_path: Path) -> None:
 def test_a_list_on_an_empty_ledger_is_an_empty_array(run: Run, ledger: Ledger) -> None:
     for command in ("jobs", "deliveries"):
         assert run(command, "--json").json == []
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_column_is_cut_to_nothing(width: int) -> None:
+    table = tables.Listing("ID", "JOB", "STATE", "WHY")
+    why = "SOP class not accepted by destination: Comprehensive 3D SR Storage"
+    table.add_row("1", "0123456789ab" * 4, "DEAD", why)
+    out = StringIO()
+    Console(file=out, width=width).print(table)
+    lines = [line.strip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    words = " ".join(" ".join(lines).split())
+    assert "0123456789ab" * 4 in words
+    if width == 60:
+        assert f"WHY: {why}" in words
+
+
+def test_what_goes_into_a_pipe_is_whole(run: Run, life: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    row = next(line for line in run("jobs", "--state", "failed").out.splitlines() if "FAILED" in line)
+    assert "ZeroDivisionError: by zero" in row
+    assert life.views.jobs(["FAILED"])[0].id in row
 
 
 def test_tables_fit_80_columns_and_keep_ids_whole(run: Run, life: Ledger) -> None:

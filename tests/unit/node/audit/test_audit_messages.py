@@ -140,7 +140,7 @@ def test_participants_are_named_by_process_ae_title_and_address() -> None:
 def test_a_query_carries_its_data_set_and_transfer_syntax() -> None:
     ds = Dataset()
     ds.QueryRetrieveLevel, ds.StudyDate, ds.StudyInstanceUID = "STUDY", "20260101-", ""
-    one = message.query(SOURCE, AT, US, PEER, FIND, "1.2.840.10008.1.2", datasets.encode(ds), "1.2.840.10008.1.2")
+    one = message.query(SOURCE, AT, US, PEER, FIND, "1.2.840.10008.1.2", datasets.encode(ds, "1.2.840.10008.1.2"))
     what = read(one).find("ParticipantObjectIdentification")
     assert codes(what, "ParticipantObjectIDTypeCode") == ["110181"]
     assert what.get("ParticipantObjectID") == FIND

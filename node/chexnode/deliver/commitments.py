@@ -50,7 +50,7 @@ def report_due(node: Node) -> int:
 
 
 def _report(node: Node, peer: PeerSettings, request: CommitmentRequest) -> None:
-    to = DestinationSettings(name="peer", ae_title=peer.ae_title, host=peer.host, port=peer.port)
+    to = DestinationSettings(name="peer", ae_title=peer.ae_title, host=peer.host[0], port=peer.port)
     tls = client_context(node.settings.tls) if peer.tls else None
     ours = node.settings.node.ae_title
     assoc = Association(to, ours, [_CONTEXT], node.stopping, tls, as_scp=[PUSH_MODEL])

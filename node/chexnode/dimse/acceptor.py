@@ -52,6 +52,8 @@ from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)
 
+_LINGER_SECONDS = 1.0
+"""How long a rejected caller has to read why; its connection counts until then."""
 _COMMITMENT = (messages.N_ACTION_RQ, messages.N_EVENT_REPORT_RQ)
 
 
@@ -164,7 +166,7 @@ class Association:
         self._upper.send(write_associate_rj(rejection))
         if rejection in (CALLING_AE_UNKNOWN, CALLED_AE_UNKNOWN):
             self._policy.trail.refused(self.address, calling, rejection.text)
-        self._upper.await_close(self._policy.limits.negotiation_seconds)
+        self._upper.await_close(_LINGER_SECONDS)
 
     def _next_message(self) -> bool:
         """Wait between messages; False after an abort because the server stops."""

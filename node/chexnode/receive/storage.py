@@ -8,6 +8,7 @@ Pixels are never decoded; the data set passes through to the disk as it comes. L
 
 from __future__ import annotations
 
+import errno
 import logging
 import zlib
 from collections.abc import Callable
@@ -319,5 +320,8 @@ def _subject(header: Header) -> Subject:
 
 
 def _disk_failed(error: DiskRefused) -> NotStored:
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):  # no fault of the disk's
+        return NotStored(Failure.BUSY, "too many open files, try again later")
     log.error("disk refused", extra={"error": str(error)})
     return NotStored(Failure.DISK_FAILED)

@@ -19,7 +19,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
 from conformance import statement
@@ -47,9 +47,11 @@ from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
 from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
-from chexnode.web.dicomweb.attributes import ATTRIBUTES
-from chexnode.web.dicomweb.places import ROOT
+from chexnode.web.dicomweb.query import ATTRIBUTES
+from chexnode.web.dicomweb.routes import ROOT
 from chexnode.web.metrics import METRICS
+from chextrain.config import Config
+from chextrain.recipes.registry import RECIPES
 
 REFERENCE = Path(__file__).parent
 
@@ -63,6 +65,7 @@ def pages() -> dict[str, str]:
         "triage.md": _triage(),
         "dicom-conformance.md": statement(_member_docs(Status), _member_docs(Reason)),
         "http.md": _http(),
+        "training.md": _training(),
     }
 
 
@@ -312,6 +315,40 @@ def _triage() -> str:
         "## From the pixels: analysed, and noted\n\n"
         + table(("note", "meaning"), ((f"`{note}`", notes[note.name]) for note, _ in PIXEL_NOTES)),
     )
+
+
+# Training
+
+
+def _training() -> str:
+    parts = [
+        "What `chextrain train RECIPE` can be given, by `--config FILE.toml` (a section is a table) and, after it, by "
+        "`--set section.key=value`. An unknown key is an error that names the nearest known one. Every run writes all "
+        "its values to `run.json`, and the command that repeats it to the card of a bundle.",
+        "## Recipes",
+        table(
+            ("recipe", "network", "begins with", "its own defaults", "what it trains"),
+            (
+                (
+                    f"`{name}`",
+                    f"`{recipe.architecture}`",
+                    ", ".join(f"`--{stage}`" for stage in recipe.stages),
+                    ", ".join(
+                        f"`{section}.{key}={_toml(value)}`"
+                        for section, values in recipe.defaults.items()
+                        for key, value in values.items()
+                    ),
+                    _markdown((sys.modules[recipe.train.__module__].__doc__ or "").partition("\n\n")[0]),
+                )
+                for name, recipe in RECIPES.items()
+            ),
+        ),
+    ]
+    for name, field in Config.model_fields.items():
+        section = cast(type[BaseModel], field.annotation)
+        rows = ((*cells[:3], _markdown(cells[3])) for cells in _keys(section))
+        parts.append(f"## `[{name}]`\n\n{_text(section)}\n\n" + table(("key", "value", "default", "meaning"), rows))
+    return page("Training", *parts)
 
 
 # HTTP

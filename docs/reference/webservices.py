@@ -9,8 +9,8 @@ from writing import table
 
 from chexnode.dicomweb.media_types import BYTES, DICOM, DICOM_JSON, DICOM_XML, IMAGE_TYPES, JSON
 from chexnode.dimse.messages import Status
-from chexnode.web.dicomweb import attributes, document, pixels, query, rendered, stow
-from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
+from chexnode.web.dicomweb import document, pixels, query, rendered, store
+from chexnode.web.dicomweb.query import ATTRIBUTES, Level
 
 _MULTI = 'multipart/related; type="{}"'
 
@@ -61,7 +61,8 @@ def _retrieve() -> Iterator[str]:
         "`annotation` (`patient`, `technique`), `quality`, `viewport`, `window` (`linear`, `linear-exact`, `sigmoid`) "
         "and `iccprofile` (`no`, `yes`, `srgb`). Presentation states and volumes are not rendered. What comes by "
         "itself has a strong entity tag, for `If-Match`, `If-None-Match` and `If-Range` (RFC 9110); and `Range` is "
-        "answered of what needs no conversion first; neither holds of multipart, metadata and rendered resources. "
+        "answered of what needs no conversion first; neither holds of multipart and rendered resources. Metadata has "
+        "a weak tag, for `If-None-Match`. "
         "Statuses: 200, 206 (some instances are gone, or not to be had in the form asked for; a range), 304, 400, 404, "
         "406, 410 (deleted by retention), 412, 416."
     )
@@ -80,11 +81,16 @@ def _store() -> Iterator[str]:
     failures = (Status.PROCESSING_FAILURE, Status.OUT_OF_RESOURCES, Status.DATA_SET_MISMATCH, Status.CANNOT_UNDERSTAND)
     yield (
         "#### 3.7.2 Store\n\nBodies: "
-        + _listed(stow.TAKEN)
+        + _listed(store.TAKEN)
         + ". Metadata of the last two come with bulk data in parts of their own, named by Content-Location; compressed "
-        "pixels keep their transfer syntax. Every storage SOP class and transfer syntax is stored, nothing is coerced, "
-        "so there are no warnings. A known instance is acknowledged; other bytes of a known SOP Instance UID become "
-        f"its new version. Answers: `{DICOM_JSON}`, `{JSON}` or `{DICOM_XML}`. Statuses: 200, 202 (some), 400, 406, "
+        "pixels keep their transfer syntax. Every storage SOP class and transfer syntax is stored, nothing is "
+        "coerced. A "
+        "file whose file meta information is not that of its data set is stored as what the data set says, with "
+        "Warning "
+        "Reason `B007H`. A body may have the content coding gzip. A known instance is acknowledged; other bytes of a "
+        "known SOP Instance UID become "
+        f"its new version. Answers: `{DICOM_JSON}`, `{JSON}` or `{DICOM_XML}`. Statuses: 200, 202 (some, or with "
+        f"warnings), 400 (no DICOM), 406, "
         "409 (none), 413, 415, 503 (the database is away), 507 (the disk is full). Failure Reasons: "
         + ", ".join(f"`{int(one):04X}H`" for one in failures)
         + "."
@@ -94,18 +100,20 @@ def _store() -> Iterator[str]:
 def _search() -> Iterator[str]:
     levels = {Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
     keys = [(one.keyword, one.vr, levels[one.level]) for one in ATTRIBUTES.values()]
-    made = [*attributes.OF_STUDY, *attributes.MADE]
+    made = [*query.OF_STUDY, *query.MADE]
     yield (
         "#### 3.7.3 Search\n\nFor studies, series and instances, of all or below a study or series. Matching: single "
-        "value, list of UIDs, universal, wild card, range of dates and times; person names in each component group "
-        "and regardless of case. Keys, also of the levels above the one searched, all of them returned:\n\n"
+        "value, list of values (by backslash, by repeated keys; of code strings, UIDs and numbers also by comma), "
+        "universal, wild card, range of dates and times; person names in each component group and regardless of case, "
+        "with `fuzzymatching` also by the beginning of each component. Keys, also of the levels above the one "
+        "searched, all of them returned:\n\n"
         + table(("attribute", "VR", "level"), [*keys, ("ModalitiesInStudy", "CS", "study")])
         + "\n\nReturned besides: "
         + ", ".join(made)
         + f". At most {query.MOST} results at once, more by `limit` and `offset`; studies latest first. What is not "
-        "held for searches, and `fuzzymatching`, `emptyvaluematching` and `multiplevaluematching`, are passed over "
+        "held for searches, and `emptyvaluematching`, are passed over "
         f"with a Warning header. Answers: `{DICOM_JSON}`, `{JSON}`, `{_MULTI.format(DICOM_XML)}`. Statuses: 200, 204 "
-        "(nothing), 400, 406, 503."
+        "(nothing, in XML), 400, 406, 503."
     )
 
 

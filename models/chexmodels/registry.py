@@ -18,6 +18,8 @@ from chexmodels.nets.attention import AttentionUNet
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee
 from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
+from chexmodels.nets.restorer import Restorer
+from chexmodels.nets.siamese import siamese
 from chexmodels.nets.unet import UNet
 
 
@@ -37,6 +39,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
 }
 """Architecture name in ``model.json`` -> what is called with its ``parameters``."""
+NETWORKS: dict[str, Callable[..., nn.Module]] = {**BUILDERS, "masked": Restorer, "siamese": siamese}
+"""The same with those that a training begins with, of which no bundle is made."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from chexnode.encode.gsps import FORM, encode_gsps
 from chexnode.encode.heat import encode_heat
 from chexnode.encode.objects import encode, to_bytes
 from chexnode.encode.picture import DISPLAY_LONGEST, lay_out, render
-from chexnode.encode.provenance import CATEGORY, LESION, algorithm, tracking_uid
+from chexnode.encode.provenance import ABNORMALITY, CATEGORY, algorithm, tracking_uid
 from chexnode.encode.sc import encode_sc
 from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import sanitise
@@ -119,7 +119,7 @@ def main() -> None:
 def highdicom_seg(template: object, mask: np.ndarray) -> Segmentation:
     """Build a bare Segmentation, nothing of ours around it."""
     description = SegmentDescription(
-        1, "x", CATEGORY, LESION, "AUTOMATIC", algorithm(PROVENANCE), tracking_uid(PROVENANCE.job_key), "x"
+        1, "x", CATEGORY, ABNORMALITY, "AUTOMATIC", algorithm(PROVENANCE), tracking_uid(PROVENANCE.job_key), "x"
     )
     return Segmentation(
         [template], mask, "BINARY", [description], "1.2.3", 1, "1.2.4", 1, "x", "x", "x", "x", omit_empty_frames=False,

@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from chexmodels.nets.unet import UNet
 from chextrain.config import Config, load_config
 from chextrain.data import phantom
-from chextrain.data.arrays import Samples, load
-from chextrain.fit.trainer import Batch, Localisation, loader
+from chextrain.data.arrays import Batch, Samples, load
+from chextrain.fit.trainer import Localisation, loader
 
 STEPS = 12
 ROUNDS = 5

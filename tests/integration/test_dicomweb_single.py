@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless, generate_uid
 
-from chexnode.web.dicomweb import stow
+from chexnode.web.dicomweb import store
 from support.dicomweb import DICOM, Service, part10_of, path_of, serving
 from support.disks import unmounted
 from support.radiographs import radiograph
@@ -117,7 +117,7 @@ def test_a_copy_from_another_sender_comes_whole(service: Service, monkeypatch: p
     first = service.get(stored(service, ds), accept)
     [file] = files_of(service, ds)
     for sender in ("A", "A_LONGER_AETITLE"):
-        monkeypatch.setattr(stow, "CALLER", sender)
+        monkeypatch.setattr(store, "CALLER", sender)
         file.unlink()
         answer = service.get(stored(service, ds), accept)
         assert answer.content == file.read_bytes()

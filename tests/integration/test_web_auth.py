@@ -27,8 +27,7 @@ from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 from chexnode.vocabulary.scopes import Scope
 from chexnode.web.app import create_app
-from chexnode.web.headers import HEADERS
-from chexnode.web.limits import Buckets, Limits
+from chexnode.web.middleware import HEADERS, Buckets, Limits
 from support import dicomweb
 from support.ledgers import Clock, node_on, opened
 from support.servers import LOOPBACK

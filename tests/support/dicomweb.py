@@ -99,7 +99,8 @@ def serving(settings: Settings, ledger: Ledger | None = None) -> Iterator[Servic
         storage.start()
         port = free_port()
         app = create_app(node, storage)
-        server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False))
+        config = uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False, proxy_headers=False)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

@@ -34,6 +34,7 @@ PROVENANCE = Provenance(
     threshold=0.4,
     software_version="0.1.0",
     created_at=datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC),
+    image_threshold=0.5,
 )
 
 #: Attribute values of a patient geometry.

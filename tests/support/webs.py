@@ -21,7 +21,8 @@ from support.servers import LOOPBACK, free_port, wait_for
 def listening(app: Any) -> Iterator[httpx.Client]:
     """Serve any ASGI application; yields a client."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False, lifespan="off"))
+    config = uvicorn.Config(app, LOOPBACK, port, log_config=None, access_log=False, lifespan="off", proxy_headers=False)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

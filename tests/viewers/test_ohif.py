@@ -51,7 +51,9 @@ def test_the_lesion_is_shown_where_it_is(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("abnormal", "words"), [(False, "Absent"), (None, "NOT EVALUATED: out-of-distribution")])
+@pytest.mark.parametrize(
+    ("abnormal", "words"), [(False, "Absent"), (None, "NOT EVALUATED: unlike the images that the AI learnt from")]
+)
 def test_a_report_without_a_finding_is_read_in_words(
     abnormal: bool | None, words: str, pacs: servers.Orthanc, ohif: Ohif, chromium: Chromium, pictures: Path | None
 ) -> None:

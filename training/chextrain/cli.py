@@ -1,11 +1,12 @@
-"""Check data sets, train CheX-Nomaly, export it as a bundle, evaluate it, draw phantoms."""
+"""Check data sets, train models, export them as bundles, evaluate them, draw phantoms."""
 
 from __future__ import annotations
 
-import importlib
+import functools
+import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from chextrain.config import Config, ConfigError, load_config
-from chextrain.data.arrays import load
+from chextrain.config import ConfigError, keys_text, load_config
 from chextrain.data.cases import Collection
 from chextrain.data.consensus import Consensus
 from chextrain.data.findings import UnknownFinding
 from chextrain.data.formats import Format, Source
 from chextrain.data.rows import BadData
+from chextrain.recipes import training
+from chextrain.recipes.registry import RECIPES, all_stages
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -32,29 +34,8 @@ class Split(StrEnum):
     TEST = "test"
 
 
-class Recipe(StrEnum):
-    """What can be trained."""
-
-    MASKED = "masked"
-    SUPERMODEL = "supermodel"
-    ATTENTION = "attention"
-    SIAMESE = "siamese"
-    CHEXNOMALY = "chexnomaly"
-    SPECIALIST = "specialist"
-    MAX_ENSEMBLE = "max_ensemble"
-    MODEL_ENSEMBLE = "model_ensemble"
-
-
-ENSEMBLES = (Recipe.MAX_ENSEMBLE, Recipe.MODEL_ENSEMBLE)
-STAGES: Mapping[str, tuple[str, ...]] = {
-    Recipe.SUPERMODEL: ("masked",),
-    Recipe.CHEXNOMALY: ("supermodel", "siamese"),
-    Recipe.MODEL_ENSEMBLE: ("specialists",),
-}
-"""The runs a recipe can begin with."""
-KINDS = {"masked": "masked", "supermodel": "unet", "siamese": "siamese", "specialists": "max_ensemble"}
-"""The architecture of each."""
-
+RecipeName = StrEnum("RecipeName", {name.upper(): name for name in RECIPES})
+"""What can be trained."""
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data set; phantoms need none.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Layout of the data set.")]
@@ -96,82 +77,56 @@ def index(
     if check_images:
         found = indexing.with_images(found, built.collection)
     typer.echo(json.dumps(asdict(found), indent=2) if json_ else indexing.text(found))
-    raise typer.Exit(0 if found.sound else 1)
+    raise typer.Exit(0 if found.usable else 1)
 
 
-@app.command()
 def train(
-    recipe: Recipe,
+    recipe: RecipeName,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
     format_: FormatOption,
     data: DataOption = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; else the defaults.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, after the file.")] = None,
     cache: CacheOption = None,
-    masked: Annotated[
-        Path | None, typer.Option("--masked", help="Run that a supermodel starts from; else trained if masked.epochs.")
-    ] = None,
-    supermodel: Annotated[
-        Path | None, typer.Option("--supermodel", help="Run that chexnomaly starts from; else trained.")
-    ] = None,
-    siamese: Annotated[
-        Path | None, typer.Option("--siamese", help="Run whose maps chexnomaly sees; else trained.")
-    ] = None,
-    specialists: Annotated[
-        Path | None, typer.Option("--specialists", help="max_ensemble run that model_ensemble combines; else trained.")
-    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last epoch.")] = False,
     consensus: ConsensusOption = None,
     split_seed: SeedOption = None,
     sizes: SizesOption = None,
     groups: GroupsOption = None,
+    **stages: Path | None,
 ) -> None:
-    """Train RECIPE, keep the weights that validate best in OUT."""
-    from chextrain.recipes.specialist import boxed_in
-    from chextrain.runs import Run, load_network
-
-    values = load_config(config, [*(set_ or ()), *_options(consensus, split_seed)])
+    """Train RECIPE, keep the weights that validate best in OUT. Keys and defaults: docs/reference/training.md."""
+    name = recipe.value
+    values = load_config(config, [*(set_ or ()), *_options(consensus, split_seed)], RECIPES[name].defaults)
     collection = read(format_, data, values.data.consensus, values.data.split_seed, sizes, groups)
-    held_out = collection.named(values.data.hold_out)
-    train_set, val_set = (
-        load(collection, split, values.data.size, cache).without(held_out) for split in ("train", "val")
-    )
-    offered = {"masked": masked, "supermodel": supermodel, "siamese": siamese, "specialists": specialists}
-    given = {stage: folder for stage, folder in offered.items() if folder is not None}
-    if strange := given.keys() - _reached(recipe):
-        raise ConfigError(f"{recipe} begins with no {' or '.join(sorted(strange))}")
-    if {"masked", "supermodel"} <= given.keys():
-        raise ConfigError("--masked is what a supermodel begins with, and --supermodel is trained already")
-    runs = {stage: Run.read(folder) for stage, folder in given.items()}
-    for stage, made in runs.items():
-        if made.architecture != KINDS[stage]:
-            raise ConfigError(f"--{stage} {given[stage]}: a run of {made.recipe} is none")
-        if seen := held_out - collection.named(made.values["data"]["hold_out"]):
-            raise ConfigError(f"--{stage} {given[stage]}: learnt from {', '.join(sorted(seen))}, held out here")
-        if made.values["data"]["split_seed"] != values.data.split_seed:
-            raise ConfigError(f"--{stage} {given[stage]}: another data.split_seed, so other patients are in test")
-    networks = {stage: load_network(folder) for stage, folder in given.items()}
-    made_by = {stage: made.commands for stage, made in runs.items()}
+    given = {stage: folder for stage, folder in stages.items() if folder is not None}
+    training.train(name, collection, format_, values, out, given, cache=cache, resume=resume, report=typer.echo)
 
-    def run(name: Recipe, values: Config, folder: Path, **known: Any) -> Any:
-        module = importlib.import_module(f"chextrain.recipes.{name}")
-        for stage in STAGES.get(name, ()):
-            if stage in networks:
-                known[stage] = networks[stage]
-            elif stage in (module.stages(values) if hasattr(module, "stages") else ()):
-                typer.echo(f"{stage}, as none is given: {folder / stage}")
-                known[stage] = run(Recipe(stage), module.stage(stage, values), folder / stage)
-        findings = {key: value for key, value in known.items() if key == "findings"}
-        parameters = module.parameters(values, **findings)
-        stages = {stage: lines for stage, lines in made_by.items() if stage in _reached(name)}
-        Run(name, format_, module.ARCHITECTURE, parameters, asdict(values), stages).write(folder)
-        return module.train(train_set, val_set, values, folder, resume=resume, **known)
 
-    known: dict[str, Any] = {}
-    if recipe in ENSEMBLES:
-        members = networks.get("specialists")
-        known["findings"] = members.findings if members else boxed_in(train_set, val_set, values.ensemble.least)
-    run(recipe, values, out, **known)
+def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with an option for every stage of every recipe in place of its ``**stages``."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Path | None, typer.Option(f"--{name}", help=stage.help)],
+        )
+        for name, stage in all_stages().items()
+    ]
+
+    @functools.wraps(command)
+    def with_stages(**values: Any) -> None:
+        command(**values)
+
+    vars(with_stages)["__signature__"] = signature.replace(parameters=[*own, *options])
+    with_stages.__annotations__ = {p.name: p.annotation for p in (*own, *options)}
+    return with_stages
+
+
+app.command("train", epilog=keys_text())(_with_stages(train))
 
 
 @app.command()
@@ -193,7 +148,7 @@ def export(
 ) -> None:
     """Calibrate RUNS on the validation split, score them on test, write bundle and card."""
     from chextrain.evaluate.export import export as write
-    from chextrain.evaluate.scored import NothingToScore
+    from chextrain.evaluate.scored_split import NothingToScore
     from chextrain.runs import committee
 
     run, network = committee(runs, mirror)
@@ -226,16 +181,16 @@ def evaluate(
     sizes: SizesOption = None,
     groups: GroupsOption = None,
 ) -> None:
-    """Score MODELS on a split: the paper's tables, and sound numbers beside the baselines that need no network."""
+    """Score MODELS on a split: the paper's tables, and metrics beside the baselines that need no network."""
     from chexmodels.bundle import BundleError
+    from chextrain.evaluate.models import read_model
     from chextrain.evaluate.report import assemble, write
-    from chextrain.evaluate.scored import NothingToScore
-    from chextrain.evaluate.subjects import read_subject
+    from chextrain.evaluate.scored_split import NothingToScore
 
     collection = read(format_, data, consensus, split_seed, sizes, groups)
     other = read(external_format, external, None, None, None, None) if external_format else None
     try:
-        report = assemble([read_subject(model) for model in models], collection, split, cache, other)
+        report = assemble([read_model(model) for model in models], collection, split, cache, other)
     except (BundleError, NothingToScore) as error:
         raise ConfigError(str(error)) from error
     typer.echo(report.markdown())
@@ -267,11 +222,6 @@ def read(
 ) -> Collection:
     """The data set at ``data``; raises ``BadData``."""
     return Source(format_, data, Consensus(consensus or Consensus.SOFT), split_seed or 0, sizes, groups).collection()
-
-
-def _reached(recipe: str) -> set[str]:
-    """The runs a recipe can begin with, and those that these can begin with."""
-    return {name for stage in STAGES.get(recipe, ()) for name in (stage, *_reached(stage))}
 
 
 def _options(consensus: Consensus | None, split_seed: int | None) -> list[str]:

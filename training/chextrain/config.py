@@ -1,16 +1,14 @@
-"""Values of a training run: frozen dataclasses, from TOML and ``--set section.key=value``; unknown keys are refused."""
+"""Values of a run: defaults, a recipe's, a TOML file's, ``--set section.key=value``; unknown keys are refused."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from chextrain.fit.augmentation import Augmentation
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Preset = Literal["paper", "paper-half", "base", "small", "fast", "half", "residual", "early", "residual-half", "nano"]
 
@@ -19,8 +17,13 @@ class ConfigError(ValueError):
     """A key or value that no recipe knows; the message names the nearest known key."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataConfig:
+class Section(BaseModel):
+    """A section of the configuration: frozen, of strict types; the docstrings below its keys are their descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
     """What is read."""
 
     size: int = 256
@@ -31,7 +34,7 @@ class DataConfig:
     """Weight of small boxes: 0 counts every pixel alike, 1 every box."""
     normals: float = 1.0
     """Share of the images without a finding that an epoch shows, others each time."""
-    hold_out: tuple[str, ...] = ()
+    hold_out: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Images with any of these findings are not learnt from, nor do they choose the best epoch."""
     consensus: Literal["union", "vote", "soft", "wbf", "cluster"] = "soft"
     """How the boxes of several readers become one target; see ``chextrain.data.consensus``."""
@@ -39,8 +42,7 @@ class DataConfig:
     """Of the hash that shares out the patients where the data set names no splits."""
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkConfig:
+class NetworkConfig(Section):
     """What is trained."""
 
     preset: Preset = "fast"
@@ -48,8 +50,7 @@ class NetworkConfig:
     dropout: float = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class LossConfig:
+class LossConfig(Section):
     """Focal loss in units of the mean mask fraction, a soft Dice, and the box transform."""
 
     pixels: Literal["focal", "printed"] = "focal"
@@ -66,13 +67,12 @@ class LossConfig:
     boxed: float = 0.5
     """Share of the loss taken after the box transform."""
     transform: Literal["none", "components", "global", "target", "hard"] = "components"
-    """How predictions become boxes; the names are those of ``chextrain.fit.boxing.TRANSFORMS``."""
+    """How predictions become boxes; the names are those of ``chextrain.fit.box_transform.TRANSFORMS``."""
     boxed_after: float = 0.2
     """Share of the steps before the transform begins; until then predictions have no components worth boxing."""
 
 
-@dataclass(frozen=True, slots=True)
-class MaskedConfig:
+class MaskedConfig(Section):
     """Pre-training of a supermodel without labels: restoring what of an image was hidden."""
 
     epochs: int = 0
@@ -84,8 +84,7 @@ class MaskedConfig:
     """Of the blocks that are hidden."""
 
 
-@dataclass(frozen=True, slots=True)
-class SiameseConfig:
+class SiameseConfig(Section):
     """The contrastive stage."""
 
     variant: Literal["pooled", "map", "cnn"] = "pooled"
@@ -103,8 +102,7 @@ class SiameseConfig:
     """Pairs an epoch: half of them two findings, a quarter each finding/normal and normal/finding."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChexnomalyConfig:
+class ChexnomalyConfig(Section):
     """How the supermodel and the extractor are joined, and the ablations."""
 
     inject: Literal["input", "bottleneck"] = "input"
@@ -123,8 +121,7 @@ class ChexnomalyConfig:
     """The same of the Siamese network."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpecialistConfig:
+class SpecialistConfig(Section):
     """A model of one finding."""
 
     finding: str = ""
@@ -133,8 +130,7 @@ class SpecialistConfig:
     """As many images without the finding as with it: any others (the paper), or normal ones only (its code)."""
 
 
-@dataclass(frozen=True, slots=True)
-class EnsembleConfig:
+class EnsembleConfig(Section):
     """Which specialists there are, and what combines them."""
 
     least: int = 20
@@ -147,8 +143,28 @@ class EnsembleConfig:
     """It learns from maps of images that the specialists learnt from, as in the paper, which flatters them."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingConfig:
+class AugmentationConfig(Section):
+    """How far a training image may be moved and changed; masks follow the geometry."""
+
+    flip: float = 0.0
+    """Probability of a left-right flip; off by default, since the side of heart and aorta carries meaning."""
+    rotate: float = 10.0
+    """Degrees either way."""
+    scale: float = 0.1
+    """Relative, either way."""
+    shift: float = 0.05
+    """Of the side, either way."""
+    gamma: float = 0.25
+    """Largest change of log gamma."""
+    contrast: float = 0.2
+    """Relative change of contrast and a quarter of it of brightness."""
+    noise: float = 0.02
+    """Largest standard deviation of added Gaussian noise."""
+    transplant: float = 0.0
+    """Share of the images into which a part of another is transplanted."""
+
+
+class TrainingConfig(Section):
     """How it is trained."""
 
     epochs: int = 15
@@ -169,32 +185,53 @@ class TrainingConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Section):
     """All values of one run."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    masked: MaskedConfig = field(default_factory=MaskedConfig)
-    siamese: SiameseConfig = field(default_factory=SiameseConfig)
-    chexnomaly: ChexnomalyConfig = field(default_factory=ChexnomalyConfig)
-    specialist: SpecialistConfig = field(default_factory=SpecialistConfig)
-    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    loss: LossConfig = LossConfig()
+    masked: MaskedConfig = MaskedConfig()
+    siamese: SiameseConfig = SiameseConfig()
+    chexnomaly: ChexnomalyConfig = ChexnomalyConfig()
+    specialist: SpecialistConfig = SpecialistConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def but(self, section: str, **values: Any) -> Config:
+        """The same with other values in one section."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
 
 
-def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """Defaults, then the TOML file, then ``section.key=value`` strings; raises ``ConfigError``."""
-    tree: dict[str, Any] = tomllib.loads(path.read_text()) if path else {}
+def load_config(
+    path: Path | None = None, overrides: Iterable[str] = (), defaults: Mapping[str, Mapping[str, Any]] | None = None
+) -> Config:
+    """Defaults, then those of a recipe, the TOML file, and ``section.key=value`` strings; raises ``ConfigError``."""
+    tree: dict[str, Any] = {}
+    for section, values in (*(defaults or {}).items(), *(tomllib.loads(path.read_text()) if path else {}).items()):
+        tree[section] = {**tree.get(section, {}), **values} if isinstance(values, Mapping) else values
     for override in overrides:
         name, separator, text = override.partition("=")
         section, dot, key = name.strip().partition(".")
         if not separator or not dot:
             raise ConfigError(f"--set {override}: write section.key=value")
         tree.setdefault(section, {})[key] = _literal(text.strip())
-    return _build(Config, tree, "")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_message(fault) for fault in error.errors())) from error
+
+
+def keys_text() -> str:
+    """Every key with its default and the first sentence of its meaning, a paragraph each."""
+    lines = ["Values for --set and --config:"]
+    for section, field in Config.model_fields.items():
+        for key, value in type(field.default).model_fields.items():
+            meaning = (value.description or "").replace("\n", " ").partition(". ")[0].rstrip(".")
+            default = list(value.default) if isinstance(value.default, tuple) else value.default
+            lines.append(f"{section}.{key}={default}" + (f": {meaning}" if meaning else ""))
+    return "\n\n".join(lines)
 
 
 def _literal(text: str) -> Any:
@@ -204,35 +241,15 @@ def _literal(text: str) -> Any:
         return text
 
 
-T = TypeVar("T")
-
-
-def _build(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
-    hints = get_type_hints(kind)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0)[0]
-            raise ConfigError(f"unknown key {prefix}{key}; did you mean {prefix}{near}?")
-        arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
-    return kind(**arguments)
-
-
-def _convert(hint: type[Any], value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is a section, not a value")
-        return _build(hint, value, f"{name}.")
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ConfigError(f"{name} is one of {', '.join(get_args(hint))}, not {value!r}")
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f'{name} must be a list such as ["Nodule", "Mass"], not {value!r}')
-        return tuple(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{name} must be {hint.__name__}, not {value!r}")
-    return value
+def _message(fault: Any) -> str:
+    """What is wrong with a key or value, and what is right."""
+    *sections, key = map(str, fault["loc"][:2])
+    name = ".".join([*sections, key])
+    if fault["type"] == "extra_forbidden":
+        known: Any = Config.model_fields[sections[0]].annotation if sections else Config
+        near = difflib.get_close_matches(key, known.model_fields, n=1, cutoff=0)[0]
+        return f"unknown key {name}; did you mean {'.'.join([*sections, near])}?"
+    if fault["type"] == "literal_error":
+        expected = fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{name} is one of {expected}, not {fault['input']!r}"
+    return f"{name}: {fault['msg']}, not {fault['input']!r}"

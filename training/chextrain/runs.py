@@ -14,15 +14,12 @@ import torch
 from torch import nn
 
 from chexmodels.nets.committee import Committee
-from chexmodels.nets.siamese import siamese
-from chexmodels.registry import BUILDERS
+from chexmodels.registry import BUILDERS, NETWORKS
 from chextrain.config import Config, ConfigError
-from chextrain.fit.restorer import Restorer
 
 RUN_JSON = "run.json"
 BEST = "best.pt"
 Parameters = dict[str, Any]
-ARCHITECTURES = {**BUILDERS, "siamese": siamese, "masked": Restorer}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Run:
     @property
     def commands(self) -> list[str]:
         """The command lines that repeat the run and those it started from, given ``--data`` and ``--out``."""
-        usual = json.loads(json.dumps(dataclasses.asdict(Config())))  # as written: lists for tuples
+        usual = Config().model_dump(mode="json")
         changed = [
             "--set " + shlex.quote(f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}")
             for section, pairs in self.values.items()
@@ -75,7 +72,7 @@ class Run:
 def load_network(folder: Path) -> nn.Module:
     """The network of a finished run with its best weights, float32, in evaluation mode."""
     run = Run.read(folder)
-    network: nn.Module = ARCHITECTURES[run.architecture](**run.parameters)
+    network: nn.Module = NETWORKS[run.architecture](**run.parameters)
     network.load_state_dict(torch.load(folder / BEST, weights_only=True))
     return network.eval()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -20,6 +22,11 @@ INLINE_BYTES = 4096
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "LT", "ST", "UC", "UR", "UT", "DS", "FD", "FL", "IS"}) | {
     "SL", "SS", "SV", "UL", "US", "UV"
 }  # fmt: skip
+_BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+#: VRs whose values are ASCII, and are read here as they were sent.
+_PLAIN = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
+#: VRs that have one value, in which a backslash is one (PS3.5 section 6.2).
+_UNDIVIDED = frozenset({"LT", "ST", "UR", "UT"})
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 BulkUri = Callable[[str], str]
@@ -57,67 +64,81 @@ def sequence(keyword: str, items: Iterable[Json]) -> Json:
 def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "") -> Json:
     """The JSON model of ``ds`` without group 0002; long binary values become BulkDataURI.
 
-    What pydicom cannot convert (a DS that is no number, say) is given as text, for nothing may be lost on the way.
+    What is no number where one belongs (a decimal comma, say) is given as the text that it is (F.2.3), an empty value
+    among others as null, and an element without any value has no Value (F.2.5).
     """
-    found: Json = {}
+    model: Json = {}
     for tag in sorted(ds.keys()):
         if tag.group == 0x0002 or tag.element == 0x0000:  # group lengths are retired (PS3.5 section 7.2)
             continue
-        found[f"{tag:08X}"] = _of_element(ds, tag, bulk_uri, f"{prefix}{tag:08X}")
-    return found
+        model[f"{tag:08X}"] = _of_element(ds, tag, bulk_uri, f"{prefix}{tag:08X}")
+    return model
 
 
 def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str) -> Json:
-    try:
-        one = ds[tag]
-    except Exception:  # a value that the library cannot even hold
-        return _raw(ds.get_item(tag))
-    if one.VR == "SQ":
-        items = [model_of(item, bulk_uri, f"{path}/{number}/") for number, item in enumerate(one.value or [])]
-        return {"vr": "SQ", "Value": items}  # of none, pydicom says []
-    if tag in _PIXELS or (one.VR in _BULK and _size(one) > INLINE_BYTES):
-        return {"vr": _vr(one), "BulkDataURI": bulk_uri(path)}
-    try:
-        return _finite(one.to_json_dict(None, INLINE_BYTES))
-    except Exception:
-        return _raw(one)
+    raw = ds.get_item(tag)
+    vr, value = str(raw.VR or ""), raw.value
+    if not vr and not tag.is_private:
+        with suppress(KeyError):  # implicit
+            vr = dictionary_VR(tag)
+    if vr not in _PLAIN or not isinstance(value, bytes):
+        try:
+            converted = ds[tag]
+            vr, value = converted.VR, converted.value
+        except Exception:  # a value that the library cannot even hold
+            vr = vr if len(vr) == 2 else "UN"
+    vr = vr if len(vr) == 2 else "OW"  # "OB or OW" where the data set was implicit
+    if vr == "SQ":
+        items = value if isinstance(value, Iterable) and not isinstance(value, bytes) else []
+        models = [model_of(item, bulk_uri, f"{path}/{number}/") for number, item in enumerate(items)]
+        return {"vr": "SQ", "Value": models} if models else {"vr": "SQ"}
+    if tag in _PIXELS or (vr in _BULK and _size(value) > INLINE_BYTES):
+        return {"vr": vr, "BulkDataURI": bulk_uri(path)}
+    if vr in _BINARY:
+        if isinstance(value, bytes) and value:
+            return {"vr": vr, "InlineBinary": b64encode(value).decode("ascii")}
+        return {"vr": vr}
+    values = [_value(vr, one) for one in _values(vr, value)]
+    return {"vr": vr, "Value": values} if values else {"vr": vr}
 
 
-def _vr(one: DataElement) -> str:
-    return one.VR if len(one.VR) == 2 else "OW"  # "OB or OW" where the data set was implicit
+def _values(vr: str, value: object) -> Sequence[object]:
+    """The values of an element, which are not yet those of the model; none where its length is 0."""
+    if isinstance(value, bytes):
+        value = value.decode("latin-1").rstrip("\0 ")
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [value] if vr in _UNDIVIDED else value.split("\\")
+    return list(value) if isinstance(value, Sequence) else [value]
 
 
-def _size(one: DataElement) -> int:
-    value = one.value
+def _value(vr: str, value: object) -> object:
+    """One value as PS3.18 table F.2.3-1 has it; None where it is empty."""
+    if vr == "PN":
+        return _person(value) or None
+    if vr == "AT" and isinstance(value, int):
+        return f"{value:08X}"
+    if isinstance(value, float) and vr in ("FD", "FL"):
+        # JSON has no numbers for these three, so they are text.
+        return (
+            value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        )
+    if isinstance(value, int) and vr not in ("DS", "IS"):
+        return value
+    text = str(value) if vr in _UNDIVIDED else str(value).strip("\0 ")
+    if vr == "IS" and re.fullmatch(r"[+-]?\d{1,18}", text):
+        return int(text)
+    if vr == "DS" and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) and math.isfinite(float(text)):
+        return int(text) if re.fullmatch(r"[+-]?\d{1,15}", text) else float(text)
+    return text or None
+
+
+def _size(value: object) -> int:
+    """Bytes, nearly."""
     if isinstance(value, bytes | str):
         return len(value)
-    if isinstance(value, Iterable):
-        return 8 * one.VM
-    return 0
-
-
-def _raw(one: Any) -> Json:
-    """As text, whatever it is."""
-    vr = str(getattr(one, "VR", None) or "UN")
-    value = getattr(one, "value", None)
-    if isinstance(value, bytes):
-        value = value.decode("latin-1").strip("\0 ")
-    if vr in ("UN", "OB", "OW", "OD", "OF", "OL", "OV", "SQ"):
-        return {"vr": vr}
-    values = value if isinstance(value, list | tuple) else str(value).split("\\")
-    return {"vr": vr, "Value": [str(one) for one in values if one not in (None, "")]}
-
-
-def _finite(converted: Mapping[str, Any]) -> Json:
-    """PS3.18 F.2.3: JSON has no numbers for these three, so they are text."""
-    values = converted.get("Value")
-    if converted["vr"] in ("FD", "FL", "DS") and values:
-        names = {math.inf: "Infinity", -math.inf: "-Infinity"}
-        return {
-            **converted,
-            "Value": [names.get(v, "NaN") if isinstance(v, float) and not math.isfinite(v) else v for v in values],
-        }
-    return dict(converted)
+    return 8 * len(value) if isinstance(value, Sequence) else 0
 
 
 def _person(name: object) -> dict[str, str]:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from chexnode.dicomweb.media_types import MULTIPART
+
+PIECE = 1 << 18
+"""Bytes that a body is written in at once, where there are so many."""
 
 #: RFC 2046 allows 70 characters; those of Orthanc's plugin have 73.
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,199}[0-9A-Za-z'()+_,\-./:=?]")
@@ -159,17 +164,66 @@ def _headers(head: bytes) -> dict[str, str]:
     return found
 
 
-def new_boundary() -> str:
-    """A boundary that nothing contains by chance."""
-    return secrets.token_hex(16)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part to be written."""
+
+    content_type: str
+    content: Iterable[bytes]
+    location: str = ""
+    """Content-Location, where there is one."""
+    length: int | None = None
+    """Bytes of the content, where they are known before it is read."""
 
 
-def part_head(boundary: str, content_type: str, location: str = "", *, first: bool = False) -> bytes:
-    """What stands before the content of a part."""
-    lines = [f"--{boundary}", f"Content-Type: {content_type}"] + ([f"Content-Location: {location}"] if location else [])
-    return (b"" if first else b"\r\n") + "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+class MultipartBody:
+    """A body of ``parts`` of one ``media_type`` to be written; iterate it once, and get pieces of :data:`PIECE`."""
+
+    def __init__(self, media_type: str, parts: Iterable[Part]) -> None:
+        self._boundary, self._parts = secrets.token_hex(16), parts
+        self.content_type = f'{MULTIPART}; type="{media_type}"; boundary={self._boundary}'
+
+    @property
+    def length(self) -> int | None:
+        """Content-Length; None where the parts are made one by one, or the length of one is not known."""
+        if not isinstance(self._parts, Sequence):
+            return None
+        total = len(self._closing(bool(self._parts)))
+        for number, part in enumerate(self._parts):
+            if part.length is None:
+                return None
+            total += len(self._head(part, number)) + part.length
+        return total
+
+    def __iter__(self) -> Iterator[bytes]:
+        return gathered(self._pieces())
+
+    def _pieces(self) -> Iterator[bytes]:
+        number = 0
+        for part in self._parts:
+            yield self._head(part, number)
+            yield from part.content
+            number += 1
+        yield self._closing(number > 0)
+
+    def _head(self, part: Part, number: int) -> bytes:
+        lines = [f"--{self._boundary}", f"Content-Type: {part.content_type}"]
+        lines += [f"Content-Location: {part.location}"] if part.location else []
+        return (b"\r\n" if number else b"") + "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+    def _closing(self, is_any: bool) -> bytes:
+        return (b"\r\n" if is_any else b"") + f"--{self._boundary}--\r\n".encode("ascii")
 
 
-def closing(boundary: str) -> bytes:
-    """What stands behind the last part."""
-    return f"\r\n--{boundary}--\r\n".encode("ascii")
+def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """``pieces`` put together until they have :data:`PIECE` bytes: each one that goes out costs a turn of its own."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if size:
+        yield b"".join(waiting)

@@ -6,17 +6,46 @@ report holds them as text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chexmodels.finding import Findings, Region
 from chexnode.encode.provenance import DISCLAIMER, Provenance
+from chexnode.vocabulary.notes import Note
 
 #: Outline: the recommended display colour of the Segmentation.
 COLOUR = (255, 64, 64)
 #: Numbers at the regions, and words to be heeded.
 AMBER = (255, 191, 0)
+#: That nothing was marked: as visible as a finding, and no green light.
+BLUE = (120, 200, 255)
 WHITE = (235, 235, 235)
 _MOST_LISTED = 8
+
+WHAT_IT_IS = "AI: looks for any abnormality, does not name it"
+#: Notes that head the picture, and why; the reader has to look before anything else.
+DOUBTS: Mapping[str, str] = {
+    Note.POLARITY_DOUBTFUL: "the picture looks inverted (black and white exchanged)",
+    Note.SCOPE_DOUBTFUL: "the picture does not look like a frontal chest radiograph",
+    Note.ORIENTATION_DOUBTFUL: "the picture looks upside down or turned",
+    Note.VIEW_CONTRADICTORY: "the header contradicts itself on the view",
+    Note.BODY_PART_CONTRADICTORY: "the header contradicts itself on the part of the body",
+    Note.POLARITY_CONTRADICTORY: "the header contradicts itself on black and white",
+}
+#: What else is noted, in words.
+NOTED: Mapping[str, str] = {
+    Note.VIEW_UNKNOWN: "view not stated",
+    Note.BODY_PART_UNKNOWN: "part of the body not stated",
+    Note.AGE_UNKNOWN: "age not known",
+    Note.CHILD: "patient is a child, the AI learnt from adults",
+    Note.BURNED_IN: "text in the picture",
+    Note.LOSSY: "lossy compression",
+    Note.SPACING_UNKNOWN: "pixel size not known",
+    Note.WINDOW_IGNORED: "display window unusable and ignored",
+    Note.MODALITY_LUT_IGNORED: "modality transformation unusable and ignored",
+    Note.MODEL_OUTPUT_INVALID: "the AI gave no usable answer",
+    "out-of-distribution": "unlike the images that the AI learnt from",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +71,57 @@ def has_finding(findings: Findings) -> bool:
 
 def caption(findings: Findings, provenance: Provenance) -> Caption:
     """Say what was found, by whom, and what it is not for. "Not evaluated" never looks like "no finding"."""
-    above = (
-        Line(DISCLAIMER, AMBER),
-        Line(
-            f"{provenance.model_name} {provenance.model_version}, weights {provenance.model_digest[:12]}, "
-            f"{provenance.operating_point} threshold {provenance.threshold:.3g}"
-        ),
-    )
-    score = image_score(findings)
+    doubts = [DOUBTS[note] for note in findings.notes if note in DOUBTS]
+    above = [Line(DISCLAIMER, AMBER)]
+    if doubts:
+        above.append(Line(f"DOUBTFUL: {'; '.join(doubts)}", AMBER))
+    above.append(Line(f"{WHAT_IT_IS}. {provenance.model_name} {provenance.model_version}"))
+    return Caption(tuple(above), (*_answer(findings, provenance, doubts), *noted(findings)))
+
+
+def _answer(findings: Findings, provenance: Provenance, doubts: Sequence[str]) -> list[Line]:
     if findings.abnormal is None:
-        return Caption(above, (Line(f"NOT EVALUATED: {', '.join(findings.notes) or 'no reason given'}", AMBER),))
+        reasons = doubts or [_words(note) for note in findings.notes if note not in _HARMLESS]
+        return [Line(f"NOT EVALUATED: {'; '.join(reasons) or 'no reason given'}", AMBER)]
+    score = image_score(findings, provenance)
     if not findings.abnormal:
-        below = [Line(f"No finding above threshold. {score}")]
-    elif not has_finding(findings):
-        below = [Line(f"Score above threshold, nothing localised. {score}", COLOUR)]
-    else:
-        listed = [numbered(n, region) for n, region in enumerate(findings.regions[:_MOST_LISTED], 1)]
-        if len(findings.regions) > _MOST_LISTED:
-            listed.append(f"and {len(findings.regions) - _MOST_LISTED} more")
-        below = [Line(f"{_count(len(findings.regions))} {score}", COLOUR)]
-        if listed:
-            below.append(Line(f"Peak score by region - {', '.join(listed)}"))
-    return Caption(above, (*below, *noted(findings)))
+        missed = "Small or faint abnormalities are missed."
+        return [Line("NO ABNORMALITY MARKED", BLUE), Line(f"{score} {missed}" if score else missed)]
+    if not has_finding(findings):
+        return [Line("ABNORMAL, but nothing can be outlined", COLOUR), Line(score)]
+    listed = [numbered(n, region) for n, region in enumerate(findings.regions[:_MOST_LISTED], 1)]
+    if len(findings.regions) > _MOST_LISTED:
+        listed.append(f"and {len(findings.regions) - _MOST_LISTED} more")
+    below = [Line(_count(len(findings.regions)), COLOUR)]
+    return [*below, Line(f"{score} Peak by region - {', '.join(listed)}" if listed else score)]
 
 
-def image_score(findings: Findings) -> str:
-    """Say what the image scored as a whole."""
-    return f"Image score {_percent(findings.score)}."
+def image_score(findings: Findings, provenance: Provenance) -> str:
+    """Say what the image scored as a whole, beside the threshold that decided.
+
+    Empty for an image without a finding whose score reaches the threshold, or whose threshold is not known: a number
+    would say the contrary of the words.
+    """
+    threshold = provenance.image_threshold
+    if findings.abnormal is False and (threshold is None or findings.score >= threshold):
+        return ""
+    beside = "" if threshold is None else f" (threshold {_percent(threshold)})"
+    return f"Image score {_rounded(findings.score, threshold)}{beside}."
 
 
 def noted(findings: Findings) -> tuple[Line, ...]:
-    """Say what was noticed on the way, if anything."""
-    return (Line(f"Noted: {', '.join(findings.notes)}"),) if findings.notes else ()
+    """Say what was noticed on the way and is no doubt of the whole, if anything."""
+    told = DOUBTS if findings.abnormal is not None else {n for n in findings.notes if n not in _HARMLESS}
+    others = list(dict.fromkeys(_words(note) for note in findings.notes if note not in told))
+    return (Line(f"Noted: {', '.join(others)}"),) if others else ()
+
+
+#: Are no reason why an image was not evaluated.
+_HARMLESS = frozenset(NOTED) - {Note.MODEL_OUTPUT_INVALID, "out-of-distribution"}
+
+
+def _words(note: str) -> str:
+    return NOTED.get(note, note)
 
 
 def numbered(number: int, region: Region) -> str:
@@ -82,8 +130,15 @@ def numbered(number: int, region: Region) -> str:
 
 
 def _count(regions: int) -> str:
-    return "1 region marked." if regions == 1 else f"{regions} regions marked."
+    return "1 ABNORMAL REGION MARKED" if regions == 1 else f"{regions} ABNORMAL REGIONS MARKED"
 
 
 def _percent(score: float) -> str:
     return f"{score:.0%}"
+
+
+def _rounded(score: float, threshold: float | None) -> str:
+    """Return the score in whole per cent, with a decimal where it would else look like the threshold."""
+    if threshold is not None and _percent(score) == _percent(threshold):
+        return f"{score:.1%}"
+    return _percent(score)

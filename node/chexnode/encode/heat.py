@@ -71,7 +71,8 @@ def encode_heat(
 
 def heat_caption(findings: Findings, provenance: Provenance) -> Caption:
     """Say what the colours mean, beside who made them and what the image scored."""
-    below = (Line(_MEANING[provenance.heat_kind]), Line(image_score(findings)), *noted(findings))
+    lines = (_MEANING[provenance.heat_kind], image_score(findings, provenance))
+    below = (*(Line(text) for text in lines if text), *noted(findings))
     return Caption(caption(findings, provenance).above, below)
 
 

@@ -69,6 +69,7 @@ MEANINGS: Mapping[Cause, str] = {
     Reason.DECODE_LIMIT: "Decoding took too much time or memory",
     Reason.CONSTANT: "Picture is blank",
     Reason.NOISE: "Picture is noise, not a radiograph",
+    Reason.OUT_OF_SCOPE: "Not a radiograph of the chest",
     Reason.TOO_SMALL: "Picture is too small",
     Reason.SOURCE_MISSING: "Stored image was lost before it was analysed",
     JobState.FAILED: "Analysis failed",

@@ -24,7 +24,8 @@ DISCLAIMER = "Research use only - not for diagnosis"
 
 #: Segmented Property Category (CID 7150), Type (CID 7159) and Anatomic Region (CID 4).
 CATEGORY = codes.SCT.MorphologicallyAbnormalStructure
-LESION = codes.SCT.Lesion
+#: What is marked is abnormal; what it is nobody said, so that the type is the category.
+ABNORMALITY = CATEGORY
 THORAX = codes.SCT.Thorax
 #: Algorithm Family, CID 7162.
 ARTIFICIAL_INTELLIGENCE = codes.DCM.ArtificialIntelligence
@@ -61,6 +62,8 @@ class Provenance:
     heat_kind: HeatKind = "anomaly"
     """What the model's heat is, by its card. An anomaly heat is never called a probability."""
     series: SeriesNames = OUR_NAMES
+    image_threshold: float | None = None
+    """Calibrated score in [0, 1] from which an image has a finding: what decides. None: not known, and so not shown."""
     label: str = ""
     """What the destination's results are marked with, such as RESEARCH; part of their UIDs. Empty: nothing."""
 

@@ -24,9 +24,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.finding import Findings
 from chexnode.encode.provenance import (
+    ABNORMALITY,
     CATEGORY,
     DISCLAIMER,
-    LESION,
     MANUFACTURER,
     THORAX,
     Provenance,
@@ -74,7 +74,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
                 segment_number=1,
                 segment_label="Abnormality",
                 segmented_property_category=CATEGORY,
-                segmented_property_type=LESION,
+                segmented_property_type=ABNORMALITY,
                 algorithm_type="AUTOMATIC",
                 algorithm_identification=algorithm(provenance),
                 tracking_uid=segment_tracking_uid(findings, provenance),

@@ -49,9 +49,9 @@ from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.caption import caption, has_finding
 from chexnode.encode.contours import outline
 from chexnode.encode.provenance import (
+    ABNORMALITY,
     ARTIFICIAL_INTELLIGENCE,
     CATEGORY,
-    LESION,
     MANUFACTURER,
     THORAX,
     Provenance,
@@ -68,7 +68,6 @@ from chexnode.vocabulary.variants import ResultKind
 
 Outline = Literal["box", "contour"]
 
-LUNG = codes.SCT.Lung
 LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
 PRESENCE = Code("705057003", "SCT", "Presence")
 #: Status of Results (CID 6042) of an image that was analysed without an answer.
@@ -164,7 +163,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
         provenance.created_at,
         variant.sr_class,
         groups,
-        [line.text for line in (*texts.above, *texts.below)],
+        [line.text for line in (*texts.below, *texts.above)],
         evidence,
         image_library(source),
     )
@@ -190,7 +189,7 @@ def _region_group(
             "POLYLINE", points, SourceImageForRegion(source.ds.SOPClassUID, source.ds.SOPInstanceUID)
         ),
         finding_category=CATEGORY,
-        finding_type=LESION,
+        finding_type=ABNORMALITY,
         finding_sites=[_site(source, region)],
         algorithm_id=_algorithm(provenance),
         measurements=measurements(source, region),
@@ -198,9 +197,9 @@ def _region_group(
 
 
 def _site(source: Source, region: Region) -> FindingSite:
-    """Return the lung of the region's side, or the thorax where it is of no side that is known."""
+    """Return the thorax, and its side where that is known; in which organ it lies nobody said."""
     known = side(source, region.box)
-    return FindingSite(THORAX) if known is None else FindingSite(LUNG, LATERALITY[known])
+    return FindingSite(THORAX) if known is None else FindingSite(THORAX, LATERALITY[known])
 
 
 def side(source: Source, box: Box) -> Side | None:
@@ -265,7 +264,7 @@ def _segment_group(
         tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key, number), f"Abnormality {number}"),
         referenced_segment=frame,
         finding_category=CATEGORY,
-        finding_type=LESION,
+        finding_type=ABNORMALITY,
     )
 
 
@@ -278,8 +277,8 @@ def _image_group(image: Reference, findings: Findings, provenance: Provenance) -
         evaluation = QualitativeEvaluation(PRESENCE, presence)
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(tracking_uid(provenance.job_key), "Abnormality"),
-        finding_category=CATEGORY if findings.abnormal is not None else None,
-        finding_type=LESION if findings.abnormal is not None else None,
+        finding_category=CATEGORY if findings.abnormal else None,
+        finding_type=ABNORMALITY if findings.abnormal else None,
         finding_sites=[FindingSite(THORAX)],
         algorithm_id=_algorithm(provenance),
         qualitative_evaluations=[evaluation],

@@ -41,7 +41,21 @@ class Name:
     pattern: str
 
 
-Condition = OneOf | Like | Between | Name
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The value meets one of several conditions."""
+
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """The value meets each of several conditions."""
+
+    conditions: tuple[Condition, ...]
+
+
+Condition = OneOf | Like | Between | Name | AnyOf | AllOf
 Conditions = Mapping[str, Condition]
 """Column name -> what its value must be."""
 
@@ -57,6 +71,10 @@ def matches(column: ColumnElement[Any], condition: Condition, dialect: str) -> C
             return and_(*ends, *([column < high + "~"] if high else []))
         case Like(pattern):
             return and_(*_ends(column, pattern), _like(column, pattern, dialect))
+        case AnyOf(conditions):
+            return or_(*(matches(column, one, dialect) for one in conditions))
+        case AllOf(conditions):
+            return and_(*(matches(column, one, dialect) for one in conditions))
         case Name(pattern):
             # The alphabetic group comes first; the others hold nothing that is written in ASCII.
             first = and_(*_ends(column, pattern), _any_like(column, pattern, dialect))

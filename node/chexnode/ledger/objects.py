@@ -81,7 +81,8 @@ class Objects:
         """Studies, latest first: their columns and ``modalities``, ``sop_classes``, ``series``, ``instances`` (numbers)
         and ``held``, whether any of their files is there."""
         order = (studies.c.study_date.desc(), studies.c.study_instance_uid.desc())
-        keys = select(studies.c.study_instance_uid).where(*self._of(studies, query.study)).order_by(*order)
+        keys = select(studies.c.study_instance_uid).where(*self._of(studies, query.study), _has_members(studies))
+        keys = keys.order_by(*order)
         with self._db.read() as conn:
             keys = keys.where(*self._modalities(conn, query)(studies.c.study_instance_uid))
             page = _paged(keys, query).subquery()
@@ -94,7 +95,8 @@ class Objects:
         """Series with the columns of their studies, ``instances`` (their number) and ``held``."""
         order = (series.c.study_instance_uid, series.c.series_number, series.c.series_instance_uid)
         both: Select[Any] = select(*(series.c[name] for name in _SERIES_KEY))
-        keys = self._below_studies(both.order_by(*order), series, query).where(*self._of(series, query.series))
+        keys = self._below_studies(both.order_by(*order), series, query)
+        keys = keys.where(*self._of(series, query.series), _has_members(series))
         columns = [*studies.c, *(column for column in series.c if column.name not in studies.c)]
         with self._db.read() as conn:
             keys = keys.where(*self._modalities(conn, query)(series.c.study_instance_uid))
@@ -261,7 +263,7 @@ def _is_served(table: Table) -> ColumnElement[bool]:
     if table is results:
         # Not "exists": of that PostgreSQL makes a join, and expects nothing to be left of it.
         received = select(true()).where(instances.c.sop_instance_uid == results.c.uid).limit(1).scalar_subquery()
-        return and_(results.c.series_instance_uid.is_not(None), not_(func.coalesce(received, false())))
+        return and_(_is_in_series(results), not_(func.coalesce(received, false())))
     later = instances.alias("later")
     newer = or_(
         later.c.received_at > instances.c.received_at,
@@ -274,9 +276,27 @@ def _is_served(table: Table) -> ColumnElement[bool]:
     same = and_(
         later.c.sop_instance_uid == instances.c.sop_instance_uid,
         later.c.conflict,
-        later.c.series_instance_uid.is_not(None),
+        _is_in_series(later),
     )
-    return and_(instances.c.series_instance_uid.is_not(None), ~select(later.c.digest).where(same, newer).exists())
+    return and_(_is_in_series(instances), ~select(later.c.digest).where(same, newer).exists())
+
+
+def _is_in_series(table: Any) -> ColumnElement[bool]:
+    return and_(table.c.series_instance_uid.is_not(None), table.c.study_instance_uid.is_not(None))
+
+
+def _has_members(above: Table) -> ColumnElement[bool]:
+    """Whether anything that is served is in a study or series: a page is not cut by rows that are then left out."""
+    keys = [key for key in _SERIES_KEY if above is series or key == "study_instance_uid"]
+    return or_(
+        *(
+            select(true())
+            .where(*(table.c[key] == above.c[key] for key in keys), _is_served(table))
+            .correlate(above)
+            .exists()
+            for table in (instances, results)
+        )
+    )
 
 
 @dataclass(slots=True)

@@ -5,7 +5,13 @@ Blocking, so never called in the event loop. Nothing that comes is kept in memor
 
 from __future__ import annotations
 
+import logging
+import zlib
 from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom.filereader import data_element_generator
+from pydicom.uid import UID
 
 from chexmodels.dicom.part10 import DecodeError, parse_file_meta
 from chexnode.audit.transfers import Transfers
@@ -20,9 +26,15 @@ from chexnode.receive.stow_parts import NoInstance, StowParts, Writer
 from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.records import Caller
 
+log = logging.getLogger(__name__)
+
 MOST_PARTS = 50_000
+_SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _MOST_FILE_META = 65_536
 _PREAMBLE = 128
+_IDENTIFYING = 65_536
+"""Bytes at the beginning of a data set in which its SOP Class and Instance UID are looked for."""
+_DOES_NOT_MATCH = 0xB007
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 
 
@@ -37,6 +49,10 @@ class PartOutcome:
     stored: Stored | None = None
     is_of_another_type: bool = False
     """Whether the part was no DICOM file by its own Content-Type."""
+    is_unreadable: bool = False
+    """Whether it is no DICOM object at all."""
+    warning: int = 0
+    """Warning Reason (PS3.18 table I.2-2) of a stored one; 0 for none."""
 
     @property
     def is_stored(self) -> bool:
@@ -53,6 +69,7 @@ class _File:
         self._announced: Announced | None = None
         self._reception: Reception | None = None
         self._fault: str | None = None
+        self._contradicts = False
 
     def write(self, data: bytes) -> None:
         """Take the next piece of the file."""
@@ -67,10 +84,17 @@ class _File:
         if self._reception is None and self._fault is None:
             self._look(is_all=True)
         if self._reception is None or self._announced is None:
-            return PartOutcome(Answer(Failure.NOT_UNDERSTOOD, self._fault or "not a DICOM file"))
+            answer = Answer(Failure.NOT_UNDERSTOOD, self._fault or "not a DICOM file")
+            return PartOutcome(answer, is_unreadable=True)
         answer = self._reception.finish()
         announced = self._announced
-        return PartOutcome(answer, announced.sop_class_uid, announced.sop_instance_uid, self._reception.stored)
+        return PartOutcome(
+            answer,
+            announced.sop_class_uid,
+            announced.sop_instance_uid,
+            self._reception.stored,
+            warning=_DOES_NOT_MATCH if self._contradicts else 0,
+        )
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -84,13 +108,15 @@ class _File:
             if found is None:
                 return
             start, end = found
+            if len(self._head) - end < _IDENTIFYING and not is_all:
+                return
             file_meta = parse_file_meta(bytes(self._head[start:end]))
-            announced = Announced(
-                str(file_meta.get("MediaStorageSOPClassUID", "")),
-                str(file_meta.get("MediaStorageSOPInstanceUID", "")),
-                str(file_meta.TransferSyntaxUID),
-                self._study,
-            )
+            said = tuple(str(file_meta.get(f"MediaStorageSOP{of}UID", "")) for of in ("Class", "Instance"))
+            syntax = str(file_meta.TransferSyntaxUID)
+            sop_class, instance = identity(bytes(self._head[end : end + _IDENTIFYING]), syntax)
+            announced = Announced(sop_class or said[0], instance or said[1], syntax, self._study)
+            # What a file says of itself may be wrong or missing; what it holds is what it is (PS3.10 section 7.1).
+            self._contradicts = said != (announced.sop_class_uid, announced.sop_instance_uid)
         except (DecodeError, ValueError) as error:
             self._fault = error.detail if isinstance(error, DecodeError) else "not a DICOM file"
             self._head.clear()
@@ -103,6 +129,28 @@ class _File:
         self._reception = self._service.begin(announced, self._caller)
         self._reception.write(memoryview(bytes(self._head[end:])))
         self._head.clear()
+
+
+def identity(data_set: bytes, transfer_syntax_uid: str) -> tuple[str, str]:
+    """SOP Class and Instance UID at the beginning of an encoded data set; empty where they cannot be read there."""
+    syntax = UID(transfer_syntax_uid)
+    found: dict[int, str] = {}
+    try:
+        if syntax.is_deflated:
+            data_set = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, _IDENTIFYING)
+        elements = data_element_generator(
+            BytesIO(data_set),
+            syntax.is_implicit_VR,
+            syntax.is_little_endian,
+            stop_when=lambda tag, *_: tag > _SOP_INSTANCE_UID,
+        )
+        for one in elements:
+            if one.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID) and isinstance(one.value, bytes):
+                found[one.tag] = one.value.decode("latin-1").strip("\0 ")
+    except Exception as error:  # whatever a stranger's bytes make the library raise; what was read until then counts
+        log.debug("a data set's first elements cannot be read: %s", type(error).__name__)
+    uids = (found.get(tag, "") for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID))
+    return tuple(uid if is_safe_uid(uid) else "" for uid in uids)  # type: ignore[return-value]
 
 
 def _file_meta(head: bytearray, *, is_all: bool) -> tuple[int, int] | None:

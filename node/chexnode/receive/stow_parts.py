@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Protocol
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -151,7 +153,7 @@ class StowParts:
         except (NoInstance, DiskRefused):
             raise
         except Exception as error:  # whatever a stranger's model makes the library raise
-            raise NoInstance(f"the metadata is no data set ({type(error).__name__})") from error
+            raise NoInstance(f"the metadata is no data set: {_culprit(rest)} ({type(error).__name__})") from error
 
     def _encoded(self, ds: Dataset, pixels: Mapping[str, Any] | None, frames: _Frames) -> Iterator[bytes]:
         ds.file_meta = FileMetaDataset()
@@ -217,6 +219,18 @@ class _Frames:
     transfer_syntax: str
     parts: Sequence[_Bulk]
     inline: Sequence[bytes] = ()
+
+
+def _culprit(model: Json) -> str:
+    """The first attribute of which no element can be made, by keyword or tag."""
+    for tag, one in model.items():
+        try:
+            ds = Dataset.from_json({tag: one}, lambda *_: b"")
+            ds.save_as(BytesIO(), implicit_vr=False, little_endian=True)
+        except Exception:  # of any class, as above
+            name = keyword_for_tag(tag) if re.fullmatch("[0-9A-Fa-f]{8}", tag) else ""
+            return name or tag[:16]
+    return "its attributes contradict each other"
 
 
 def _native(head: bytes, vr: bytes, inline: bytes, parts: Sequence[_Bulk]) -> Iterator[bytes]:

@@ -58,7 +58,7 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            forwarded_allow_ips=["127.0.0.1", "::1"],  # not what a variable may say
+            proxy_headers=False,  # web.proxies says whom to believe
             limit_concurrency=settings.web.max_connections,
             ssl_context_factory=(lambda *_: server_context(web_tls)) if web_tls.web else None,
         )

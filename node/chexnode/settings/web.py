@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -19,6 +20,12 @@ def _origin(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    """Check an address or network, such as 10.0.0.0/8."""
+    ip_network(value, strict=False)  # raises ValueError with the right words
+    return value
+
+
 class WebSettings(Section):
     """The web role."""
 
@@ -30,6 +37,11 @@ class WebSettings(Section):
         (),
         description="Host names that clients may call us by, besides web.host and localhost; empty: on loopback "
         "none, elsewhere any.",
+    )
+    proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (),
+        description="Addresses or networks of proxies before us, whose X-Forwarded-For, -Proto, -Host and -Prefix are "
+        "believed; nobody else's are.",
     )
     cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
         (), description="Origins, such as https://viewer.example, whose pages may read our answers; empty: none."

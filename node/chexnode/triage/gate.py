@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from pydicom.dataset import Dataset
 
+from chexmodels.finding import Findings
 from chexmodels.stats import PixelStats
 from chexnode.settings.tree import GateSettings
 from chexnode.triage import reading
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, lexicon
 from chexnode.triage.reading import BodyPart, Statement, View
-from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.notes import NEVER_NEGATIVE, NOT_EVALUATED, Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Priority, Verdict
 from chexnode.vocabulary.states import InstanceState
@@ -302,6 +304,10 @@ FEWEST_LEVELS = 8
 """Grey values of the least contrasted picture that is analysed; the lowest of 2,411 radiographs has 112."""
 LEAST_AUTOCORRELATION = 0.5
 """Halfway between white noise (0) and the noisiest of 2,411 radiographs (0.93)."""
+MOST_ENTROPY_OF_A_PAGE, FEWEST_EDGES_OF_A_PAGE = 4.0, 0.012
+"""Of pages, 0.9 bits and 0.07; radiographs have 5.1 bits and more, and 0.004 at most."""
+LEAST_LIKENESS = 0.15
+"""Correlation with the mean frontal chest, however turned or inverted; radiographs have 0.28 and more."""
 TURNED_MARGIN = 0.15
 """How much more a picture must look like a chest when turned than as it is."""
 
@@ -316,10 +322,19 @@ def _looks_turned(stats: PixelStats) -> bool:
     return max(sign * turned for turned in (stats.flipped, *stats.turned)) - sign * stats.upright > TURNED_MARGIN
 
 
+def _is_a_page(stats: PixelStats) -> bool:
+    return stats.entropy < MOST_ENTROPY_OF_A_PAGE and stats.edges > FEWEST_EDGES_OF_A_PAGE
+
+
+def _looks_like_no_chest(stats: PixelStats) -> bool:
+    return max(map(abs, (stats.upright, stats.flipped, *stats.turned))) < LEAST_LIKENESS
+
+
 #: Why decoded pixels are not analysed, in the order in which the reasons are asked.
 PIXEL_REASONS: tuple[tuple[Reason, Callable[[PixelStats], bool]], ...] = (
     (Reason.TOO_SMALL, lambda stats: min(stats.rows, stats.columns) < SMALLEST_SIDE),
     (Reason.CONSTANT, lambda stats: stats.levels < FEWEST_LEVELS),
+    (Reason.OUT_OF_SCOPE, _is_a_page),
     (Reason.NOISE, lambda stats: stats.autocorrelation < LEAST_AUTOCORRELATION),
 )
 
@@ -327,12 +342,26 @@ PIXEL_REASONS: tuple[tuple[Reason, Callable[[PixelStats], bool]], ...] = (
 PIXEL_NOTES: tuple[tuple[Note, Callable[[PixelStats], bool]], ...] = (
     (Note.POLARITY_DOUBTFUL, _looks_inverted),
     (Note.ORIENTATION_DOUBTFUL, _looks_turned),
+    (Note.SCOPE_DOUBTFUL, lambda stats: _is_a_page(stats) or _looks_like_no_chest(stats)),
 )
 
 
-def judge_pixels(stats: PixelStats) -> tuple[Reason | None, tuple[Note, ...]]:
-    """Decide from the decoded picture: a reason to refuse it, or None and what is noted."""
+def judge_pixels(stats: PixelStats, gate: GateSettings | None = None) -> tuple[Reason | None, tuple[Note, ...]]:
+    """Decide from the decoded picture: a reason to refuse it, or None and what is noted.
+
+    ``gate``: whether a page of writing is refused or noted; None refuses it.
+    """
     for reason, fires in PIXEL_REASONS:
-        if fires(stats):
+        noted = reason is Reason.OUT_OF_SCOPE and gate is not None and gate.out_of_scope == "note"
+        if fires(stats) and not noted:
             return reason, ()
     return None, tuple(note for note, fires in PIXEL_NOTES if fires(stats))
+
+
+def settle(findings: Findings) -> Findings:
+    """Take back an answer that its own notes make doubtful: no negative, or none at all (``abnormal=None``)."""
+    noted = set(findings.notes)
+    if noted & NOT_EVALUATED or (noted & NEVER_NEGATIVE and findings.abnormal is False):
+        mask = None if findings.mask is None else np.zeros_like(findings.mask)
+        return replace(findings, abnormal=None, mask=mask, regions=())
+    return findings

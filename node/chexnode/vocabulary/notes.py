@@ -24,6 +24,8 @@ class Note(StrEnum):
     """The picture looks inverted: the border is brighter than the mediastinum."""
     ORIENTATION_DOUBTFUL = "orientation-doubtful"
     """The picture looks upside down or rotated."""
+    SCOPE_DOUBTFUL = "scope-doubtful"
+    """The picture does not look like a frontal chest radiograph, whichever way it is turned."""
     BURNED_IN = "burned-in-annotation"
     """Burned In Annotation (0028,0301) is YES."""
     LOSSY = "lossy"
@@ -38,3 +40,9 @@ class Note(StrEnum):
     """Photometric Interpretation and Presentation LUT Shape contradict each other."""
     MODEL_OUTPUT_INVALID = "model-output-invalid"
     """The model answered with nothing, NaN or infinity: the image counts as not evaluated, never as negative."""
+
+
+NOT_EVALUATED = frozenset({Note.POLARITY_DOUBTFUL, Note.SCOPE_DOUBTFUL})
+"""So doubtful that what the model answers is no answer."""
+NEVER_NEGATIVE = NOT_EVALUATED | {Note.ORIENTATION_DOUBTFUL, Note.VIEW_CONTRADICTORY, Note.BODY_PART_CONTRADICTORY}
+"""Doubtful: a finding stands, but "no finding" is not said of it."""

@@ -63,6 +63,8 @@ class Reason(StrEnum):
     """All pixels are the same, or nearly."""
     NOISE = "noise-pixels"
     """The pixels are noise, not a radiograph."""
+    OUT_OF_SCOPE = "out-of-scope"
+    """A page of writing, not a radiograph; ``[gate] out_of_scope`` may only note it."""
     TOO_SMALL = "too-small"
     """Fewer than 64 rows or columns."""
     SOURCE_MISSING = "source-missing"

@@ -9,7 +9,7 @@ from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Match
 
 from chexnode.node import Node
 from chexnode.receive.storage import StorageService
@@ -17,14 +17,12 @@ from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient, Usage
 from chexnode.web import api, health, metrics
+from chexnode.web.access import Audited
 from chexnode.web.auth import Doorkeeper
 from chexnode.web.dicomweb import service
-from chexnode.web.dicomweb.places import ROOT
-from chexnode.web.head import Head
-from chexnode.web.headers import SecurityHeaders
-from chexnode.web.limits import Limits
+from chexnode.web.dicomweb.routes import ROOT
+from chexnode.web.middleware import BehindProxy, Head, KnownHosts, Limits, PlainPaths, SecurityHeaders
 from chexnode.web.viewer import service as viewer
-from chexnode.web.visits import Visits
 
 
 def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
@@ -42,13 +40,14 @@ def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
     )
     app.state.doorkeeper = Doorkeeper(settings, ledger, trail)
     if trail.on:
-        app.add_middleware(Visits, trail=trail)
+        app.add_middleware(Audited, trail=trail)
     _protect(app, settings)
     app.include_router(health.router(settings, ledger))
     app.include_router(metrics.router(settings, ledger))
     app.include_router(api.router(ledger))
-    app.include_router(service.router(settings, ledger, storage))
+    app.include_router(service.router(node, storage))
     app.include_router(viewer.router(settings))
+    app.add_exception_handler(405, _method_not_allowed)
     app.add_exception_handler(Usage, _bad_request)
     app.add_exception_handler(Transient, _not_now)
     app.add_exception_handler(RequestValidationError, _unreadable)
@@ -59,10 +58,9 @@ def _protect(app: FastAPI, settings: Settings) -> None:
     """Add what looks at every request, before any route: the last one added looks first."""
     web = settings.web
     app.add_middleware(Head)
-    # A page of a stranger's, in a browser on this machine, could otherwise reach us under a name of its own choice.
-    anybody = not is_loopback(web.host) and not web.names
-    ours = ["localhost", "127.0.0.1", "::1", "[::1]", web.host, *web.names]
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if anybody else ours, www_redirect=False)
+    app.add_middleware(PlainPaths, root=ROOT)
+    if is_loopback(web.host) or web.names:
+        app.add_middleware(KnownHosts, names=["localhost", "127.0.0.1", "::1", "[::1]", web.host, *web.names])
     if web.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -73,6 +71,22 @@ def _protect(app: FastAPI, settings: Settings) -> None:
         )
     app.add_middleware(Limits, settings=web)
     app.add_middleware(SecurityHeaders, https=settings.tls.web)
+    if web.proxies:
+        app.add_middleware(BehindProxy, proxies=web.proxies)
+
+
+async def _method_not_allowed(request: Request, error: Exception) -> Response:
+    """405 with all methods that the resource takes (RFC 9110 section 15.5.6); OPTIONS is answered by them alone."""
+    methods = {
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    allow = {"Allow": ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))}
+    if request.method == "OPTIONS" and request.url.path.startswith(ROOT):
+        return Response(None, 204, allow)
+    return JSONResponse({"detail": "this resource does not take that method"}, 405, allow)
 
 
 def _bad_request(request: Request, error: Exception) -> JSONResponse:

@@ -23,7 +23,7 @@ from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient
 from chexnode.vocabulary.scopes import Scope
 from chexnode.web import cookie
-from chexnode.web.visits import visit
+from chexnode.web.access import access
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Doorkeeper:
             forbidden = _refusal(403, f"the token has no scope {scope}", error="insufficient_scope", scope=scope)
             self._trail.refused(address, token.name, forbidden.detail, Cause.SCOPE)
             raise forbidden
-        visit().user = token.name
+        access().user = token.name
 
 
 def require(scope: Scope) -> Callable[..., None]:

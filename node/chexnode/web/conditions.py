@@ -39,3 +39,12 @@ def byte_range(headers: Headers, tag: str, length: int) -> tuple[int, int] | Non
         return (max(0, length - int(match[2])), length) if int(match[2]) else (length, length)
     start = int(match[1])
     return (start, min(int(match[2]) + 1, length) if match[2] else length) if start < length else (length, length)
+
+
+def takes_gzip(headers: Headers) -> bool:
+    """Whether Accept-Encoding lets an answer be compressed by gzip (section 12.5.3)."""
+    for one in headers.get("accept-encoding", "").lower().split(","):
+        coding, _, parameters = one.partition(";")
+        if coding.strip() == "gzip":
+            return parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False

@@ -29,7 +29,7 @@ from chexnode.encode.picture import lay_out, render
 from chexnode.node import job_spec
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import Settings
-from chexnode.triage.gate import judge_header, judge_pixels
+from chexnode.triage.gate import judge_header
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
@@ -110,7 +110,9 @@ class _Run:
                 report = replace(report, sop_instance_uid=uid, notes=[str(note) for note in verdict.notes])
                 if verdict.state is InstanceState.ANALYSABLE:
                     key = hashlib.sha256(f"{self._spec.key(uid, digest)} {self._now.isoformat()}".encode()).hexdigest()
-                    item = replace(item, prepared=self._pipeline.prepare(file), key=key)
+                    prepared = self._pipeline.prepare(file)
+                    prepared = replace(prepared, notes=(*report.notes, *prepared.notes))
+                    item = replace(item, prepared=prepared, key=key)
                 else:
                     report = replace(report, state=verdict.state, reason=verdict.reason, error=verdict.detail)
         except Exception as error:
@@ -182,10 +184,7 @@ class _Run:
     def _picture(self, file: Path) -> Prepared:
         card = self._pipeline.engine.card
         prepared = prepare_image(from_picture(file, self._limits.max_pixels), card.size, card.geometry, Dataset())
-        reason, notes = judge_pixels(prepared.stats)
-        if reason is not None:
-            raise Refused(reason)
-        return replace(prepared, notes=(*prepared.notes, *notes))
+        return self._pipeline.accept(prepared)
 
     def _look(self, file: Path) -> tuple[Dataset, str, Verdict]:
         """The header, the data set's digest as the receiver would make it, and the gate's verdict."""

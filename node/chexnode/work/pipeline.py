@@ -16,8 +16,8 @@ from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import sanitise
-from chexnode.settings.tree import ModelSettings, Settings
-from chexnode.triage.gate import judge_pixels
+from chexnode.settings.tree import GateSettings, ModelSettings, Settings
+from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
 from chexnode.vocabulary.records import JobSpec
 from chexnode.vocabulary.series import SeriesNames
@@ -35,20 +35,24 @@ class Pipeline:
     settings: ModelSettings
     series: SeriesNames
     model_digest: str
+    gate: GateSettings
 
     def prepare(self, path: Path) -> Prepared:
         """Decode in the sandbox and look at the pixels. Raises Refused or Transient."""
-        prepared = self.sandbox.prepare(path)
-        reason, notes = judge_pixels(prepared.stats)
+        return self.accept(self.sandbox.prepare(path))
+
+    def accept(self, prepared: Prepared) -> Prepared:
+        """Look at the pixels, and add what is noted about them. Raises Refused."""
+        reason, notes = judge_pixels(prepared.stats, self.gate)
         if reason is not None:
             raise Refused(reason)
-        return replace(prepared, notes=(*prepared.notes, *notes))
+        return replace(prepared, notes=tuple(dict.fromkeys((*prepared.notes, *notes))))
 
     def find(self, prepared: Sequence[Prepared]) -> list[Findings]:
-        """Run images as one batch. Raises Transient when the device is out of memory."""
+        """Run images as one batch; doubtful ones are not evaluated. Raises Transient when the device lacks memory."""
         raws = self.engine.infer([p.image for p in prepared])
         return [
-            replace(found, notes=(*p.notes, *found.notes))
+            settle(replace(found, notes=tuple(dict.fromkeys((*p.notes, *found.notes)))))
             for p, raw in zip(prepared, raws, strict=True)
             for found in [interpret(raw, self.engine.card, self.settings.operating_point, p.geometry)]
         ]
@@ -74,6 +78,7 @@ class Pipeline:
             created_at=created_at.astimezone(),
             heat_kind=card.heat_kind,
             series=self.series,
+            image_threshold=card.operating_points[self.settings.operating_point].image_threshold,
         )
 
 
@@ -88,4 +93,4 @@ def open_pipeline(settings: Settings, spec: JobSpec) -> Iterator[Pipeline]:
     if bundle.digest(folder) != spec.model_digest:
         raise BadEnvironment("the model changed while it was being loaded")
     with Sandbox(settings.limits, engine.card.size, engine.card.geometry, settings.worker.decoders) as sandbox:
-        yield Pipeline(sandbox, engine, settings.model, settings.series.names, spec.model_digest)
+        yield Pipeline(sandbox, engine, settings.model, settings.series.names, spec.model_digest, settings.gate)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -161,7 +162,9 @@ class Worker:
         return self._spool.path(claim.path)
 
     def _prepared(self, claim: JobClaim, future: Future[Prepared]) -> Prepared | None:
-        return self._guarded(claim, future.result)
+        prepared = self._guarded(claim, future.result)
+        # What the gate noted of the header is said in the results too.
+        return prepared and replace(prepared, notes=(*claim.notes, *prepared.notes))
 
     def _infer(self, batch: Sequence[tuple[JobClaim, Prepared]]) -> list[tuple[JobClaim, Prepared, Findings]]:
         """One batch; if it fails as a whole, each image alone, so that one cannot fail the others."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from chextrain.config import LossConfig
-from chextrain.fit.boxing import TRANSFORMS, component_boxes
+from chextrain.fit.box_transform import TRANSFORMS, component_boxes
 
 ADDING = ("none", "components", "global", "target")
 

@@ -24,8 +24,8 @@ from chextrain.evaluate.calibrate import (
     tradeoff,
 )
 from chextrain.evaluate.evaluation import mark
-from chextrain.evaluate.metrics import auroc, box_iou
 from chextrain.evaluate.predict import image_scores
+from chextrain.metrics import auroc, box_iou
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,21 @@ from chextrain.cli import app
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case, Collection
-from chextrain.evaluate.baselines import LUNG_FIELDS, best_cut, lung_fields, mean_mask
+from chextrain.evaluate.baselines import (
+    LUNG_FIELDS,
+    MODEL,
+    THUMBNAIL,
+    best_cut,
+    lung_fields,
+    mean_mask,
+    shortcut_numbers,
+    shortcut_scores,
+)
+from chextrain.evaluate.chexnomaly_stages import score_specialists
 from chextrain.evaluate.evaluation import MEAN_MASK, evaluate
+from chextrain.evaluate.models import ScoredModel, read_model
 from chextrain.evaluate.report import assemble, write
-from chextrain.evaluate.scored import NothingToScore, Split, is_scored
-from chextrain.evaluate.shortcuts import MODEL, THUMBNAIL, shortcut_numbers, shortcut_scores
-from chextrain.evaluate.stages import score_specialists
-from chextrain.evaluate.subjects import Subject, read_subject
+from chextrain.evaluate.scored_split import NothingToScore, ScoredSplit, is_scored
 
 SIZE = 64
 POINT = OperatingPoint(threshold=0.5, min_area=0, image_threshold=0.0, sensitivity=1.0, clean_normals=1.0)
@@ -58,7 +66,7 @@ def test_only_what_an_expert_judged_is_scored() -> None:
         "conflict": case("conflict", "conflict", boxes=((1.0, 1.0, 9.0, 9.0),)),
     }
     assert [name for name, one in cases.items() if is_scored(one)] == ["boxed", "unboxed", "normal"]
-    split = Split("test", arrays(*cases.values()), rounds=2)
+    split = ScoredSplit("test", arrays(*cases.values()), rounds=2)
     assert [one.image_id for one in split.arrays.cases] == ["boxed", "unboxed", "normal"]
     assert split.boxed.tolist() == [True, False, False]
     assert split.abnormal.tolist() == [True, True, False]
@@ -67,7 +75,7 @@ def test_only_what_an_expert_judged_is_scored() -> None:
 
 def test_false_regions_count_only_where_every_finding_is_known() -> None:
     one_boxed = case("a", "abnormal", exhaustive=False)
-    split = Split("test", arrays(one_boxed, case("b", "normal")), rounds=2)
+    split = ScoredSplit("test", arrays(one_boxed, case("b", "normal")), rounds=2)
     prob = np.zeros((2, SIZE, SIZE), dtype=np.float32)
     prob[0, 28:36, 28:36], prob[0, 4:8, 4:8] = 0.5, 0.9  # right, and one that may be right
     assert split.numbers(split.map_statistics(prob)[0])["froc_1"].value == 1
@@ -84,7 +92,7 @@ def test_a_model_that_knows_the_truth_and_the_baselines_that_know_nothing() -> N
         box = ((x, y, x + 20, y + 20),) if index % 2 else ()
         cases.append(case(str(index), "abnormal" if box else "normal", boxes=box, strata={"view": "PA"}))
     data = collection(*cases)
-    split = Split("test", arrays(*cases), rounds=50)
+    split = ScoredSplit("test", arrays(*cases), rounds=50)
     truth = split.truth.astype(np.float32)
     found = evaluate("oracle", split, truth * 0.9, truth.max(axis=(1, 2)).astype(float), {"only": POINT}, data)
     perfect = ("pixel_ap", "small_ap", "pointing", "froc_1", "box_iou", "dice", "image_auroc", "image_ap")
@@ -113,7 +121,7 @@ def test_findings_are_hit_by_size_kind_and_agreement() -> None:
     panel = ("R1", "R2", "R3")
     big = case("big", "abnormal", boxes=((20.0, 20.0, 80.0, 80.0),), votes=(3,), panel=panel)
     small = case("small", "abnormal", boxes=((70.0, 70.0, 76.0, 76.0),), votes=(1,), panel=panel)
-    split = Split("test", arrays(big, small, case("n", "normal")), rounds=2)
+    split = ScoredSplit("test", arrays(big, small, case("n", "normal")), rounds=2)
     prob = np.zeros((3, SIZE, SIZE), dtype=np.float32)
     prob[0, 20:44, 20:44] = 0.8
     numbers = split.froc_numbers(split.map_statistics(prob)[1])
@@ -157,7 +165,7 @@ def test_shortcuts_are_found_out() -> None:
         )
         levels[name] = 0.6 + 0.1 * sick + 0.02 * rng.normal()
     data = Collection("made", tuple(cases), lambda one, size: np.full((size, size), levels[one.image_id]), "", "")
-    split = Split("test", load(data, "test", SIZE, None), rounds=20)
+    split = ScoredSplit("test", load(data, "test", SIZE, None), rounds=20)
     scores = shortcut_scores(data, load(data, "test", THUMBNAIL, None), None)
     numbers = shortcut_numbers(split, {MODEL: np.zeros(60), **scores}, [("1", "0"), ("2", "3"), ("x", "y")])
     assert numbers[MODEL]["all"].value == numbers[MODEL]["matched pairs"].value == 0.5
@@ -175,7 +183,7 @@ def few() -> Collection:
 
 def test_the_report_has_every_table_and_valid_json(few: Collection, tmp_path: Path) -> None:
     elsewhere = phantom.collection(train=0, val=0, test=12)
-    report = assemble([read_subject("phantom64")], few, "test", external=elsewhere)
+    report = assemble([read_model("phantom64")], few, "test", external=elsewhere)
     text = report.markdown()
     for number in ("I:", "II:", "III:", "IV:", "V:", "VI:"):
         assert f"## Table {number}" in text
@@ -210,7 +218,7 @@ def test_evaluate_takes_several_bundles_and_writes_only_where_told(
 def test_a_set_of_positives_only_has_no_numbers_that_need_normals(few: Collection) -> None:
     """As RSNA's, the external set of the paper."""
     positives = replace(few, cases=tuple(one for one in few.cases if one.label == "abnormal"))
-    (model,) = assemble([read_subject("phantom64")], few, "test", external=positives).models
+    (model,) = assemble([read_model("phantom64")], few, "test", external=positives).models
     assert model.external is not None
     row = model.external.rows["second_reader"]
     assert row["pixel_ap"].value > 0.9
@@ -223,17 +231,17 @@ def test_a_set_of_positives_only_has_no_numbers_that_need_normals(few: Collectio
 def test_a_split_without_a_judged_image_is_refused(few: Collection) -> None:
     unread = replace(few, cases=tuple(replace(one, expert=False, boxes=()) for one in few.cases))
     with pytest.raises(NothingToScore, match="phantom, test"):
-        assemble([read_subject("phantom64")], unread, "test")
+        assemble([read_model("phantom64")], unread, "test")
 
 
 def test_specialised_models_are_scored_on_their_finding_and_as_many_others(few: Collection) -> None:
     model = load_model(find("phantom64"))
     names = sorted({name for one in few.cases for names in one.box_findings for name in names})
-    subject = Subject("s", "unet", "", names[0], model.network, SIZE)
+    model = ScoredModel("s", "unet", "", names[0], model.network, SIZE)
     data = load(few, "test", SIZE, None)
-    (row,) = score_specialists(subject, data)
+    (row,) = score_specialists(model, data)
     assert row.finding == names[0]
     assert row.positives == sum(bool(one.only(names[0]).boxes) for one in data.cases)
     assert row.f1 > 0.5
     assert 0 < row.mae < 0.1
-    assert list(score_specialists(replace(subject, finding="unheard of"), data)) == []
+    assert list(score_specialists(replace(model, finding="unheard of"), data)) == []

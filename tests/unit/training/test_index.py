@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_images_that_cannot_be_decoded_are_found_on_request(tmp_path: Path) -> N
 
 
 def test_recipes_know_every_consensus() -> None:
-    assert get_args(get_type_hints(DataConfig)["consensus"]) == tuple(Consensus)
+    assert get_args(DataConfig.model_fields["consensus"].annotation) == tuple(Consensus)
 
 
 def test_unusable_data_end_with_the_reason_and_code_2(

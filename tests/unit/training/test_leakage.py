@@ -21,7 +21,7 @@ from chextrain.data import indexing
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection
 from chextrain.data.formats import Format, Source
-from chextrain.data.leakage import COPY, auroc_of, copies, descriptor, told_by
+from chextrain.data.leakage import COPY, auroc_of, copies, descriptor, labels_by
 from chextrain.data.splits import straddling
 from chextrain.recipes.model_ensemble import folds
 from chextrain.runs import BEST
@@ -86,7 +86,7 @@ def test_one_file_under_two_names_is_named(tmp_path: Path) -> None:
 def test_a_patient_in_two_splits_is_named(tmp_path: Path) -> None:
     rows = [plain("a.png", group="p"), plain("b.png", "test", group="p")]
     found = checked(folder_of(tmp_path, {"a.png": texture(0), "b.png": texture(1)}, rows))
-    assert not found.sound
+    assert not found.usable
     assert found.problems == ("index.csv row 2 (a.png): group p is in test and train: a.png, b.png",)
 
 
@@ -116,7 +116,7 @@ def test_a_copy_in_another_split_is_named(tmp_path: Path, change: object) -> Non
     found = checked(folder_of(tmp_path, pictures, rows), images=True)
     assert len(found.copies) == 1
     assert found.copies[0].startswith("3.png (train) and copy.png (test) look the same")
-    assert not found.sound
+    assert not found.usable
     assert ("-" in found.copies[0].split("correlation")[1]) == (change is np.invert)
 
 
@@ -128,7 +128,7 @@ def test_what_is_no_copy_is_not_named(tmp_path: Path) -> None:
     rows = [plain(name, "test" if name == "larger.png" else "train", group=name) for name in pictures]
     rows[-1]["group"] = "4.png"
     found = checked(folder_of(tmp_path, pictures, rows), images=True)
-    assert found.sound
+    assert found.usable
     assert found.copies_inside == ()
     assert found.decoded == 14
 
@@ -201,10 +201,10 @@ def labelled(normal: str, abnormal: str) -> list[Case]:
 
 
 def test_labels_told_by_the_source_are_seen(tmp_path: Path) -> None:
-    assert auroc_of(told_by(labelled("hospital", "clinic"), "source")) == 1
-    assert auroc_of(told_by(labelled("hospital", "hospital"), "source")) == 0.5
+    assert auroc_of(labels_by(labelled("hospital", "clinic"), "source")) == 1
+    assert auroc_of(labels_by(labelled("hospital", "hospital"), "source")) == 0.5
     mixed = [*labelled("hospital", "clinic"), *labelled("clinic", "hospital")[:10]]
-    assert 0.5 < auroc_of(told_by(mixed, "source")) < 1
+    assert 0.5 < auroc_of(labels_by(mixed, "source")) < 1
     pictures = {f"{i}.png": texture(i) for i in range(4)}
     rows = [plain(f"{i}.png", source="A") for i in range(2)]
     rows += [plain(f"{i}.png", source="B") | {"class": "mass"} for i in range(2, 4)]

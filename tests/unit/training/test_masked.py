@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from chexmodels.nets.restorer import Restorer
 from chexmodels.nets.unet import UNet
 from chextrain.cli import app
 from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
-from chextrain.fit.masked import blocks
-from chextrain.fit.restorer import Restorer
+from chextrain.fit.pretraining import blocks
 from chextrain.recipes import masked, supermodel
 from chextrain.runs import BEST, Run, load_network
 
@@ -124,9 +123,9 @@ def test_a_network_that_restores_is_neither_scored_nor_exported_nor_taken_for_an
     monkeypatch.setattr("chextrain.cli.read", lambda *options: few)
     values = config()
     folder, other = tmp_path / "masked", tmp_path / "supermodel"
-    Run("masked", "phantom", "masked", masked.parameters(values), asdict(values)).write(folder)
+    Run("masked", "phantom", "masked", masked.parameters(values), values.model_dump(mode="json")).write(folder)
     torch.save(Restorer("nano").state_dict(), folder / BEST)
-    Run("supermodel", "phantom", "unet", supermodel.parameters(values), asdict(values)).write(other)
+    Run("supermodel", "phantom", "unet", supermodel.parameters(values), values.model_dump(mode="json")).write(other)
     torch.save(UNet("nano").state_dict(), other / BEST)
     failures = tmp_path / "failures.md"
     failures.write_text("It fails.")

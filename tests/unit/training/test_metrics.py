@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chextrain.evaluate.bootstrap import (
@@ -18,7 +18,7 @@ from chextrain.evaluate.bootstrap import (
     pixel_ap_of,
 )
 from chextrain.evaluate.froc import RATES, froc, matches, regions
-from chextrain.evaluate.metrics import auroc, average_precision, box_iou, dice, mask_iou, pixel_ap, pointing_game
+from chextrain.metrics import auroc, average_precision, box_iou, dice, mask_iou, pixel_ap, pointing_game
 
 
 def test_average_precision_by_hand() -> None:
@@ -69,6 +69,7 @@ def plain(count: int) -> Resampling:
     return Resampling.of(np.array([str(i) for i in range(count)]), rounds=3)
 
 
+@settings(deadline=None)
 @given(st.integers(4, 40), st.integers(0, 1000))
 def test_weighted_image_metrics_equal_the_metrics_of_the_drawn_images(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

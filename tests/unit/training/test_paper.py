@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from chextrain.evaluate import paper
-from chextrain.evaluate.paper import Confusion
+from chextrain.evaluate import chexnomaly_metrics as paper
+from chextrain.evaluate.chexnomaly_metrics import Confusion
 
 SIZE = 512
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +24,7 @@ from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Case
+from chextrain.data.selection import boxed_in, select
 from chextrain.fit.trainer import Localisation
 from chextrain.recipes import attention, chexnomaly, max_ensemble, model_ensemble, siamese, specialist, supermodel
 from chextrain.runs import BEST, Run, committee, load_network
@@ -67,7 +68,7 @@ class TestSpecialists:
     def test_learn_from_as_many_images_with_the_finding_as_without(
         self, data: Data, finding: str, negatives: str
     ) -> None:
-        shown = specialist.select(data["train"], finding, negatives, seed=0)
+        shown = select(data["train"], finding, negatives, seed=0)
         before = {case.image_id: case for case in data["train"].cases}
         having = [finding in names(before[case.image_id]) for case in shown.cases]
         assert sum(having) == sum(finding in names(case) for case in before.values())
@@ -89,12 +90,12 @@ class TestSpecialists:
 
     def test_are_not_shown_as_negatives_what_somebody_named_without_a_box(self, data: Data) -> None:
         cases = tuple(replace(c, findings=c.findings | {"large lesion"}) for c in data["train"].cases)
-        shown = specialist.select(replace(data["train"], cases=cases), "large lesion", "others", seed=0)
+        shown = select(replace(data["train"], cases=cases), "large lesion", "others", seed=0)
         assert all(names(case) for case in shown.cases)
 
     def test_the_seed_draws_the_negatives(self, data: Data) -> None:
         def ids(seed: int) -> list[str]:
-            return [c.image_id for c in specialist.select(data["train"], "large lesion", "others", seed).cases]
+            return [c.image_id for c in select(data["train"], "large lesion", "others", seed).cases]
 
         assert ids(1) == ids(1) != ids(2)
 
@@ -120,19 +121,19 @@ class TestSpecialists:
             replace(part, cases=tuple(replace(c, box_findings=_renamed(c, to)) for c in part.cases))
             for part in data.values()
         )
-        assert specialist.boxed_in(train, val) == trained
+        assert boxed_in(train, val) == trained
 
     def test_what_nobody_boxed_to_validate_by_is_not_trained(self, data: Data) -> None:
         without = data["val"].where(["small lesion" not in names(case) for case in data["val"].cases])
-        assert specialist.boxed_in(data["train"], data["val"]) == LESIONS
-        assert specialist.boxed_in(data["train"], without) == LESIONS[:1]
+        assert boxed_in(data["train"], data["val"]) == LESIONS
+        assert boxed_in(data["train"], without) == LESIONS[:1]
 
     def test_what_is_too_rare_to_learn_is_not_trained(self, data: Data) -> None:
         large, small = (sum(name in names(case) for case in data["train"].cases) for name in LESIONS)
         assert large != small
         most = max(large, small)
-        assert specialist.boxed_in(data["train"], data["val"], most) == (LESIONS[small == most],)
-        assert specialist.boxed_in(data["train"], data["val"], most + 1) == ()
+        assert boxed_in(data["train"], data["val"], most) == (LESIONS[small == most],)
+        assert boxed_in(data["train"], data["val"], most + 1) == ()
 
 
 def _renamed(case: Case, to: dict[str, str]) -> tuple[frozenset[str], ...]:
@@ -274,7 +275,8 @@ def test_members_of_a_committee_may_differ_in_dropout_alone(tmp_path: Path) -> N
     folders = []
     for index, override in enumerate(("network.dropout=0.1", "network.dropout=0.2", "network.preset=half")):
         values, folder = config(override), tmp_path / str(index)
-        Run("supermodel", "phantom", "unet", supermodel.parameters(values), asdict(values)).write(folder)
+        parameters = supermodel.parameters(values)
+        Run("supermodel", "phantom", "unet", parameters, values.model_dump(mode="json")).write(folder)
         torch.save(UNet(**supermodel.parameters(values)).state_dict(), folder / BEST)
         folders.append(folder)
     run, network = committee(folders[:2], mirror=False)

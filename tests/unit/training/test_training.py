@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +56,7 @@ def trained(data: dict[str, Arrays], tmp_path_factory: pytest.TempPathFactory) -
     torch.set_num_threads(1)
     supermodel.train(data["train"], data["val"], values, folder)
     parameters = supermodel.parameters(values)
-    Run("supermodel", "phantom", supermodel.ARCHITECTURE, parameters, json.loads(json.dumps(asdict(values)))).write(
-        folder
-    )
+    Run("supermodel", "phantom", "unet", parameters, values.model_dump(mode="json")).write(folder)
     return folder
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from chextrain.fit.augmentation import Batch, transplant
+from chextrain.data.arrays import Batch
+from chextrain.fit.augmentation import transplant
 
 SIDE = 64
 

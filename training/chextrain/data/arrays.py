@@ -28,9 +28,10 @@ import chexmodels.pixels
 from chextrain.data.cases import Case, Collection, box_mask, drawn, share
 from chextrain.data.images import eight_bit, rendered, stamp
 from chextrain.data.processes import in_processes, watched
-from chextrain.fit.augmentation import Batch
 
 T = TypeVar("T", bound=np.generic)
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""``image, target, weight, named``, see :class:`Samples`."""
 PIPELINE = (chexmodels.dicom.codestream, chexmodels.dicom.decode, chexmodels.pixels, chexmodels.dicom.greyscale)
 """The modules whose source decides what pixels look like: a change there makes decoded images stale."""
 

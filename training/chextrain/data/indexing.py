@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chextrain.data.build import Built
 from chextrain.data.cases import Case, Collection
 from chextrain.data.images import BadImage, pixels
-from chextrain.data.leakage import Copy, auroc_of, copies, descriptor, told_by
+from chextrain.data.leakage import Copy, auroc_of, copies, descriptor, labels_by
 from chextrain.data.processes import in_processes, watched
 from chextrain.data.rows import Listing
 from chextrain.data.splits import uneven
@@ -83,7 +83,7 @@ class Index:
     """Images that were decoded; None: none was asked for."""
 
     @property
-    def sound(self) -> bool:
+    def usable(self) -> bool:
         """Nothing was found that must be mended first."""
         return not self.problems and not self.copies
 
@@ -97,7 +97,7 @@ def index(listing: Listing | None, built: Built) -> Index:
     said: dict[str, set[str]] = {}
     for row in listing.rows if listing else ():
         said.setdefault(row.reader, set()).add(row.image_id)
-    shortcuts = {kind: told_by(cases, kind) for kind in SHORTCUTS}
+    shortcuts = {kind: labels_by(cases, kind) for kind in SHORTCUTS}
     strata = {kind: Counter(c.strata[kind] for c in cases if kind in c.strata) for kind in (*SHORTCUTS, "readers")}
     return Index(
         name=built.collection.name,

@@ -74,7 +74,7 @@ def _alike(descriptors: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]
             yield start + int(i), start + int(j), float(correlation[i, j])
 
 
-def told_by(cases: Sequence[Case], kind: str) -> Mapping[str, tuple[int, int]]:
+def labels_by(cases: Sequence[Case], kind: str) -> Mapping[str, tuple[int, int]]:
     """Value of the stratum ``kind`` -> (normal, abnormal) images that have it; empty where it is not known."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for case in cases:
@@ -84,7 +84,7 @@ def told_by(cases: Sequence[Case], kind: str) -> Mapping[str, tuple[int, int]]:
 
 
 def auroc_of(table: Mapping[str, tuple[int, int]]) -> float:
-    """Image AUROC of guessing "abnormal" from a value of :func:`told_by` alone: 0.5 says nothing, 1 says everything.
+    """Image AUROC of guessing "abnormal" from a value of :func:`labels_by` alone: 0.5 says nothing, 1 says everything.
 
     The best order of the values on these very images, so a generous shortcut. NaN without both labels.
     """

@@ -15,6 +15,9 @@ from torch.utils.data import Dataset
 
 from chextrain.data.arrays import Arrays
 
+VALIDATION_PAIRS = 2000
+"""Fixed pairs of validation images by which a Siamese network is chosen and scored."""
+
 
 @dataclass(frozen=True)
 class PairList:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chextrain.evaluate.metrics import Maps, Masks, any_pixel
+from chextrain.metrics import Maps, Masks, any_pixel
 
 ROUNDS = 1000
 LEVELS = 512
@@ -21,12 +21,12 @@ LEVELS = 512
 Weights = NDArray[np.float64]
 """``(R, N)``: how often each draw has each image."""
 Statistic = Callable[[Weights], NDArray[np.float64]]
-"""Weights ``(R, N)`` -> values ``(R,)``; NaN where a draw has nothing to judge."""
+"""Weights ``(R, N)`` -> values ``(R,)``; NaN where a draw has nothing to score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its 95 % interval; NaN where there is nothing to judge."""
+    """A number and its 95 % interval; NaN where there is nothing to score."""
 
     value: float
     low: float
@@ -68,7 +68,7 @@ def mean_of(values: NDArray[np.floating] | NDArray[np.bool_]) -> Statistic:
 
 
 def auroc_of(score: NDArray[np.floating], truth: NDArray[np.bool_]) -> Statistic:
-    """:func:`chextrain.evaluate.metrics.auroc` of weighted images."""
+    """:func:`chextrain.metrics.auroc` of weighted images."""
     above = score[truth][:, None] - score[~truth][None, :]
     wins = (above > 0) + 0.5 * (above == 0)  # (P, Q)
 
@@ -81,7 +81,7 @@ def auroc_of(score: NDArray[np.floating], truth: NDArray[np.bool_]) -> Statistic
 
 
 def average_precision_of(score: NDArray[np.floating], truth: NDArray[np.bool_]) -> Statistic:
-    """:func:`chextrain.evaluate.metrics.average_precision` of weighted images."""
+    """:func:`chextrain.metrics.average_precision` of weighted images."""
     _, level = np.unique(-score, return_inverse=True)  # 0 is the highest
     at = np.zeros((len(score), int(level.max()) + 1 if len(score) else 1))
     at[np.arange(len(score)), level] = 1
@@ -89,7 +89,7 @@ def average_precision_of(score: NDArray[np.floating], truth: NDArray[np.bool_]) 
 
 
 def pixel_ap_of(prob: Maps, truth: Masks) -> Statistic:
-    """:func:`chextrain.evaluate.metrics.pixel_ap` of weighted images; only images with a finding are looked at.
+    """:func:`chextrain.metrics.pixel_ap` of weighted images; only images with a finding are looked at.
 
     Probabilities between two neighbouring quantiles count as ties, which moves the value by less than 0.002.
     """

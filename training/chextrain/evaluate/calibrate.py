@@ -15,9 +15,9 @@ from chexmodels.bundle import Calibration, OperatingPoint
 from chexmodels.calibration import pixel_probability
 from chexmodels.postprocess import label
 from chextrain.data.arrays import Arrays
-from chextrain.evaluate.metrics import Masks, any_pixel, box_iou
 from chextrain.evaluate.predict import image_scores, probabilities, raw_scores
-from chextrain.evaluate.scored import NothingToScore, is_boxed, is_scored
+from chextrain.evaluate.scored_split import NothingToScore, is_boxed, is_scored
+from chextrain.metrics import Masks, any_pixel, box_iou
 
 MIN_AREAS = (0, 25, 50, 100, 200, 400)
 """Candidates for the smallest finding, pixels at 512 px."""

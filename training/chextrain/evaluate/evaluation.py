@@ -1,4 +1,4 @@
-"""Sound numbers of one model on one split, always beside what needs no network, with intervals over patients."""
+"""Metrics of one model on one split, always beside what needs no network, with intervals over patients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from chexmodels.bundle import OperatingPoint
 from chexmodels.postprocess import mark as mark_one
 from chextrain.data.cases import Collection
-from chextrain.evaluate import paper
 from chextrain.evaluate.baselines import best_cut, lung_fields, mean_mask
 from chextrain.evaluate.bootstrap import Estimate, auroc_of, mean_of, pixel_ap_of
-from chextrain.evaluate.metrics import Masks, any_pixel, box_iou, pointing
-from chextrain.evaluate.scored import Numbers, Split, is_boxed
+from chextrain.evaluate.chexnomaly_metrics import PaperNumbers, paper_numbers
+from chextrain.evaluate.scored_split import Numbers, ScoredSplit, is_boxed
+from chextrain.metrics import Masks, any_pixel, box_iou, pointing
 
 MEAN_MASK = "mean training mask"
 
@@ -68,7 +68,7 @@ class Evaluation:
     """Sensitivity by false regions an image, and at 1 by size, finding and readers who agree."""
     breakdowns: tuple[Breakdown, ...]
     """Of the first operating point."""
-    paper: Mapping[str, paper.PaperNumbers]
+    paper: Mapping[str, PaperNumbers]
     """By operating point, then the baselines."""
     shortcuts: Mapping[str, Numbers] = field(default_factory=dict)
     """Image AUROC of the model and of what sees no finding: on all images, on PA alone, on matched pairs."""
@@ -78,7 +78,7 @@ class Evaluation:
 
 def evaluate(
     title: str,
-    split: Split,
+    split: ScoredSplit,
     prob: NDArray[np.float32],
     scores: NDArray[np.float64],
     points: Mapping[str, OperatingPoint],
@@ -107,7 +107,7 @@ def evaluate(
         found[a.name] |= on_maps
     for a in baselines:
         found[a.name] |= split.map_statistics(a.prob)[0]
-    judged = split.boxed | split.clean
+    scored = split.boxed | split.clean
     return Evaluation(
         title=title,
         split=split.name,
@@ -121,7 +121,7 @@ def evaluate(
         froc=split.froc_numbers(curve),
         breakdowns=tuple(_breakdowns(split, models[0], mean)),
         paper={
-            a.name: paper.numbers(a.prob[judged], a.marked[judged], split.truth[judged]) for a in models + baselines
+            a.name: paper_numbers(a.prob[scored], a.marked[scored], split.truth[scored]) for a in models + baselines
         },
         shortcuts=shortcuts or {},
         size_limits=(float(split.limits[0]), float(split.limits[1])),
@@ -133,7 +133,7 @@ def mark(prob: NDArray[np.float32], scores: NDArray[np.float64], point: Operatin
     return np.stack([mark_one(p, score, point) for p, score in zip(prob, scores, strict=True)])
 
 
-def _breakdowns(split: Split, answers: Answers, mean: NDArray[np.float32]) -> Iterator[Breakdown]:
+def _breakdowns(split: ScoredSplit, answers: Answers, mean: NDArray[np.float32]) -> Iterator[Breakdown]:
     """Of every group of images with boxes or normal ones."""
     ap = pixel_ap_of(split.thin(answers.prob) * split.boxed[:, None, None], split.thin_truth)
     prior = pixel_ap_of(split.thin(np.broadcast_to(mean, answers.prob.shape)), split.thin_truth)

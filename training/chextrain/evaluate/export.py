@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torch import nn
@@ -9,11 +10,13 @@ from torch import nn
 from chexmodels.bundle import RESEARCH_USE_ONLY, Manifest, ModelCard, write_bundle
 from chexmodels.registry import serialise
 from chextrain.data.cases import Collection
-from chextrain.evaluate.calibrate import CLEAN_NORMALS, decide
-from chextrain.evaluate.card import card_text
-from chextrain.evaluate.judge import Judge
+from chextrain.evaluate import markdown
+from chextrain.evaluate.calibrate import CLEAN_NORMALS, Decision, decide
+from chextrain.evaluate.evaluation import Evaluation
+from chextrain.evaluate.markdown import grid
+from chextrain.evaluate.models import ScoredModel, variant_of
 from chextrain.evaluate.predict import device, logits
-from chextrain.evaluate.subjects import Subject, variant_of
+from chextrain.evaluate.scoring import Scorer
 from chextrain.runs import Run
 
 
@@ -35,7 +38,7 @@ def export(
     second reader's operating point promises. Raises ``NothingToFit``.
     """
     network = network.half().float().to(device())  # what the bundle will hold
-    val, test = (Judge(collection, split, cache, collection) for split in ("val", "test"))
+    val, test = (Scorer(collection, split, cache, collection) for split in ("val", "test"))
     arrays = val.split(run.size).arrays
     decision = decide(logits(network, arrays), arrays, clean_normals)
     manifest = Manifest(
@@ -55,7 +58,7 @@ def export(
         intended_use=RESEARCH_USE_ONLY,
         training_data=collection.description,
     )
-    subject = Subject(
+    model = ScoredModel(
         f"{name} {version}",
         run.architecture,
         variant_of(run.architecture, run.parameters),
@@ -65,5 +68,99 @@ def export(
         decision.calibration,
         decision.points,
     )
-    text = card_text(manifest, run, decision, val.of(subject).evaluation, test.of(subject).evaluation, failures)
+    text = card_text(manifest, run, decision, val.score(model).evaluation, test.score(model).evaluation, failures)
     return write_bundle(out, manifest, serialise(network), text)
+
+
+def card_text(
+    manifest: Manifest, run: Run, decision: Decision, val: Evaluation, test: Evaluation, failures: str
+) -> str:
+    """Markdown; ``{digest}`` in it is filled in when the bundle is written."""
+    return f"""\
+# {manifest.name} {manifest.version}
+
+**{manifest.intended_use}.** Digest (model.json and weights): `{{digest}}`.
+
+It marks where on a frontal chest radiograph something may be abnormal, whatever it is, and gives the image a score. It
+names no disease, and has not been evaluated by any authority. A missing mark does not mean that nothing is there.
+
+Architecture `{run.architecture}` {json.dumps(run.parameters)}, input {run.size} x {run.size} px.
+Trained with
+
+{_commands(run)}
+
+## Data
+
+{manifest.training_data}
+
+{manifest.licence}
+
+## Operating points
+
+Fitted on the validation split; the last two columns are its figures. A pixel is marked if it reaches the pixel
+threshold and the given share of the image's highest probability, in an image that reaches the image threshold.
+
+{_operating_points(manifest)}
+
+{_calibration(manifest)}
+
+What clean normals cost on validation: the best box IoU with one threshold for all images, and with one that follows
+each image's peak.
+
+{_tradeoff(decision)}
+
+## Results on the test split, beside what needs no network
+
+{markdown.markdown(test)}
+
+## Results on the validation split, on which the above was fitted
+
+{markdown.rows(val)}
+
+{markdown.shortcuts(val)}
+
+## Where it fails
+
+{failures}
+"""
+
+
+def _commands(run: Run) -> str:
+    return "\n".join(f"    {line}" for line in run.commands)
+
+
+def _operating_points(manifest: Manifest) -> str:
+    head = ("", "pixel threshold", "of the peak", "smallest area, model px", "image threshold")
+    rows = [
+        [
+            name,
+            f"{point.threshold:.3f}",
+            f"{point.relative_threshold:.2f}",
+            str(point.min_area),
+            f"{point.image_threshold:.3f}",
+            f"{point.sensitivity:.2f}",
+            f"{point.clean_normals:.2f}",
+        ]
+        for name, point in manifest.operating_points.items()
+    ]
+    return grid([*head, "sensitivity", "clean normals"], rows)
+
+
+def _calibration(manifest: Manifest) -> str:
+    fitted = manifest.calibration
+    text = f"Pixel temperature {fitted.temperature:.3f}; image score: "
+    if fitted.knots:
+        return f"{text}isotonic regression, {len(fitted.knots)} knots."
+    return f"{text}Platt slope {fitted.slope:.3f}, intercept {fitted.intercept:.3f}."
+
+
+def _tradeoff(decision: Decision) -> str:
+    rows = [
+        [
+            f"{share:.0%}",
+            *(f"{value:.2f}" for one in pair for value in (one.box_iou, one.point.sensitivity)),
+        ]
+        for share, *pair in decision.tradeoff
+    ]
+    head = ["clean normals, at least", "one threshold: box IoU", "sensitivity", "of the peak: box IoU", "sensitivity"]
+    return grid(head, rows)

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from chexmodels.postprocess import label
 from chextrain.evaluate.bootstrap import Statistic, Weights
-from chextrain.evaluate.metrics import Maps
+from chextrain.metrics import Maps
 
 OVERLAP = 0.3
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)

@@ -1,4 +1,4 @@
-"""An evaluation of any number of models as Markdown, JSON and pictures: the paper's tables and the sound numbers."""
+"""An evaluation of any number of models as Markdown, JSON and pictures: the paper's tables and the metrics."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache as remembered
+from functools import cache as memoised
 from pathlib import Path
 from typing import Any
 
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Collection
-from chextrain.evaluate.gallery import gallery
-from chextrain.evaluate.judge import Answered, Judge
-from chextrain.evaluate.plots import plots
-from chextrain.evaluate.sound import markdown
-from chextrain.evaluate.stages import score_specialists, score_twins
-from chextrain.evaluate.subjects import Subject, decided
-from chextrain.evaluate.tables import Localised, Specialised, Twins, paper_tables
+from chextrain.evaluate.chexnomaly_stages import score_siamese, score_specialists
+from chextrain.evaluate.chexnomaly_tables import LocaliserNumbers, SiameseNumbers, SpecialistNumbers, paper_tables
+from chextrain.evaluate.figures import contact_sheet, plots
+from chextrain.evaluate.markdown import markdown
+from chextrain.evaluate.models import ScoredModel, decided
+from chextrain.evaluate.scoring import Predictions, Scorer
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,15 @@ class Report:
 
     collection: str
     split: str
-    models: tuple[Localised, ...] = ()
-    specialists: tuple[Specialised, ...] = ()
-    twins: tuple[Twins, ...] = ()
-    answered: tuple[Answered, ...] = field(default=(), repr=False)
+    models: tuple[LocaliserNumbers, ...] = ()
+    specialists: tuple[SpecialistNumbers, ...] = ()
+    siamese: tuple[SiameseNumbers, ...] = ()
+    predictions: tuple[Predictions, ...] = field(default=(), repr=False)
 
     def markdown(self) -> str:
-        """The six tables of the paper, then each model's sound numbers."""
+        """The six tables of the paper, then each model's metrics."""
         parts = [f"# Evaluation on {self.collection}, {self.split}", NOTE]
-        for title, table in paper_tables(self.models, self.specialists, self.twins).items():
+        for title, table in paper_tables(self.models, self.specialists, self.siamese).items():
             parts += [f"## {title}", table]
         for model in self.models:
             for evaluation in (model.evaluation, model.external):
@@ -44,55 +43,57 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def json(self) -> str:
-        """Every number; null where there is nothing to judge."""
-        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "answered"}
+        """Every number; null where there is nothing to score."""
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "predictions"}
         return json.dumps(_plain(named), indent=2) + "\n"
 
 
 NOTE = """\
 The tables of the paper (arXiv 2311.01777) in its own measures: ours, and in brackets what it printed for its own data,
 which these images are not. MAE is of calibrated probabilities, mean IoU is reading (i), masks are those of the first
-operating point; a dash means that no model was given. What a model is worth is told by the sound numbers below, and
+operating point; a dash means that no model was given. What a model is worth is in the metrics below, and
 only beside their baselines."""
 
 
 def assemble(
-    subjects: Sequence[Subject],
+    scored: Sequence[ScoredModel],
     collection: Collection,
     split: str,
     cache: Path | None = None,
     external: Collection | None = None,
 ) -> Report:
-    """Score every subject on ``split`` of ``collection``, and localisers on all of ``external`` too.
+    """Score every model on ``split`` of ``collection``, and localisers on all of ``external`` too.
 
     Raises ``NothingToFit`` where a run without a bundle cannot be calibrated on the validation split.
     """
 
-    @remembered
+    @memoised
     def val(size: int) -> Arrays:
         return load(collection, "val", size, cache)
 
-    judge = Judge(collection, split, cache, collection)
-    elsewhere = None if external is None else Judge(_as_test(external), "test", cache, collection)
-    models: list[Localised] = []
-    specialists: list[Specialised] = []
-    twins: list[Twins] = []
-    answered: list[Answered] = []
-    for subject in subjects:
-        if subject.localises:
-            calibration, points = decided(subject, lambda subject=subject: val(subject.size))  # type: ignore[misc]
-            found = judge.of(replace(subject, calibration=calibration, points=points))
-            other = elsewhere.of(replace(subject, calibration=calibration, points=points)) if elsewhere else None
-            answered += [one for one in (found, other) if one]
+    scorer = Scorer(collection, split, cache, collection)
+    elsewhere = None if external is None else Scorer(_as_test(external), "test", cache, collection)
+    models: list[LocaliserNumbers] = []
+    specialists: list[SpecialistNumbers] = []
+    siamese: list[SiameseNumbers] = []
+    predictions: list[Predictions] = []
+    for model in scored:
+        if model.localises:
+            calibration, points = decided(model, lambda model=model: val(model.size))  # type: ignore[misc]
+            known = scorer.score(replace(model, calibration=calibration, points=points))
+            other = elsewhere.score(replace(model, calibration=calibration, points=points)) if elsewhere else None
+            predictions += [each for each in (known, other) if each]
             models.append(
-                Localised(subject.architecture, subject.variant, found.evaluation, other.evaluation if other else None)
+                LocaliserNumbers(
+                    model.architecture, model.variant, known.evaluation, other.evaluation if other else None
+                )
             )
-            specialists += score_specialists(subject, judge.split(subject.size).arrays)
-        elif subject.finding:
-            specialists += score_specialists(subject, judge.split(subject.size).arrays)
+            specialists += score_specialists(model, scorer.split(model.size).arrays)
+        elif model.finding:
+            specialists += score_specialists(model, scorer.split(model.size).arrays)
         else:
-            twins.append(score_twins(subject, val(subject.size)))
-    return Report(collection.name, split, tuple(models), tuple(specialists), tuple(twins), tuple(answered))
+            siamese.append(score_siamese(model, val(model.size)))
+    return Report(collection.name, split, tuple(models), tuple(specialists), tuple(siamese), tuple(predictions))
 
 
 def write(report: Report, out: Path) -> list[Path]:
@@ -101,9 +102,9 @@ def write(report: Report, out: Path) -> list[Path]:
     paths = [out / "report.md", out / "report.json"]
     paths[0].write_text(report.markdown())
     paths[1].write_text(report.json())
-    for number, one in enumerate(report.answered, start=1):
-        stem = f"{number}-{one.split.name}".replace(", ", "-")
-        for name, figure in {**plots(one), "gallery": gallery(one)}.items():
+    for number, prediction in enumerate(report.predictions, start=1):
+        stem = f"{number}-{prediction.split.name}".replace(", ", "-")
+        for name, figure in {**plots(prediction), "gallery": contact_sheet(prediction)}.items():
             path = out / f"{stem}-{name}.png"
             figure.savefig(path, dpi=110)
             paths.append(path)

@@ -6,38 +6,20 @@ MONAI has transforms of the same names that work image by image on the CPU; thes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""``image, target, weight, named``, see :class:`chextrain.data.arrays.Samples`."""
+from chextrain.config import AugmentationConfig
+from chextrain.data.arrays import Batch
+
 LARGEST = 0.3
 """Of the frame: what is larger is not transplanted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """How far a training image may be moved and changed; masks follow the geometry."""
-
-    flip: float = 0.0
-    """Probability of a left-right flip; off by default, since the side of heart and aorta carries meaning."""
-    rotate: float = 10.0
-    """Degrees either way."""
-    scale: float = 0.1
-    """Relative, either way."""
-    shift: float = 0.05
-    """Of the side, either way."""
-    gamma: float = 0.25
-    """Largest change of log gamma."""
-    contrast: float = 0.2
-    """Relative change of contrast and a quarter of it of brightness."""
-    noise: float = 0.02
-    """Largest standard deviation of added Gaussian noise."""
-    transplant: float = 0.0
-    """Share of the images into which a part of another is transplanted, see :func:`transplant`."""
+class Augmentation(AugmentationConfig):
+    """Changes a batch by its values; ``transplant`` is :func:`transplant`'s share."""
 
     def __call__(self, image: Tensor, target: Tensor, weight: Tensor, named: Tensor) -> Batch:
         """All ``(B,1,S,S)``; what comes in from outside the frame is black, not a finding, and not counted.

@@ -2,7 +2,7 @@
 
 References: Lin et al. 2017 (focal loss; the form of tensorflow-addons' ``SigmoidFocalCrossEntropy`` that the paper
 used); Singh 2023 (CheX-Nomaly, the equation of section IV and the contrastive loss of section V); Hadsell et al. 2006.
-The paper's transform of predictions into boxes is in :mod:`chextrain.fit.boxing`.
+The paper's transform of predictions into boxes is in :mod:`chextrain.fit.box_transform`.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.unet import UNet, start_at
 from chextrain.config import Config
-from chextrain.data.arrays import Samples
-from chextrain.evaluate.metrics import pixel_ap, pointing_game
-from chextrain.fit.augmentation import Batch
-from chextrain.fit.boxing import TRANSFORMS
+from chextrain.data.arrays import Batch, Samples
+from chextrain.fit.augmentation import Augmentation
+from chextrain.fit.box_transform import TRANSFORMS
 from chextrain.fit.losses import pixel_loss, soft_dice
+from chextrain.metrics import pixel_ap, pointing_game
 from chextrain.runs import BEST
 
 SMALLEST = 100
@@ -38,10 +38,14 @@ SMALLEST = 100
 class Fitted(pl.LightningModule):
     """A network with AdamW on a one-cycle schedule; subclasses say what a step and a validation are."""
 
+    monitor: str | None = None
+    """What validation logs and the best epoch is chosen by; None: there is no validation, the last epoch is kept."""
+
     def __init__(self, network: nn.Module, config: Config) -> None:
         super().__init__()
         self.network = network
         self.config = config
+        self.augmentation = Augmentation(**dict(config.augmentation))
 
     @property
     def progress(self) -> float:
@@ -101,7 +105,7 @@ class Localisation(Fitted):
 
     def augment(self, batch: Batch) -> Batch:
         """What the network is shown instead of ``batch``."""
-        return self.config.augmentation(*batch)
+        return self.augmentation(*batch)
 
     def loss(self, logits: Tensor, target: Tensor, weight: Tensor, boxed: bool) -> Tensor:
         """The scalar loss of a batch; float32."""
@@ -139,20 +143,25 @@ class Localisation(Fitted):
         self.log("val_pointing", pointing_game(prob, truth), prog_bar=True)
 
 
-def fit(module: Fitted, train: DataLoader[Any], val: DataLoader[Any], folder: Path, *, resume: bool = False) -> Path:
+def fit(
+    module: Fitted, train: DataLoader[Any], val: DataLoader[Any] | None, folder: Path, *, resume: bool = False
+) -> Path:
     """Train ``module`` on whatever accelerator there is, on all GPUs at once (DDP) where there are several.
 
-    Leaves in ``folder``: ``last.ckpt`` (to resume), ``best.pt`` (averaged weights that validated best; returned), and
-    for each start ``log/version_N/metrics.csv`` and the same for TensorBoard. With ``resume``, go on from ``last.ckpt``
-    if it is there.
+    Leaves in ``folder``: ``last.ckpt`` (to resume), ``best.pt`` (averaged weights that validated best or, of a module
+    without a monitor, the last weights as they are; returned), and for each start ``log/version_N/metrics.csv`` and the
+    same for TensorBoard. With ``resume``, go on from ``last.ckpt`` if it is there.
     """
     values = module.config.training
-    monitor = cast(Any, module).monitor
-    keep = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-    best = KeepBest(folder / BEST, monitor)
-    callbacks: list[Callback] = [best, Averaging(decay=values.ema), keep, TQDMProgressBar(refresh_rate=5)]
-    if values.patience:
-        callbacks.append(EarlyStopping(monitor, mode="max", patience=values.patience))
+    best = folder / BEST
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
+        TQDMProgressBar(refresh_rate=5),
+    ]
+    if module.monitor is not None:
+        callbacks = [KeepBest(best, module.monitor), Averaging(decay=values.ema), *callbacks]
+        if values.patience:
+            callbacks.append(EarlyStopping(module.monitor, mode="max", patience=values.patience))
     csv = CSVLogger(folder, name="log")
     trainer = pl.Trainer(
         max_epochs=values.epochs,
@@ -167,9 +176,11 @@ def fit(module: Fitted, train: DataLoader[Any], val: DataLoader[Any], folder: Pa
     )
     last = folder / "last.ckpt"
     trainer.fit(module, train, val, ckpt_path=last if resume and last.exists() else None, weights_only=False)
+    if module.monitor is None and trainer.is_global_zero:
+        torch.save(module.network.state_dict(), best)
     trainer.strategy.barrier("the best weights are written")
-    module.network.load_state_dict(torch.load(best.path, weights_only=True))
-    return best.path
+    module.network.load_state_dict(torch.load(best, weights_only=True))
+    return best
 
 
 def supported(precision: str) -> str:

@@ -9,10 +9,9 @@ import lightning.pytorch as pl
 from chexmodels.nets.attention import AttentionUNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
+from chextrain.recipes.recipe import Recipe
 from chextrain.recipes.supermodel import learn
 from chextrain.runs import Parameters
-
-ARCHITECTURE = "attention"
 
 
 def parameters(config: Config) -> Parameters:
@@ -31,3 +30,6 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
     network = AttentionUNet(**parameters(config))
     learn(network, train_set, val_set, config, folder, resume=resume)
     return network
+
+
+RECIPE = Recipe("attention", "attention", parameters, train)

@@ -6,7 +6,6 @@ are values of the section ``chexnomaly``: ``extractor="random"``, ``frozen=false
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -17,10 +16,9 @@ from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fit.trainer import Localisation, fit, loader
+from chextrain.recipes.recipe import Recipe, Stage
 from chextrain.recipes.supermodel import single_findings
 from chextrain.runs import Parameters
-
-ARCHITECTURE = "chexnomaly"
 
 
 def parameters(config: Config) -> Parameters:
@@ -42,12 +40,6 @@ def stages(config: Config) -> tuple[str, ...]:
     """Names of the recipes whose networks it begins with: an ablation may leave out either."""
     begins = {"supermodel": config.chexnomaly.warm_start, "siamese": config.chexnomaly.extractor == "contrastive"}
     return tuple(stage for stage, needed in begins.items() if needed)
-
-
-def stage(name: str, config: Config) -> Config:
-    """The values for a stage that is trained here because no run of it is given."""
-    epochs = {"supermodel": config.chexnomaly.supermodel_epochs, "siamese": config.chexnomaly.siamese_epochs}
-    return replace(config, training=replace(config.training, epochs=epochs[name]))
 
 
 def train(
@@ -83,3 +75,23 @@ def train(
     samples = Samples(learnt, config.data.unboxed_weight, config.data.balance, findings)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)
     return network
+
+
+RECIPE = Recipe(
+    "chexnomaly",
+    "chexnomaly",
+    parameters,
+    train,
+    {
+        "supermodel": Stage(
+            "supermodel",
+            "Run that chexnomaly starts from; else trained.",
+            lambda config: config.chexnomaly.supermodel_epochs if config.chexnomaly.warm_start else 0,
+        ),
+        "siamese": Stage(
+            "siamese",
+            "Run whose maps chexnomaly sees; else trained.",
+            lambda config: config.chexnomaly.siamese_epochs if config.chexnomaly.extractor == "contrastive" else 0,
+        ),
+    },
+)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 
+from chexmodels.nets.restorer import Restorer
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.fit.masked import Restoration
-from chextrain.fit.restorer import Restorer
+from chextrain.fit.pretraining import Restoration
 from chextrain.fit.trainer import fit, loader
+from chextrain.recipes.recipe import Recipe
 from chextrain.runs import Parameters
-
-ARCHITECTURE = "masked"
 
 
 def parameters(config: Config) -> Parameters:
@@ -31,7 +29,10 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
         raise ConfigError("masked.share is between 0 and 1, and there are at least 2 masked.blocks across")
     pl.seed_everything(config.training.seed, verbose=False)
     network = Restorer(**parameters(config))
-    shown = replace(config, data=replace(config.data, normals=1.0))  # every image, whatever is on it
+    shown = config.but("data", normals=1.0)  # every image, whatever is on it
     shown_train, shown_val = loader(Samples(train_set), shown, train=True), loader(Samples(val_set), shown, train=False)
     fit(Restoration(network, config), shown_train, shown_val, folder, resume=resume)
     return network
+
+
+RECIPE = Recipe("masked", "masked", parameters, train)

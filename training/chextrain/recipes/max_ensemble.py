@@ -7,7 +7,6 @@ finished. The paper has 14 of its U-Nets at 512 px; ``data.size=256`` makes the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,10 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from chexmodels.nets.ensembles import MaxEnsemble
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
+from chextrain.data.selection import boxed_in
 from chextrain.recipes import specialist, supermodel
+from chextrain.recipes.recipe import Recipe
 from chextrain.runs import BEST, Parameters
-
-ARCHITECTURE = "max_ensemble"
 
 
 def parameters(config: Config, findings: Sequence[str]) -> Parameters:
@@ -41,9 +40,17 @@ def train(
     """Train a specialist for each of ``findings``; the ensemble is returned, its weights are ``folder/best.pt``."""
     network = MaxEnsemble(**parameters(config, findings))
     for finding, member in zip(findings, network.members, strict=True):
-        own = replace(config, specialist=replace(config.specialist, finding=finding))
+        own = config.but("specialist", finding=finding)
         place = folder / finding.replace("/", "-")
         trained = specialist.train(train_set, val_set, own, place, resume=resume)
         member.load_state_dict(trained.state_dict())
     rank_zero_only(torch.save)(network.state_dict(), folder / BEST)
     return network.eval()
+
+
+def findings(train_set: Arrays, val_set: Arrays, config: Config) -> Sequence[str]:
+    """Those that enough images of both sets are boxed with."""
+    return boxed_in(train_set, val_set, config.ensemble.least)
+
+
+RECIPE = Recipe("max_ensemble", "max_ensemble", parameters, train, findings=findings)

@@ -22,13 +22,13 @@ from torch.utils.data import Dataset
 
 from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble, reduced
 from chextrain.config import Config, ConfigError
-from chextrain.data.arrays import Arrays, Samples
-from chextrain.fit.augmentation import Batch
+from chextrain.data.arrays import Arrays, Batch, Samples
+from chextrain.data.selection import boxed_in
 from chextrain.fit.trainer import Localisation, fit, loader
-from chextrain.recipes import max_ensemble, specialist
+from chextrain.recipes import max_ensemble
+from chextrain.recipes.recipe import Recipe, Stage
 from chextrain.runs import BEST, Parameters
 
-ARCHITECTURE = "model_ensemble"
 BATCH = 16
 
 
@@ -86,7 +86,7 @@ def folds(learnt: Arrays, val_set: Arrays, config: Config, findings: Sequence[st
     digests = [hashlib.sha256(f"fold:{case.group}".encode()).digest() for case in learnt.cases]
     fold = np.array([int.from_bytes(digest[:8], "big") % count for digest in digests])
     for number in range(0 if config.ensemble.in_sample else count):
-        boxed = specialist.boxed_in(learnt.where((fold != number).tolist()), val_set)
+        boxed = boxed_in(learnt.where((fold != number).tolist()), val_set)
         if missing := set(findings) - set(boxed):
             raise ConfigError(f"ensemble.folds: without fold {number} nobody has {', '.join(sorted(missing))}")
     return fold
@@ -125,3 +125,13 @@ class Combination(Localisation):
     def augment(self, batch: Batch) -> Batch:
         """``batch`` itself."""
         return batch
+
+
+RECIPE = Recipe(
+    "model_ensemble",
+    "model_ensemble",
+    parameters,
+    train,
+    {"specialists": Stage("max_ensemble", "max_ensemble run that model_ensemble combines; else trained.")},
+    findings=max_ensemble.findings,
+)

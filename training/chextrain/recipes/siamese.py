@@ -13,13 +13,11 @@ from chexmodels.nets.siamese import Siamese
 from chexmodels.nets.siamese import siamese as build
 from chextrain.config import Config
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.data.pairs import Pairs, draw
-from chextrain.fit.contrast import Contrast
+from chextrain.data.pairs import VALIDATION_PAIRS, Pairs, draw
+from chextrain.fit.pretraining import Contrast
 from chextrain.fit.trainer import fit, loader
+from chextrain.recipes.recipe import Recipe
 from chextrain.runs import Parameters
-
-ARCHITECTURE = "siamese"
-VALIDATION_PAIRS = 2000
 
 
 def parameters(config: Config) -> Parameters:
@@ -41,3 +39,6 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
     pairs = Pairs(train_set, config.siamese.pairs, config.training.seed)
     fit(module, loader(pairs, config, train=True), loader(Samples(val_set), config, train=False), folder, resume=resume)
     return network
+
+
+RECIPE = Recipe("siamese", "siamese", parameters, train)

@@ -6,35 +6,23 @@ readers disagree are left out. It may begin with a network that has learnt to re
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from chexmodels.nets.attention import AttentionUNet
+from chexmodels.nets.restorer import Restorer
 from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
-from chextrain.fit.restorer import Restorer
 from chextrain.fit.trainer import Localisation, fit, loader
+from chextrain.recipes.recipe import Recipe, Stage
 from chextrain.runs import Parameters
-
-ARCHITECTURE = "unet"
 
 
 def parameters(config: Config) -> Parameters:
     """Arguments of the network."""
     return {"preset": config.network.preset, "dropout": config.network.dropout}
-
-
-def stages(config: Config) -> tuple[str, ...]:
-    """Names of the recipes whose networks it begins with where no run of them is given."""
-    return ("masked",) if config.masked.epochs else ()
-
-
-def stage(name: str, config: Config) -> Config:
-    """The values for a stage that is trained here because no run of it is given."""
-    return replace(config, training=replace(config.training, epochs={"masked": config.masked.epochs}[name]))
 
 
 def train(
@@ -76,3 +64,16 @@ def learn(
     module = Localisation(network, config, learnt.fraction, findings)
     samples = Samples(learnt, config.data.unboxed_weight, config.data.balance, findings)
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)
+
+
+RECIPE = Recipe(
+    "supermodel",
+    "unet",
+    parameters,
+    train,
+    {
+        "masked": Stage(
+            "masked", "Run that a supermodel starts from; else trained if masked.epochs.", lambda c: c.masked.epochs
+        )
+    },
+)

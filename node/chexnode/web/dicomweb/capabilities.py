@@ -1,11 +1,8 @@
-"""Retrieve Capabilities (PS3.18 section 8.9): what the service offers, as WADL in XML or JSON (annex H).
-
-And which methods each path takes.
-"""
+"""Retrieve Capabilities (PS3.18 section 8.9): what the service offers, as WADL in XML or JSON (annex H)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -14,22 +11,21 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from chexnode.dicomweb.media_types import JSON
-from chexnode.web.dicomweb.errors import NotAcceptable
-from chexnode.web.dicomweb.places import accepted_by, base_of, to_json
+from chexnode.web.dicomweb.responses import NotAcceptable, accepted_by, to_json
+from chexnode.web.dicomweb.routes import base_url
 
 WADL = "application/vnd.sun.wadl+xml"
 _ALLOW = {"Allow": "OPTIONS"}
 
 
-def routes(offered: Sequence[APIRoute], root: str) -> APIRouter:
-    """OPTIONS on ``root`` and on each path of ``offered``, whose paths are below it."""
-    router = APIRouter(prefix=root)
+def routes(offered: Sequence[APIRoute]) -> APIRouter:
+    """OPTIONS on the root of the service, of the routes that are ``offered`` below it."""
+    router = APIRouter()
 
     @router.options("", responses={200: {"content": {WADL: {}, JSON: {}}, "description": "The capabilities."}})
-    @router.options("/", include_in_schema=False)
     def capabilities(request: Request) -> Response:
         """What the service offers, as WADL (Retrieve Capabilities)."""
-        base, methods = base_of(request), _methods(offered)
+        base, methods = base_url(request), _methods(offered)
         for one in accepted_by(request):
             if one.covers(WADL):
                 return Response(_wadl(methods, base), 200, _ALLOW, WADL)
@@ -37,18 +33,7 @@ def routes(offered: Sequence[APIRoute], root: str) -> APIRouter:
                 return Response(to_json(_json(methods, base)), 200, _ALLOW, JSON)
         raise NotAcceptable(f"the capabilities are to be had as {WADL} or {JSON}")
 
-    for path in dict.fromkeys(route.path for route in offered):
-        methods = {method for route in offered if route.path == path for method in route.methods or ()}
-        methods |= {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
-        router.add_api_route(path, _telling(methods), methods=["OPTIONS"], include_in_schema=False)
     return router
-
-
-def _telling(methods: set[str]) -> Callable[[], Response]:
-    def allowed() -> Response:
-        return Response(None, 204, {"Allow": ", ".join(sorted(methods))})
-
-    return allowed
 
 
 @dataclass(frozen=True, slots=True)

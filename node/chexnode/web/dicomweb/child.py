@@ -17,7 +17,7 @@ from chexnode.sandbox.confined import Handler, Reply, serve
 def load(config: dict[str, Any]) -> Handler:
     """Import what decoding and drawing need."""
     from chexmodels.dicom.part10 import DecodeError, ReadLimits
-    from chexnode.web.dicomweb.render import Wish, to_picture, to_screen
+    from chexnode.web.dicomweb.render import Rendering, to_picture, to_screen
     from chexnode.web.dicomweb.stored import Stored
 
     with contextlib.suppress(ImportError):
@@ -27,19 +27,19 @@ def load(config: dict[str, Any]) -> Handler:
 
     def handle(request: dict[str, Any]) -> Reply:
         image = Stored.open(Path(request["path"]), limits).image
-        if "wish" not in request:
+        if "rendering" not in request:
             return {}, [b"".join(image.encoded_values(request["numbers"]))]
-        wish = Wish.from_json(request["wish"])
+        rendering = Rendering.from_json(request["rendering"])
         screens = []
         for values in image.values(request["numbers"]):
             try:
-                screens.append(to_screen(values, image.ds, wish.window))
+                screens.append(to_screen(values, image.ds, rendering.window))
             except MemoryError:
                 raise
             except Exception as error:  # tables that contradict each other, of any data set that a stranger sent
                 raise DecodeError("undecodable", f"its tables cannot be applied ({type(error).__name__})") from error
         try:
-            return {}, [to_picture(screens, image.ds, wish)]
+            return {}, [to_picture(screens, image.ds, rendering)]
         except ValueError as error:
             return {"bad": str(error)}, []
         except MemoryError:

@@ -13,7 +13,7 @@ from chexmodels.dicom.part10 import DecodeError
 from chexnode.sandbox.pool import ChildBug, Pool
 from chexnode.settings.tree import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
-from chexnode.web.dicomweb.render import Wish
+from chexnode.web.dicomweb.render import Rendering
 from chexnode.web.dicomweb.stored import Stored
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,9 @@ class Decoder:
                 raise DecodeError("undecodable", "the decoding child gave no sensible answer")
             yield from (bytes(content[n * size : (n + 1) * size]) for n in range(len(some)))
 
-    def picture(self, stored: Stored, numbers: list[int], wish: Wish) -> bytes:
-        """Frames as one picture. Raises DecodeError, Transient, and ValueError where the wish shows nothing of it."""
-        request = {"path": os.fspath(stored.path), "numbers": numbers, "wish": wish.to_json()}
+    def picture(self, stored: Stored, numbers: list[int], rendering: Rendering) -> bytes:
+        """Frames as one picture. Raises DecodeError, Transient, and ValueError where it would show nothing."""
+        request = {"path": os.fspath(stored.path), "numbers": numbers, "rendering": rendering.to_json()}
         facts, content = self._ask(request, _LONGEST_PICTURE)
         if "bad" in facts:
             raise ValueError(str(facts["bad"])[:200])

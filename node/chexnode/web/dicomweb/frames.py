@@ -14,46 +14,56 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.media_types import BYTES, IMAGE_TYPES, MULTIPART, UNREGISTERED, MediaType
-from chexnode.dicomweb.multipart import closing, new_boundary, part_head
+from chexnode.dicomweb.multipart import Part
 from chexnode.ledger.objects import Held
 from chexnode.web.dicomweb.decoder import Decoder
-from chexnode.web.dicomweb.errors import BadRequest, NotAcceptable, NotFound
+from chexnode.web.dicomweb.objects import ObjectStore
 from chexnode.web.dicomweb.pixels import Image, can_decode, default_syntax
-from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
-from chexnode.web.dicomweb.shelf import Shelf
-from chexnode.web.dicomweb.single import ANSWERS, Single, cut
+from chexnode.web.dicomweb.responses import (
+    CONDITIONAL,
+    BadRequest,
+    Descriptions,
+    NotAcceptable,
+    NotFound,
+    Representation,
+    accepted_by,
+    cut,
+    multipart,
+    takes_multipart,
+)
+from chexnode.web.dicomweb.routes import INSTANCE, Instance, Series, Study, base_url, url_of
 from chexnode.web.dicomweb.stored import Stored
 
 _MOST_FRAMES = 100_000
 
 
-def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
+def routes(objects: ObjectStore, decoder: Decoder) -> APIRouter:
     """Frames of one instance."""
     router = APIRouter()
-    answers: dict[int | str, dict[str, object]] = {
+    answers: Descriptions = {
         200: {"content": {f"{MULTIPART}": {}, BYTES: {}}, "description": "The bytes."},
         206: {"description": "The bytes asked for by Range."},
         400: {"description": "The list of frames cannot be read."},
         404: {"description": "Never held here, or there is no such frame."},
         406: {"description": "Not to be had in any form that is accepted."},
         410: {"description": "Deleted when its retention had passed."},
-        **ANSWERS,
+        **CONDITIONAL,
     }
 
-    @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", responses=answers)
+    @router.get(f"{INSTANCE}/frames/{{frames}}", responses=answers)
     def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> Response:
         """Frames by number from 1, as they are stored or decoded (WADO-RS)."""
         numbers = frame_numbers(frames)
-        held = shelf.one(study, series, instance)
-        stored = with_pixels(shelf, held)
+        held = objects.instance(study, series, instance)
+        stored = with_pixels(objects, held)
         if max(numbers) > stored.image.frames:
             raise NotFound(f"the instance has {stored.image.frames} frame(s)")
         form = choose(accepted_by(request), stored.image, len(numbers))
-        urls = [f"{url_of(base_of(request), held)}/frames/{number}" for number in numbers]
+        urls = [f"{url_of(base_url(request), held)}/frames/{number}" for number in numbers]
         if form.is_multipart:
-            return answer(form, urls, pieces(form, stored, decoder, numbers))
-        tag = shelf.tag(held, form.content_type)
-        return one_frame(form, stored, decoder, numbers[0], urls[0], tag).answer(request)
+            return parts(form, urls, pieces(form, stored, decoder, numbers))
+        tag = objects.tag(held, form.content_type)
+        return single_frame(form, stored, decoder, numbers[0], urls[0], tag).answer(request)
 
     return router
 
@@ -68,10 +78,10 @@ def frame_numbers(text: str) -> list[int]:
     return numbers
 
 
-def with_pixels(shelf: Shelf, held: Held) -> Stored:
+def with_pixels(objects: ObjectStore, held: Held) -> Stored:
     """The object opened, its image attributes read. Raises NotAcceptable where it has no pixels."""
     try:
-        stored = shelf.open(held)
+        stored = objects.open(held)
         _ = stored.image
     except DecodeError as error:
         raise NotAcceptable(f"no frames: {error.detail}") from error
@@ -106,7 +116,7 @@ def choose(accepted: Sequence[MediaType], image: Image, count: int) -> Form:
     kept = [Form(kind, stored, True) for kind in (picture, UNREGISTERED.get(picture or "")) if kind] + hidden
     usual = decoded + kept if default_syntax(stored) == ExplicitVRLittleEndian else kept + decoded
     for one in accepted:
-        is_multipart = one.is_multipart or one.essence == "*/*"
+        is_multipart = takes_multipart(one)
         if count > 1 and not is_multipart:
             continue
         wanted = one.transfer_syntax
@@ -130,14 +140,14 @@ def pieces(form: Form, stored: Stored, decoder: Decoder, numbers: list[int]) -> 
     return chain([first], frames)
 
 
-def one_frame(form: Form, stored: Stored, decoder: Decoder, number: int, url: str, tag: str) -> Single:
+def single_frame(form: Form, stored: Stored, decoder: Decoder, number: int, url: str, tag: str) -> Representation:
     """A frame by itself in that form; of native ones no more is read than is asked for."""
     image = stored.image
     if form.is_stored:
-        return Single(url, form.content_type, tag, None, lambda *_: image.stored([number]))
+        return Representation(url, form.content_type, tag, None, lambda *_: image.stored([number]))
     if image.is_native:
-        return Single(url, form.content_type, tag, image.frame_bytes, partial(image.native_part, number))
-    return Single(
+        return Representation(url, form.content_type, tag, image.frame_bytes, partial(image.native_part, number))
+    return Representation(
         url,
         form.content_type,
         tag,
@@ -146,15 +156,7 @@ def one_frame(form: Form, stored: Stored, decoder: Decoder, number: int, url: st
     )
 
 
-def answer(form: Form, urls: Sequence[str], content: Iterator[bytes]) -> StreamingResponse:
+def parts(form: Form, urls: Sequence[str], content: Iterator[bytes]) -> StreamingResponse:
     """One part each."""
-    boundary = new_boundary()
-
-    def body() -> Iterator[bytes]:
-        for number, (url, piece) in enumerate(zip(urls, content, strict=True)):
-            yield part_head(boundary, form.content_type, url, first=not number)
-            yield piece
-        yield closing(boundary)
-
-    kind = f'{MULTIPART}; type="{form.media_type}"; boundary={boundary}'
-    return StreamingResponse(body(), 200, NO_STORE, kind)
+    frames = (Part(form.content_type, [frame], url) for url, frame in zip(urls, content, strict=True))
+    return multipart(form.media_type, frames)

@@ -55,7 +55,7 @@ class Viewport:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Rendering:
     """How to render (PS3.18 section 8.3.5.1)."""
 
     media_type: str
@@ -166,31 +166,31 @@ def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(values.astype(np.float64) / np.iinfo(values.dtype).max * 255, np.uint8)
 
 
-def to_picture(screens: Sequence[NDArray[np.uint8]], ds: Dataset, wish: Wish) -> bytes:
+def to_picture(screens: Sequence[NDArray[np.uint8]], ds: Dataset, rendering: Rendering) -> bytes:
     """Encode frames as GIF, or the first as PNG or JPEG, each cut out and fitted into the viewport in proportion.
 
     Raises ValueError where the viewport shows nothing of the image.
     """
-    pictures = [_finished(Picture.fromarray(screen), ds, wish) for screen in screens]
+    pictures = [_finished(Picture.fromarray(screen), ds, rendering) for screen in screens]
     first, *others = pictures
     extra: dict[str, Any] = {}
-    if wish.with_icc_profile and first.mode == "RGB":
+    if rendering.with_icc_profile and first.mode == "RGB":
         extra["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     buffer = BytesIO()
-    if wish.media_type == "image/png":
+    if rendering.media_type == "image/png":
         first.save(buffer, "PNG", compress_level=1, **extra)
-    elif wish.media_type == "image/gif":
+    elif rendering.media_type == "image/gif":
         moving = {"save_all": True, "append_images": others, "duration": _frame_time(ds), "loop": 0} if others else {}
         first.save(buffer, "GIF", **moving)
     else:
-        first.save(buffer, "JPEG", quality=wish.quality, **extra)
+        first.save(buffer, "JPEG", quality=rendering.quality, **extra)
     return buffer.getvalue()
 
 
-def _finished(picture: Picture.Image, ds: Dataset, wish: Wish) -> Picture.Image:
-    if wish.viewport is not None:
-        picture = _fitted(picture, wish.viewport)
-    lines = annotation(ds, wish.annotations)
+def _finished(picture: Picture.Image, ds: Dataset, rendering: Rendering) -> Picture.Image:
+    if rendering.viewport is not None:
+        picture = _fitted(picture, rendering.viewport)
+    lines = annotation(ds, rendering.annotations)
     if lines:
         font = ImageFont.load_default(max(10.0, picture.height / 40))
         ImageDraw.Draw(picture).multiline_text(

@@ -8,18 +8,27 @@ from dataclasses import replace
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from chexmodels.dicom.part10 import DecodeError
-from chexnode.dicomweb.media_types import MULTIPART, MediaType
-from chexnode.dicomweb.multipart import closing, new_boundary, part_head
+from chexnode.dicomweb.media_types import MediaType
+from chexnode.dicomweb.multipart import Part
 from chexnode.web.dicomweb import document
 from chexnode.web.dicomweb.decoder import CHILDREN, Decoder
-from chexnode.web.dicomweb.errors import BadRequest, NotAcceptable, NotFound, warning
 from chexnode.web.dicomweb.frames import frame_numbers
-from chexnode.web.dicomweb.places import NO_STORE, Instance, Series, Study, accepted_by, base_of, url_of
-from chexnode.web.dicomweb.render import Viewport, Wish, parse_viewport, parse_window
-from chexnode.web.dicomweb.shelf import Shelf
+from chexnode.web.dicomweb.objects import ObjectStore
+from chexnode.web.dicomweb.render import Rendering, Viewport, parse_viewport, parse_window
+from chexnode.web.dicomweb.responses import (
+    NO_STORE,
+    BadRequest,
+    Descriptions,
+    NotAcceptable,
+    NotFound,
+    accepted_by,
+    multipart,
+    takes_multipart,
+    warning,
+)
+from chexnode.web.dicomweb.routes import INSTANCE, Instance, Resource, Series, Study, at_each_level, base_url, url_of
 from chexnode.web.dicomweb.stored import Stored
 
 PICTURES = ("image/jpeg", "image/png", "image/gif")
@@ -32,10 +41,10 @@ _PROFILES = frozenset({"no", "yes", "srgb", "adobergb", "rommrgb", "displayp3"})
 _MADE_PROFILES = frozenset({"no", "yes", "srgb"})
 
 
-def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
+def routes(objects: ObjectStore, decoder: Decoder) -> APIRouter:
     """Rendered resources and thumbnails."""
     router = APIRouter()
-    answers: dict[int | str, dict[str, object]] = {
+    answers: Descriptions = {
         200: {"content": {name: {} for name in (*PICTURES, *document.TYPES)}, "description": "The picture, or text."},
         206: {"description": "Pictures of some: retention has deleted others, or there are too many."},
         400: {"description": "A rendering parameter or the frame list cannot be read."},
@@ -44,55 +53,37 @@ def routes(shelf: Shelf, decoder: Decoder) -> APIRouter:
         410: {"description": "Deleted when its retention had passed."},
     }
     pictures = {key: value for key, value in answers.items() if key != 206}
-    one = "/studies/{study}/series/{series}/instances/{instance}"
-    renderer = _Renderer(shelf, decoder)
+    renderer = _Renderer(objects, decoder)
 
-    @router.get(f"{one}/rendered", responses=answers)
-    async def instance(request: Request, study: Study, series: Series, instance: Instance) -> Response:
-        """An instance as JPEG, PNG or GIF, a report as text (WADO-RS)."""
-        return await renderer.in_turn(renderer.all, request, None, study, series, instance)
+    async def all_rendered(request: Request, resource: Resource) -> Response:
+        return await renderer.in_turn(renderer.all, request, resource, None)
 
-    @router.get(f"{one}/frames/{{frames}}/rendered", responses=pictures)
+    async def thumbnail(request: Request, resource: Resource) -> Response:
+        return await renderer.in_turn(renderer.thumbnail, request, resource, 1)
+
+    about = "Each image of {} as JPEG, PNG or GIF, each report as text (WADO-RS)."
+    at_each_level(router, "/rendered", "rendered", about, all_rendered, answers)
+    about = "A small picture of the first image of {} (WADO-RS)."
+    at_each_level(router, "/thumbnail", "thumbnail", about, thumbnail, pictures)
+
+    @router.get(f"{INSTANCE}/frames/{{frames}}/rendered", responses=pictures)
     async def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> Response:
         """Frames as JPEG, PNG or GIF (WADO-RS)."""
-        return await renderer.in_turn(renderer.all, request, frame_numbers(frames), study, series, instance)
+        resource = Resource(study, series, instance)
+        return await renderer.in_turn(renderer.all, request, resource, frame_numbers(frames))
 
-    @router.get("/studies/{study}/series/{series}/rendered", responses=answers)
-    async def series(request: Request, study: Study, series: Series) -> Response:
-        """Each image or report of a series (WADO-RS)."""
-        return await renderer.in_turn(renderer.all, request, None, study, series)
-
-    @router.get("/studies/{study}/rendered", responses=answers)
-    async def study(request: Request, study: Study) -> Response:
-        """Each image or report of a study (WADO-RS)."""
-        return await renderer.in_turn(renderer.all, request, None, study)
-
-    @router.get("/studies/{study}/thumbnail", responses=pictures)
-    async def study_thumbnail(request: Request, study: Study) -> Response:
-        """A small picture of the first image of a study (WADO-RS)."""
-        return await renderer.in_turn(renderer.thumbnail, request, 1, study)
-
-    @router.get("/studies/{study}/series/{series}/thumbnail", responses=pictures)
-    async def series_thumbnail(request: Request, study: Study, series: Series) -> Response:
-        """A small picture of the first image of a series (WADO-RS)."""
-        return await renderer.in_turn(renderer.thumbnail, request, 1, study, series)
-
-    @router.get(f"{one}/thumbnail", responses=pictures)
-    async def instance_thumbnail(request: Request, study: Study, series: Series, instance: Instance) -> Response:
-        """A small picture of an instance (WADO-RS)."""
-        return await renderer.in_turn(renderer.thumbnail, request, 1, study, series, instance)
-
-    @router.get(f"{one}/frames/{{frame}}/thumbnail", responses=pictures)
+    @router.get(f"{INSTANCE}/frames/{{frame}}/thumbnail", responses=pictures)
     async def frame_thumbnail(
         request: Request, study: Study, series: Series, instance: Instance, frame: str
     ) -> Response:
         """A small picture of a frame (WADO-RS)."""
-        return await renderer.in_turn(renderer.thumbnail, request, frame_numbers(frame)[0], study, series, instance)
+        resource = Resource(study, series, instance)
+        return await renderer.in_turn(renderer.thumbnail, request, resource, frame_numbers(frame)[0])
 
     return router
 
 
-def read_wish(query: Mapping[str, str]) -> tuple[Wish, list[str]]:
+def read_rendering(query: Mapping[str, str]) -> tuple[Rendering, list[str]]:
     """The rendering parameters (PS3.18 section 8.3.5.1), and warnings of what is not done. Raises BadRequest."""
     quality = query.get("quality", "90")
     if not re.fullmatch(r"\d{1,3}", quality) or not 1 <= int(quality) <= 100:
@@ -111,8 +102,12 @@ def read_wish(query: Mapping[str, str]) -> tuple[Wish, list[str]]:
     warnings = [] if profile in _MADE_PROFILES else ["The iccprofile asked for is not supported and was ignored."]
     if query.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "iso_ir 192"):
         warnings.append("The charset asked for is not supported; UTF-8 is used.")
-    wish = Wish(PICTURES[0], window, viewport, min(int(quality), 95), annotations, profile in ("yes", "srgb"))
-    return wish, warnings
+    rendering = Rendering(PICTURES[0], window, viewport, min(int(quality), 95), annotations, profile in ("yes", "srgb"))
+    return rendering, warnings
+
+
+class _NoSuchForm(NotAcceptable):
+    """An object has no form of a type that is accepted; others may."""
 
 
 class _Room:
@@ -132,8 +127,8 @@ class _Room:
 class _Renderer:
     """Finds, decodes and draws."""
 
-    def __init__(self, shelf: Shelf, decoder: Decoder) -> None:
-        self._shelf, self._decoder = shelf, decoder
+    def __init__(self, objects: ObjectStore, decoder: Decoder) -> None:
+        self._objects, self._decoder = objects, decoder
         # Who waits for a decoding child waits here, where that takes no thread from anybody else.
         self._turns = CapacityLimiter(2 * CHILDREN)
 
@@ -141,37 +136,48 @@ class _Renderer:
         """Render in a thread, when there is one for it."""
         return await to_thread.run_sync(render, *arguments, limiter=self._turns)
 
-    def all(self, request: Request, numbers: list[int] | None, *uids: str) -> Response:
-        """Those of the objects that can be rendered: several, or where that is asked for, as multipart.
+    def all(self, request: Request, resource: Resource, numbers: list[int] | None) -> Response:
+        """Those of the objects that can be rendered in a type that is accepted: several as multipart, else the first.
 
         ``numbers``: frames; None: all of them where the answer has room for several, else the first.
         """
-        wish, warnings = read_wish(request.query_params)
+        rendering, warnings = read_rendering(request.query_params)
         accepted = accepted_by(request)
         if numbers is not None and len(numbers) > _MOST_RENDERED:
             raise BadRequest(f"at most {_MOST_RENDERED} frames are rendered at once")
-        found = self._shelf.find(*uids)
-        parts: list[tuple[str, str, bytes]] = []
-        partial, room, why = found.missing > 0 or len(found.objects) > _MOST_RENDERED, _Room(), ""
-        for held in found.objects[:_MOST_RENDERED]:
-            url = f"{url_of(base_of(request), held)}/rendered"
+        located, base = self._objects.find(resource), base_url(request)
+        parts: list[Part] = []
+        partial, room, why = located.missing > 0 or len(located.objects) > _MOST_RENDERED, _Room(), ""
+        takes_several = any(takes_multipart(one) for one in accepted)
+        for held in located.objects[:_MOST_RENDERED]:
             try:
-                kind, contents, is_all = self._rendered(self._shelf.open(held), accepted, wish, numbers, room)
-            except DecodeError as error:
+                kind, contents, is_all = self._rendered(self._objects.open(held), accepted, rendering, numbers, room)
+            except (DecodeError, _NoSuchForm) as error:
                 why = error.detail
                 continue
             partial = partial or not is_all
-            parts += [(url, kind, content) for content in contents]
+            url = f"{url_of(base, held)}/rendered"
+            parts += [Part(kind, [content], url, len(content)) for content in contents]
+            if parts and not takes_several and len(located.objects) > 1:
+                break
         if not parts:
             raise NotAcceptable(f"it cannot be rendered: {why}")
-        headers = NO_STORE | warning(base_of(request), warnings)
-        status = 206 if partial else 200
-        if len(parts) == 1 and not any(one.is_multipart and one.covers(parts[0][1]) for one in accepted[:1]):
-            return Response(parts[0][2], status, headers | {"Content-Location": parts[0][0]}, parts[0][1])
-        return _multi(parts, status, headers)
+        status, warned = 206 if partial else 200, warning(base, warnings)
+        first = parts[0]
+        if len(parts) == 1 and not any(one.is_multipart and one.covers(first.content_type) for one in accepted[:1]):
+            headers = NO_STORE | warned | {"Content-Location": first.location}
+            return Response(b"".join(first.content), status, headers, first.content_type)
+        response = multipart(first.content_type, parts, status)
+        response.headers.update(warned)
+        return response
 
     def _rendered(
-        self, stored: Stored, accepted: Sequence[MediaType], wish: Wish, numbers: list[int] | None, room: _Room
+        self,
+        stored: Stored,
+        accepted: Sequence[MediaType],
+        rendering: Rendering,
+        numbers: list[int] | None,
+        room: _Room,
     ) -> tuple[str, list[bytes], bool]:
         """(media type, pictures or text, whether that is all of them) of one object.
 
@@ -188,51 +194,41 @@ class _Renderer:
         wanted = (
             numbers or [*range(1, image.frames + 1)][: _MOST_RENDERED if is_multipart or kind == "image/gif" else 1]
         )
-        wish = replace(wish, media_type=kind)
+        rendering = replace(rendering, media_type=kind)
         together = kind == "image/gif" and numbers is None
         groups = [wanted] if together else [[n] for n in wanted]
         is_all = numbers is not None or len(wanted) in (1, image.frames)
-        return kind, [room.take(self._draw(stored, some, wish)) for some in groups], is_all
+        return kind, [room.take(self._draw(stored, some, rendering)) for some in groups], is_all
 
-    def thumbnail(self, request: Request, number: int, *uids: str) -> Response:
+    def thumbnail(self, request: Request, resource: Resource, number: int) -> Response:
         """A picture of the first object that can be rendered."""
-        wish, warnings = read_wish(request.query_params)
+        rendering, warnings = read_rendering(request.query_params)
         kind, _ = _preferred(accepted_by(request), PICTURES)
-        wish = replace(wish, media_type=kind, viewport=wish.viewport or _THUMBNAIL)
+        rendering = replace(rendering, media_type=kind, viewport=rendering.viewport or _THUMBNAIL)
         why = ""
-        for held in self._shelf.find(*uids).objects[:_MOST_RENDERED]:
+        for held in self._objects.find(resource).objects[:_MOST_RENDERED]:
             try:
-                stored = self._shelf.open(held)
+                stored = self._objects.open(held)
                 if number > stored.image.frames:
                     raise NotFound(f"the instance has {stored.image.frames} frame(s)")
-                picture = self._draw(stored, [number], wish)
+                picture = self._draw(stored, [number], rendering)
             except DecodeError as error:
                 why = error.detail
                 continue
-            return Response(picture, 200, NO_STORE | warning(base_of(request), warnings), kind)
+            return Response(picture, 200, NO_STORE | warning(base_url(request), warnings), kind)
         raise NotAcceptable(f"it cannot be rendered: {why}")
 
-    def _draw(self, stored: Stored, numbers: list[int], wish: Wish) -> bytes:
+    def _draw(self, stored: Stored, numbers: list[int], rendering: Rendering) -> bytes:
         try:
-            return self._decoder.picture(stored, numbers, wish)
+            return self._decoder.picture(stored, numbers, rendering)
         except ValueError as error:
             raise BadRequest(str(error)) from error
 
 
 def _preferred(accepted: Sequence[MediaType], offered: Sequence[str]) -> tuple[str, bool]:
-    """(media type, whether as multipart). Raises NotAcceptable."""
+    """(media type, whether as multipart). Raises _NoSuchForm."""
     for one in accepted:
         for name in offered:
             if one.covers(name):
                 return name, one.is_multipart
-    raise NotAcceptable(f"this is to be had as {' or '.join(offered)}")
-
-
-def _multi(parts: Sequence[tuple[str, str, bytes]], status: int, headers: dict[str, str]) -> Response:
-    boundary = new_boundary()
-    pieces: list[bytes] = []
-    for number, (url, kind, content) in enumerate(parts):
-        pieces += [part_head(boundary, kind, url, first=not number), content]
-    pieces.append(closing(boundary))
-    headers = headers | {"Content-Length": str(sum(map(len, pieces)))}
-    return StreamingResponse(pieces, status, headers, f'{MULTIPART}; type="{parts[0][1]}"; boundary={boundary}')
+    raise _NoSuchForm(f"this is to be had as {' or '.join(offered)}")

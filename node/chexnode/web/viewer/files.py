@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse
 
-from chexnode.web.conditions import is_known
+from chexnode.web.conditions import is_known, takes_gzip
 
 #: Not what the machine's own tables say: some have no idea of wasm.
 TYPES: Mapping[str, str] = {
@@ -61,18 +61,10 @@ def answer(request: Request, file: File, version: str, headers: Mapping[str, str
     own = {"Cache-Control": "no-cache", **headers}  # kept, but asked about: an update keeps most names
     if file.compressed is not None:
         own["Vary"] = "Accept-Encoding"
-        if "range" not in request.headers and _takes_gzip(request.headers.get("accept-encoding", "")):
+        if "range" not in request.headers and takes_gzip(request.headers):
             path = file.compressed
             own["Content-Encoding"] = "gzip"
     stat = path.stat()
     own["ETag"] = tag = f'"{version}-{stat.st_mtime_ns:x}-{stat.st_size:x}"'
     response = FileResponse(path, headers=own, media_type=file.media_type, stat_result=stat)
     return NotModifiedResponse(response.headers) if is_known(request.headers, tag) else response
-
-
-def _takes_gzip(header: str) -> bool:
-    for one in header.lower().split(","):
-        coding, _, parameters = one.partition(";")
-        if coding.strip() == "gzip":
-            return parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return False

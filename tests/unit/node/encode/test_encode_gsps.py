@@ -75,9 +75,9 @@ def test_the_words_stand_one_to_a_line_and_inside_the_displayed_area() -> None:
     items = layer(gsps(parsed(radiograph())), "AI_BANNER").TextObjectSequence
     assert [item.UnformattedTextValue for item in items] == [
         "Research use only - not for diagnosis",
-        "CheX-Nomaly 1.2.3, weights 0123456789ab, second_reader threshold 0.4",
-        "1 region marked. Image score 87%.",
-        "Peak score by region - 1: 91%",
+        "AI: looks for any abnormality, does not name it. CheX-Nomaly 1.2.3",
+        "1 ABNORMAL REGION MARKED",
+        "Image score 87% (threshold 50%). Peak by region - 1: 91%",
     ]
     boxes = [(*item.BoundingBoxTopLeftHandCorner, *item.BoundingBoxBottomRightHandCorner) for item in items]
     assert all(0 <= left < right <= 1 and 0 <= top < bottom <= 1 for left, top, right, bottom in boxes)

@@ -20,13 +20,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexmodels.finding import Box, Findings, Region
-from chexnode.encode.caption import COLOUR, Caption, caption
+from chexnode.encode.caption import AMBER, COLOUR, DOUBTS, Caption, caption
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.picture import DISPLAY_LONGEST, LONGEST, lay_out, render
 from chexnode.encode.provenance import MANUFACTURER, Provenance, result_uid, tracking_uid
 from chexnode.encode.sc import ENCODINGS
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import sanitise
+from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, picture, radiograph
 
@@ -183,17 +184,48 @@ def words(findings: Findings) -> str:
 
 def test_the_words_say_what_it_is() -> None:
     assert words(lesion((96, 80))) == (
-        "Research use only - not for diagnosis | CheX-Nomaly 1.2.3, weights 0123456789ab, second_reader threshold 0.4"
-        " | 1 region marked. Image score 87%. | Peak score by region - 1: 91%"
+        "Research use only - not for diagnosis"
+        " | AI: looks for any abnormality, does not name it. CheX-Nomaly 1.2.3"
+        " | 1 ABNORMAL REGION MARKED | Image score 87% (threshold 50%). Peak by region - 1: 91%"
     )
-    assert words(lesion((96, 80), False, 0.12)).endswith(" | No finding above threshold. Image score 12%.")
-    assert words(lesion((96, 80), None)).endswith(" | NOT EVALUATED: out-of-distribution")
-    assert "No finding" not in words(lesion((96, 80), None))
+    assert words(lesion((96, 80), False, 0.12)).endswith(
+        " | NO ABNORMALITY MARKED | Image score 12% (threshold 50%). Small or faint abnormalities are missed."
+    )
+    assert words(lesion((96, 80), None)).endswith(" | NOT EVALUATED: unlike the images that the AI learnt from")
     nowhere = Findings(None, None, (), 0.9, True, "m", notes=("lossy",))
-    assert words(nowhere).endswith(" | Score above threshold, nothing localised. Image score 90%. | Noted: lossy")
+    assert words(nowhere).endswith(
+        " | ABNORMAL, but nothing can be outlined | Image score 90% (threshold 50%). | Noted: lossy compression"
+    )
     many = dataclasses.replace(lesion((96, 80)), regions=(Region(Box(0, 0, 1, 1), 1, 0.5, 0.5),) * 30)
-    assert "30 regions marked." in words(many)
+    assert "30 ABNORMAL REGIONS MARKED" in words(many)
     assert words(many).endswith("8: 50%, and 22 more")
+
+
+def test_a_score_never_contradicts_the_words() -> None:
+    """What reached the threshold but was too small to mark shows no number; nor is a number without its threshold."""
+    assert "%" not in words(lesion((96, 80), False, 0.8))
+    assert "NO ABNORMALITY MARKED" in words(lesion((96, 80), False, 0.8))
+    assert "49.6% (threshold 50%)" in words(lesion((96, 80), False, 0.496))
+    unknown = dataclasses.replace(PROVENANCE, image_threshold=None)
+    texts = caption(lesion((96, 80), False, 0.1), unknown)
+    assert not any("%" in line.text for line in (*texts.above, *texts.below))
+
+
+def test_the_words_are_for_people() -> None:
+    """No code, digest or name of a setting stands on the picture."""
+    for abnormal in (True, False, None):
+        said = words(dataclasses.replace(lesion((96, 80), abnormal), notes=tuple(Note)))
+        assert not any(note in said for note in Note if "-" in note), said
+        for jargon in (PROVENANCE.model_digest[:12], "second_reader", "weights", "unscaled"):
+            assert jargon not in said
+
+
+@pytest.mark.parametrize("note", sorted(DOUBTS))
+def test_a_doubt_heads_the_picture_in_amber(note: str) -> None:
+    for abnormal in (True, None):
+        above = caption(dataclasses.replace(lesion((96, 80), abnormal), notes=(note,)), PROVENANCE).above
+        assert (above[1].colour, above[1].text) == (AMBER, f"DOUBTFUL: {DOUBTS[note]}")
+    assert f"NOT EVALUATED: {DOUBTS[note]}" in words(dataclasses.replace(lesion((96, 80), None), notes=(note,)))
 
 
 def red(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:

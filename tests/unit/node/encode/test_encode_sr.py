@@ -146,7 +146,7 @@ def test_highdicom_reads_every_region_back(variant: SrVariant) -> None:
         assert group.tracking_uid == tracking_uid(PROVENANCE.job_key, number)
         assert group.tracking_identifier == f"Abnormality {number}"
         assert (group.finding_category, group.finding_type) == (
-            codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion,
+            codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.MorphologicallyAbnormalStructure,
         )  # fmt: skip
         (certainty,) = group.get_measurements()
         assert (certainty.name, certainty.unit) == (codes.DCM.CertaintyOfFinding, codes.UCUM.Percent)
@@ -159,9 +159,8 @@ def test_highdicom_reads_every_region_back(variant: SrVariant) -> None:
             assert np.array_equal(group.roi.value, outline(mask, region))
         assert group.roi.graphic_type.value == "POLYLINE"
         sites = [(site.value, site.laterality) for site in group.finding_sites]
-        assert sites == [
-            [(codes.SCT.Lung, codes.cid244.Left)], [(codes.SCT.Lung, codes.cid244.Right)], [(codes.SCT.Thorax, None)],
-        ][number - 1]  # fmt: skip
+        sides = (codes.cid244.Left, codes.cid244.Right, None)
+        assert sites == [(codes.SCT.Thorax, sides[number - 1])]
 
 
 def test_the_algorithm_is_named_with_each_region() -> None:
@@ -214,11 +213,11 @@ def test_without_a_segmentation_there_is_no_reference_to_one() -> None:
 @pytest.mark.parametrize(
     ("findings", "name", "value", "said"),
     [
-        (lesion(SHAPE, False, 0.12), PRESENCE, codes.cid240.Absent, "No finding above threshold. Image score 12%."),
-        (lesion(SHAPE, None), SUMMARY, FAILED, "NOT EVALUATED: out-of-distribution"),
+        (lesion(SHAPE, False, 0.12), PRESENCE, codes.cid240.Absent, "NO ABNORMALITY MARKED"),
+        (lesion(SHAPE, None), SUMMARY, FAILED, "NOT EVALUATED: unlike the images that the AI learnt from"),
         (
             Findings(None, None, (), 0.9, True, "m"), PRESENCE, codes.cid240.Present,
-            "Score above threshold, nothing localised. Image score 90%.",
+            "ABNORMAL, but nothing can be outlined",
         ),
     ],
 )  # fmt: skip
@@ -300,7 +299,7 @@ def test_a_lesion_keeps_its_place_however_the_image_is_turned(
     assert group.roi.value.max(axis=0).tolist() == [box.x1, box.y1]
     (site,) = group.finding_sites
     assert site.laterality == laterality
-    assert site.value == (codes.SCT.Thorax if laterality is None else codes.SCT.Lung)
+    assert site.value == codes.SCT.Thorax
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -25,7 +28,7 @@ from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Priority, Verdict
 from chexnode.vocabulary.states import InstanceState
-from support.radiographs import Kind, parsed, radiograph
+from support.radiographs import Kind, lesion, parsed, radiograph
 
 ANALYSABLE, NOT_ANALYSED, QUARANTINED = (
     InstanceState.ANALYSABLE,
@@ -344,3 +347,59 @@ def test_real_radiographs_are_never_refused_and_seldom_noted(shared: Path) -> No
             notes[name] += bool(noted) if note is None else note in noted
     assert notes["as is"] <= 0.05 * len(rows)
     assert min(notes["inverted"], notes["upside down"]) >= 0.95 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("notes", "abnormal", "settled"),
+    [
+        ((), False, False),
+        ((Note.LOSSY, Note.VIEW_UNKNOWN), False, False),
+        ((Note.ORIENTATION_DOUBTFUL,), False, None),
+        ((Note.ORIENTATION_DOUBTFUL,), True, True),
+        ((Note.VIEW_CONTRADICTORY,), False, None),
+        ((Note.BODY_PART_CONTRADICTORY,), False, None),
+        ((Note.POLARITY_DOUBTFUL,), False, None),
+        ((Note.POLARITY_DOUBTFUL,), True, None),
+        ((Note.SCOPE_DOUBTFUL,), True, None),
+    ],
+)
+def test_what_is_doubtful_is_never_negative(notes: tuple[Note, ...], abnormal: bool, settled: bool | None) -> None:
+    found = gate.settle(replace(lesion((96, 80), abnormal), notes=notes))
+    assert found.abnormal is settled
+    assert bool(found.regions) is (settled is True)
+    assert found.mask is not None
+    assert found.mask.any() == (settled is True)
+
+
+def _page(ink: int, paper: int, font_size: int = 26) -> NDArray[np.uint8]:
+    """A request form: lines of words, and a frame."""
+    picture = Picture.new("L", (1240, 1754), paper)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(font_size)
+    for line in range(46):
+        draw.text((90, 80 + 34 * line), "Request: chest PA, cough for three weeks, none before", fill=ink, font=font)
+    draw.rectangle((90, 1500, 500, 1680), outline=ink, width=4)
+    return np.asarray(picture)
+
+
+@pytest.mark.parametrize(("ink", "paper"), [(30, 245), (230, 8), (90, 200)])
+@pytest.mark.parametrize("noise", [0, 3])
+def test_a_page_of_writing_is_out_of_scope(ink: int, paper: int, noise: int, tmp_path: Path) -> None:
+    page = _page(ink, paper) + np.random.default_rng(1).normal(0, noise, (1754, 1240))
+    Picture.fromarray(np.clip(page, 0, 255).astype(np.uint8)).save(tmp_path / "page.png")
+    stats = measure(from_picture(tmp_path / "page.png"))
+    assert judge_pixels(stats) == (Reason.OUT_OF_SCOPE, ())
+    reason, notes = judge_pixels(stats, GateSettings(out_of_scope="note"))
+    assert (reason, Note.SCOPE_DOUBTFUL in notes) == (None, True)
+
+
+@pytest.mark.shared
+def test_no_chest_is_out_of_scope(shared: Path) -> None:
+    """All decodable chest files, every 24th of the collected radiographs, and phantoms of the training side."""
+    root = shared / "data" / "cxr"
+    with (root / "manifest.csv").open(newline="") as file:
+        pictures = [root / row["file"] for row in csv.DictReader(file) if row["qc"] == "ok"][7::24]
+    for path in pictures:
+        stats = measure(from_picture(path))
+        reason, notes = judge_pixels(stats)
+        assert reason is None, path
+        assert Note.SCOPE_DOUBTFUL not in notes, path

@@ -8,19 +8,27 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from chexnode.dicomweb.json_model import Json, element
+from chexnode.dicomweb.media_types import DICOM_XML
 from chexnode.ledger.objects import Objects, Query
-from chexnode.web.dicomweb import models
-from chexnode.web.dicomweb.attributes import ATTRIBUTES, Level
-from chexnode.web.dicomweb.errors import warning
-from chexnode.web.dicomweb.places import NO_STORE, Series, Study, accepted_by, base_of, instance_url
-from chexnode.web.dicomweb.query import Search, read_query
-from chexnode.web.visits import visit
+from chexnode.web.access import access
+from chexnode.web.dicomweb.query import ATTRIBUTES, Level, Search, read_query
+from chexnode.web.dicomweb.responses import (
+    MODELS,
+    NO_STORE,
+    Descriptions,
+    accepted_by,
+    several_models,
+    several_models_as,
+    to_json,
+    warning,
+)
+from chexnode.web.dicomweb.routes import Series, Study, base_url, instance_url
 
 _Row = Mapping[str, Any]
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": models.CONTENT, "description": "What matches."},
-    204: {"description": "Nothing matches."},
+_ANSWERS: Descriptions = {
+    200: {"content": MODELS, "description": "What matches; an empty list where nothing does."},
+    204: {"description": "Nothing matches, and XML was asked for."},
     400: {"description": "The query cannot be read."},
 }
 
@@ -28,18 +36,24 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 def routes(objects: Objects) -> APIRouter:
     """The searches: of all, of a study, of a series."""
     router = APIRouter()
-    found: Mapping[Level, Callable[[Query], Sequence[_Row]]] = {
+    by_level: Mapping[Level, Callable[[Query], Sequence[_Row]]] = {
         Level.STUDY: objects.studies,
         Level.SERIES: objects.series,
         Level.INSTANCE: objects.instances,
     }
 
     def search(request: Request, level: Level, **path: str) -> Response:
-        visit().is_search = True
-        kind = models.model_type(accepted_by(request))
+        access().is_search = True
+        kind = several_models_as(accepted_by(request))
         wanted = read_query(level, request.query_params.multi_items(), path)
-        rows = found[level](wanted.query)
-        return _answer(wanted, rows, base_of(request), kind)
+        rows, base = by_level[level](wanted.query), base_url(request)
+        page, warnings = rows[: wanted.query.limit - 1], list(wanted.warnings)
+        if len(rows) > len(page):
+            warnings.append("There are additional results that can be requested.")
+        headers = NO_STORE | warning(base, warnings)
+        if not page and kind == DICOM_XML:  # a multipart body has at least one part (RFC 2046 section 5.1)
+            return Response(None, 204, headers)
+        return several_models(request, [to_json(_model(wanted, row, base)) for row in page], kind, 200, headers)
 
     @router.get("/studies", responses=_ANSWERS)
     def studies(request: Request) -> Response:
@@ -74,17 +88,6 @@ def routes(objects: Objects) -> APIRouter:
     return router
 
 
-def _answer(search: Search, rows: Sequence[_Row], base: str, kind: str) -> Response:
-    page = rows[: search.query.limit - 1]
-    warnings = list(search.warnings)
-    if len(rows) > len(page):
-        warnings.append("There are additional results that can be requested.")
-    headers = NO_STORE | warning(base, warnings)
-    if not page:
-        return Response(None, 204, headers)
-    return models.answer([_model(search, row, base) for row in page], kind, 200, headers)
-
-
 def _model(search: Search, row: _Row, base: str) -> Json:
     """One match with the attributes that are usual, asked for, or all (PS3.18 table 10.6.3-3 and those after it)."""
     level = search.level
@@ -95,7 +98,8 @@ def _model(search: Search, row: _Row, base: str) -> Json:
     model |= element("InstanceAvailability", "ONLINE" if row.get("held", row.get("path")) else "UNAVAILABLE")
     study = row["study_instance_uid"]
     if level is Level.STUDY:
-        model |= element("ModalitiesInStudy", sorted(row["modalities"]))
+        if row["modalities"]:  # left out where it would be empty: OHIF's study list stays blank for a single one
+            model |= element("ModalitiesInStudy", sorted(row["modalities"]))
         model |= element("NumberOfStudyRelatedSeries", row["series"])
         model |= element("NumberOfStudyRelatedInstances", row["instances"])
         if search.everything or "SOPClassesInStudy" in search.included:

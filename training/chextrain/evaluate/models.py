@@ -19,7 +19,7 @@ SIAMESE, SPECIALIST, MASKED = "siamese", "specialist", "masked"
 
 
 @dataclass(frozen=True)
-class Subject:
+class ScoredModel:
     """A network, and how its answers are read."""
 
     title: str
@@ -40,7 +40,7 @@ class Subject:
         return self.architecture != SIAMESE and not self.finding
 
 
-def read_subject(source: str) -> Subject:
+def read_model(source: str) -> ScoredModel:
     """The run in the folder ``source``, or the bundle of that name or in that folder; raises ``BundleError``."""
     if (Path(source) / RUN_JSON).is_file():
         run = Run.read(Path(source))
@@ -49,12 +49,12 @@ def read_subject(source: str) -> Subject:
         finding = str(run.values["specialist"]["finding"]) if run.recipe == SPECIALIST else ""
         title = f"{run.recipe} ({Path(source).name})"
         network = load_network(Path(source)).to(device())
-        return Subject(
+        return ScoredModel(
             title, run.architecture, variant_of(run.architecture, run.parameters), finding, network, run.size
         )
     model = load(find(source), device())
     card = model.card
-    return Subject(
+    return ScoredModel(
         card.title,
         card.architecture,
         variant_of(card.architecture, card.parameters),
@@ -66,13 +66,13 @@ def read_subject(source: str) -> Subject:
     )
 
 
-def decided(subject: Subject, val: Callable[[], Arrays]) -> tuple[Calibration, Mapping[str, OperatingPoint]]:
+def decided(model: ScoredModel, val: Callable[[], Arrays]) -> tuple[Calibration, Mapping[str, OperatingPoint]]:
     """What its bundle says; of a run, what an export would fit on ``val()``. Raises ``NothingToFit``."""
-    if subject.calibration is None or subject.points is None:
+    if model.calibration is None or model.points is None:
         arrays = val()
-        decision = decide(logits(subject.network, arrays), arrays)
+        decision = decide(logits(model.network, arrays), arrays)
         return decision.calibration, decision.points
-    return subject.calibration, subject.points
+    return model.calibration, model.points
 
 
 def variant_of(architecture: str, parameters: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmodels.postprocess import label
-from chextrain.evaluate.metrics import Maps, Masks, any_pixel, mask_iou
+from chextrain.metrics import Maps, Masks, any_pixel, mask_iou
 
 TOLERANCE = 100
 """Pixels of 512 x 512 (appendix B): a difference that no reader would mind."""
@@ -160,7 +160,7 @@ class PaperNumbers:
     """Images with more than 4 % of wrong pixels."""
 
 
-def numbers(prob: Maps, mask: Masks, truth: Masks) -> PaperNumbers:
+def paper_numbers(prob: Maps, mask: Masks, truth: Masks) -> PaperNumbers:
     """Every number of the paper at once."""
     counts, outliers = error_histogram(mask, truth)
     return PaperNumbers(

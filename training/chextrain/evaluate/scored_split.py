@@ -23,7 +23,7 @@ from chextrain.evaluate.bootstrap import (
     pixel_ap_of,
 )
 from chextrain.evaluate.froc import RATES, Boxes, Froc, froc
-from chextrain.evaluate.metrics import Maps, Masks, any_pixel, box_iou, dice, pointing
+from chextrain.metrics import Maps, Masks, any_pixel, box_iou, dice, pointing
 
 GRID = 128
 """Side in pixels to which maps are thinned for pixel AP and FROC: they are smooth, and every pixel costs time."""
@@ -31,7 +31,7 @@ SIZES = ("small", "medium", "large")
 """Thirds of the images, and of the boxes, by the area of what is boxed."""
 
 Numbers = dict[str, Estimate]
-Judged = dict[str, tuple[Statistic, NDArray[np.bool_]]]
+Statistics = dict[str, tuple[Statistic, NDArray[np.bool_]]]
 """Statistics and the images that each looks at."""
 
 
@@ -39,7 +39,7 @@ class NothingToScore(ValueError):
     """A split has no image that any number may rest on."""
 
 
-class Split:
+class ScoredSplit:
     """The scored images of a split, and what every number about them needs.
 
     Scored are boxed abnormal images, abnormal images and normal images that an expert read. Images on which readers
@@ -76,7 +76,7 @@ class Split:
             found.append((box * scale + (content.x0, content.y0) * 2) / self.step)
         return found
 
-    def map_statistics(self, prob: Maps) -> tuple[Judged, Froc]:
+    def map_statistics(self, prob: Maps) -> tuple[Statistics, Froc]:
         """What depends on the map alone."""
         thin = self.thin(prob)
         curve = froc(thin, self.boxes, self.counted)
@@ -88,7 +88,7 @@ class Split:
             "froc_1": (curve.sensitivity_at(1), np.ones_like(self.boxed)),
         }, curve
 
-    def mask_statistics(self, marked: Masks) -> Judged:
+    def mask_statistics(self, marked: Masks) -> Statistics:
         """What depends on the masks."""
         some = any_pixel(marked)
         return {
@@ -98,7 +98,7 @@ class Split:
             "clean_normals": (mean_of(~some), self.clean),
         }
 
-    def score_statistics(self, scores: NDArray[np.float64]) -> Judged:
+    def score_statistics(self, scores: NDArray[np.float64]) -> Statistics:
         """What depends on the image scores: probabilities in [0, 1]."""
         truth = self.abnormal
         return {
@@ -108,13 +108,13 @@ class Split:
             "ece": (calibration_error_of(scores, truth), self.read),
         }
 
-    def numbers(self, judged: Judged) -> Numbers:
+    def numbers(self, statistics: Statistics) -> Numbers:
         """Every statistic with its interval."""
-        return {key: self.resampling.estimate(statistic, keep) for key, (statistic, keep) in judged.items()}
+        return {key: self.resampling.estimate(statistic, keep) for key, (statistic, keep) in statistics.items()}
 
-    def gains(self, judged: Judged, other: Judged) -> Numbers:
-        """How much higher ``judged`` is than ``other``, on the same draws of patients."""
-        pairs = {key: (_difference(judged[key][0], other[key][0]), judged[key][1]) for key in judged}
+    def gains(self, statistics: Statistics, other: Statistics) -> Numbers:
+        """How much higher ``statistics`` is than ``other``, on the same draws of patients."""
+        pairs = {key: (_difference(statistics[key][0], other[key][0]), statistics[key][1]) for key in statistics}
         return self.numbers(pairs)
 
     def froc_numbers(self, curve: Froc) -> dict[str, Estimate]:

@@ -1,13 +1,12 @@
-"""The sound numbers of one evaluation as Markdown, for a terminal, a report and a bundle's card."""
+"""The metrics of one evaluation as Markdown, for a terminal, a report and a bundle's card."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from chextrain.evaluate.chexnomaly_metrics import Confusion
 from chextrain.evaluate.evaluation import Evaluation
-from chextrain.evaluate.paper import Confusion
-from chextrain.evaluate.scored import Numbers
-from chextrain.evaluate.tables import grid
+from chextrain.evaluate.scored_split import Numbers
 
 WHERE = {
     "pixel_ap": "pixel AP",
@@ -26,6 +25,12 @@ WHETHER = {
     "ece": "ECE",
 }
 """Key of a number -> head of its column."""
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def markdown(evaluation: Evaluation) -> str:

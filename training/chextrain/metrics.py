@@ -1,6 +1,6 @@
-"""Sound numbers about maps and scores. Shapes: ``prob``, ``mask`` and ``truth`` ``(N,S,S)``; scores ``(N,)``.
+"""Metrics of maps and image scores. Shapes: ``prob``, ``mask`` and ``truth`` ``(N,S,S)``; scores ``(N,)``.
 
-What the paper reports is in :mod:`chextrain.evaluate.paper`, intervals are in :mod:`chextrain.evaluate.bootstrap`.
+The paper's own are in :mod:`chextrain.evaluate.chexnomaly_metrics`, intervals in :mod:`chextrain.evaluate.bootstrap`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chextrain.data.findings import VINDR
+from chextrain.evaluate.chexnomaly_metrics import PaperNumbers
 from chextrain.evaluate.evaluation import Evaluation
-from chextrain.evaluate.paper import PaperNumbers
+from chextrain.evaluate.markdown import grid
 
 COLUMNS = {
     "max_ensemble": "Max Ensemble",
@@ -54,7 +55,7 @@ PRINTED_V = {"cnn": ("0.0739", "0.0039"), "map": ("0.0109", "0.7487")}
 
 
 @dataclass(frozen=True)
-class Localised:
+class LocaliserNumbers:
     """A localiser and its numbers on the split and, where there is one, on the external set."""
 
     architecture: str
@@ -64,7 +65,7 @@ class Localised:
 
 
 @dataclass(frozen=True, slots=True)
-class Specialised:
+class SpecialistNumbers:
     """A row of table II."""
 
     finding: str
@@ -75,7 +76,7 @@ class Specialised:
 
 
 @dataclass(frozen=True, slots=True)
-class Twins:
+class SiameseNumbers:
     """A column of table IV."""
 
     title: str
@@ -85,23 +86,17 @@ class Twins:
 
 
 def paper_tables(
-    models: Sequence[Localised], specialists: Sequence[Specialised], twins: Sequence[Twins]
+    models: Sequence[LocaliserNumbers], specialists: Sequence[SpecialistNumbers], siamese: Sequence[SiameseNumbers]
 ) -> dict[str, str]:
     """Title -> Markdown of the six tables; what no model was given for says so."""
     return {
         "Table I: all models": _table_1(models),
         "Table II: specialised models on their own finding": _table_2(specialists),
         "Table III: mean IoU on the external set": _table_3(models),
-        "Table IV: Siamese networks": _table_4(twins),
+        "Table IV: Siamese networks": _table_4(siamese),
         "Table V: Siamese networks transferred to CheX-Nomaly": _table_5(models),
         "Table VI: mean IoU of CheX-Nomaly": _table_6(models),
     }
-
-
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def numbers(evaluation: Evaluation) -> PaperNumbers:
@@ -109,7 +104,7 @@ def numbers(evaluation: Evaluation) -> PaperNumbers:
     return next(iter(evaluation.paper.values()))
 
 
-def _table_1(models: Sequence[Localised]) -> str:
+def _table_1(models: Sequence[LocaliserNumbers]) -> str:
     known: dict[str, PaperNumbers] = {}
     other: dict[str, PaperNumbers] = {}
     for model in models:
@@ -137,7 +132,7 @@ def _table_1(models: Sequence[Localised]) -> str:
     return f"{grid(head, rows)}\n\n{named or 'No localiser was given.'}"
 
 
-def _table_2(specialists: Sequence[Specialised]) -> str:
+def _table_2(specialists: Sequence[SpecialistNumbers]) -> str:
     found = {one.finding: one for one in specialists}
     names = [*VINDR, *(name for name in found if name not in VINDR)]
     rows = []
@@ -155,7 +150,7 @@ def _table_2(specialists: Sequence[Specialised]) -> str:
     return grid(["Category", "images with it", "MAE", "F1 score"], rows)
 
 
-def _table_3(models: Sequence[Localised]) -> str:
+def _table_3(models: Sequence[LocaliserNumbers]) -> str:
     rows = [
         [
             m.evaluation.title,
@@ -170,8 +165,8 @@ def _table_3(models: Sequence[Localised]) -> str:
     return grid(["Model", "Mean IoU (i)", "on positives (iii)"], rows)
 
 
-def _table_4(twins: Sequence[Twins]) -> str:
-    found = {one.variant: one for one in reversed(twins)}
+def _table_4(siamese: Sequence[SiameseNumbers]) -> str:
+    found = {one.variant: one for one in reversed(siamese)}
     mae, accuracy = ["MAE"], ["Accuracy"]
     for variant in VARIANTS:
         printed = PRINTED_IV.get(variant, ("", ""))
@@ -181,7 +176,7 @@ def _table_4(twins: Sequence[Twins]) -> str:
     return grid(["", *VARIANTS.values()], [mae, accuracy])
 
 
-def _table_5(models: Sequence[Localised]) -> str:
+def _table_5(models: Sequence[LocaliserNumbers]) -> str:
     found = {m.variant: numbers(m.evaluation) for m in reversed(models) if m.architecture == "chexnomaly"}
     mae, overlap = ["MAE"], ["Mean IoU"]
     for variant in VARIANTS:
@@ -192,7 +187,7 @@ def _table_5(models: Sequence[Localised]) -> str:
     return grid(["", *VARIANTS.values()], [mae, overlap])
 
 
-def _table_6(models: Sequence[Localised]) -> str:
+def _table_6(models: Sequence[LocaliserNumbers]) -> str:
     rows = []
     for model in models:
         if model.architecture == "chexnomaly":

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import version
 
-from chexnode.ledger.objects import Held, Objects
+from chexnode.ledger.objects import Held
+from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings.tree import LimitSettings
-from chexnode.spool.spool import Spool
-from chexnode.web.dicomweb.errors import Gone, NotFound
+from chexnode.web.access import access
+from chexnode.web.dicomweb.responses import Gone, NotFound
+from chexnode.web.dicomweb.routes import Resource
 from chexnode.web.dicomweb.stored import Stored
-from chexnode.web.visits import visit
 
 log = logging.getLogger(__name__)
 
@@ -22,37 +22,36 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
+class Located:
     """What was asked for: the objects whose files are there, and how many are not any more."""
 
     objects: Sequence[Held]
     missing: int
 
 
-class Shelf:
+class ObjectStore:
     """Finds and opens objects. Thread safe."""
 
-    def __init__(self, objects: Objects, spool: Spool, limits: LimitSettings) -> None:
-        self._objects = objects
-        self._spool = spool
+    def __init__(self, node: Node) -> None:
+        self._objects, self._spool = node.ledger.objects, node.spool
         self._version = version("chexnode")
-        self.limits = read_limits(limits)
+        self.limits = read_limits(node.settings.limits)
 
-    def find(self, study: str, series: str | None = None, instance: str | None = None) -> Shelved:
-        """What is held of these UIDs. Raises NotFound, Gone where retention has deleted all of it, and DiskRefused."""
-        found = self._objects.locate(study, series, instance)
-        if not found:
+    def find(self, resource: Resource) -> Located:
+        """What is held of ``resource``. Raises NotFound, Gone where retention deleted all of it, and DiskRefused."""
+        every = self._objects.locate(resource.study, resource.series, resource.instance)
+        if not every:
             raise NotFound
-        there = [one for held in found if (one := self._there(held)) is not None]
-        if not there:
+        present = [held for recorded in every if (held := self._present(recorded)) is not None]
+        if not present:
             raise Gone
-        return Shelved(there, len(found) - len(there))
+        return Located(present, len(every) - len(present))
 
-    def one(self, study: str, series: str, instance: str) -> Held:
+    def instance(self, study: str, series: str, instance: str) -> Held:
         """One instance. Raises like :meth:`find`."""
-        return self.find(study, series, instance).objects[0]
+        return self.find(Resource(study, series, instance)).objects[0]
 
-    def _there(self, held: Held) -> Held | None:
+    def _present(self, held: Held) -> Held | None:
         """``held`` with the size that its file has; None where there is none.
 
         The ledger's is that of the file that came first. One that came later in its place may tell of another sender.
@@ -87,7 +86,7 @@ class Shelf:
         except FileNotFoundError:  # retention came between
             raise Gone from None
         with file:
-            visit().opened[held.sop_instance_uid] = held
+            access().opened[held.sop_instance_uid] = held
             file.seek(start)
             left = (held.size if end is None else end) - start
             while left > 0 and (chunk := file.read(min(_CHUNK, left))):
@@ -101,5 +100,5 @@ class Shelf:
             stored = Stored.open(self._spool.path(held.path).absolute(), self.limits)
         except FileNotFoundError:  # retention came between
             raise Gone from None
-        visit().opened[held.sop_instance_uid] = held
+        access().opened[held.sop_instance_uid] = held
         return stored

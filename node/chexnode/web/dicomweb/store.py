@@ -6,7 +6,8 @@ as :data:`CALLER`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -19,10 +20,17 @@ from chexnode.receive.http_body import HttpBody, PartOutcome
 from chexnode.receive.outcome import Failure
 from chexnode.receive.storage import StorageService
 from chexnode.vocabulary.records import Caller
-from chexnode.web.dicomweb import models
-from chexnode.web.dicomweb.errors import BadRequest
-from chexnode.web.dicomweb.places import NO_STORE, Study, accepted_by, base_of, instance_url
-from chexnode.web.visits import visit
+from chexnode.web.access import access
+from chexnode.web.dicomweb.responses import (
+    NO_STORE,
+    BadRequest,
+    Descriptions,
+    accepted_by,
+    single_model,
+    single_model_as,
+    warning,
+)
+from chexnode.web.dicomweb.routes import Study, base_url, instance_url
 
 CALLER = "STOW-RS"
 """In place of a calling AE title."""
@@ -39,9 +47,9 @@ _PIECE = 1 << 18
 def routes(service: StorageService) -> APIRouter:
     """Storing, into any study or into a given one."""
     router = APIRouter()
-    answers: dict[int | str, dict[str, object]] = {
+    answers: Descriptions = {
         200: {"content": {DICOM_JSON: {}, DICOM_XML: {}}, "description": "All instances are stored, durably."},
-        202: {"description": "Some are: the answer says which, and why the others are not."},
+        202: {"description": "Some are, or all with warnings: the answer says which, and why the others are not."},
         400: {"description": "The body is not what its Content-Type says, or holds no instance."},
         406: {"description": f"The answer is to be had as {DICOM_JSON} or {DICOM_XML}."},
         409: {"description": "None is stored: the answer says why."},
@@ -51,21 +59,22 @@ def routes(service: StorageService) -> APIRouter:
     }
 
     async def store(request: Request, study: str) -> Response:
-        kind = models.one_model_type(accepted_by(request))
+        kind = single_model_as(accepted_by(request))
         if not await run_in_threadpool(service.has_room):
             raise HTTPException(507, Failure.DISK_LOW, {"Connection": "close"})
         caller = Caller(CALLER, request.client.host if request.client else "")
+        coding = _decoding(request, service.settings.web.max_request_mb * 1_000_000)
         body = _body_of(request, service, caller, study)
         try:
-            await _take(request, body)
+            await _receive(request, body, coding)
         except ClientDisconnect:
             return Response(status_code=400)  # to nobody
         except MultipartError as error:
             raise BadRequest(str(error)) from error
         finally:
             await run_in_threadpool(body.abandon)
-            visit().stored = body.transfers
-        return _answer(body.outcomes, study, base_of(request), kind)
+            access().stored = body.transfers
+        return _answer(body.outcomes, study, base_url(request), kind)
 
     @router.post("/studies", responses=answers, openapi_extra=_BODY)
     async def studies(request: Request) -> Response:
@@ -100,24 +109,65 @@ def _body_of(request: Request, service: StorageService, caller: Caller, study: s
         raise BadRequest(str(error)) from error
 
 
-async def _take(request: Request, body: HttpBody) -> None:
+async def _receive(request: Request, body: HttpBody, coding: Decoding | None) -> None:
     pending = bytearray()
     async for piece in request.stream():
         pending += piece
         if len(pending) >= _PIECE:
             data, pending = bytes(pending), bytearray()
-            await run_in_threadpool(body.feed, data)
-    await run_in_threadpool(body.feed, bytes(pending))
+            await run_in_threadpool(_feed, body, data, coding)
+    await run_in_threadpool(_feed, body, bytes(pending), coding)
+    if coding is not None and not coding.is_complete:
+        raise MultipartError("the body ends before its gzip stream does")
     await run_in_threadpool(body.end)
+
+
+def _feed(body: HttpBody, data: bytes, coding: Decoding | None) -> None:
+    for piece in [data] if coding is None else coding.decoded(data):
+        body.feed(piece)
+
+
+class Decoding:
+    """A body in the content coding gzip (RFC 9110 section 8.4.1.3), taken out of it piece by piece."""
+
+    def __init__(self, largest: int) -> None:
+        """``largest``: bytes that it may have without its coding."""
+        self._inflater, self._left = zlib.decompressobj(16 + zlib.MAX_WBITS), largest
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end of the stream has come."""
+        return self._inflater.eof
+
+    def decoded(self, data: bytes) -> Iterator[bytes]:
+        """What ``data`` is in the plain. Raises MultipartError, and 413."""
+        while data and not self._inflater.eof:
+            try:
+                piece = self._inflater.decompress(data, _PIECE)
+            except zlib.error as error:
+                raise MultipartError("the body is not gzip, which its Content-Encoding says") from error
+            data = self._inflater.unconsumed_tail
+            self._left -= len(piece)
+            if self._left < 0:
+                raise HTTPException(413, "the body is too large", {"Connection": "close"})
+            yield piece
+
+
+def _decoding(request: Request, largest: int) -> Decoding | None:
+    """What takes the body out of its content coding; None where it has none. Raises 415."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    if coding not in ("gzip", "x-gzip"):
+        raise HTTPException(415, "the body may be compressed by gzip only", {"Accept-Encoding": "gzip, identity"})
+    return Decoding(largest)
 
 
 def _answer(outcomes: Sequence[PartOutcome], study: str, base: str, kind: str) -> Response:
     """The Store Instances Response Module (PS3.18 annex I.2)."""
     failed = [one for one in outcomes if not one.is_stored]
     stored = [one for one in outcomes if one.is_stored]
-    model: Json = {}
-    if study and stored:
-        model |= element("RetrieveURL", f"{base}/studies/{study}")
+    model = element("RetrieveURL", _retrieve_url(stored, study, base))
     model |= sequence("ReferencedSOPSequence", (_reference(one, base) for one in stored)) if stored else {}
     named = [one for one in failed if one.sop_instance_uid]
     others = [one for one in failed if not one.sop_instance_uid]
@@ -125,12 +175,21 @@ def _answer(outcomes: Sequence[PartOutcome], study: str, base: str, kind: str) -
     model |= sequence("OtherFailuresSequence", (_reason(one) for one in others)) if others else {}
     status = _status(stored, failed)
     headers = dict(NO_STORE) | ({"Retry-After": "5"} if status == 503 else {})
-    return Response(models.encode(dict(sorted(model.items())), kind), status, headers, kind)
+    if any(one.warning for one in stored):
+        headers |= warning(base, ["The file meta information of some instances was not that of their data sets."])
+    return single_model(dict(sorted(model.items())), kind, status, headers)
+
+
+def _retrieve_url(stored: Sequence[PartOutcome], study: str, base: str) -> str:
+    """Of the study that all instances are in; empty where there is none, or several (PS3.18 table I.1-1: type 2)."""
+    studies = {one.stored.subject.study_instance_uid for one in stored if one.stored is not None}
+    known = study if stored and study else studies.pop() if len(studies) == 1 else ""
+    return f"{base}/studies/{known}" if known else ""
 
 
 def _status(stored: Sequence[PartOutcome], failed: Sequence[PartOutcome]) -> int:
     if not failed:
-        return 200 if stored else 400
+        return 400 if not stored else 202 if any(one.warning for one in stored) else 200
     if stored:
         return 202
     why = [one.answer.failure for one in failed]
@@ -138,7 +197,9 @@ def _status(stored: Sequence[PartOutcome], failed: Sequence[PartOutcome]) -> int
         return 507
     if all(failure is Failure.BUSY for failure in why):
         return 503
-    return 415 if all(one.is_of_another_type for one in failed) else 409
+    if all(one.is_of_another_type for one in failed):
+        return 415
+    return 400 if all(one.is_unreadable for one in failed) else 409  # PS3.18 table 10.5.3-1: bad syntax
 
 
 def _uids(one: PartOutcome) -> Json:
@@ -148,11 +209,11 @@ def _uids(one: PartOutcome) -> Json:
 
 
 def _reference(one: PartOutcome, base: str) -> Json:
-    found = _uids(one)
+    model = _uids(one) | (element("WarningReason", one.warning) if one.warning else {})
     if one.stored is not None and one.stored.subject.study_instance_uid and one.stored.series_instance_uid:
         place = (one.stored.subject.study_instance_uid, one.stored.series_instance_uid, one.sop_instance_uid)
-        found |= element("RetrieveURL", instance_url(base, *place))
-    return found
+        model |= element("RetrieveURL", instance_url(base, *place))
+    return dict(sorted(model.items()))
 
 
 def _reason(one: PartOutcome) -> Json:

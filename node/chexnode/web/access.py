@@ -1,6 +1,6 @@
-"""Requests as the audit trail tells of them (PS3.15 A.5): who came, what was searched, whose objects went out or in.
+"""Requests as the audit trail records them (PS3.15 A.5): who came, what was searched, whose objects went out or in.
 
-Whoever handles a request notes what it does in :func:`visit`; when the answer has gone out, one message tells of it, or
+Whoever handles a request notes what it does in :func:`access`; when the answer has gone out, one message records it, or
 one for each study of what was stored. An answer of DICOM files is DICOM Instances Transferred; metadata, frames and
 pictures are DICOM Instances Accessed, because something of the instances was seen and none was handed over.
 """
@@ -20,7 +20,7 @@ from chexnode.ledger.objects import Held
 
 
 @dataclass(slots=True)
-class Visit:
+class Access:
     """One request. Written by the threads that answer it, one after the other."""
 
     address: str
@@ -32,16 +32,16 @@ class Visit:
     stored: Transfers = field(default_factory=Transfers)
 
 
-_current: ContextVar[Visit | None] = ContextVar("visit", default=None)
+_current: ContextVar[Access | None] = ContextVar("access", default=None)
 
 
-def visit() -> Visit:
+def access() -> Access:
     """The request that is being answered; outside of one, or where nobody wants to know, one that is forgotten."""
-    return _current.get() or Visit("")
+    return _current.get() or Access("")
 
 
-class Visits:
-    """ASGI middleware: tells ``trail`` of every visit when it is over."""
+class Audited:
+    """ASGI middleware: has ``trail`` record every access when it is over."""
 
     def __init__(self, app: ASGIApp, trail: Trail) -> None:
         self._app, self._trail = app, trail
@@ -53,7 +53,7 @@ class Visits:
             return
         client = scope.get("client")
         answer = _Answer(send)
-        seen = Visit(client[0] if client else "")
+        seen = Access(client[0] if client else "")
         token = _current.set(seen)
         try:
             await self._app(scope, receive, answer.send)
@@ -61,9 +61,9 @@ class Visits:
             _current.reset(token)
             if seen.is_search or seen.opened or seen.stored:
                 with CancelScope(shield=True):
-                    await run_in_threadpool(self._tell, scope, seen, answer)
+                    await run_in_threadpool(self._record, scope, seen, answer)
 
-    def _tell(self, scope: Scope, seen: Visit, answer: _Answer) -> None:
+    def _record(self, scope: Scope, seen: Access, answer: _Answer) -> None:
         self._trail.stored_by(seen.user, seen.address, seen.stored)
         if seen.is_search:
             path, parameters = scope["path"], scope["query_string"]

@@ -1,0 +1,303 @@
+"""What stands before every route: limits, known hosts and proxies, addresses made plain, security headers, HEAD."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chexnode.settings.web import WebSettings
+
+_BURST_SECONDS = 4.0
+"""A viewer that opens a study asks for all of it at once."""
+
+_MOST_ADDRESSES = 10_000
+
+_PIECE = 1 << 18
+"""Bytes of an answer that are timed together: a caller who reads slowly is not one who does not read."""
+
+
+class Buckets:
+    """A token bucket for each address, and bounded memory: the one that asked longest ago is forgotten first.
+
+    An IPv6 caller is its /64, which is what one subscriber gets and can pick addresses from.
+    """
+
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic, most: int = _MOST_ADDRESSES) -> None:
+        self._rate, self._clock, self._most = rate, clock, most
+        self._size = max(1.0, rate * _BURST_SECONDS)
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, address: str) -> float:
+        """Take one token; return 0, or how many seconds to wait for one."""
+        now, who = self._clock(), _subscriber(address)
+        level, since = self._levels.pop(who, (self._size, now))
+        level = min(self._size, level + (now - since) * self._rate)
+        enough = level >= 1
+        self._levels[who] = (level - 1 if enough else level, now)
+        while len(self._levels) > self._most:
+            self._levels.popitem(last=False)
+        return 0.0 if enough else (1 - level) / self._rate
+
+
+def _subscriber(address: str) -> str:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)
+
+
+class Limits:
+    """ASGI middleware: 429, 413 and 408, and an end to callers who neither send nor read."""
+
+    def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
+        self._app = app
+        rate = settings.requests_per_second
+        self._buckets = Buckets(rate) if rate else None
+        self._most_bytes = settings.max_request_mb * 1_000_000
+        self._idle = settings.idle_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = scope.get("client")
+        if self._buckets is not None and (wait := self._buckets.take(client[0] if client else "")):
+            refusal = _refusal(429, "too many requests", {"Retry-After": str(math.ceil(wait))})
+        elif _length(scope) > self._most_bytes:
+            refusal = _refusal(413, "the body is too large", {"Connection": "close"})
+        else:
+            await _Exchange(self._app, self._most_bytes, self._idle, scope, receive, send).run()
+            return
+        await refusal(scope, receive, send)
+
+
+class _BodyFault(Exception):
+    """Told as a status where the answer has not begun."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class _Exchange:
+    """One request and its answer, counted and timed."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int, idle: float, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app, self._most_bytes, self._idle = app, most_bytes, idle
+        self._scope, self._receive, self._send = scope, receive, send
+        self._got, self._body_is_over, self._answered = 0, False, False
+        self._fault: _BodyFault | None = None
+
+    async def run(self) -> None:
+        try:
+            await self._app(self._scope, self._receiving, self._sending)
+        except TimeoutError:
+            if self._fault is None:  # the caller does not read its answer: hang up
+                raise
+        except _BodyFault:
+            pass
+        if self._fault is not None and not self._answered:
+            refusal = _refusal(self._fault.status, str(self._fault), {"Connection": "close"})
+            await refusal(self._scope, self._receive, self._send)
+
+    async def _receiving(self) -> Message:
+        if self._body_is_over:  # what comes now is the end of the connection, whenever that is
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._idle)
+        except TimeoutError:
+            self._fault = _BodyFault(408, f"nothing more of the body within {self._idle:g} s")
+            raise self._fault from None
+        self._got += len(message.get("body", b""))
+        self._body_is_over = not message.get("more_body", False)
+        if self._got > self._most_bytes:
+            self._fault = _BodyFault(413, "the body is too large")
+            raise self._fault
+        return message
+
+    async def _sending(self, message: Message) -> None:
+        self._answered = True
+        body = message.get("body", b"")
+        sent = 0
+        while len(body) - sent > _PIECE:
+            piece = {"type": message["type"], "body": body[sent : sent + _PIECE], "more_body": True}
+            await asyncio.wait_for(self._send(piece), self._idle)
+            sent += _PIECE
+        await asyncio.wait_for(self._send({**message, "body": body[sent:]} if sent else message), self._idle)
+
+
+def _length(scope: Scope) -> int:
+    """Content-Length, 0 where it is not given; the server has refused one that is no number."""
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+
+
+def _refusal(status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, headers)
+
+
+class PlainPaths:
+    """ASGI middleware: below ``root``, ``//`` is ``/`` and a slash at the end means nothing.
+
+    DICOMweb clients put a base URL that ends in a slash and a path that begins with one together.
+    """
+
+    def __init__(self, app: ASGIApp, root: str) -> None:
+        self._app, self._root = app, root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and ("//" in scope["path"] or scope["path"].endswith("/")):
+            path = re.sub("/{2,}", "/", scope["path"]).rstrip("/")
+            if path == self._root or path.startswith(f"{self._root}/"):
+                scope = {**scope, "path": path, "raw_path": quote(path).encode()}
+        await self._app(scope, receive, send)
+
+
+class BehindProxy:
+    """ASGI middleware: what a proxy of ``proxies`` says of the request that it passes on is believed, nobody else's.
+
+    X-Forwarded-For gives the caller's address, -Proto the scheme, -Host the name by which we were called, and -Prefix
+    the path that the proxy took away from the beginning.
+    """
+
+    def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
+        """``proxies``: addresses and networks."""
+        self._app, self._proxies = app, [ipaddress.ip_network(one, strict=False) for one in proxies]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope.get("client") and self._is_proxy(scope["client"][0]):
+            scope = self._forwarded(scope)
+        await self._app(scope, receive, send)
+
+    def _is_proxy(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address.strip())
+        except ValueError:
+            return False
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        return any(ip in network for network in self._proxies)
+
+    def _forwarded(self, scope: Scope) -> Scope:
+        headers, changed = Headers(scope=scope), dict(scope)
+        # Each proxy adds whom it was called by at the end: the last who is none of ours is the caller.
+        chain = [one.strip() for one in ",".join(headers.getlist("x-forwarded-for")).split(",") if one.strip()]
+        caller = next((one for one in reversed(chain) if not self._is_proxy(one)), None)
+        if caller is not None and _is_address(caller):
+            changed["client"] = (caller, 0)
+        if (scheme := _last(headers, "x-forwarded-proto")) in ("http", "https"):
+            changed["scheme"] = scheme
+        if re.fullmatch(r"[\w.:\[\]-]+", host := _last(headers, "x-forwarded-host"), re.ASCII):
+            others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            changed["headers"] = [(b"host", host.encode("ascii")), *others]
+        prefix = _last(headers, "x-forwarded-prefix").rstrip("/")
+        if re.fullmatch(r"(/[\w.~%-]+)+", prefix, re.ASCII):
+            changed["root_path"] = prefix
+        return changed
+
+
+def _last(headers: Headers, name: str) -> str:
+    return ",".join(headers.getlist(name)).rpartition(",")[2].strip()
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class KnownHosts:
+    """ASGI middleware: 400 for a Host that is none of ``names``.
+
+    A page of a stranger's, in a browser on this machine, could otherwise reach us under a name of its own choice.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self._app, self._names = app, {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")).lower().rstrip(".")
+            if host not in self._names:
+                await _refusal(400, "this node has no such name: web.names lists those that it has", {})(
+                    scope, receive, send
+                )
+                return
+        await self._app(scope, receive, send)
+
+
+#: A route that serves pages sets its own policy; one that forgets to serves pages that can do nothing.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+_YEAR = 31_536_000
+
+
+class SecurityHeaders:
+    """ASGI middleware: adds :data:`HEADERS` where a route has not set its own."""
+
+    def __init__(self, app: ASGIApp, https: bool) -> None:
+        self._app = app
+        self._headers = HEADERS | ({"Strict-Transport-Security": f"max-age={_YEAR}"} if https else {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class _HeadersSent(Exception):
+    """All that is wanted has gone out."""
+
+
+class Head:
+    """ASGI middleware: a HEAD request is handled as GET until its headers are there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def headers_only(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+                raise _HeadersSent
+
+        # Ranges are for GET alone (section 14.2).
+        headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"range"]
+        with suppress(_HeadersSent):
+            await self._app({**scope, "method": "GET", "headers": headers}, receive, headers_only)

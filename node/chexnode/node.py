@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from chexmodels.bundle import BundleError, digest, find, read_card
@@ -34,6 +35,20 @@ class Rings(Protocol):
         """Make the workers of ``queue`` look, at what ``argument`` names if the queue has several such things."""
 
 
+BEAT_SECONDS = 10.0
+"""Between two signs of life of a process."""
+
+_LIVE = "live/"
+
+
+class Duty(StrEnum):
+    """What some process of the node must do for images to get through."""
+
+    RECEIVE = "receiver"
+    INFER = "workers"
+    DELIVER = "deliverers"
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """Settings and everything that they name, open. Thread safe."""
@@ -50,6 +65,18 @@ class Node:
     """In whose name this process takes leases."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when this process is to finish what it has begun and to begin nothing more."""
+
+    def report_alive(self, duty: Duty) -> None:
+        """Let the web role know that a process with this ``duty`` lives; to be repeated every :data:`BEAT_SECONDS`.
+
+        One row for each duty, however many processes have it. Raises Transient when the database is away.
+        """
+        self.ledger.leases.take(f"{_LIVE}{duty}", self.owner, 3 * BEAT_SECONDS)
+
+    def duties(self) -> dict[Duty, bool]:
+        """Whether some process with each duty lives. Raises Transient when the database is away."""
+        live = self.ledger.leases.live(_LIVE)
+        return {duty: duty in live for duty in Duty}
 
     @classmethod
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from chexnode.roles.certificates import Authority, Issued
 from chexnode.settings.tree import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import BadEnvironment
+from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import Subject
 from support import servers
 from support.collectors import Collector, Rsyslog
@@ -195,7 +196,7 @@ def test_what_an_archive_is_asked_is_told(tmp_path: Path) -> None:
             with open_trail(settings, "reconcile") as trail, opened(settings.database.url) as ledger:
                 node = node_on(ledger, settings, trail=trail)
                 with Archive(node, settings.destination[0]) as archive:
-                    assert archive.studies(date(2026, 1, 1), ["CR", "DX"]) == []
+                    assert archive.studies(Filter(since=datetime(2026, 1, 1, tzinfo=UTC)), ["CR", "DX"]) == []
                 first, second = log.wait_for(QUERY, 2)
     finally:
         server.shutdown()

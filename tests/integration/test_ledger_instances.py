@@ -12,6 +12,7 @@ from sqlalchemy import select
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances, series, studies
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, Outcome, Priority, Verdict
@@ -252,7 +253,7 @@ def test_one_study_under_two_uids_of_series(ledger: Ledger) -> None:
         arrival(study_instance_uid=one.study_instance_uid, series_instance_uid="1.5"),
         arrival(study_instance_uid=one.study_instance_uid, series_instance_uid=one.series_instance_uid),
     )
-    assert len(ledger.views.jobs(study_instance_uid=one.study_instance_uid)) == 3
+    assert len(ledger.views.jobs(wanted=Filter(study=one.study_instance_uid))) == 3
     with ledger.database.read() as conn:
         assert len(conn.execute(select(series)).all()) == 2
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from chexnode.cli.commands import app as commands
 from chexnode.ledger.ledger import Ledger
+from chexnode.node import Duty
 from chexnode.settings.tree import Settings, load
 from chexnode.spool.identity import FILE_NAME, name_of, prove
 from chexnode.vocabulary.errors import BadEnvironment
@@ -21,7 +22,7 @@ from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.web.metrics import METRICS
-from support.ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, opened, record
+from support.ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, node_on, opened, record
 from support.servers import LOOPBACK, Postgres
 from support.webs import serving
 
@@ -90,7 +91,26 @@ def test_live_and_ready(client: httpx.Client) -> None:
     assert client.get("/health/live").json() == {"status": "live"}
     answer = client.get("/health/ready")
     assert answer.status_code == 200
-    assert [(check["name"], check["ok"]) for check in answer.json()] == [("database", True), ("data_dir", True)]
+    assert [(check["name"], check["ok"]) for check in answer.json()] == [
+        ("database", True), ("data_dir", True), ("receiver", False), ("workers", False), ("deliverers", False),
+    ]  # fmt: skip
+
+
+def test_it_is_known_who_lives(client: httpx.Client, settings: Settings, ledger: Ledger) -> None:
+    def alive() -> dict[str, bool]:
+        told = {check["name"]: check["ok"] for check in client.get("/health/ready").json()}
+        metrics = client.get("/metrics").text
+        for duty in Duty:
+            assert f'chexnode_duty_up{{duty="{duty}"}} {float(told[duty])}' in metrics
+        return {duty: told[duty] for duty in Duty}
+
+    node_on(ledger, settings).report_alive(Duty.INFER)
+    assert alive() == {"receiver": False, "workers": True, "deliverers": False}
+    another = node_on(ledger, settings)
+    another.report_alive(Duty.INFER)  # of two workers one counts
+    another.report_alive(Duty.RECEIVE)
+    ledger.leases.take("live/receiver", another.owner, -1)  # its sign of life ran out
+    assert alive() == {"receiver": False, "workers": True, "deliverers": False}
 
 
 def test_not_ready_without_its_data_dir(client: httpx.Client, settings: Settings) -> None:
@@ -99,7 +119,7 @@ def test_not_ready_without_its_data_dir(client: httpx.Client, settings: Settings
     data_dir.mkdir()  # what an unmounted share leaves behind
     answer = client.get("/health/ready")
     assert answer.status_code == 503
-    assert [check["ok"] for check in answer.json()] == [True, False]
+    assert [check["ok"] for check in answer.json()][:2] == [True, False]
     assert "mounted" in answer.json()[1]["detail"]
     assert client.get("/health/live").status_code == 200
 
@@ -240,10 +260,20 @@ def test_jobs_of_one_study(client: httpx.Client, ledger: Ledger) -> None:
     assert [job["sop_instance_uid"] for job in found] == [one.sop_instance_uid]
 
 
+def test_lists_are_narrowed_down(client: httpx.Client, ledger: Ledger) -> None:
+    fill(ledger)
+    for path in ("/api/jobs", "/api/deliveries"):
+        assert len(client.get(path, params={"since": "today", "until": "today"}).json()) >= 1
+        for nothing in ({"until": "yesterday"}, {"accession": "A9"}, {"patient": "P9"}, {"study": "1.2.9"}):
+            assert client.get(path, params=nothing).json() == []
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [
         ("/api/jobs?state=dine", 400),
+        ("/api/jobs?acession=A1", 400),
+        ("/api/jobs?since=last+week", 400),
         ("/api/deliveries?state=queued", 400),
         ("/api/jobs?limit=0", 422),
         ("/api/jobs/none", 404),

@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import timedelta
 from functools import partial
 from threading import Event
 from types import TracebackType
@@ -39,6 +39,7 @@ from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import DestinationDown
+from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import Caller
 
 log = logging.getLogger(__name__)
@@ -125,11 +126,20 @@ class Archive:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._assoc.release()
 
-    def studies(self, since: date, modalities: Sequence[str]) -> list[str]:
-        """Study Instance UIDs of studies from ``since`` on that hold one of ``modalities``. Raises DestinationDown."""
+    def studies(self, wanted_studies: Filter, modalities: Sequence[str]) -> list[str]:
+        """Study Instance UIDs of the wanted studies, by Study Date, that hold one of ``modalities``.
+
+        Raises DestinationDown.
+        """
+        since, until = wanted_studies.since, wanted_studies.until
+        last = f"{until - timedelta(microseconds=1):%Y%m%d}" if until is not None else ""
+        keys = {"StudyDate": f"{since:%Y%m%d}-{last}" if since is not None or last else ""}
+        keys |= {"AccessionNumber": wanted_studies.accession} if wanted_studies.accession else {}
+        keys |= {"PatientID": wanted_studies.patient} if wanted_studies.patient else {}
+        keys |= {"StudyInstanceUID": wanted_studies.study or ""}
         found: dict[str, None] = {}
         for modality in modalities:  # one at a time: Modalities in Study takes no list (PS3.4 C.2.2.2.1)
-            wanted = _identifier("STUDY", StudyDate=f"{since:%Y%m%d}-", ModalitiesInStudy=modality, StudyInstanceUID="")
+            wanted = _identifier("STUDY", ModalitiesInStudy=modality, **keys)
             for match in self._find(wanted):
                 # An archive that cannot match on it returns all studies and what is in each.
                 inside = match.get("ModalitiesInStudy") or modality

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date
 
 from chexnode.archive.query_retrieve import Archive, Held
 from chexnode.node import Node
 from chexnode.triage.reading import BodyPart, body_part_of
+from chexnode.vocabulary.filters import Filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +60,20 @@ class Reconciliation:
 def reconcile(
     node: Node,
     archive: Archive,
-    since: date,
+    wanted_studies: Filter,
     fetch: bool = False,
     track: Callable[[list[str]], Iterable[str]] = iter,
 ) -> Reconciliation:
-    """Compare the node with an ``archive``. ``fetch``: have the PACS send what was missed. ``track`` shows progress.
+    """Compare the node with an ``archive`` in the studies that are wanted, from a day on.
+
+    ``fetch``: have the PACS send what was missed. ``track`` shows progress.
 
     Raises DestinationDown, and Transient when the database is away.
     """
+    assert wanted_studies.since is not None
     ledger, name, wanted = node.ledger, archive.settings.name, set(node.settings.gate.modalities)
-    delivered = ledger.holdings.delivered(name, datetime(since.year, since.month, since.day, tzinfo=UTC))
-    studies = list(dict.fromkeys([*archive.studies(since, sorted(wanted)), *delivered]))
+    delivered = ledger.holdings.delivered(name, wanted_studies)
+    studies = list(dict.fromkeys([*archive.studies(wanted_studies, sorted(wanted)), *delivered]))
     radiographs, missed, gone = 0, list[Held](), list[Gone]()
     for study in track(studies):
         held = list(archive.instances(study))
@@ -89,4 +93,5 @@ def reconcile(
         archive.fetch(missed)
         here = ledger.holdings.received([one.sop_instance_uid for one in missed])
         report = [replace(one, fetched=one.sop_instance_uid in here) for one in report]
+    since = wanted_studies.since.date()
     return Reconciliation(name, since, len(studies), radiographs, report, sum(map(len, delivered.values())), gone)

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chexnode.cli.options import (
+    Accession,
     Exit,
     Json,
     JsonLogs,
     Limit,
     Options,
+    Patient,
+    Since,
     States,
+    Study,
     Supervised,
+    Until,
     group,
     is_for_subcommand,
     ledger_of,
@@ -170,7 +174,11 @@ def check(ctx: typer.Context, json: Json = False) -> None:
 def jobs(
     ctx: typer.Context,
     state: States = None,
-    study: Annotated[str | None, typer.Option(metavar="UID", help="Only images of this Study Instance UID.")] = None,
+    accession: Accession = None,
+    patient: Patient = None,
+    study: Study = None,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = 100,
     json: Json = False,
 ) -> None:
@@ -181,8 +189,9 @@ def jobs(
     from chexnode.vocabulary import filters
 
     states = filters.job_states(state or ())
+    wanted = filters.given(accession, patient, study, since, until)
     with ledger_of(ctx) as ledger:
-        found = ledger.views.jobs(states, study, limit=limit)
+        found = ledger.views.jobs(states, wanted, limit=limit)
     if json:
         print_json(found)
     else:
@@ -252,6 +261,11 @@ def deliveries(
     ctx: typer.Context,
     state: States = None,
     destination: Annotated[str | None, typer.Option(metavar="NAME", help="Only to this destination.")] = None,
+    accession: Accession = None,
+    patient: Patient = None,
+    study: Study = None,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = 100,
     json: Json = False,
 ) -> None:
@@ -263,7 +277,8 @@ def deliveries(
 
     states = filters.delivery_states(state or ())
     with ledger_of(ctx) as ledger:
-        found = ledger.views.deliveries(states, destination, limit=limit)
+        wanted = filters.given(accession, patient, study, since, until)
+        found = ledger.views.deliveries(states, destination, limit=limit, wanted=wanted)
     if json:
         print_json(found)
     else:
@@ -277,17 +292,25 @@ def deliveries_replay(
     destination: Annotated[str | None, typer.Option(metavar="NAME", help="Everything to this destination.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything to every destination.")] = False,
     dead_only: Annotated[bool, typer.Option("--dead-only", help="Of these, only the DEAD ones.")] = False,
+    accession: Accession = None,
+    patient: Patient = None,
+    study: Study = None,
+    since: Since = None,
+    until: Until = None,
     json: Json = False,
 ) -> None:
-    """Send results again, the very same bytes: of some ids, of one destination, or all."""
-    if sum((bool(ids), destination is not None, everything)) != 1:
-        raise Usage("give delivery ids, or --destination NAME, or --all")
+    """Send results again, the very same bytes: of some ids, of one destination, of a patient, study or time, or all."""
+    from chexnode.vocabulary import filters
+
+    wanted = filters.given(accession, patient, study, since, until)
+    if bool(ids) + everything + (destination is not None or not wanted.is_empty) != 1:
+        raise Usage("give delivery ids; or --destination NAME, --accession, --patient, --study, --since; or --all")
     known = [d.name for d in settings_of(ctx).destination]
     if destination is not None and destination not in known:
         raise Usage(f"no destination {destination!r} in the settings; there are: {', '.join(known) or 'none'}")
     with ledger_of(ctx) as ledger:
-        count = ledger.deliveries.replay(ids=ids or (), destination=destination, dead_only=dead_only)
-        gone = 0 if ids or dead_only else ledger.deliveries.past_retention(destination)
+        count = ledger.deliveries.replay(ids=ids or (), destination=destination, dead_only=dead_only, wanted=wanted)
+        gone = 0 if ids or dead_only or not wanted.is_empty else ledger.deliveries.past_retention(destination)
     sentence = f"{count} {'delivery' if count == 1 else 'deliveries'} will be sent again"
     if gone:
         sentence += f"; {gone} cannot be: retention has deleted the files"
@@ -314,7 +337,13 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
 def reconcile(
     ctx: typer.Context,
     pacs: Annotated[str, typer.Option(metavar="NAME", help="The destination to compare with; of kind dicom.")],
-    since: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Studies from this day on.")],
+    since: Annotated[
+        str, typer.Option(metavar="DATE", help="Studies from this day on: today, yesterday or 2026-01-31.")
+    ],
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="Studies to this day, which is included.")] = None,
+    accession: Accession = None,
+    patient: Patient = None,
+    study: Study = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Have it send what was missed to us (C-MOVE or C-GET).")
     ] = False,
@@ -326,8 +355,10 @@ def reconcile(
     from chexnode.cli import tables
     from chexnode.node import Node
     from chexnode.receive.storage import StorageService
+    from chexnode.vocabulary import filters
 
     settings = settings_of(ctx)
+    days = filters.given(accession, patient, study, since, until)
     one = next((d for d in settings.destination if d.name == pacs and d.kind == "dicom"), None)
     if one is None:
         raise Usage(f"no destination of kind dicom is called {pacs!r}")
@@ -335,7 +366,7 @@ def reconcile(
         node = stack.enter_context(Node.open(settings, "reconcile"))
         storage = stack.enter_context(StorageService(node)) if fetch and one.retrieve == "get" else None
         archive = stack.enter_context(Archive(node, one, storage))
-        found = compare(node, archive, since.date(), fetch, tables.asking(pacs))
+        found = compare(node, archive, days, fetch, tables.asking(pacs))
     if json:
         print_json(found)
     else:

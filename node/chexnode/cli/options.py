@@ -38,6 +38,19 @@ Supervised = Annotated[bool, typer.Option("--supervised", hidden=True, help="Set
 States = Annotated[list[str] | None, typer.Option("--state", metavar="STATE", help="Only this state; repeatable.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most this many, newest first.")]
 
+Accession = Annotated[str | None, typer.Option("--accession", metavar="NUMBER", help="Only of this Accession Number.")]
+Patient = Annotated[str | None, typer.Option("--patient", metavar="ID", help="Only of this Patient ID.")]
+Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Only of this Study Instance UID.")]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since", metavar="WHEN", help="From then on: today, yesterday, 2026-01-31, 2026-01-31T08:30, 08:30."
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="WHEN", help="Until then, as --since; a day is included.")
+]
+
 
 def group(text: str, **more: Any) -> typer.Typer:
     """A group of commands, styled as all are."""

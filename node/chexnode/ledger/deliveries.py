@@ -13,10 +13,12 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple
 from chexnode.ledger.database import Database, add_missing, in_chunks
 from chexnode.ledger.jobs import finish_delivered
 from chexnode.ledger.moves import locked, move, move_each
+from chexnode.ledger.narrowing import of_deliveries
 from chexnode.ledger.rows import COMMITTING, TO_BE_SENT, delivery_claims
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.events import Event
+from chexnode.vocabulary.filters import EVERYTHING, Filter
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome
 from chexnode.vocabulary.states import DeliveryState, JobState
 
@@ -123,7 +125,14 @@ class Deliveries:
             finish_delivered(conn, job_ids, now)
         return len(rows)
 
-    def replay(self, *, ids: Sequence[int] = (), destination: str | None = None, dead_only: bool = False) -> int:
+    def replay(
+        self,
+        *,
+        ids: Sequence[int] = (),
+        destination: str | None = None,
+        dead_only: bool = False,
+        wanted: Filter = EVERYTHING,
+    ) -> int:
         """Send again: terminal deliveries become PENDING, of ``ids``, of a destination, or all; return how many.
 
         Raises Usage for an id that does not exist or whose file retention has deleted.
@@ -138,15 +147,16 @@ class Deliveries:
             where.append(deliveries.c.id.in_(ids))
         if destination is not None:
             where.append(deliveries.c.destination == destination)
-        wanted = select(*_STATE, deliveries.c.result_uid).join(results, _TO_RESULT).where(*where)
-        wanted = wanted.order_by(deliveries.c.job_id, deliveries.c.id)
+        where += of_deliveries(wanted)
+        query = select(*_STATE, deliveries.c.result_uid).join(results, _TO_RESULT).where(*where)
+        query = query.order_by(deliveries.c.job_id, deliveries.c.id)
         replayed: set[int] = set()
         with self._db.write() as conn:
-            for some in in_chunks(conn.execute(wanted).all()):
+            for some in in_chunks(conn.execute(query).all()):
                 # The jobs' rows first, as when settling: couriers and retention wait, and the look below is the truth.
                 lock_jobs(conn, jobs_of(some))
                 lock_reports(conn, [row.result_uid for row in some if row.job_id is None])
-                rows = conn.execute(wanted.where(deliveries.c.id.in_([row.id for row in some]))).all()
+                rows = conn.execute(query.where(deliveries.c.id.in_([row.id for row in some]))).all()
                 replayed |= set(
                     move_each(
                         conn,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import replace
 
 from sqlalchemy import Column, select
 
 from chexnode.ledger.database import Database, in_chunks
+from chexnode.ledger.narrowing import of_deliveries
 from chexnode.ledger.rows import JOB_OF_VERSION
 from chexnode.ledger.schema import deliveries, instances, jobs, results
+from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.states import DeliveryState
 
 
@@ -34,8 +36,14 @@ class Holdings:
                 found |= set(conn.execute(select(column).where(column.in_(some))).scalars())
         return found
 
-    def delivered(self, destination: str, since: datetime) -> dict[str, set[str]]:
-        """Study Instance UID -> SOP Instance UIDs of the results that ``destination`` accepted from ``since`` on."""
+    def delivered(self, destination: str, wanted: Filter) -> dict[str, set[str]]:
+        """Study Instance UID -> SOP Instance UIDs of the results that ``destination`` accepted, of the wanted studies.
+
+        The filter's times are when it accepted them.
+        """
+        times = [deliveries.c.finished_at >= wanted.since] if wanted.since is not None else []
+        times += [deliveries.c.finished_at < wanted.until] if wanted.until is not None else []
+        studies = of_deliveries(replace(wanted, since=None, until=None))
         query = (
             select(instances.c.study_instance_uid, results.c.uid)
             .join(jobs, jobs.c.id == results.c.job_id)
@@ -44,7 +52,8 @@ class Holdings:
             .where(
                 deliveries.c.destination == destination,
                 deliveries.c.state.in_([DeliveryState.SENT, DeliveryState.COMMITTED]),
-                deliveries.c.finished_at >= since,
+                *times,
+                *studies,
                 instances.c.study_instance_uid.is_not(None),
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, or_, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 
 from chexnode.ledger.database import Database, add_missing
 from chexnode.ledger.schema import leases
@@ -51,6 +51,15 @@ class Leases:
         now = self._db.clock()
         with self._db.write() as conn:
             conn.execute(update(leases).where(_ours(lease)).values(until=now - timedelta(seconds=1)))
+
+    def live(self, prefix: str) -> set[str]:
+        """What follows ``prefix`` in the names of those that somebody holds."""
+        now = self._db.clock()
+        with self._db.read() as conn:
+            held = conn.execute(
+                select(leases.c.name).where(leases.c.name.startswith(prefix, autoescape=True), leases.c.until >= now)
+            )
+            return {name.removeprefix(prefix) for name in held.scalars()}
 
     def clear(self) -> None:
         """Drop all leases, for a start when nobody can hold one."""

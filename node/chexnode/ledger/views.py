@@ -11,9 +11,11 @@ from sqlalchemy import Row, func, select, tuple_
 
 from chexnode.ledger.database import Database
 from chexnode.ledger.moves import instance_id
+from chexnode.ledger.narrowing import of_deliveries, of_instances
 from chexnode.ledger.rows import JOB_OF_VERSION, columns_for, records
 from chexnode.ledger.schema import deliveries, destinations, events, instances, jobs, results, studies
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.filters import EVERYTHING, Filter
 from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.states import InstanceState, JobState
 
@@ -104,29 +106,27 @@ class Views:
     def jobs(
         self,
         states: Sequence[str] = (),
-        study_instance_uid: str | None = None,
+        wanted: Filter = EVERYTHING,
         sop_instance_uid: str | None = None,
         limit: int | None = 100,
     ) -> list[JobView]:
         """Every received instance version with its jobs, newest first; one without a job shows its verdict."""
-        query = _jobs_query()
-        if study_instance_uid:
-            query = query.where(instances.c.study_instance_uid == study_instance_uid)
+        query = _jobs_query().where(*of_instances(wanted))
         if sop_instance_uid:
             query = query.where(instances.c.sop_instance_uid == sop_instance_uid)
         if limit is not None:
             query = query.limit(limit)
-        wanted = [s.upper() for s in states]
+        named = [s.upper() for s in states]
         # Each an index can serve, in its order; one that looks into both tables at once would read them all.
-        jobless = [state for state in wanted if state in (InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)]
+        jobless = [state for state in named if state in (InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)]
         queries = [
-            query.where(jobs.c.state.in_(wanted)).order_by(jobs.c.created_at.desc(), jobs.c.id),
+            query.where(jobs.c.state.in_(named)).order_by(jobs.c.created_at.desc(), jobs.c.id),
             query.where(instances.c.state.in_(jobless)).order_by(*_NEWEST_FIRST),
         ]
         with self._db.read() as conn:
-            chosen = queries if wanted else [query.order_by(*_NEWEST_FIRST)]
+            chosen = queries if named else [query.order_by(*_NEWEST_FIRST)]
             rows = [row for one in chosen for row in conn.execute(one)]
-        if wanted:
+        if named:
             rows.sort(key=lambda row: row.received_at, reverse=True)
         return [_job_view(row) for row in rows[:limit]]
 
@@ -166,10 +166,12 @@ class Views:
         destination: str | None = None,
         job: str | None = None,
         limit: int | None = 100,
+        wanted: Filter = EVERYTHING,
     ) -> list[DeliveryView]:
         """Deliveries, newest first."""
         named = {"job": deliveries.c.job_id, "sop_instance_uid": deliveries.c.result_uid}
         query = select(*columns_for(DeliveryView, deliveries, **named)).order_by(deliveries.c.id.desc())
+        query = query.where(*of_deliveries(wanted))
         if states:
             query = query.where(deliveries.c.state.in_([s.upper() for s in states]))
         if destination:

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from chexnode.node import Node
+from chexnode.node import BEAT_SECONDS, Duty, Node
 from chexnode.settings.tree import Settings
 from chexnode.tls import server_context
-from chexnode.vocabulary.errors import BadEnvironment
+from chexnode.vocabulary.errors import BadEnvironment, Transient
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def run_receiver(settings: Settings, supervised: bool = False) -> None:
         for port, how in ((receiver.port, "without TLS"), (receiver.tls_port, "with TLS")):
             if port is not None:
                 log.info("receiving as %s on %s:%d %s", us.ae_title, us.host, port, how)
-        _wait_for_signal()
+        _wait_for_signal(node)
         receiver.stop()
 
 
@@ -122,7 +122,8 @@ def die_with_parent() -> None:
         raise BadEnvironment("the supervisor is gone")
 
 
-def _wait_for_signal() -> None:
+def _wait_for_signal(node: Node) -> None:
+    """Wait, and let the web role know meanwhile that the receiver lives."""
     stop = threading.Event()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -130,5 +131,10 @@ def _wait_for_signal() -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
-    while not stop.wait(3600):
-        pass
+    while True:
+        try:
+            node.report_alive(Duty.RECEIVE)
+        except Transient as error:
+            log.warning("%s", error)
+        if stop.wait(BEAT_SECONDS):
+            return

@@ -327,3 +327,7 @@ class DeliveryView:
     """Not before this; None: as soon as possible, or never again."""
     error: str | None
     """Of the last attempt."""
+    created_at: datetime
+    """When it was made, or last asked for again."""
+    finished_at: datetime | None
+    """When the destination accepted it, committed to it, or it was given up."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response, params
+from fastapi.dependencies.utils import get_flat_params
 from pydantic_core import to_json
 
 from chexnode.ledger.account import Account
@@ -12,6 +13,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.views import JobDetail
 from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.scopes import Scope
 from chexnode.web.auth import require
@@ -20,18 +22,41 @@ Limit = Annotated[int, Query(ge=1, le=10_000, description="At most this many, ne
 States = Annotated[list[str], Query(alias="state", description="Only these states; repeatable, any case.")]
 
 
+def narrowed(
+    accession: Annotated[str | None, Query(description="Only of this Accession Number.")] = None,
+    patient: Annotated[str | None, Query(description="Only of this Patient ID.")] = None,
+    study: Annotated[str | None, Query(description="Only of this Study Instance UID.")] = None,
+    since: Annotated[str | None, Query(description="From then on: today, yesterday, a date or a time.")] = None,
+    until: Annotated[str | None, Query(description="Until then; a day is included.")] = None,
+) -> Filter:
+    """What a list is narrowed down to."""
+    return filters.given(accession, patient, study, since, until)
+
+
+Narrowed = Annotated[Filter, Depends(narrowed)]
+
+
+def known(request: Request) -> None:
+    """Refuse a parameter that the route does not have: misspelt, it would silently ask for everything."""
+    route = request.scope["route"]
+    fields = get_flat_params(route.dependant)
+    names = {field.alias for field in fields if isinstance(field.field_info, params.Query)}
+    if unknown := sorted(set(request.query_params) - names):
+        raise Usage(f"unknown parameter {unknown[0]!r}; there are: {', '.join(sorted(names)) or 'none'}")
+
+
 def router(ledger: Ledger) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/api", tags=["api"], dependencies=[Depends(require(Scope.READ))])
+    routes = APIRouter(prefix="/api", tags=["api"], dependencies=[Depends(require(Scope.READ)), Depends(known)])
 
     @routes.get("/jobs", response_model=list[JobView])
     def jobs(
+        wanted: Narrowed,
         states: States = [],  # noqa: B006  (FastAPI copies defaults)
-        study: Annotated[str | None, Query(description="Only images of this Study Instance UID.")] = None,
         limit: Limit = 100,
     ) -> Response:
         """What was received and what became of it, as `chexnode jobs --json`."""
-        return _answer(ledger.views.jobs(filters.job_states(states), study, limit=limit))
+        return _answer(ledger.views.jobs(filters.job_states(states), wanted, limit=limit))
 
     @routes.get("/jobs/{job}", response_model=JobDetail, responses={404: {"description": "There is no such job."}})
     def job(job: str) -> Response:
@@ -48,12 +73,13 @@ def router(ledger: Ledger) -> APIRouter:
 
     @routes.get("/deliveries", response_model=list[DeliveryView])
     def deliveries(
+        wanted: Narrowed,
         states: States = [],  # noqa: B006
         destination: Annotated[str | None, Query(description="Only to this destination.")] = None,
         limit: Limit = 100,
     ) -> Response:
         """What was sent where, as `chexnode deliveries --json`."""
-        found = ledger.views.deliveries(filters.delivery_states(states), destination, limit=limit)
+        found = ledger.views.deliveries(filters.delivery_states(states), destination, limit=limit, wanted=wanted)
         return _answer(found)
 
     return routes

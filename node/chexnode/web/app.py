@@ -42,8 +42,8 @@ def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
     if trail.on:
         app.add_middleware(Audited, trail=trail)
     _protect(app, settings)
-    app.include_router(health.router(settings, ledger))
-    app.include_router(metrics.router(settings, ledger))
+    app.include_router(health.router(node))
+    app.include_router(metrics.router(node))
     app.include_router(api.router(ledger))
     app.include_router(service.router(node, storage))
     app.include_router(viewer.router(settings))

@@ -11,9 +11,8 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
-from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import check_schema
-from chexnode.settings.tree import Settings
+from chexnode.node import BEAT_SECONDS, Node
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient
 from chexnode.vocabulary.reports import Check
@@ -21,10 +20,10 @@ from chexnode.vocabulary.scopes import Scope
 from chexnode.web.auth import Doorkeeper
 
 
-def router(settings: Settings, ledger: Ledger) -> APIRouter:
+def router(node: Node) -> APIRouter:
     """The two routes."""
     routes = APIRouter(prefix="/health", tags=["health"])
-    data_dir = settings.node.data_dir
+    ledger, data_dir = node.ledger, node.settings.node.data_dir
     # Read once: from then on a share that goes away, or another in its place, is seen without a write.
     name = identity.prove(data_dir, ledger.files.marker)
 
@@ -37,18 +36,30 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
     def ready(request: Request) -> Response:
         """200 if the database has this release's schema and data_dir can be written, else 503.
 
+        Whether a receiver, workers and deliverers live is told too, and changes no status: what is stored over HTTP
+        waits for them.
         Open to everybody, as whoever restarts us needs it; the details only to who may read.
         """
         checks = [
             _check("database", lambda: check_schema(ledger.database), "schema is current"),
             _check("data_dir", lambda: probe_folder(data_dir, name), "writable"),
         ]
+        checks += _duties(node)
         if not _may_read(request):
             checks = [replace(check, detail="") for check in checks]
-        code = 200 if all(check.ok for check in checks) else 503
+        code = 200 if all(check.ok for check in checks[:2]) else 503
         return Response(to_json(checks), code, media_type="application/json")
 
     return routes
+
+
+def _duties(node: Node) -> list[Check]:
+    try:
+        duties = node.duties()
+    except Transient:
+        return []
+    words = {True: "alive", False: f"no sign of life for {3 * BEAT_SECONDS:g} s"}
+    return [Check(duty, alive, words[alive]) for duty, alive in duties.items()]
 
 
 def probe_folder(data_dir: Path, name: str) -> None:

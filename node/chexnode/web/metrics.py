@@ -17,9 +17,8 @@ from prometheus_client.registry import Collector
 
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.account import Account, Tally
-from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.views import Backlog
-from chexnode.settings.tree import Settings
+from chexnode.node import Node
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.errors import NodeError
 from chexnode.vocabulary.notes import Note
@@ -33,6 +32,7 @@ from chexnode.web.auth import require
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_info": ("The software version.", ("version",)),
     "chexnode_ledger_up": ("1 if the ledger could be read at this scrape; the ledger's metrics are absent if not.", ()),
+    "chexnode_duty_up": ("1 while a process lives that is the receiver, analyses or delivers.", ("duty",)),
     "chexnode_instances_received_total": ("Distinct instance versions acknowledged.", ()),
     "chexnode_duplicates_total": ("Acknowledged instances whose very bytes were known.", ()),
     "chexnode_own_results_total": ("Our own results that came back and were dropped.", ()),
@@ -53,10 +53,10 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
 _Samples = Iterable[tuple[tuple[str, ...], float]]
 
 
-def router(settings: Settings, ledger: Ledger) -> APIRouter:
+def router(node: Node) -> APIRouter:
     """The one route."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(LedgerCollector(settings, ledger))
+    registry.register(LedgerCollector(node))
     routes = APIRouter(dependencies=[Depends(require(Scope.READ))])
 
     @routes.get("/metrics", tags=["metrics"], response_class=Response)
@@ -70,7 +70,9 @@ def router(settings: Settings, ledger: Ledger) -> APIRouter:
 class LedgerCollector(Collector):
     """Turns the ledger's counts into metric families."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, node: Node) -> None:
+        settings, ledger = node.settings, node.ledger
+        self._node = node
         self._data_dir, self._disk = settings.node.data_dir, settings.disk
         self._spool = Spool(self._data_dir)
         self._destinations = [d.name for d in settings.destination]
@@ -96,10 +98,12 @@ class LedgerCollector(Collector):
         yield _family("chexnode_audit_lost_total", [((), self._audit.losses[0])])
         try:
             tally, backlog = self._ledger.accounts.tally(), self._ledger.views.backlog()
+            duties = self._node.duties()
         except NodeError:
             yield _family("chexnode_ledger_up", [((), 0)])
             return
         yield _family("chexnode_ledger_up", [((), 1)])
+        yield _family("chexnode_duty_up", [((duty,), alive) for duty, alive in duties.items()])
         yield from _of_account(tally.account())
         yield from _of_tally(tally)
         yield from self._of_backlog(backlog)

@@ -14,7 +14,7 @@ from typing import Self
 from chexnode.deliver.commitments import report_due
 from chexnode.deliver.courier import Courier
 from chexnode.keep.housekeeping import TICK_SECONDS
-from chexnode.node import Node
+from chexnode.node import Duty, Node
 from chexnode.vocabulary.errors import NodeError
 from chexnode.work.pipeline import open_pipeline
 from chexnode.work.worker import Worker
@@ -72,6 +72,10 @@ class Shift:
         while True:
             self._logged(keep_house)  # whatever it ends with, what is due is looked for
             try:
+                if self._worker is not None:
+                    self._node.report_alive(Duty.INFER)
+                if self._courier is not None:
+                    self._node.report_alive(Duty.DELIVER)
                 if self._worker is not None and self._node.ledger.jobs.due(self._node.spec):
                     self._own.submit(self.infer)
                 if self._courier is not None:

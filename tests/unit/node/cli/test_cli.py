@@ -45,6 +45,7 @@ JOB_KEYS = [
 ]  # fmt: skip
 DELIVERY_KEYS = [
     "id", "job", "destination", "kind", "sop_instance_uid", "state", "attempts", "next_attempt", "error",
+    "created_at", "finished_at",
 ]  # fmt: skip
 ACCOUNT_KEYS = [
     "received", "analysed", "not_analysed", "quarantined", "refused", "failed", "cancelled", "pending", "difference",
@@ -275,6 +276,30 @@ def test_db_upgrade(run: Run, tmp_path: Path) -> None:
 def test_a_list_on_an_empty_ledger_is_an_empty_array(run: Run, ledger: Ledger) -> None:
     for command in ("jobs", "deliveries"):
         assert run(command, "--json").json == []
+
+
+def test_lists_are_narrowed_down(run: Run, life: Ledger) -> None:
+    """``life`` is of 2030-01-02, 03:04:05 UTC; one image has an accession number, and nothing was delivered since."""
+
+    def count(*arguments: str) -> int:
+        return len(run(*arguments, "--json").json)
+
+    everything = count("jobs")
+    assert count("jobs", "--accession", "A1") == 1
+    assert count("jobs", "--accession", "A2") == count("jobs", "--patient", "P0") == 0
+    assert count("jobs", "--since", "2030-01-01", "--until", "2030-01-03") == everything
+    assert count("jobs", "--since", "2030-01-02T03:04:06+00:00") < everything
+    assert count("jobs", "--until", "2030-01-02T03:04:05+00:00") == count("jobs", "--since", "2031-01-01") == 0
+    (study,) = {job["study_instance_uid"] for job in run("jobs", "--accession", "A1", "--json").json}
+    assert count("jobs", "--study", study) == 1
+    assert count("deliveries", "--since", "2030-01-01") == 2
+    assert count("deliveries", "--until", "2029-12-31") == count("deliveries", "--accession", "A2") == 0
+    assert run("deliveries", "replay", "--since", "2031-01-01", "--json").json["replayed"] == 0
+    assert run("deliveries", "replay", "--until", "2030-02-01", "--json").json["replayed"] == 2
+    assert run("deliveries", "replay", "--all", "--since", "2030-01-01").code == 2
+    refused = run("jobs", "--since", "last week")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "'last week' is no time" in refused.err
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -1,0 +1,39 @@
+"""A :class:`~chexnode.vocabulary.filters.Filter` as conditions of queries."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, select
+
+from chexnode.ledger.schema import deliveries, instances, results, studies
+from chexnode.vocabulary.filters import Filter
+
+
+def of_instances(wanted: Filter) -> list[ColumnElement[bool]]:
+    """Conditions of a query of instances: when they were received, and of whom."""
+    conditions = _of_studies(wanted, instances.c.study_instance_uid)
+    if wanted.since is not None:
+        conditions.append(instances.c.received_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(instances.c.received_at < wanted.until)
+    return conditions
+
+
+def of_deliveries(wanted: Filter) -> list[ColumnElement[bool]]:
+    """Conditions of a query of deliveries: when they were made or last asked for, and of whose results."""
+    conditions: list[ColumnElement[bool]] = []
+    if of_whom := _of_studies(wanted, results.c.study_instance_uid):
+        conditions.append(deliveries.c.result_uid.in_(select(results.c.uid).where(*of_whom)))
+    if wanted.since is not None:
+        conditions.append(deliveries.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(deliveries.c.created_at < wanted.until)
+    return conditions
+
+
+def _of_studies(wanted: Filter, uid: ColumnElement[str]) -> list[ColumnElement[bool]]:
+    conditions = [uid == wanted.study] if wanted.study is not None else []
+    facts = ((studies.c.accession_number, wanted.accession), (studies.c.patient_id, wanted.patient))
+    given = [column == value for column, value in facts if value is not None]
+    if given:
+        conditions.append(uid.in_(select(studies.c.study_instance_uid).where(*given)))
+    return conditions

@@ -121,7 +121,7 @@ def _implementation_model() -> Iterator[str]:
         "STORAGE-SCP, STORAGE-SCU and QUERY-SCU share one AE title, `node.ae_title` "
         f"(default `{_NODE['ae_title'].default}`). STORAGE-SCP writes each data set as received, decides by its header "
         "whether it is analysed ([which images](triage.md)) and answers when both are durable. Workers analyse; their "
-        "results are stored before anything is sent. STORAGE-SCU sends the stored bytes and no others: the first "
+        "results are stored before anything is sent. STORAGE-SCU sends the stored bytes, or their values in Implicit VR Little Endian where a destination takes only that: the first "
         "committed encoding of a result is the truth, and a second send is of the same bytes under the same UID. "
         "QUERY-SCU works only for `chexnode reconcile`.\n\n"
         "Sequencing: an image is analysed as soon as it is stored, its results go out at once, whatever other images "

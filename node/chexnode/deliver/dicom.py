@@ -9,10 +9,11 @@ from pathlib import Path
 from threading import Event
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom.dsutils import split_dataset
 
 from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load, unread
+from chexnode.deliver.implicit import to_implicit
 from chexnode.deliver.status import judge
 from chexnode.dimse.pdus import MAX_CONTEXTS, TRANSFER_SYNTAXES_REFUSED
 from chexnode.dimse.requestor import Association, Context
@@ -35,8 +36,9 @@ class _Head:
     """Bytes of the file in front of the data set."""
 
     @property
-    def context(self) -> Context:
-        return self.sop_class_uid, self.transfer_syntax_uid
+    def contexts(self) -> tuple[Context, ...]:
+        """In which it can be sent, the best first: as it is stored, and in the default transfer syntax."""
+        return with_default((self.sop_class_uid, self.transfer_syntax_uid))
 
 
 class DicomDestination:
@@ -59,7 +61,7 @@ class DicomDestination:
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
         """See :class:`~chexnode.deliver.destination.Destination`."""
         heads = [_head(item.path) for item in items]
-        contexts = {head.context for head in heads if head}
+        contexts = {context for head in heads if head for context in head.contexts}
         assoc = self._associate(contexts) if contexts else None
         for item, head in zip(items, heads, strict=True):
             if self._stop.is_set():
@@ -71,16 +73,21 @@ class DicomDestination:
                 yield Sent(item, Answer.DEAD, "the stored file is not a DICOM file")
             elif head is None or assoc is None:
                 yield unread(item, "not at first")  # nothing was proposed for it
-            elif head.context not in assoc.accepted:
-                yield Sent(item, Answer.DEAD, _refusal(head.context, assoc))
+            elif not (usable := [context for context in head.contexts if context in assoc.accepted]):
+                yield Sent(item, Answer.DEAD, _refusal(head.contexts[0], assoc))
             else:
                 try:
-                    data = memoryview(content)[head.length :]
-                    status, comment = assoc.store(head.context, item.claim.sop_instance_uid, data)
+                    data: memoryview | bytes = memoryview(content)[head.length :]
+                    if usable[0] != head.contexts[0]:
+                        data = to_implicit(data)
+                    status, comment = assoc.store(usable[0], item.claim.sop_instance_uid, data)
                 except DestinationDown as error:
                     self._assoc = None
                     raise Interrupted(f"{error}, during a store", item) from error
-                yield Sent(item, *judge(status, comment), status=status)
+                answer, detail = judge(status, comment)
+                if usable[0] != head.contexts[0]:
+                    detail = "; ".join(filter(None, (detail, "sent as Implicit VR Little Endian, values unchanged")))
+                yield Sent(item, answer, detail, status)
 
     def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
         """Ask for storage commitment, and wait a moment for an answer on the same association.
@@ -132,7 +139,7 @@ class Probe:
     echo: bool
     """C-ECHO succeeded."""
     refused: tuple[Context, ...]
-    """The proposed contexts that it does not accept."""
+    """The contexts that it accepts neither as they are nor in the default transfer syntax."""
 
 
 def probe(
@@ -142,10 +149,19 @@ def probe(
 
     Raises DestinationDown.
     """
-    assoc = Association(settings, ae_title, [_VERIFICATION, *contexts], Event(), tls)
+    proposed = {offered: None for context in contexts for offered in with_default(context)}
+    assoc = Association(settings, ae_title, [_VERIFICATION, *proposed], Event(), tls)
     echo = _VERIFICATION in assoc.accepted and assoc.echo()[0] == 0x0000
     assoc.release()
-    return Probe(echo, tuple(context for context in contexts if context in assoc.refused))
+    return Probe(echo, tuple(cx for cx in contexts if not assoc.accepted.intersection(with_default(cx))))
+
+
+def with_default(context: Context) -> tuple[Context, ...]:
+    """``context``, and the one that PS3.5 section 10.1 has us offer with every uncompressed object."""
+    sop_class_uid, transfer_syntax_uid = context
+    if transfer_syntax_uid != ExplicitVRLittleEndian:
+        return (context,)
+    return context, (sop_class_uid, IMPLICIT_VR)
 
 
 def _head(path: Path) -> _Head | None:

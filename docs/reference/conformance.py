@@ -475,5 +475,4 @@ def _listed(keywords: Iterable[str]) -> str:
 
 
 def _read_attributes() -> set[str]:
-    tags = {*header._STUDY.values(), *header._SERIES.values(), *header._INSTANCE.values()}
-    return {created.keyword_for_tag(tag) for tag in tags}
+    return {*header._STUDY, *header._SERIES, *header._INSTANCE}

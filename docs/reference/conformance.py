@@ -121,9 +121,9 @@ def _implementation_model() -> Iterator[str]:
         "STORAGE-SCP, STORAGE-SCU and QUERY-SCU share one AE title, `node.ae_title` "
         f"(default `{_NODE['ae_title'].default}`). STORAGE-SCP writes each data set as received, decides by its header "
         "whether it is analysed ([which images](triage.md)) and answers when both are durable. Workers analyse; their "
-        "results are stored before anything is sent. STORAGE-SCU sends the stored bytes, or their values in Implicit VR "
-        "Little Endian where a destination takes only that: the first committed encoding of a result is the truth, and "
-        "a second send is of the same values under the same UID. "
+        "results are stored before anything is sent. STORAGE-SCU sends the stored bytes, or their values in Implicit "
+        "VR Little Endian where a destination takes only that: the first committed encoding of a result is the truth, "
+        "and a second send is of the same values under the same UID. "
         "QUERY-SCU works only for `chexnode reconcile`.\n\n"
         "Sequencing: an image is analysed as soon as it is stored, its results go out at once, whatever other images "
         "its study may get. A study that was quiet for `study.quiet_seconds` closes; destinations with `not_analysed` "
@@ -476,5 +476,4 @@ def _listed(keywords: Iterable[str]) -> str:
 
 
 def _read_attributes() -> set[str]:
-    tags = {*header._STUDY.values(), *header._SERIES.values(), *header._INSTANCE.values()}
-    return {created.keyword_for_tag(tag) for tag in tags}
+    return {*header._STUDY, *header._SERIES, *header._INSTANCE}

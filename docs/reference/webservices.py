@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydicom.uid import UID
 from writing import table
 
+from chexmodels.dicom.transfer_syntaxes import DECODED, NATIVE
 from chexnode.dicomweb.media_types import BYTES, DICOM, DICOM_JSON, DICOM_XML, IMAGE_TYPES, JSON
 from chexnode.dimse.messages import Status
 from chexnode.web.dicomweb import document, pixels, query, rendered, store
@@ -52,7 +53,7 @@ def _retrieve() -> Iterator[str]:
             ("stored in", "UID", "to Explicit VR Little Endian", "media type of a frame"),
             (
                 (UID(uid).name, f"`{uid}`", "by default" if _by_default(uid) else "when asked for", _frame(uid))
-                for uid in sorted(pixels.NATIVE | pixels.DECODED, key=lambda uid: [*map(int, uid.split("."))])
+                for uid in sorted(NATIVE | DECODED, key=lambda uid: [*map(int, uid.split("."))])
             ),
         )
     )

@@ -7,7 +7,7 @@ source pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
-from chexmodels.dicom.greyscale import padding_levels, to_presentation
-from chexmodels.dicom.part10 import DecodeError, ReadLimits
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.greyscale import NO_TRANSFORMATION, Choice, Window, offered, padding_levels
+from chexmodels.dicom.part10 import ReadLimits
 from chexmodels.finding import Box
 
 Mode = Literal["letterbox", "squash"]
@@ -36,6 +37,8 @@ class Image:
     """Codes of what was present but invalid and so ignored."""
     levels: int
     """Distinct grey values between the clip percentiles; 1 for a constant image."""
+    choice: Choice = NO_TRANSFORMATION
+    """The transformations of the header that were applied."""
 
 
 def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Image:
@@ -44,8 +47,26 @@ def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Image:
     Raises nothing for whatever the header holds: invalid look-up tables and windows are noted and ignored.
     """
     stored, counts, index = _histogram(pixel_array)
-    values, notes = to_presentation(ds, stored, counts)
-    return _normalised(values, counts, padding_levels(ds, stored), index, notes)
+    padding = padding_levels(ds, stored)
+    used = np.where(padding, 0, counts)
+    transformations = offered(ds)
+    choice, notes = transformations.choose(stored, used)
+    values = transformations.pick(choice).apply(stored, used)
+    return _normalised(values, counts, padding, index, notes, choice)
+
+
+def to_screen(ds: Dataset, pixel_array: NDArray[np.integer], voi: Window | None = None) -> NDArray[np.uint8]:
+    """Show decoded monochrome pixels (H, W), integers, as a viewer does: (H, W) uint8, with ``voi`` or the image's own.
+
+    Modality LUT, VOI LUT and polarity are those of :func:`to_image`. Raises nothing for whatever the header holds.
+    """
+    stored, counts, index = _histogram(pixel_array)
+    transformations = offered(ds)
+    choice, _notes = transformations.choose(stored, np.where(padding_levels(ds, stored), 0, counts))
+    greyscale = transformations.pick(choice)
+    if voi is not None:
+        greyscale = replace(greyscale, voi=voi)
+    return np.take(np.rint(greyscale.apply(stored, counts) * 255).astype(np.uint8), index)
 
 
 def from_picture(source: Path | NDArray[np.integer], max_pixels: int = _MAX_PIXELS) -> Image:
@@ -56,7 +77,7 @@ def from_picture(source: Path | NDArray[np.integer], max_pixels: int = _MAX_PIXE
     """
     pixel_array = source if isinstance(source, np.ndarray) else _read_picture(source, max_pixels)
     stored, counts, index = _histogram(pixel_array)
-    return _normalised(stored, counts, np.zeros(stored.shape, np.bool_), index, ())
+    return _normalised(stored, counts, np.zeros(stored.shape, np.bool_), index)
 
 
 def _read_picture(path: Path, max_pixels: int) -> NDArray[np.integer]:
@@ -98,7 +119,8 @@ def _normalised(
     counts: NDArray[np.int64],
     padding: NDArray[np.bool_],
     index: NDArray[np.integer],
-    notes: tuple[str, ...],
+    notes: tuple[str, ...] = (),
+    choice: Choice = NO_TRANSFORMATION,
 ) -> Image:
     """Clip at the percentiles of the unpadded pixels and scale to [0, 1]; a constant image becomes 0."""
     low, high = _percentiles(values, np.where(padding, 0, counts))
@@ -109,7 +131,7 @@ def _normalised(
         table = np.zeros(values.shape, np.float32)
     table[padding] = 0
     used = (counts > 0) & ~padding & (values >= low) & (values <= high)
-    return Image(np.take(table, index), notes, len(np.unique(values[used])))
+    return Image(np.take(table, index), notes, len(np.unique(values[used])), choice)
 
 
 def _percentiles(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:

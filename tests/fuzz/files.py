@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
-from chexmodels.dicom.elements import Element, Fault, encoding_of, walk
+from chexmodels.dicom.elements import Element, Fault, walk
+from chexmodels.dicom.transfer_syntaxes import encoding_of
 from support.senders import EXPLICIT_VR, IMPLICIT_VR, LONG_VRS, Part10
 
 Mutation = Callable[[Random, Part10], Part10]

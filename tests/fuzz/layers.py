@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, parse, read, read_sound
+from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_sound
 from chexmodels.dicom.part10 import Part10 as Part10File
+from chexmodels.dicom.transfer_syntaxes import DEFLATED
 from chexnode.dimse.contexts import accept
 from chexnode.dimse.messages import CommandError, Status, read_command, write_response
 from chexnode.dimse.pdus import LOCAL_LIMIT as ANY_REJECTION
 from chexnode.dimse.pdus import PduError, read_associate_ac, read_associate_rq, read_titles, write_associate_rj
 from chexnode.encode.source import sanitise
 from chexnode.receive.filemeta import Announced, file_prefix
-from chexnode.receive.header import DEFLATED, NotUnderstood, read_header
+from chexnode.receive.header import NotUnderstood, read_header
 from chexnode.settings.tree import GateSettings, LimitSettings
 from chexnode.triage.gate import judge_header
 from chexnode.vocabulary.errors import Refused
@@ -65,7 +66,7 @@ def check_data_set(part: Part10) -> None:
         assert whole is not True, f"only the receiver can read it: {found}"
         return
     with suppress(DecodeError):
-        source = sanitise(parse(found.header(), found.file_meta))
+        source = sanitise(found.header)
         assert source.ds.StudyInstanceUID
 
 

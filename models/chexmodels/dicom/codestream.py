@@ -10,26 +10,10 @@ from dataclasses import dataclass
 from struct import error as StructError
 from struct import unpack_from
 
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.uid import RLELossless
 
-from chexmodels.dicom.part10 import DecodeError
-
-JPEG = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
-JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
-JPEG_2000 = frozenset({JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K})
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.transfer_syntaxes import JPEG, JPEG_2000, JPEG_LS
 
 #: Start-of-frame markers: FFC0 to FFCF without DHT, JPG and DAC; SOF55 is JPEG-LS's.
 _JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

@@ -18,7 +18,9 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit
 
 from chexmodels.dicom.codestream import check_rle, frame_of
-from chexmodels.dicom.part10 import DecodeError, ReadLimits
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import ReadLimits
+from chexmodels.dicom.values import integer, texts, unsigned
 
 __all__ = ["DecodeError", "decode"]
 
@@ -32,13 +34,17 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     Raises :class:`DecodeError`: ``pixel-size`` where Pixel Data and the Image Pixel attributes contradict each other,
     ``decode-limit`` for more than ``max_pixels`` pixels or frames, ``undecodable`` otherwise.
     """
-    rows, columns = _unsigned(ds, "Rows"), _unsigned(ds, "Columns")
-    bits_allocated, bits_stored = _unsigned(ds, "BitsAllocated"), _unsigned(ds, "BitsStored")
+    rows, columns, bits_allocated, bits_stored = (
+        unsigned(ds, keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored")
+    )
     if not rows or not columns or bits_allocated not in (8, 16, 32) or not 1 <= bits_stored <= bits_allocated:
         raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
-    if _unsigned(ds, "SamplesPerPixel") != 1:
+    if unsigned(ds, "SamplesPerPixel") != 1:
         raise DecodeError("undecodable", "more than one sample per pixel")
-    if _number_of_frames(ds) != 1:
+    if (integer(ds, "NumberOfFrames") if texts(ds, "NumberOfFrames") else 1) not in (
+        0,
+        1,
+    ):  # 0 is what a sender writes that counts no frames
         raise DecodeError("decode-limit", "more than one frame")
     if rows * columns > max_pixels:
         raise DecodeError("decode-limit", f"{rows} x {columns} pixels; at most {max_pixels} are decoded")
@@ -54,7 +60,7 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
         if transfer_syntax_uid == JPEGExtended12Bit and bits_stored > 8:
             pixels = _jpeg_extended(codestream, rows, columns, bits_stored)
         else:
-            pixels = get_decoder(transfer_syntax_uid).as_array(ds, raw=True)[0]
+            pixels = get_decoder(transfer_syntax_uid).as_array(_for_decoder(ds), raw=True)[0]
     except MemoryError as error:
         raise DecodeError("decode-limit", "out of memory while decoding") from error
     except Exception as error:  # decoders raise anything; their messages may quote the data set
@@ -64,20 +70,15 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     return cast("NDArray[np.integer]", pixels)
 
 
-def _unsigned(ds: Dataset, keyword: str) -> int:
-    """Value of an US element, 0 where it is absent or nonsense."""
-    try:
-        value = ds.get(keyword)
-    except Exception:  # conversion of hostile values raises any class
-        return 0
-    return value if isinstance(value, int) else 0
-
-
-def _number_of_frames(ds: Dataset) -> int:
-    try:
-        return int(ds.get("NumberOfFrames") or 1)
-    except Exception:
-        return 0
+def _for_decoder(ds: Dataset) -> Dataset:
+    """The Image Pixel attributes as a decoder wants them, whatever their padding and case, and the pixels."""
+    image = Dataset()
+    image.file_meta = ds.file_meta
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
+        setattr(image, keyword, unsigned(ds, keyword))
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image["PixelData"] = ds["PixelData"]
+    return image
 
 
 def _codestream(ds: Dataset) -> bytes:

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydicom.datadict import DicomDictionary  # type: ignore[attr-defined]
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from chexmodels.dicom.transfer_syntaxes import Encoding
+from chexmodels.dicom.values import codecs
 
 Buffer = bytes | memoryview | mmap.mmap
 
@@ -32,7 +38,7 @@ _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 #: Value representations with a length of 4 and of 2 bytes (PS3.5 7.1.2), as encoded -> as text.
-_LONG = {vr.encode(): vr for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")}
+LONG_VRS = {vr.encode(): vr for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")}
 _SHORT = {
     vr.encode(): vr
     for vr in (
@@ -41,11 +47,6 @@ _SHORT = {
     )
 }
 _NO_VR = ""
-
-_IMPLICIT = "1.2.840.10008.1.2"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_NATIVE = frozenset({_IMPLICIT, "1.2.840.10008.1.2.1", _BIG_ENDIAN, "1.2.840.10008.1.2.1.99"})
-_GE_PRIVATE = "1.2.840.113619.5.2"  # Implicit VR, only the pixels big endian
 
 
 class Fault(Exception):
@@ -69,26 +70,6 @@ class TooDeep(Fault):
     """Sequences nest deeper than the limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How a data set is encoded."""
-
-    implicit: bool
-    little: bool
-    encapsulated: bool | None
-    """Whether Pixel Data is encapsulated; None where the transfer syntax is unknown."""
-
-
-def encoding_of(transfer_syntax_uid: str) -> Encoding:
-    """How a data set of this transfer syntax is encoded; private ones are taken for Explicit VR Little Endian."""
-    known = transfer_syntax_uid.startswith("1.2.840.10008.")
-    return Encoding(
-        implicit=transfer_syntax_uid in (_IMPLICIT, _GE_PRIVATE),
-        little=transfer_syntax_uid != _BIG_ENDIAN,
-        encapsulated=transfer_syntax_uid not in _NATIVE if known else None,
-    )
-
-
 class Element(NamedTuple):
     """One top-level element whose value is ``buffer[start : start + length]``, delimiters of a sequence included."""
 
@@ -102,6 +83,61 @@ class Element(NamedTuple):
     """Of encapsulated pixel data: :data:`UNDEFINED`."""
     undefined: bool
     """Whether the length was undefined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a walk found at the top level of a data set."""
+
+    elements: Mapping[int, Element]
+    """By tag, pixel data left out."""
+    pixels: Element | None
+    """Pixel Data, Float Pixel Data or Double Float Pixel Data, whether or not all of it is there."""
+    broken: str
+    """Why the walk did not reach the end; empty if it did."""
+    over_limit: bool = False
+    """Whether it stopped because there were too many elements or items."""
+    too_deep: bool = False
+    """Whether it stopped because sequences nest too deep."""
+    at: int = 0
+    """Where the element starts in which it stopped."""
+
+
+def scan(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int, *, until_pixels: bool = False) -> Scan:
+    """Walk ``data`` to its end, or only to Pixel Data. Raises nothing: faults are in the result."""
+    elements: dict[int, Element] = {}
+    pixels: Element | None = None
+    try:
+        for element in walk(data, encoding, max_elements, max_nesting):
+            if element.tag == 0x7FE00010 and until_pixels:
+                return Scan(elements, element, "")
+            if element.tag in PIXEL_DATA and not until_pixels:
+                pixels = element
+            else:
+                elements[element.tag] = element
+    except Broken as fault:
+        return Scan(elements, pixels, str(fault), at=fault.at)
+    except Fault as fault:
+        return Scan(elements, pixels, str(fault), isinstance(fault, TooMany), isinstance(fault, TooDeep))
+    return Scan(elements, pixels, "")
+
+
+def dataset_of(data: Buffer, elements: Iterable[Element], encoding: Encoding) -> Dataset:
+    """Make a data set of elements that were walked; pydicom converts their values on access.
+
+    Text that pydicom itself converts is read by the tolerant reading of Specific Character Set.
+    """
+    raw: dict[BaseTag, DataElement | RawDataElement] = {}
+    for element in elements:
+        tag = BaseTag(element.tag)
+        value = bytes(data[element.start : element.start + element.length])
+        # A UN of undefined length is a sequence in Implicit VR (PS3.5 6.2.2).
+        unknown = element.undefined and element.vr == "UN"
+        vr = "SQ" if unknown else element.vr or None
+        raw[tag] = RawDataElement(tag, vr, element.length, value, 0, encoding.implicit or unknown, encoding.little)
+    ds = Dataset(raw)
+    ds.set_original_encoding(encoding.implicit, encoding.little, codecs(ds) or None)
+    return ds
 
 
 def walk(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int) -> Iterator[Element]:
@@ -178,7 +214,7 @@ class _Walk:
             return tag, vr, position + 8, length
         if group == 0xFFFE or not tag:
             return tag, _NO_VR, position + 8, self.long_at(self.data, position + 4)[0]
-        vr = _LONG.get(encoded)
+        vr = LONG_VRS.get(encoded)
         if vr is None:
             raise Broken("an unknown value representation")
         if position + 12 > end:

@@ -1,179 +1,289 @@
-"""The greyscale pipeline of PS3.4 annex N.2 on a table of grey levels instead of on every pixel.
+"""The greyscale pipeline of PS3.4 N.2: what a header offers, which of it serves the pixels, and its application.
 
-Stored values -> Modality LUT -> VOI LUT -> Presentation LUT Shape. All steps map one value to one value, so they run on
-the distinct stored values of an image; the caller then looks every pixel up once. What is present but invalid is left
-out and noted, never guessed at.
+Stored values -> Modality LUT -> VOI LUT -> polarity. All steps map one value to one value, so they run on the distinct
+stored values of an image; the caller then looks every pixel up once. The model's input, presentation states, Secondary
+Captures and rendered pictures all take it from here. What is present but invalid is left out and noted, never guessed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRBigEndian
+
+from chexmodels.dicom.values import integers, items, numbers, texts, unsigned, upper, value
 
 MODALITY_LUT_IGNORED = "modality-lut-ignored"
 WINDOW_IGNORED = "window-ignored"
 POLARITY_CONTRADICTORY = "polarity-contradictory"
 
 Levels = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
-def to_presentation(ds: Dataset, stored: Levels, counts: NDArray[np.int64]) -> tuple[Levels, tuple[str, ...]]:
-    """Map the stored values ``stored`` (N,) to presentation values (N,), higher is brighter; scale is arbitrary.
+@dataclass(frozen=True, slots=True, eq=False)
+class Lut:
+    """A look-up table (PS3.3 C.11.1.1.1); values beyond its ends have its first and last entry."""
 
-    ``counts`` (N,): pixels of each value; a window that makes them all equal is no window for this image.
-    Returns the values and the notes. Raises nothing for whatever ``ds`` holds.
-    """
-    notes: list[str] = []
-    values = _modality(ds, stored, notes)
-    values = _voi(ds, values, counts, notes)
-    if _is_inverted(ds, notes):
-        values = -values
-    return values, tuple(notes)
+    first: int
+    """The value that the first entry is for."""
+    bits: int
+    """Of the entries, 8 to 16."""
+    entries: NDArray[np.integer]
+    explanation: str = ""
+    """Modality LUT Type."""
 
+    def apply(self, values: Levels) -> Levels:
+        """Return the entries of ``values``."""
+        index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1).astype(np.int64)
+        return np.asarray(self.entries[index], np.float64)
 
-def _modality(ds: Dataset, stored: Levels, notes: list[str]) -> Levels:
-    """Modality LUT Sequence, else Rescale Slope and Intercept (PS3.3 C.11.1)."""
-    item = _first_item(ds, "ModalityLUTSequence")
-    if item is not None:
-        values = _look_up(stored, item, _is_little_endian(ds))
-        if values is not None:
-            return values
-        notes.append(MODALITY_LUT_IGNORED)
-    if "RescaleSlope" in ds or "RescaleIntercept" in ds:
-        slope, intercept = _number(ds, "RescaleSlope"), _number(ds, "RescaleIntercept")
-        if slope is not None and intercept is not None and slope != 0:
-            with np.errstate(over="ignore"):
-                values = stored * slope + intercept
-            if np.isfinite(values).all() and (np.ptp(values) > 0 or len(stored) == 1):
-                return values
-        if MODALITY_LUT_IGNORED not in notes:
-            notes.append(MODALITY_LUT_IGNORED)
-    return stored
+    @property
+    def range(self) -> tuple[float, float]:
+        """What entries may be."""
+        return 0.0, float(2**self.bits - 1)
 
 
-def _voi(ds: Dataset, values: Levels, counts: NDArray[np.int64], notes: list[str]) -> Levels:
-    """The first VOI LUT, else the first window (PS3.3 C.11.2); both index 0."""
-    item = _first_item(ds, "VOILUTSequence")
-    if item is not None:
-        mapped = _look_up(values, item, _is_little_endian(ds))
-        if mapped is not None and _keeps_contrast(values, mapped, counts):
-            return mapped
-        notes.append(WINDOW_IGNORED)
-    if "WindowCenter" in ds or "WindowWidth" in ds:
-        mapped = _windowed(ds, values)
-        if mapped is not None and _keeps_contrast(values, mapped, counts):
-            return mapped
-        if WINDOW_IGNORED not in notes:
-            notes.append(WINDOW_IGNORED)
-    return values
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Rescale Slope and Intercept (PS3.3 C.11.1.1.2)."""
+
+    slope: float
+    intercept: float
+    type: str = ""
+
+    def apply(self, values: Levels) -> Levels:
+        """Return ``values`` in output units."""
+        with np.errstate(over="ignore"):
+            return values * self.slope + self.intercept
 
 
-def _windowed(ds: Dataset, values: Levels) -> Levels | None:
-    """LINEAR, LINEAR_EXACT or SIGMOID to [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3); None for an invalid window."""
-    center, width = _number(ds, "WindowCenter"), _number(ds, "WindowWidth")
-    if center is None or width is None:
-        return None
-    function = _text(ds, "VOILUTFunction") or "LINEAR"
-    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        if function == "LINEAR" and width >= 1:
-            if width == 1:
-                return (values > center - 0.5).astype(np.float64)
-            return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
-        if function == "LINEAR_EXACT" and width > 0:
-            return np.clip((values - center) / width + 0.5, 0, 1)
-        if function == "SIGMOID" and width > 0:
-            return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)), np.float64)
-    return None
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Window Center, Window Width and VOI LUT Function (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+
+    center: float
+    width: float
+    function: str = "LINEAR"
+
+    range = (0.0, 1.0)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the function is defined."""
+        narrowest = {"LINEAR": 1.0, "LINEAR_EXACT": 1e-9, "SIGMOID": 1e-9}.get(self.function, math.inf)
+        return math.isfinite(self.center) and narrowest <= self.width < math.inf
+
+    def apply(self, values: Levels) -> Levels:
+        """Return grey levels in [0, 1]."""
+        with np.errstate(over="ignore", under="ignore"):
+            if self.function == "SIGMOID":
+                return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - self.center) / self.width, -700, 700))))
+            if self.function == "LINEAR_EXACT":
+                return np.clip((values - self.center) / self.width + 0.5, 0, 1)
+            if self.width == 1:
+                return (values > self.center - 0.5).astype(np.float64)
+            return np.clip((values - (self.center - 0.5)) / (self.width - 1) + 0.5, 0, 1)
 
 
-def _look_up(values: Levels, item: Dataset, little_endian: bool) -> Levels | None:
-    """Apply a LUT item (PS3.3 C.11.1.1 and C.11.2.1.1); None where its descriptor and data do not fit together.
+class Choice(NamedTuple):
+    """Which of the transformations that a header offers served its pixels: indices, None for none of them."""
 
-    A LUT declared 16 bits deep that holds 12-bit values, a known vendor's fault, needs no care: only the order and the
-    ratio of the entries matter here.
-    """
-    try:
-        entries, first, bits = (int(value) for value in item.LUTDescriptor)
-        data = item["LUTData"].value
-        entries = entries or 65_536
-        if isinstance(data, bytes):
-            packed = bits <= 8 and entries <= len(data) <= entries + 1
-            table = np.frombuffer(data, "u1" if packed else "<u2" if little_endian else ">u2")
+    modality: int | None
+    voi: int | None
+
+
+NO_TRANSFORMATION = Choice(None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Greyscale:
+    """The transformations of PS3.4 N.2 in their order. None: the source has none that serves."""
+
+    modality: Lut | Rescale | None
+    voi: Lut | Window | None
+    inverse: bool
+    """Whether high values are dark: of MONOCHROME1, and of a Presentation LUT Shape that says so."""
+
+    def apply(self, stored: Levels, counts: Counts) -> Levels:
+        """Map stored values (N,) to grey in [0, 1], higher is brighter. ``counts`` (N,): how many pixels count of each.
+
+        Without a VOI LUT the darkest and the brightest that count are 0 and 1.
+        """
+        values = self.modality.apply(stored) if self.modality else stored
+        if self.voi:
+            low, high = self.voi.range
+            values = self.voi.apply(values)
         else:
-            table = np.asarray(data)
-        if entries < 2 or not 8 <= bits <= 16 or table.size < entries:
-            return None
-        if first > 32_767 and values.min() < 0:
-            first -= 65_536  # a signed first value read as unsigned
-        table = table[:entries].astype(np.float64)
-    except Exception:  # absent elements, text for numbers, odd lengths
-        return None
-    index = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)
-    mapped: Levels = table[index]
-    return mapped
+            used = values[counts > 0]
+            low, high = (float(used.min()), float(used.max())) if used.size else (0.0, 0.0)
+        grey = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
+        return 1 - grey if self.inverse else grey
 
 
-def _keeps_contrast(before: Levels, after: Levels, counts: NDArray[np.int64]) -> bool:
-    """Whether at least 1 % of the pixels still differ from the commonest value, if they did before."""
-    return bool(np.isfinite(after).all()) and (_spread(after, counts) >= 0.01 or _spread(before, counts) < 0.01)
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What a header offers, in the order of preference; None stands for what is present but invalid."""
+
+    modality: tuple[Lut | Rescale | None, ...]
+    voi: tuple[Lut | Window | None, ...]
+    inverse: bool
+    is_contradictory: bool
+    """Whether Photometric Interpretation and Presentation LUT Shape say opposite things."""
+
+    def pick(self, choice: Choice | None = None) -> Greyscale:
+        """Return what was chosen; without a choice, because there are no pixels, the first valid of each kind."""
+        if choice is None:
+            choice = Choice(_first(self.modality), _first(self.voi))
+        modality = None if choice.modality is None else self.modality[choice.modality]
+        voi = None if choice.voi is None else self.voi[choice.voi]
+        return Greyscale(modality, voi, self.inverse)
+
+    def choose(self, stored: Levels, counts: Counts) -> tuple[Choice, tuple[str, ...]]:
+        """Return the first of each kind that serves the pixels, and notes of what was passed over.
+
+        ``stored`` (N,): the distinct stored values; ``counts`` (N,): how many pixels of each show anatomy.
+        """
+        notes: list[str] = []
+        values, modality = stored, None
+        for number, transformation in enumerate(self.modality):
+            if transformation is not None:
+                mapped = transformation.apply(stored)
+                if np.isfinite(mapped).all() and (np.ptp(mapped) > 0 or len(stored) == 1):
+                    values, modality = mapped, number
+                    break
+        if self.modality and modality != 0:
+            notes.append(MODALITY_LUT_IGNORED)
+        voi = next(
+            (number for number, window in enumerate(self.voi) if window and serves(window, values, counts)), None
+        )
+        if self.voi and voi != 0:
+            notes.append(WINDOW_IGNORED)
+        if self.is_contradictory:
+            notes.append(POLARITY_CONTRADICTORY)
+        return Choice(modality, voi), tuple(notes)
 
 
-def _spread(values: Levels, counts: NDArray[np.int64]) -> float:
+def _first(offered: tuple[object, ...]) -> int | None:
+    return next((number for number, transformation in enumerate(offered) if transformation is not None), None)
+
+
+def serves(window: Lut | Window, values: Levels, counts: Counts) -> bool:
+    """Whether a window or VOI LUT leaves something of the anatomy, judged by the values that it maps."""
+    mapped = window.apply(values)
+    return bool(np.isfinite(mapped).all()) and (_spread(mapped, counts) >= 0.01 or _spread(values, counts) < 0.01)
+
+
+def _spread(values: Levels, counts: Counts) -> float:
     """Share of the pixels that do not have the commonest value."""
     _levels, index = np.unique(values, return_inverse=True)
     pixels = np.bincount(index, weights=counts)
-    return 1.0 - float(pixels.max() / pixels.sum())
+    return 1.0 - float(pixels.max() / pixels.sum()) if pixels.sum() else 0.0
 
 
-def _is_inverted(ds: Dataset, notes: list[str]) -> bool:
-    """Whether to invert, exactly once, after the VOI LUT (PS3.3 C.7.6.3.1.2; C.8.11.3.1.2 for DX)."""
-    monochrome1 = _text(ds, "PhotometricInterpretation") == "MONOCHROME1"
-    shape = _text(ds, "PresentationLUTShape")
-    if (monochrome1 and shape == "IDENTITY") or (not monochrome1 and shape == "INVERSE"):
-        notes.append(POLARITY_CONTRADICTORY)
-    return monochrome1 or shape == "INVERSE"
+def offered(ds: Dataset) -> Offered:
+    """Read the transformations of a parsed data set. Raises nothing, whatever it holds."""
+    monochrome1 = upper(ds, "PhotometricInterpretation") == "MONOCHROME1"
+    shape = upper(ds, "PresentationLUTShape")
+    return Offered(
+        modality=tuple(_modality(ds)),
+        voi=tuple(_voi(ds)),
+        # exactly once, after the VOI LUT (PS3.3 C.7.6.3.1.2; C.8.11.3.1.2 for DX)
+        inverse=monochrome1 or shape == "INVERSE",
+        is_contradictory=shape == ("IDENTITY" if monochrome1 else "INVERSE"),
+    )
+
+
+def _modality(ds: Dataset) -> Iterator[Lut | Rescale | None]:
+    """Modality LUT, then Rescale Slope and Intercept (PS3.3 C.11.1)."""
+    for item in items(ds, "ModalityLUTSequence")[:1]:
+        yield _table(ds, item, is_signed=unsigned(ds, "PixelRepresentation") == 1)
+    if "RescaleSlope" in ds or "RescaleIntercept" in ds:
+        slope, intercept = (numbers(ds, keyword, 1) for keyword in ("RescaleSlope", "RescaleIntercept"))
+        if slope and intercept and slope[0]:
+            yield Rescale(slope[0], intercept[0], _units(ds, "RescaleType"))
+        else:
+            yield None
+
+
+def _voi(ds: Dataset) -> Iterator[Lut | Window | None]:
+    """The VOI LUTs, then the windows (PS3.3 C.11.2)."""
+    intercept = numbers(ds, "RescaleIntercept", 1)
+    is_signed = unsigned(ds, "PixelRepresentation") == 1 or (intercept is not None and intercept[0] < 0)
+    for item in items(ds, "VOILUTSequence"):
+        yield _table(ds, item, is_signed)
+    centers, widths = (_each(ds, keyword) for keyword in ("WindowCenter", "WindowWidth"))
+    function = (texts(ds, "VOILUTFunction") or ["LINEAR"])[0].upper()
+    for number in range(max(len(centers), len(widths))):
+        center, width = (each[number] if number < len(each) else math.nan for each in (centers, widths))
+        window = Window(center, width, function)
+        yield window if window.is_valid else None
+
+
+def _each(ds: Dataset, keyword: str) -> list[float]:
+    """Each value as a number, NaN where it is none."""
+    found = []
+    for text in texts(ds, keyword):
+        try:
+            found.append(float(text))
+        except ValueError:
+            found.append(math.nan)
+    return found
+
+
+def _units(ds: Dataset, keyword: str) -> str:
+    found = texts(ds, keyword)
+    return found[0] if len(found) == 1 and len(found[0]) <= 64 and found[0].isascii() else ""
+
+
+def _table(ds: Dataset, item: Dataset, is_signed: bool) -> Lut | None:
+    """Read a LUT item (PS3.3 C.11.1.1.1); None where its descriptor and data do not fit together."""
+    descriptor = integers(item, "LUTDescriptor")
+    if len(descriptor) != 3:
+        return None
+    count, first, bits = descriptor
+    count = count % 65536 or 65536  # 65536 is written as 0, and a high number may have been read as signed
+    table = _entries(value(item, "LUTData"), count, bits, ds) if count >= 2 and 8 <= bits <= 16 else None
+    if table is None:
+        return None
+    highest = int(table.max()).bit_length()
+    if first > 32767 and is_signed:
+        first -= 65536  # a signed first value read as unsigned
+    # Entries are deeper than it says, or of 12 bits in a table of 16, a known vendor's fault
+    bits = max(bits, highest) if bits < 16 or highest > 12 else max(8, highest)
+    return Lut(first, bits, table, _units(item, "ModalityLUTType"))
+
+
+def _entries(data: Any, count: int, bits: int, ds: Dataset) -> NDArray[np.integer] | None:
+    """Return the ``count`` values of LUT Data, which are bytes (OW) or numbers (US), one byte each or two."""
+    table: NDArray[np.integer]
+    if isinstance(data, bytes):
+        meta = getattr(ds, "file_meta", None)
+        big = meta is not None and upper(meta, "TransferSyntaxUID") == ExplicitVRBigEndian
+        packed = bits == 8 and count <= len(data) <= count + 1
+        if not packed and len(data) < 2 * count:
+            return None
+        table = np.frombuffer(data, "u1" if packed else ">u2" if big else "<u2", count)
+    elif isinstance(data, MultiValue | list) and len(data) >= count and all(isinstance(each, int) for each in data):
+        table = np.array(data[:count], np.int64)
+    else:
+        return None
+    return table if table.min() >= 0 and table.max() < 65536 else None
 
 
 def padding_levels(ds: Dataset, stored: Levels) -> NDArray[np.bool_]:
     """Which stored values are Pixel Padding Value or in its range (PS3.3 C.7.5.1.1.2); none if that would be all."""
-    value = _number(ds, "PixelPaddingValue")
+    value = numbers(ds, "PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, np.bool_)
-    limit = _number(ds, "PixelPaddingRangeLimit")
-    low, high = sorted((value, value if limit is None else limit))
+    limit = numbers(ds, "PixelPaddingRangeLimit") or value
+    low, high = sorted((value[0], limit[0]))
     padding = (stored >= low) & (stored <= high)
     return padding if not padding.all() else np.zeros(stored.shape, np.bool_)
-
-
-def _number(ds: Dataset, keyword: str) -> float | None:
-    """First value of a numeric element as a finite float; None where it is absent or nonsense."""
-    try:
-        value = ds.get(keyword)
-        if isinstance(value, (list, tuple)) or (hasattr(value, "__getitem__") and not isinstance(value, (str, bytes))):
-            value = value[0]
-        number = float(value)
-    except Exception:  # whatever conversion of hostile values raises
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _text(ds: Dataset, keyword: str) -> str:
-    try:
-        return str(ds.get(keyword) or "").strip(" \0").upper()
-    except Exception:
-        return ""
-
-
-def _first_item(ds: Dataset, keyword: str) -> Dataset | None:
-    try:
-        items = ds.get(keyword)
-        return items[0] if items else None
-    except Exception:
-        return None
-
-
-def _is_little_endian(ds: Dataset) -> bool:
-    return getattr(getattr(ds, "file_meta", None), "TransferSyntaxUID", "") != "1.2.840.10008.1.2.2"

@@ -1,34 +1,25 @@
-"""Reading a DICOM file within limits: every element's header is walked before a library parses any of it.
+"""Reading a DICOM file within limits: every element's header is walked before a library converts any of it.
 
 pydicom parses what it is given: a million elements, 1,500 nested sequences, a deflated data set of any size. The walk
-here makes no objects, so that a hostile file is answered with a code in milliseconds. Only what stands before Pixel
-Data is parsed; what follows it (padding, signatures, garbage) is left alone.
+makes no objects, so that a hostile file is answered with a code in milliseconds; the data set is then made of what it
+found. What follows Pixel Data (padding, signatures, garbage) is left alone.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
+from functools import cached_property
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from chexmodels.dicom.elements import (
-    PIXEL_DATA,
-    Broken,
-    Buffer,
-    Element,
-    Encoding,
-    Fault,
-    TooDeep,
-    TooMany,
-    encoding_of,
-    walk,
-)
+from chexmodels.dicom import file_meta as group_2
+from chexmodels.dicom.elements import Buffer, Element, Scan, dataset_of, scan
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.transfer_syntaxes import DEFLATED, Encoding, encoding_of
+
+__all__ = ["DecodeError"]  # of which callers of this module hear
 
 #: Elements longer than this are left out of the header that results are made from: no attribute that a result copies
 #: may be that long (PS3.5 table 6.2-1), private dumps are.
@@ -40,20 +31,7 @@ LONGEST_HEADER = 8_000_000
 
 _PIXEL_DATA = 0x7FE00010
 _TABLES = (0x00283000, 0x00283010)  # Modality LUT Sequence, VOI LUT Sequence
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-
-
-class DecodeError(Exception):
-    """This file cannot be read or decoded; ``code`` is the value of one of the node's reasons.
-
-    Codes: ``malformed``, ``too-deep``, ``undecodable``, ``pixel-size``, ``decode-limit``. ``detail`` is a short
-    sentence without patient data.
-    """
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
+_INFLATE_STEP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,171 +48,133 @@ class ReadLimits:
     """Rows times Columns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where things are in an encoded data set (PS3.5 section 7.1), by byte offsets into it."""
-
-    header_end: int
-    """Where the elements before Pixel Data end."""
-    pixel_data: tuple[int, int] | None
-    """(start, end) of the value of Pixel Data (7FE0,0010); an encapsulated value runs to the end of the buffer."""
-    long_elements: tuple[tuple[int, int], ...]
-    """(start, end) of top-level elements longer than :data:`LONG_ELEMENT`."""
-
-
-def inflate(deflated: Buffer, limits: ReadLimits) -> bytes:
-    """Inflate a data set of the Deflated syntax (PS3.5 A.5), at most ``limits.inflate_bytes`` long.
-
-    Raises :class:`DecodeError` (``decode-limit`` for a bomb, ``malformed`` for what is no deflate stream).
-    """
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = stream.decompress(deflated, limits.inflate_bytes + 1)
-    except zlib.error as error:
-        raise DecodeError("malformed", "the deflated data set cannot be inflated") from error
-    if len(inflated) > limits.inflate_bytes:
-        raise DecodeError("decode-limit", f"the data set inflates to more than {limits.inflate_bytes} bytes")
-    return inflated
-
-
-def scan(encoded: Buffer, transfer_syntax_uid: str, limits: ReadLimits) -> Layout:
-    """Walk an encoded data set (no preamble, no group 0002, inflated) up to Pixel Data.
-
-    Raises :class:`DecodeError`: ``malformed`` where a length, a VR or a delimiter cannot be right, ``too-deep`` for
-    more elements or deeper nesting than ``limits`` allow.
-    """
-    encoding = encoding_of(transfer_syntax_uid)
-    long_elements: list[tuple[int, int]] = []
-    try:
-        for element in walk(encoded, encoding, limits.max_elements, limits.max_nesting):
-            if element.tag == _PIXEL_DATA:
-                pixel_data = element.start, _pixel_data_end(encoded, element, encoding)
-                return Layout(element.at, pixel_data, tuple(long_elements))
-            if not element.undefined and element.length > (LONG_TABLES if element.tag in _TABLES else LONG_ELEMENT):
-                long_elements.append((element.at, element.start + element.length))
-    except Broken as fault:
-        raise DecodeError("malformed", f"{fault} (offset {fault.at})") from fault
-    except (TooMany, TooDeep) as fault:
-        raise DecodeError("too-deep", str(fault)) from fault
-    return Layout(len(encoded), None, tuple(long_elements))
-
-
-def _pixel_data_end(encoded: Buffer, element: Element, encoding: Encoding) -> int:
-    if not element.undefined:
-        if element.start + element.length > len(encoded):
-            raise Broken("the pixel data goes past the end")
-        return element.start + element.length
-    if encoding.encapsulated is False:
-        raise Broken("encapsulated pixel data in a native transfer syntax")
-    return len(encoded)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part10:
-    """One DICOM file (PS3.10 section 7), walked but not parsed."""
+    """One DICOM file (PS3.10 section 7), walked up to its pixels."""
 
     encoded_file_meta: bytes
     """Group 0002 as it stands in the file."""
     file_meta: FileMetaDataset
     encoded: Buffer
     """The data set, inflated where it was deflated."""
-    layout: Layout
+    scan: Scan
 
-    def header(self) -> bytes:
+    @property
+    def encoding(self) -> Encoding:
+        """How the data set is encoded."""
+        return encoding_of(self.file_meta.TransferSyntaxUID)
+
+    @property
+    def pixel_data(self) -> tuple[int, int] | None:
+        """(start, end) of the value of Pixel Data in ``encoded``; an encapsulated value runs to the end."""
+        pixels = self.scan.pixels
+        if pixels is None or pixels.tag != _PIXEL_DATA:
+            return None
+        return pixels.start, len(self.encoded) if pixels.undefined else pixels.start + pixels.length
+
+    def encoded_header(self) -> bytes:
         """The encoded elements before Pixel Data without the long ones."""
-        return b"".join(self._pieces())
+        return b"".join(bytes(self.encoded[e.at : e.start + e.length]) for e in self._short())
 
-    def _pieces(self) -> Iterator[bytes]:
-        position = 0
-        for start, end in self.layout.long_elements:
-            yield bytes(self.encoded[position:start])
-            position = end
-        yield bytes(self.encoded[position : self.layout.header_end])
+    @cached_property
+    def header(self) -> Dataset:
+        """The data set with file meta, without Pixel Data and the long elements; values still raw."""
+        return self._dataset(self._short())
+
+    def whole_header(self) -> Dataset:
+        """The data set with file meta, without Pixel Data; values still raw."""
+        return self._dataset(iter(self.scan.elements.values()))
 
     def dataset(self) -> Dataset:
         """The data set with file meta and Pixel Data, without anything behind Pixel Data."""
-        ds = parse(bytes(self.encoded[: self.layout.header_end]), self.file_meta)
-        if self.layout.pixel_data is not None:
-            start, end = self.layout.pixel_data
+        ds = self.whole_header()
+        if self.pixel_data is not None:
+            start, end = self.pixel_data
             ds.add_new(_PIXEL_DATA, "OW", bytes(self.encoded[start:end]))
         return ds
+
+    def _short(self) -> Iterator[Element]:
+        for element in self.scan.elements.values():
+            if element.length <= (LONG_TABLES if element.tag in _TABLES else LONG_ELEMENT):
+                yield element
+
+    def _dataset(self, elements: Iterator[Element]) -> Dataset:
+        ds = dataset_of(self.encoded, elements, self.encoding)
+        ds.file_meta = self.file_meta
+        return ds
+
+
+def inflate(deflated: Buffer, most: int) -> Iterator[bytes]:
+    """Inflate a data set of a deflated transfer syntax (PS3.5 A.5), piece by piece, at most ``most`` bytes.
+
+    Raises :class:`DecodeError` (``decode-limit`` for a bomb, ``malformed`` for what is no deflate stream).
+    """
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        for start in range(0, len(deflated), _INFLATE_STEP):
+            pending = bytes(deflated[start : start + _INFLATE_STEP])
+            while pending and not stream.eof:
+                piece = stream.decompress(pending, _INFLATE_STEP)
+                pending = stream.unconsumed_tail
+                most -= len(piece)
+                if most < 0:
+                    raise DecodeError("decode-limit", "the data set inflates beyond the limit")
+                yield piece
+        yield stream.flush()
+    except zlib.error as error:
+        raise DecodeError("malformed", "the deflated data set cannot be inflated") from error
 
 
 def read(content: Buffer, limits: ReadLimits) -> Part10:
     """Walk the content of a DICOM file; its pixels are not touched.
 
-    Raises :class:`DecodeError`.
+    Raises :class:`DecodeError`: ``malformed`` where a length, a VR or a delimiter cannot be right, ``too-deep`` for
+    more elements or deeper nesting than ``limits`` allow, ``decode-limit``.
     """
-    encoded_file_meta, file_meta, encoded = _opened(content, limits)
-    return Part10(encoded_file_meta, file_meta, encoded, scan(encoded, file_meta.TransferSyntaxUID, limits))
+    part10 = _opened(content, limits)
+    if part10.scan.broken:
+        deep = part10.scan.over_limit or part10.scan.too_deep
+        code, where = ("too-deep", "") if deep else ("malformed", f" (offset {part10.scan.at})")
+        raise DecodeError(code, part10.scan.broken + where)
+    pixels = part10.scan.pixels
+    if pixels is not None and pixels.undefined and part10.encoding.encapsulated is False:
+        raise DecodeError("malformed", "encapsulated pixel data in a native transfer syntax")
+    if part10.pixel_data is not None and part10.pixel_data[1] > len(part10.encoded):
+        raise DecodeError("malformed", "the pixel data goes past the end")
+    return part10
 
 
 def read_sound(content: Buffer, limits: ReadLimits) -> Dataset:
-    """Parse what can be read of a broken DICOM file: the elements before the first fault, or before Pixel Data.
+    """Read what can be read of a broken DICOM file: the elements before the first fault, or before Pixel Data.
 
     Elements stand in the order of their tags (PS3.5 section 7.1): where a study is named, its patient was named before.
     Raises :class:`DecodeError` where not even the file meta information can be read.
     """
-    _meta, file_meta, encoded = _opened(content, limits)
-    end = 0
-    with suppress(Fault):
-        for element in walk(encoded, encoding_of(file_meta.TransferSyntaxUID), limits.max_elements, limits.max_nesting):
-            if element.tag in PIXEL_DATA or element.start + element.length > LONGEST_HEADER:
-                break
-            end = element.start + element.length
-    return parse(bytes(encoded[:end]), file_meta)
+    return _opened(content, limits).header
 
 
-def _opened(content: Buffer, limits: ReadLimits) -> tuple[bytes, FileMetaDataset, Buffer]:
-    """Group 0002, as encoded and parsed, and the data set, inflated if need be."""
+def parse_header(encoded: Buffer, file_meta: FileMetaDataset, limits: ReadLimits) -> Dataset:
+    """Read a header that :meth:`Part10.encoded_header` gave elsewhere. Raises :class:`DecodeError`."""
+    part10 = Part10(b"", file_meta, encoded, _scan(encoded, file_meta.TransferSyntaxUID, limits))
+    if part10.scan.broken:
+        raise DecodeError("malformed", part10.scan.broken)
+    return part10.header
+
+
+def _opened(content: Buffer, limits: ReadLimits) -> Part10:
+    """Walk the data set, inflated if need be, as far as it goes."""
     if len(content) < 132 or bytes(content[128:132]) != b"DICM":
         raise DecodeError("malformed", "not a DICOM file")
-    start = _file_meta_end(content)
-    encoded_file_meta = bytes(content[132:start])
-    file_meta = parse_file_meta(encoded_file_meta)
-    encoded: Buffer = memoryview(content)[start:]
-    if file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-        encoded = inflate(encoded, limits)
-    return encoded_file_meta, file_meta, encoded
+    found = group_2.span(content, is_all=True)
+    assert found is not None
+    encoded_file_meta = bytes(content[found[0] : found[1]])
+    file_meta = group_2.parse(encoded_file_meta)
+    encoded: Buffer = memoryview(content)[found[1] :]
+    if file_meta.TransferSyntaxUID in DEFLATED:
+        encoded = b"".join(inflate(encoded, limits.inflate_bytes))
+    return Part10(encoded_file_meta, file_meta, encoded, _scan(encoded, file_meta.TransferSyntaxUID, limits))
 
 
-def parse(header: bytes, file_meta: FileMetaDataset) -> Dataset:
-    """Parse an encoded data set that has been walked.
-
-    Raises :class:`DecodeError` (``malformed``) where the parser stumbles all the same.
-    """
-    encoding = encoding_of(file_meta.TransferSyntaxUID)
-    try:
-        ds = read_dataset(BytesIO(header), encoding.implicit, encoding.little)
-    except Exception as error:  # the parser's own exceptions are of any class
-        raise DecodeError("malformed", f"the header cannot be parsed ({type(error).__name__})") from error
-    ds.file_meta = file_meta
-    return ds
-
-
-def parse_file_meta(encoded_file_meta: bytes) -> FileMetaDataset:
-    """Parse group 0002 (PS3.10 section 7.1).
-
-    Raises :class:`DecodeError` (``malformed``) where it does not name a transfer syntax.
-    """
-    try:
-        file_meta = FileMetaDataset(read_dataset(BytesIO(encoded_file_meta), False, True))
-        named = isinstance(file_meta.TransferSyntaxUID, UID) and file_meta.TransferSyntaxUID
-    except Exception as error:  # the parser's own exceptions are of any class
-        raise DecodeError("malformed", "the file names no transfer syntax") from error
-    if not named:
-        raise DecodeError("malformed", "the file names no transfer syntax")
-    return file_meta
-
-
-def _file_meta_end(content: Buffer) -> int:
-    """Offset behind group 0002, which is always Explicit VR Little Endian; its own length is often wrong."""
-    position = 132
-    while bytes(content[position : position + 2]) == b"\x02\x00":
-        head = bytes(content[position : position + 12])
-        long = head[4:6] in _LONG_VRS
-        length = int.from_bytes(head[8:12] if long else head[6:8], "little")
-        position += (12 if long else 8) + length
-        if position > len(content) or position > LONG_ELEMENT:
-            raise DecodeError("malformed", "the file meta information breaks off")
-    return position
+def _scan(encoded: Buffer, transfer_syntax_uid: str, limits: ReadLimits) -> Scan:
+    encoding = encoding_of(transfer_syntax_uid)
+    return scan(encoded, encoding, limits.max_elements, limits.max_nesting, until_pixels=True)

@@ -14,6 +14,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
+from chexmodels.dicom.values import codecs, mended
+
 Json = dict[str, Any]
 """Tag (8 hexadecimal digits) -> ``{"vr": ..., "Value": [...]}``."""
 
@@ -61,21 +63,26 @@ def sequence(keyword: str, items: Iterable[Json]) -> Json:
     return {key_of(keyword): {"vr": "SQ", "Value": found} if found else {"vr": "SQ"}}
 
 
-def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "") -> Json:
+def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "", inherited: Sequence[str] = ()) -> Json:
     """The JSON model of ``ds`` without group 0002; long binary values become BulkDataURI.
 
+    ``inherited``: Python codecs of what holds this item; text is read as :mod:`chexmodels.dicom.charset` says.
     What is no number where one belongs (a decimal comma, say) is given as the text that it is (F.2.3), an empty value
     among others as null, and an element without any value has no Value (F.2.5).
     """
     model: Json = {}
+    declared = codecs(ds) or inherited
     for tag in sorted(ds.keys()):
         if tag.group == 0x0002 or tag.element == 0x0000:  # group lengths are retired (PS3.5 section 7.2)
             continue
-        model[f"{tag:08X}"] = _of_element(ds, tag, bulk_uri, f"{prefix}{tag:08X}")
+        model[f"{tag:08X}"] = _of_element(ds, tag, bulk_uri, f"{prefix}{tag:08X}", declared)
     return model
 
 
-def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str) -> Json:
+def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declared: Sequence[str]) -> Json:
+    text = mended(ds, tag, declared)
+    if text is not None:
+        return {"vr": text[0], "Value": [_value(text[0], each) for each in text[1]]} if text[1] else {"vr": text[0]}
     raw = ds.get_item(tag)
     vr, value = str(raw.VR or ""), raw.value
     if not vr and not tag.is_private:
@@ -90,7 +97,7 @@ def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str) -> Json
     vr = vr if len(vr) == 2 else "OW"  # "OB or OW" where the data set was implicit
     if vr == "SQ":
         items = value if isinstance(value, Iterable) and not isinstance(value, bytes) else []
-        models = [model_of(item, bulk_uri, f"{path}/{number}/") for number, item in enumerate(items)]
+        models = [model_of(item, bulk_uri, f"{path}/{number}/", declared) for number, item in enumerate(items)]
         return {"vr": "SQ", "Value": models} if models else {"vr": "SQ"}
     if tag in _PIXELS or (vr in _BULK and _size(value) > INLINE_BYTES):
         return {"vr": vr, "BulkDataURI": bulk_uri(path)}

@@ -9,7 +9,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from chexmodels.dicom.elements import Fault, encoding_of, walk
+from chexmodels.dicom.elements import Fault, walk
+from chexmodels.dicom.transfer_syntaxes import encoding_of
 
 _MAX_NESTING = 8
 

@@ -20,10 +20,10 @@ from highdicom.pr import (
 )
 from pydicom.dataset import Dataset
 
-from chexmodels.dicom.greyscale import MODALITY_LUT_IGNORED, WINDOW_IGNORED
 from chexmodels.finding import Findings, Region
 from chexnode.encode.caption import AMBER, COLOUR, Line, caption, has_finding, numbered
 from chexnode.encode.contours import outline
+from chexnode.encode.greyscale import modality_transformation, voi_transformations
 from chexnode.encode.provenance import (
     DISCLAIMER,
     MANUFACTURER,
@@ -108,9 +108,8 @@ def encode_gsps(source: Source, findings: Findings, provenance: Provenance) -> D
             GraphicAnnotation([template], layers[_LABELS], text_objects=labels),
             GraphicAnnotation([template], layers[_BANNER], text_objects=banner),
         ],
-        # A transformation that proved useless on the pixels was not used by the model either.
-        modality_lut_transformation=None if MODALITY_LUT_IGNORED in findings.notes else tone.modality,
-        voi_lut_transformations=None if WINDOW_IGNORED in findings.notes or tone.voi is None else [tone.voi],
+        modality_lut_transformation=modality_transformation(tone.modality),
+        voi_lut_transformations=voi_transformations(tone.voi),
         # The library's own choice, IDENTITY, shows MONOCHROME1 as a negative: a presentation state hears of nothing
         # else that inverts (PS3.3 C.11.6.1.2).
         presentation_lut_transformation=PresentationLUTTransformation("INVERSE" if tone.inverse else "IDENTITY"),

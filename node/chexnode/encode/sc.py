@@ -18,6 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import format_number_as_ds
 
+from chexmodels.dicom.values import texts
 from chexmodels.finding import Findings
 from chexnode.encode.caption import caption
 from chexnode.encode.picture import Layout, lay_out, render
@@ -35,7 +36,6 @@ from chexnode.encode.provenance import (
     stamp,
 )
 from chexnode.encode.source import Source, acquisition, attach
-from chexnode.encode.values import texts
 from chexnode.vocabulary.series import SeriesName
 from chexnode.vocabulary.variants import ResultKind
 

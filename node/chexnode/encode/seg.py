@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from chexmodels.dicom.values import decimals
 from chexmodels.finding import Findings
 from chexnode.encode.provenance import (
     ABNORMALITY,
@@ -39,7 +40,6 @@ from chexnode.encode.provenance import (
     tracking_uid,
 )
 from chexnode.encode.source import Source, attach
-from chexnode.encode.values import decimals
 from chexnode.vocabulary.variants import ResultKind
 
 Profile = Literal["planar", "full", "none"]

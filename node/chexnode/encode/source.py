@@ -1,21 +1,14 @@
 """The source image's header, made safe to copy from: identity and study as they are, everything else legal or gone.
 
 Real headers are dirty. Identity and study attributes are copied in meaning and never cut, because a shortened Patient
-ID is another patient; what no legal data set can hold is changed as little as possible:
-
-* text is decoded by the source's own Specific Character Set (PS3.5 section 6.1) and written again as UTF-8. A missing
-  or misspelt character set, or bytes that contradict it, fall back to UTF-8 and then Latin-1; ISO 2022 escape sequences
-  are followed whether declared or not;
-* each run of control characters inside a one-line value becomes one space, at its ends it is padding and goes;
-* ``2026-01-02``, ``2026.01.02`` and ``10:15:00`` lose their separators; other impossible dates and times are emptied;
-* several values where one is allowed stay several, except in a person's name, where the backslash is read as ``^``;
-* a value of more than 10240 characters, the longest of any of these (LT), is no value;
-* an absent Type 2 attribute is empty, an invalid Type 3 one is dropped, private elements are dropped.
+ID is another patient; what no legal data set can hold is changed as little as possible, as
+:mod:`chexmodels.dicom.values` says. Text is written again as UTF-8. A value of more than 10240 characters, the longest
+of any of these (LT), is no value; an absent Type 2 attribute is empty, an invalid Type 3 one is dropped, private
+elements are dropped.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,24 +24,14 @@ from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLSNearLossless,
     SecondaryCaptureImageStorage,
 )
 
-from chexnode.encode import values
+from chexmodels.dicom import values
+from chexmodels.dicom.greyscale import Choice, Greyscale, offered
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
-from chexnode.encode.greyscale import Greyscale, greyscale
 from chexnode.encode.provenance import derived_uid
 from chexnode.vocabulary.notes import Note
-
-#: Stricter than their VR is.
-_ALLOWED = {
-    "PatientSex": re.compile(r"[MFO]"),
-    "BurnedInAnnotation": re.compile(r"YES|NO"),
-    "TimezoneOffsetFromUTC": re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII),
-}
 
 #: The SOP classes that highdicom is told of; any other one is described to it as a Secondary Capture.
 _KNOWN_CLASSES = frozenset(
@@ -61,7 +44,6 @@ _KNOWN_CLASSES = frozenset(
 )
 _CALIBRATED = (["GEOMETRY"], ["FIDUCIAL"])
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
-_LOSSY_SYNTAXES = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +89,15 @@ class Source:
         return ds
 
 
-def sanitise(header: Dataset) -> Source:
+def sanitise(header: Dataset, choice: Choice | None = None) -> Source:
     """Make a safe copy of ``header``, a parsed data set with or without pixels. Never raises on a parseable one.
+
+    ``choice``: which of its grey-scale transformations served the pixels; None: nobody has seen them.
 
     A Study, Series or SOP Instance UID that is none is replaced by one derived from the others, so that a result of
     such a file can at least be written.
     """
-    encodings = values.encodings(header)
+    encodings = values.codecs(header)
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     sop_class_uid = values.uid(header, "SOPClassUID") or SecondaryCaptureImageStorage
@@ -123,8 +107,7 @@ def sanitise(header: Dataset) -> Source:
         setattr(ds, keyword, value or derived_uid(sha256(repr((keyword, uids)).encode()).digest()))
     for keyword in (*TYPE_2, *OPTIONAL, *EQUIPMENT, *IMAGE):
         element = values.clean(header, keyword, encodings)
-        allowed = _ALLOWED.get(keyword)
-        if element is not None and (allowed is None or allowed.fullmatch(str(element.value))):
+        if element is not None:
             ds.add(element)
         elif keyword in TYPE_2:
             ds.add(_empty(keyword))
@@ -141,7 +124,7 @@ def sanitise(header: Dataset) -> Source:
         ds.Modality = "OT"
     _copy_orientation(header, ds)
     _copy_lossy(header, ds)
-    rows, columns = values.count(header, "Rows"), values.count(header, "Columns")
+    rows, columns = (values.unsigned(header, keyword) or 0 for keyword in ("Rows", "Columns"))
     ds.Rows, ds.Columns = rows, columns
     imager = values.spacing(header, "ImagerPixelSpacing")
     pixel = values.spacing(header, "PixelSpacing")
@@ -156,7 +139,7 @@ def sanitise(header: Dataset) -> Source:
         spacing_kind=None if spacing is None else "imager" if imager else "pixel",
         calibrated_spacing=pixel if values.texts(header, "PixelSpacingCalibrationType") in _CALIBRATED else None,
         pixel_aspect_ratio=_aspect_ratio(spacing or values.spacing(header, "PixelAspectRatio") or (1, 1)),
-        greyscale=greyscale(header),
+        greyscale=offered(header).pick(choice),
         notes=() if spacing else (Note.SPACING_UNKNOWN,),
     )
 
@@ -221,10 +204,8 @@ def _copy_orientation(header: Dataset, ds: Dataset) -> None:
 
 def _copy_lossy(header: Dataset, ds: Dataset) -> None:
     """Once lossy, always lossy (PS3.3 C.7.6.1.1.5); the codestream itself may say so where the header forgets to."""
-    meta = getattr(header, "file_meta", None)
-    lossy = values.texts(header, "LossyImageCompression") == ["01"] or (
-        meta is not None and values.uid(meta, "TransferSyntaxUID") in _LOSSY_SYNTAXES
-    )
+    meta = getattr(header, "file_meta", Dataset())
+    lossy = values.is_lossy(header, values.uid(meta, "TransferSyntaxUID"))
     ds.LossyImageCompression = "01" if lossy else "00"
     ratios, methods = (values.texts(ds, keyword) for keyword in _LOSSY[1:])
     if not lossy or len(ratios) != len(methods):

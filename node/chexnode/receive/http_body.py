@@ -13,7 +13,8 @@ from io import BytesIO
 from pydicom.filereader import data_element_generator
 from pydicom.uid import UID
 
-from chexmodels.dicom.part10 import DecodeError, parse_file_meta
+from chexmodels.dicom import file_meta
+from chexmodels.dicom.errors import DecodeError
 from chexnode.audit.transfers import Transfers
 from chexnode.dicomweb.json_model import Json
 from chexnode.dicomweb.media_types import DICOM, BadMediaType, parse_media_type
@@ -30,12 +31,9 @@ log = logging.getLogger(__name__)
 
 MOST_PARTS = 50_000
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
-_MOST_FILE_META = 65_536
-_PREAMBLE = 128
 _IDENTIFYING = 65_536
 """Bytes at the beginning of a data set in which its SOP Class and Instance UID are looked for."""
 _DOES_NOT_MATCH = 0xB007
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +102,15 @@ class _File:
     def _look(self, *, is_all: bool) -> None:
         """Begin to receive the data set once all of the file meta information has come."""
         try:
-            found = _file_meta(self._head, is_all=is_all)
+            found = file_meta.span(self._head, is_all=is_all)
             if found is None:
                 return
             start, end = found
             if len(self._head) - end < _IDENTIFYING and not is_all:
                 return
-            file_meta = parse_file_meta(bytes(self._head[start:end]))
-            said = tuple(str(file_meta.get(f"MediaStorageSOP{of}UID", "")) for of in ("Class", "Instance"))
-            syntax = str(file_meta.TransferSyntaxUID)
+            meta = file_meta.parse(bytes(self._head[start:end]))
+            said = tuple(str(meta.get(f"MediaStorageSOP{of}UID", "")) for of in ("Class", "Instance"))
+            syntax = str(meta.TransferSyntaxUID)
             sop_class, instance = identity(bytes(self._head[end : end + _IDENTIFYING]), syntax)
             announced = Announced(sop_class or said[0], instance or said[1], syntax, self._study)
             # What a file says of itself may be wrong or missing; what it holds is what it is (PS3.10 section 7.1).
@@ -151,30 +149,6 @@ def identity(data_set: bytes, transfer_syntax_uid: str) -> tuple[str, str]:
         log.debug("a data set's first elements cannot be read: %s", type(error).__name__)
     uids = (found.get(tag, "") for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID))
     return tuple(uid if is_safe_uid(uid) else "" for uid in uids)  # type: ignore[return-value]
-
-
-def _file_meta(head: bytearray, *, is_all: bool) -> tuple[int, int] | None:
-    """Where group 0002 begins and ends (PS3.10 section 7.1); None if more is needed. Raises DecodeError.
-
-    The preamble may be missing: some clients leave it out, and nothing hangs on it.
-    """
-    if len(head) < _PREAMBLE + 4 and not is_all:
-        return None
-    start = _PREAMBLE + 4 if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM" else 0
-    position = start
-    while len(head) >= position + 12 and head[position : position + 2] == b"\x02\x00":
-        is_long = bytes(head[position + 4 : position + 6]) in _LONG_VRS
-        length = head[position + 8 : position + 12] if is_long else head[position + 6 : position + 8]
-        position += (12 if is_long else 8) + int.from_bytes(length, "little")
-        if position > _MOST_FILE_META:
-            raise DecodeError("malformed", "the file meta information is too long")
-    if position == start and len(head) >= start + 12:
-        raise DecodeError("malformed", "not a DICOM file")
-    if len(head) >= position + 12 or (is_all and len(head) >= position > start):
-        return start, position
-    if is_all:
-        raise DecodeError("malformed", "the file breaks off in its file meta information")
-    return None
 
 
 class HttpBody:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,10 +18,13 @@ from typing import Self
 import pydicom.config
 
 from chexmodels.dicom.elements import Buffer
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import inflate
+from chexmodels.dicom.transfer_syntaxes import DEFLATED
 from chexnode.node import Node
 from chexnode.receive.committer import Committer, NotRecorded
 from chexnode.receive.filemeta import Announced, file_prefix
-from chexnode.receive.header import DEFLATED, Header, NotUnderstood, is_safe_uid, read_header
+from chexnode.receive.header import NotUnderstood, ReceivedHeader, is_safe_uid, read_header
 from chexnode.receive.outcome import Answer, Failure, NotStored
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import judge_header
@@ -32,8 +34,6 @@ from chexnode.vocabulary.states import InstanceState
 from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)
-
-_INFLATE_STEP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class Reception:
             self._on_stored(self.stored)
         return Answer()
 
-    def _read(self, incoming: Incoming) -> Header:
+    def _read(self, incoming: Incoming) -> ReceivedHeader:
         """Parse and compare with what was announced. Raises :class:`NotStored`."""
         syntax = self._announced.transfer_syntax_uid
         limits = self._service.settings.limits
@@ -226,7 +226,7 @@ class Reception:
                 raise NotStored(Failure.NOT_UNDERSTOOD, "Study or Series Instance UID is not a UID")
         return header
 
-    def _judge(self, header: Header) -> Verdict:
+    def _judge(self, header: ReceivedHeader) -> Verdict:
         if header.scan.over_limit:
             return Verdict(InstanceState.QUARANTINED, Reason.TOO_DEEP, header.scan.broken)
         if header.scan.broken:
@@ -245,7 +245,7 @@ class Reception:
             self._log(logging.ERROR, "gate failed", error=fault(error))
             return Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, "the header cannot be judged")
 
-    def _arrival(self, header: Header, stored: StoredFile, verdict: Verdict) -> Arrival:
+    def _arrival(self, header: ReceivedHeader, stored: StoredFile, verdict: Verdict) -> Arrival:
         return Arrival(
             sop_instance_uid=header.sop_instance_uid,
             digest=stored.digest,
@@ -292,29 +292,19 @@ class _inflated:  # noqa: N801  (used as a statement)
         self._plain = spool.incoming()
 
     def __enter__(self) -> Incoming:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # a raw stream, PS3.5 A.5
         try:
-            for start in range(0, len(self._data), _INFLATE_STEP):
-                pending = bytes(self._data[start : start + _INFLATE_STEP])
-                while pending and not inflater.eof:
-                    self._plain.write(inflater.decompress(pending, _INFLATE_STEP))
-                    pending = inflater.unconsumed_tail
-                    if self._plain.size > self._limit:
-                        raise NotUnderstood("inflates beyond the limit")
-            self._plain.write(inflater.flush())
-        except zlib.error as error:
+            for piece in inflate(self._data, self._limit):
+                self._plain.write(piece)
+        except DecodeError as error:
             self._plain.discard()
-            raise NotUnderstood("not a deflated data set") from error
-        except NotUnderstood:
-            self._plain.discard()
-            raise
+            raise NotUnderstood(error.detail) from error
         return self._plain
 
     def __exit__(self, *exc: object) -> None:
         self._plain.discard()
 
 
-def _subject(header: Header) -> Subject:
+def _subject(header: ReceivedHeader) -> Subject:
     facts = (str(header.study.get(name) or "") for name in ("patient_id", "patient_name", "accession_number"))
     return Subject(header.study_instance_uid, *facts)
 

@@ -35,7 +35,6 @@ _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = re.compile(r"RGB|YBR_.*|PALETTE COLOR|HSV|ARGB|CMYK|XYB")
 #: Leading zeros break PS3.5 9.1 but are common and harmless; anything but digits and dots is not.
 _UID = re.compile(r"(?=.{1,64}\Z)\d+(\.\d+)*")
-_LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{tail}" for tail in (50, 51, 81, 91))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ def _multi_frame(subject: Subject) -> str | None:
     if 0x00280008 not in subject.header or subject.header.text(0x00280008) == "":
         return None
     frames = subject.header.integer(0x00280008)
-    return None if frames == 1 else "Number of Frames is not 1"
+    return None if frames in (0, 1) else "Number of Frames is not 1"
 
 
 def _colour(subject: Subject) -> str | None:
@@ -241,10 +240,7 @@ NOTES: tuple[Remark, ...] = (
     Remark(Note.AGE_UNKNOWN, lambda subject: subject.header.age is None),
     Remark(Note.ORIENTATION_DOUBTFUL, lambda subject: subject.view.said is View.DECUBITUS),
     Remark(Note.BURNED_IN, lambda subject: subject.header.text(0x00280301) == "YES"),
-    Remark(
-        Note.LOSSY,
-        lambda subject: subject.header.text(0x00282110) == "01" or subject.transfer_syntax_uid in _LOSSY_SYNTAXES,
-    ),
+    Remark(Note.LOSSY, lambda subject: subject.header.is_lossy(subject.transfer_syntax_uid)),
     Remark(Note.SPACING_UNKNOWN, lambda subject: not subject.header.spacing_is_known()),
 )
 

@@ -20,7 +20,8 @@ from PIL import Image
 from pydantic_core import to_json
 from pydicom import Dataset
 
-from chexmodels.dicom.part10 import DecodeError, parse, read
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import read
 from chexmodels.finding import Findings
 from chexmodels.pixels import from_picture
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
@@ -193,12 +194,12 @@ class _Run:
                 raise DecodeError(Reason.MALFORMED, "the file is empty")
             content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         part10 = read(memoryview(content), self._limits)
-        header = parse(part10.header(), part10.file_meta)
+        header = part10.header
         digest = hashlib.sha256(memoryview(content)[132 + len(part10.encoded_file_meta) :]).hexdigest()
         verdict = judge_header(
             header,
             self._settings.gate,
-            has_pixel_data=part10.layout.pixel_data is not None,
+            has_pixel_data=part10.pixel_data is not None,
             max_pixels=self._limits.max_pixels,
             sop_class_uid=str(part10.file_meta.get("MediaStorageSOPClassUID", "")),
             transfer_syntax_uid=part10.file_meta.TransferSyntaxUID,

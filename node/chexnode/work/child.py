@@ -16,7 +16,8 @@ from chexnode.sandbox.confined import Handler, Reply, serve
 
 def load(config: dict[str, Any]) -> Handler:
     """Import what decoding needs."""
-    from chexmodels.dicom.part10 import LONGEST_HEADER, DecodeError, ReadLimits, read
+    from chexmodels.dicom.errors import DecodeError
+    from chexmodels.dicom.part10 import LONGEST_HEADER, ReadLimits, read
     from chexnode.work.prepared import prepare_file
 
     with contextlib.suppress(ImportError):
@@ -26,7 +27,7 @@ def load(config: dict[str, Any]) -> Handler:
 
     def prepare(request: dict[str, Any]) -> Reply:
         part10 = read(Path(request["path"]).read_bytes(), limits)
-        header = part10.header()
+        header = part10.encoded_header()
         if len(header) > LONGEST_HEADER:
             raise DecodeError("malformed", f"a header of {len(header)} bytes")
         prepared = prepare_file(part10, config["size"], config["mode"], limits)
@@ -36,6 +37,7 @@ def load(config: dict[str, Any]) -> Handler:
             "display": prepared.display.shape,
             "stats": asdict(prepared.stats),
             "notes": prepared.notes,
+            "choice": prepared.choice,
             "lengths": [len(part10.encoded_file_meta), len(header)],
         }
         pieces: list[memoryview | bytes] = [

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from chexmodels.dicom.decode import decode
-from chexmodels.dicom.part10 import Part10, ReadLimits, parse
+from chexmodels.dicom.greyscale import Choice
+from chexmodels.dicom.part10 import Part10, ReadLimits
 from chexmodels.pixels import Geometry, Image, Mode, to_display, to_image
 from chexmodels.stats import PixelStats, measure
 
@@ -29,6 +30,8 @@ class Prepared:
     """Codes of what was present in the header but invalid and so ignored."""
     header: Dataset
     """The data set without Pixel Data and without elements longer than 64 KiB; empty for a picture file."""
+    choice: Choice
+    """The grey-scale transformations of the header that served the pixels."""
 
 
 def prepare_image(image: Image, size: int, mode: Mode, header: Dataset) -> Prepared:
@@ -36,7 +39,13 @@ def prepare_image(image: Image, size: int, mode: Mode, header: Dataset) -> Prepa
     rows, columns = image.pixels.shape
     geometry = Geometry(rows, columns, size, mode)
     return Prepared(
-        geometry.forward(image.pixels), geometry, to_display(image.pixels), measure(image), image.notes, header
+        geometry.forward(image.pixels),
+        geometry,
+        to_display(image.pixels),
+        measure(image),
+        image.notes,
+        header,
+        image.choice,
     )
 
 
@@ -46,5 +55,4 @@ def prepare_file(part10: Part10, size: int, mode: Mode, limits: ReadLimits) -> P
     Raises :class:`chexmodels.dicom.part10.DecodeError`. Strangers' files belong in the sandbox, which calls this.
     """
     ds = part10.dataset()
-    header = parse(part10.header(), part10.file_meta)
-    return prepare_image(to_image(ds, decode(ds, limits.max_pixels)), size, mode, header)
+    return prepare_image(to_image(ds, decode(ds, limits.max_pixels)), size, mode, part10.header)

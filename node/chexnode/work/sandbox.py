@@ -9,7 +9,10 @@ from typing import Self
 
 import numpy as np
 
-from chexmodels.dicom.part10 import LONG_ELEMENT, LONGEST_HEADER, DecodeError, parse, parse_file_meta, scan
+from chexmodels.dicom import file_meta
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.greyscale import Choice
+from chexmodels.dicom.part10 import LONG_ELEMENT, LONGEST_HEADER, parse_header
 from chexmodels.pixels import Geometry, Mode
 from chexmodels.stats import PixelStats
 from chexnode.sandbox.limits import read_limits
@@ -53,8 +56,6 @@ class Sandbox:
             meta_length, header_length = facts["lengths"]
             ends = np.cumsum([self._size**2 * 4, height * width, meta_length, header_length])
             image, display, meta, header = (content[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True))
-            file_meta = parse_file_meta(bytes(meta))
-            scan(header, file_meta.TransferSyntaxUID, self._read_limits)
             stats = facts["stats"]
             return Prepared(
                 np.frombuffer(image, np.float32).reshape(self._size, self._size),
@@ -62,7 +63,8 @@ class Sandbox:
                 np.frombuffer(display, np.uint8).reshape(height, width),
                 PixelStats(**{**stats, "turned": tuple(stats["turned"])}),
                 tuple(facts["notes"]),
-                parse(bytes(header), file_meta),
+                parse_header(header, file_meta.parse(bytes(meta)), self._read_limits),
+                Choice(*facts["choice"]),
             )
         except (DecodeError, KeyError, TypeError, ValueError) as error:
             raise Refused(Reason.UNDECODABLE, "the decoding child gave no sensible answer") from error

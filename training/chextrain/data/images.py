@@ -13,7 +13,8 @@ from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
 from chexmodels.dicom.decode import decode
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, parse, read
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import ReadLimits, read
 from chexmodels.pixels import Geometry, from_picture, to_image
 from chextrain.data.cases import Case
 
@@ -56,8 +57,7 @@ def header(path: Path) -> Header:
             with Pillow.open(path, formats=("PNG", "JPEG")) as picture:
                 return Header(picture.height, picture.width)
         with path.open("rb") as stream:
-            part10 = read(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), ReadLimits())
-        ds = parse(part10.header(), part10.file_meta)
+            ds = read(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), ReadLimits()).header
         rows, columns = int(ds.Rows), int(ds.Columns)
     except (DecodeError, OSError, ValueError, TypeError, AttributeError, SyntaxError) as error:
         raise BadImage(f"{path.name}: {_reason(error)}") from error

@@ -142,7 +142,7 @@ def _values(
                 model_of(header, lambda path, paths=paths: paths.append(path) or path)  # type: ignore[misc]
             for path in paths:
                 yield Part(BYTES, [value_at(header, path)], _url(request, held, path))
-            if stored.part10.layout.pixel_data is not None:
+            if stored.part10.pixel_data is not None:
                 yield _decoded(stored, decoder, _url(request, held, _PIXEL_DATA), "").part()
         except (DecodeError, Gone, NotAcceptable, NotFound, OSError) as error:
             log.warning("no bulk data of a stored object: %s", type(error).__name__)

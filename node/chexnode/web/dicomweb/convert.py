@@ -24,7 +24,7 @@ def explicit_little(stored: Stored, decoder: Decoder) -> Iterator[bytes]:
     What stands behind Pixel Data (padding, signatures, which no longer fit) is left out.
     """
     ds = stored.header
-    if stored.part10.layout.pixel_data is None:
+    if stored.part10.pixel_data is None:
         return iter([_encoded(ds)])
     image = stored.image
     if image.all_bytes > _LONGEST:  # PS3.18 section 8.7.8 note 1

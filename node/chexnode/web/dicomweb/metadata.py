@@ -108,7 +108,7 @@ def _model(objects: ObjectStore, held: Held) -> Json:
         # A quarantined data set that cannot be read is served as it came; of its metadata there is this much.
         log.warning("no metadata of a stored object: %s", type(error).__name__)
         return _identity(held)
-    if stored.part10.layout.pixel_data is not None:
+    if stored.part10.pixel_data is not None:
         vr = "OB" if not stored.part10.file_meta.TransferSyntaxUID.is_implicit_VR and _is_bytes(model) else "OW"
         model[_PIXEL_DATA] = {"vr": vr, "BulkDataURI": f"{url}/bulkdata/{_PIXEL_DATA}"}
     return model

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
@@ -24,14 +23,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from chexmodels.dicom.codestream import JPEG, JPEG_2000, JPEG_LS, frame_of
+from chexmodels.dicom.codestream import frame_of
 from chexmodels.dicom.decode import decode
-from chexmodels.dicom.part10 import DecodeError, Part10, parse
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import Part10
+from chexmodels.dicom.transfer_syntaxes import DECODED, NATIVE
 
-NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"})
-"""Transfer syntaxes of native Pixel Data."""
-DECODED = frozenset({RLELossless}) | JPEG | JPEG_LS | JPEG_2000
-"""Encapsulated transfer syntaxes that there is a decoder for."""
 _LOSSLESS = frozenset({RLELossless}) | {
     f"1.2.840.10008.1.2.4.{number}" for number in (57, 70, 80, 90, 92, 201, 202)
 }  # fmt: skip
@@ -50,11 +47,6 @@ def default_syntax(stored: str) -> str:
     Explicit VR Little Endian, unless the node has the pixels only as lossy compression left them.
     """
     return ExplicitVRLittleEndian if stored in NATIVE or stored in (_LOSSLESS & DECODED) else stored
-
-
-def header_of(part10: Part10) -> Dataset:
-    """All elements before Pixel Data. Raises DecodeError."""
-    return parse(bytes(part10.encoded[: part10.layout.header_end]), part10.file_meta)
 
 
 class _Reader:
@@ -80,14 +72,14 @@ class Image:
     """The pixels of one object. Raises DecodeError where it has none, or its attributes are impossible."""
 
     def __init__(self, part10: Part10, max_pixels: int) -> None:
-        if part10.layout.pixel_data is None:
+        if part10.pixel_data is None:
             raise DecodeError("undecodable", "the object has no pixels")
         self.part10 = part10
         self.max_pixels = max_pixels
-        self.ds = header_of(part10)
+        self.ds = part10.whole_header()
         self.transfer_syntax = str(part10.file_meta.TransferSyntaxUID)
         self.is_native = self.transfer_syntax in NATIVE
-        self._start, self._end = part10.layout.pixel_data
+        self._start, self._end = part10.pixel_data
         try:
             self.rows, self.columns = int(self.ds.Rows), int(self.ds.Columns)
             self.samples = int(self.ds.get("SamplesPerPixel") or 1)

@@ -17,31 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageCms, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.processing import apply_color_lut
+
+from chexmodels.dicom.greyscale import Window
+from chexmodels.dicom.values import codecs, text, upper
+from chexmodels.pixels import to_screen as monochrome
 
 _FUNCTIONS = ("linear", "linear-exact", "sigmoid")
 _FARTHEST = 65_535  # Rows and Columns are US: no image reaches further
 _NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Centre and width (PS3.3 C.11.2.1.2) and the function between, as PS3.18 names it."""
-
-    center: float
-    width: float
-    function: str = "linear"
-
-    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return values in [0, 1]."""
-        if self.function == "sigmoid":  # C.11.2.1.3.1
-            exponent = np.clip(-4 * (values - self.center) / self.width, -700, 700)
-            return np.asarray(1 / (1 + np.exp(exponent)))
-        if self.function == "linear-exact":  # C.11.2.1.3.2
-            return np.clip((values - self.center) / self.width + 0.5, 0, 1)
-        if self.width <= 1:
-            return (values > self.center - 0.5).astype(np.float64)
-        return np.clip((values - (self.center - 0.5)) / (self.width - 1) + 0.5, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +77,10 @@ def parse_window(text: str) -> Window:
     function = (match[3] or "linear").lower() if match else ""
     if match is None or function not in _FUNCTIONS:
         raise ValueError(f"window is center,width,function; functions are {', '.join(_FUNCTIONS)}")
-    center, width = float(match[1]), float(match[2])
-    if not (math.isfinite(center) and math.isfinite(width)) or (width < 1 if function == "linear" else width <= 0):
+    window = Window(float(match[1]), float(match[2]), function.upper().replace("-", "_"))
+    if not window.is_valid:
         raise ValueError("the window's width is too small")
-    return Window(center, width, function)
+    return window
 
 
 def parse_viewport(text: str, largest: int = 8192) -> Viewport:
@@ -119,45 +103,9 @@ def to_screen(values: NDArray[Any], ds: Dataset, window: Window | None) -> NDArr
     """Render stored values, ``(H, W)`` or ``(H, W, 3)`` RGB, to 8 bits: modality LUT, VOI, polarity."""
     if values.ndim == 3:
         return _eight_bits(values)
-    photometric = str(ds.get("PhotometricInterpretation", "MONOCHROME2"))
-    if photometric == "PALETTE COLOR":
+    if upper(ds, "PhotometricInterpretation") == "PALETTE COLOR":
         return _eight_bits(apply_color_lut(values, ds))
-    grey = _windowed(values, ds, window)
-    if photometric == "MONOCHROME1":
-        grey = 1 - grey
-    return np.asarray(np.rint(grey * 255), np.uint8)
-
-
-def _windowed(values: NDArray[Any], ds: Dataset, window: Window | None) -> NDArray[np.float64]:
-    rescaled = np.asarray(apply_modality_lut(values, ds))
-    if window is None:
-        window = _own_window(ds)
-    if window is not None:
-        return window.apply(rescaled.astype(np.float64))
-    if ds.get("VOILUTSequence"):
-        rescaled = np.asarray(apply_voi(rescaled, ds))
-    low, high = float(rescaled.min()), float(rescaled.max())
-    return (rescaled.astype(np.float64) - low) / (high - low) if high > low else np.zeros(rescaled.shape)
-
-
-def _own_window(ds: Dataset) -> Window | None:
-    """The first window of the data set, if it is one; a VOI LUT is preferred where there are both (C.11.2.1.2)."""
-    if ds.get("VOILUTSequence"):
-        return None
-    try:
-        center, width = (_first(ds.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
-    except (TypeError, ValueError):
-        return None
-    if center is None or width is None or not width >= 1 or not math.isfinite(center):
-        return None
-    function = str(ds.get("VOILUTFunction") or "LINEAR").lower().replace("_", "-")
-    return Window(center, width, function if function in _FUNCTIONS else "linear")
-
-
-def _first(value: Any) -> float | None:
-    if value is None or isinstance(value, str):
-        return float(value) if value else None
-    return float(value[0] if hasattr(value, "__len__") else value)
+    return monochrome(ds, values, window)
 
 
 def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -207,8 +155,9 @@ _ANNOTATIONS = {
 
 def annotation(ds: Dataset, kinds: Sequence[str]) -> list[str]:
     """The lines burned into a picture: of the patient, and of how the image was made (PS3.18 section 8.3.5.1.1)."""
-    found = [str(ds.get(keyword) or "") for kind in kinds for keyword in _ANNOTATIONS[kind]]
-    return [re.sub(r"[^\S ]|[\x00-\x1f]", " ", text)[:64] for text in found if text]
+    declared = codecs(ds)
+    found = (text(ds, keyword, declared, 64) for kind in kinds for keyword in _ANNOTATIONS[kind])
+    return [line for line in found if line]
 
 
 def _frame_time(ds: Dataset) -> int:

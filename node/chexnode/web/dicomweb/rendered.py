@@ -184,7 +184,7 @@ class _Renderer:
         Raises DecodeError, NotAcceptable, NotFound and BadRequest.
         """
         header = stored.header
-        if numbers is None and stored.part10.layout.pixel_data is None and document.is_report(header):
+        if numbers is None and stored.part10.pixel_data is None and document.is_report(header):
             kind, _ = _preferred(accepted, document.TYPES)
             return kind, [room.take(document.render(header, kind))], True
         image = stored.image

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
 from chexmodels.dicom.part10 import DecodeError, Part10, ReadLimits, read
-from chexnode.web.dicomweb.pixels import Image, header_of
+from chexnode.web.dicomweb.pixels import Image
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stored:
     @property
     def header(self) -> Dataset:
         """All elements before Pixel Data, words in little endian whatever the file has. Raises DecodeError."""
-        ds = header_of(self.part10)
+        ds = self.part10.whole_header()
         if self.part10.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
             _turn(ds)
         return ds

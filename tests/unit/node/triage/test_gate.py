@@ -18,7 +18,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, parse, read
+from chexmodels.dicom.part10 import DecodeError, ReadLimits, read
 from chexmodels.pixels import from_picture
 from chexmodels.stats import PixelStats, measure
 from chexnode.settings.tree import GateSettings
@@ -308,14 +308,14 @@ def test_the_collected_files_get_the_verdicts_they_should(shared: Path) -> None:
         name = path.relative_to(root).as_posix()
         try:
             file = read(path.read_bytes(), ReadLimits())
-            header = parse(file.header(), file.file_meta)
+            header = file.header
         except DecodeError as error:
             unreadable[name] = error.code
             continue
         verdict = judge_header(
             header,
             GateSettings(),
-            has_pixel_data=file.layout.pixel_data is not None,
+            has_pixel_data=file.pixel_data is not None,
             max_pixels=64_000_000,
             sop_class_uid=file.file_meta.get("MediaStorageSOPClassUID", ""),
         )

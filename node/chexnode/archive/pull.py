@@ -23,7 +23,6 @@ from pydicom.datadict import tag_for_keyword
 
 from chexnode.archive.query_retrieve import caller_of
 from chexnode.audit.transfers import Transfers
-from chexnode.deliver.backoff import Backoff
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
@@ -33,6 +32,7 @@ from chexnode.receive.http_body import HttpBody
 from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
+from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
 from chexnode.vocabulary.records import Caller
 

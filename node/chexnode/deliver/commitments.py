@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import unexpected
 from chexnode.dimse.requestor import Association
 from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL
 from chexnode.node import Node
 from chexnode.settings.tree import DestinationSettings, PeerSettings
 from chexnode.tls import client_context
+from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 

@@ -21,6 +21,8 @@ RESEARCH_USE_ONLY = "Research use only - not for diagnosis"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+HeatKind = Literal["probability", "anomaly"]
+"""What a model's heat is: logits of a probability, or a non-negative number that is none."""
 
 
 class BundleError(Exception):
@@ -47,6 +49,22 @@ class Calibration(_Data):
         raw, probability = [knot[0] for knot in self.knots], [knot[1] for knot in self.knots]
         if raw != sorted(set(raw)) or probability != sorted(probability):
             raise ValueError("the knots do not ascend")
+        return self
+
+
+class AnomalyCalibration(_Data):
+    """How an anomaly heat and raw scores compare with those of normal images; fitted on the validation split's."""
+
+    heat: Annotated[tuple[Annotated[tuple[float, Share], Field(strict=False)], ...], Field(strict=False, min_length=2)]
+    """Raw heat -> share of the pixels of normal images that have less, ascending in both; linear between."""
+    normals: Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+    """Raw scores of the normal images, ascending."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        raw, share = [knot[0] for knot in self.heat], [knot[1] for knot in self.heat]
+        if raw != sorted(set(raw)) or share != sorted(share) or list(self.normals) != sorted(self.normals):
+            raise ValueError("heat or normals do not ascend")
         return self
 
 
@@ -80,15 +98,22 @@ class Manifest(_Data):
     size: Annotated[int, Field(ge=32, le=4096)]
     """Side S of the square input, pixels."""
     geometry: Literal["letterbox", "squash"]
-    heat_kind: Literal["probability"]
+    heat_kind: HeatKind
     classes: Annotated[tuple[str, ...], Field(strict=False)]
-    calibration: Calibration
+    calibration: Calibration | AnomalyCalibration
+    """Of the kind that ``heat_kind`` names."""
     operating_points: Annotated[Mapping[str, OperatingPoint], Field(min_length=1)]
     weights_sha256: Sha256
     """Of ``model.safetensors``, checked when the model is loaded."""
     licence: str
     intended_use: str
     training_data: str
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if (self.heat_kind == "anomaly") != isinstance(self.calibration, AnomalyCalibration):
+            raise ValueError(f"the calibration is not one of {self.heat_kind} heat")
+        return self
 
 
 class ModelCard(Manifest):

@@ -49,7 +49,7 @@ class Findings:
     regions: tuple[Region, ...]
     """Components of ``mask``, highest peak first."""
     score: float
-    """Calibrated image score in [0, 1]."""
+    """Calibrated image score in [0, 1]; of anomaly heat one minus the p-value among normal images."""
     abnormal: bool | None
     """True, False, or None for "not evaluated", which must never look like a negative."""
     model: str

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.special import expit
 
 from chexmodels.bundle import ModelCard
-from chexmodels.calibration import heat_score, image_probability, pixel_probability
+from chexmodels.calibration import calibrated_heat, image_score, raw_score
 from chexmodels.finding import Box, Findings, Region
 from chexmodels.model import RawItem
 from chexmodels.pixels import Geometry
@@ -32,17 +32,20 @@ def interpret(raw: RawItem, card: ModelCard, operating_point: str, geometry: Geo
         return Findings(None, None, (), math.nan, None, card.title, notes=(OUTPUT_INVALID,))
     classes = {} if raw.classes is None else dict(zip(card.classes, map(float, expit(raw.classes)), strict=True))
     if raw.heat is None:
-        score = _image_score(raw.score if raw.score is not None else max(classes.values()), card)
+        score = image_score(raw.score if raw.score is not None else max(classes.values()), card.calibration)
         return Findings(None, None, (), score, score >= point.image_threshold, card.title, classes)
-    prob = pixel_probability(raw.heat, card.calibration.temperature)
+    heat = calibrated_heat(raw.heat, card.calibration)
     content = geometry.content
-    seen = prob[content.y0 : content.y1, content.x0 : content.x1]  # the letterbox border shows nothing
-    score = _image_score(raw.score if raw.score is not None else heat_score(seen, card.size), card)
-    square = np.zeros(prob.shape, dtype=np.bool_)
-    square[content.y0 : content.y1, content.x0 : content.x1] = mark(seen, score, point)
-    regions = _regions(square, prob, geometry)
+    inside = slice(content.y0, content.y1), slice(content.x0, content.x1)  # the letterbox border shows nothing
+    raw_image = raw.score
+    if raw_image is None:
+        raw_image = raw_score(raw.heat[inside], heat[inside], card.size, card.calibration)
+    score = image_score(raw_image, card.calibration)
+    square = np.zeros(heat.shape, dtype=np.bool_)
+    square[inside] = mark(heat[inside], score, point)
+    regions = _regions(square, heat, geometry)
     return Findings(
-        heat=geometry.inverse_heat(prob),
+        heat=geometry.inverse_heat(heat),
         mask=geometry.inverse_mask(square),
         regions=regions,
         score=score,
@@ -57,11 +60,7 @@ def _is_usable(raw: RawItem) -> bool:
     return bool(parts) and all(np.isfinite(part).all() for part in parts)
 
 
-def _image_score(raw_score: float, card: ModelCard) -> float:
-    return image_probability(raw_score, card.calibration)
-
-
-def _regions(square: NDArray[np.bool_], prob: NDArray[np.float32], geometry: Geometry) -> tuple[Region, ...]:
+def _regions(square: NDArray[np.bool_], calibrated: NDArray[np.float32], geometry: Geometry) -> tuple[Region, ...]:
     """Components of ``geometry.inverse_mask(square)``, measured without making that mask.
 
     The way back repeats or skips whole rows and columns of the model's grid. Labelling the grid lines that are used,
@@ -74,7 +73,7 @@ def _regions(square: NDArray[np.bool_], prob: NDArray[np.float32], geometry: Geo
     used = np.ix_(row_cells, column_cells)
     labels, _ = label(square[used])
     weights = np.outer(row_counts, column_counts)
-    heat = prob[used]
+    heat = calibrated[used]
     regions = []
     for index, (y, x) in enumerate(ndimage.find_objects(labels), start=1):
         inside = labels[y, x] == index

@@ -17,9 +17,10 @@ class RawItem(NamedTuple):
     """What a network said about one image, in NumPy."""
 
     heat: NDArray[np.float32] | None
-    """(S, S) float32 logits of "abnormal here"; None: the network localises nothing."""
+    """(S, S) float32: logits of "abnormal here", or anomaly heat of at least 0, as the card says; None: the network
+    localises nothing."""
     score: float | None = None
-    """Raw image score in [0, 1]; None: it is derived from the heat."""
+    """Raw image score, of probabilities in [0, 1]; None: it is derived from the heat."""
     classes: NDArray[np.float32] | None = None
     """(C,) float32 logits, in the order of the card's ``classes``."""
 
@@ -28,7 +29,7 @@ class Raw(NamedTuple):
     """What a network returns for a batch: tensors on its device."""
 
     heat: Tensor | None
-    """(B, 1, S, S) logits."""
+    """(B, 1, S, S) logits or anomaly heat."""
     score: Tensor | None = None
     """(B,) raw image scores in [0, 1]."""
     classes: Tensor | None = None

@@ -12,11 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from chexmodels.bundle import BundleError, ModelCard, read_card, verified_weights
+from chexmodels.bundle import BundleError, HeatKind, ModelCard, read_card, verified_weights
 from chexmodels.model import Raw
 from chexmodels.nets.attention import AttentionUNet
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee
+from chexmodels.nets.ddad import DDAD
 from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.nets.restorer import Restorer
 from chexmodels.nets.siamese import siamese
@@ -25,8 +26,8 @@ from chexmodels.nets.unet import UNet
 
 def committee(member: str, count: int, mirror: bool, **parameters: Any) -> Committee:
     """``count`` networks of the architecture ``member``, each built with ``parameters``."""
-    if member == "committee":
-        raise ValueError("a committee has no committees")
+    if member == "committee" or heat_kind(member) == "anomaly":
+        raise ValueError(f"a committee has no {member} for a member")
     return Committee([BUILDERS[member](**parameters) for _ in range(count)], mirror)
 
 
@@ -34,6 +35,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionUNet,
     "chexnomaly": CheXNomaly,
     "committee": committee,
+    "ddad": DDAD,
     "max_ensemble": MaxEnsemble,
     "model_ensemble": ModelEnsemble,
     "unet": UNet,
@@ -43,9 +45,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {**BUILDERS, "masked": Restorer,
 """The same with those that a training begins with, of which no bundle is made."""
 
 
+def heat_kind(architecture: str) -> HeatKind:
+    """What the networks of an architecture return: logits of a probability, or anomaly heat."""
+    return "anomaly" if architecture == "ddad" else "probability"
+
+
 @dataclass(frozen=True)
 class Localiser:
-    """A network that returns logits ``(B,1,S,S)``, with the card of the bundle it came from."""
+    """A network that returns logits or anomaly heat ``(B,1,S,S)``, with the card of the bundle it came from."""
 
     card: ModelCard
     network: nn.Module

@@ -130,6 +130,29 @@ class SpecialistConfig(Section):
     """As many images without the finding as with it: any others (the paper), or normal ones only (its code)."""
 
 
+class DdadConfig(Section):
+    """The autoencoders of DDAD, and what its two modules learn from."""
+
+    backbone: Literal["ae", "memae", "aeu"] = "ae"
+    """See ``chexmodels.nets.autoencoders``."""
+    count: int = Field(3, ge=2)
+    """Networks a module, which differ in their seed."""
+    score: Literal["rec", "intra", "inter"] = "inter"
+    """Which discrepancy is the heat of the exported model; see ``chexmodels.nets.ddad.Maps``."""
+    latent: int = 16
+    """Numbers that an image is described by."""
+    width: int = 2048
+    """Of the hidden fully connected layers; 256 gives six networks that fit in 10 MB."""
+    memory: int = 25
+    """Items of MemAE's memory."""
+    shrink: float = 0.0
+    """Weights of items at or below it are cut to zero; Gong et al. have 0.0025."""
+    unlabelled: int = 0
+    """How many unlabelled images module A learns from besides the normal ones, the first in the file; 0: all."""
+    anomaly_rate: float = Field(0.6, ge=0, le=1)
+    """Share of abnormal images among ``unlabelled``, where both kinds are in the pool."""
+
+
 class EnsembleConfig(Section):
     """Which specialists there are, and what combines them."""
 
@@ -196,6 +219,7 @@ class Config(Section):
     chexnomaly: ChexnomalyConfig = ChexnomalyConfig()
     specialist: SpecialistConfig = SpecialistConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    ddad: DdadConfig = DdadConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from chexmodels.nets.committee import Committee
-from chexmodels.registry import BUILDERS, NETWORKS
+from chexmodels.registry import BUILDERS, NETWORKS, heat_kind
 from chextrain.config import Config, ConfigError
 
 RUN_JSON = "run.json"
@@ -87,6 +87,8 @@ def committee(folders: Sequence[Path], mirror: bool) -> tuple[Run, nn.Module]:
     for folder, run in zip(folders, runs, strict=True):
         if run.architecture not in BUILDERS:
             raise ConfigError(f"{folder} is a run of {run.recipe}, of which no bundle can be made")
+        if heat_kind(run.architecture) == "anomaly" and (len(runs) > 1 or mirror):
+            raise ConfigError(f"{folder} is a run of {run.recipe}, which are not averaged")
         if _shape(run) != _shape(first):
             raise ConfigError(f"{folder} and {folders[0]} are not of one architecture and size")
     networks = [load_network(folder) for folder in folders]

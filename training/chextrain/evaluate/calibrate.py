@@ -11,11 +11,12 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logit
 from sklearn.isotonic import IsotonicRegression
 
-from chexmodels.bundle import Calibration, OperatingPoint
+from chexmodels.bundle import AnomalyCalibration, Calibration, HeatKind, OperatingPoint
 from chexmodels.calibration import pixel_probability
+from chexmodels.pixels import Geometry
 from chexmodels.postprocess import label
 from chextrain.data.arrays import Arrays
-from chextrain.evaluate.predict import image_scores, probabilities, raw_scores
+from chextrain.evaluate.predict import calibrated, content_means, raw_scores
 from chextrain.evaluate.scored_split import NothingToScore, is_boxed, is_scored
 from chextrain.metrics import Masks, any_pixel, box_iou
 
@@ -27,6 +28,8 @@ ISOTONIC_FROM = 1000
 """Images from which on isotonic regression is safe; fewer get Platt's two numbers."""
 SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
 """Clean normals at which the trade-off is written down."""
+QUANTILES = (*np.linspace(0, 0.9, 10), *(1 - np.geomspace(0.05, 1e-4, 20)), 1.0)
+"""Shares of normal images' pixels at which the anomaly heat is written down: fine where it is high."""
 GATES = 48
 """Most image thresholds that are tried."""
 
@@ -48,15 +51,18 @@ class Candidate:
 class Decision:
     """All that is fitted on validation."""
 
-    calibration: Calibration
+    calibration: Calibration | AnomalyCalibration
     points: dict[str, OperatingPoint]
     tradeoff: tuple[tuple[float, Candidate, Candidate], ...]
     """At least this share of normals clean: the best line with one level for all images, and the best that follows
     each image's own peak."""
 
 
-def decide(heat: NDArray[np.float32], val: Arrays, clean_normals: float = CLEAN_NORMALS) -> Decision:
-    """Fit everything on logits ``heat (N,S,S)`` of the validation images ``val``; raises ``NothingToFit``."""
+def decide(
+    heat: NDArray[np.float32], val: Arrays, clean_normals: float = CLEAN_NORMALS, kind: HeatKind = "probability"
+) -> Decision:
+    """Fit everything on ``heat (N,S,S)``, logits or anomaly heat, of the validation images ``val``; raises
+    ``NothingToFit``."""
     scored = np.array([is_scored(case) for case in val.cases])
     arrays, heat = val.where(list(scored)), heat[scored]
     boxed = np.array([is_boxed(case) for case in arrays.cases])
@@ -64,11 +70,25 @@ def decide(heat: NDArray[np.float32], val: Arrays, clean_normals: float = CLEAN_
     for there, what in ((boxed, "with a box"), (clean, "that an expert read as normal")):
         if not there.any():
             raise NothingToFit(f"the validation split has no image {what}")
-    calibration = fit_calibration(heat, arrays.targets, boxed | clean, ~clean)
-    prob = probabilities(heat, arrays, calibration)
-    truth = arrays.targets & boxed[:, None, None]
-    found = candidates(prob, image_scores(prob, calibration), truth, ~clean, clean)
+    calibration = (
+        fit_anomaly(heat[clean], arrays.where(list(clean)))
+        if kind == "anomaly"
+        else fit_calibration(heat, arrays.targets, boxed | clean, ~clean)
+    )
+    prob, scores = calibrated(heat, arrays, calibration)
+    found = candidates(prob, scores, arrays.targets & boxed[:, None, None], ~clean, clean)
     return Decision(calibration, choose(found, clean_normals), tradeoff(found))
+
+
+def fit_anomaly(heat: NDArray[np.float32], normal: Arrays) -> AnomalyCalibration:
+    """Quantiles of the anomaly ``heat (N,S,S)`` of the pixels of ``normal`` images, and the images' raw scores."""
+    boxes = [Geometry(case.rows, case.columns, heat.shape[-1]).content for case in normal.cases]
+    pixels = np.concatenate([one[b.y0 : b.y1, b.x0 : b.x1].ravel() for one, b in zip(heat, boxes, strict=True)])
+    values, first = np.unique(np.quantile(pixels, QUANTILES), return_index=True)
+    return AnomalyCalibration(
+        heat=tuple((float(value), float(QUANTILES[i])) for value, i in zip(values, first, strict=True)),
+        normals=tuple(sorted(float(score) for score in content_means(heat, normal))),
+    )
 
 
 def fit_calibration(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
-from chexmodels.bundle import RESEARCH_USE_ONLY, Manifest, ModelCard, write_bundle
-from chexmodels.registry import serialise
+from chexmodels.bundle import RESEARCH_USE_ONLY, AnomalyCalibration, Manifest, ModelCard, write_bundle
+from chexmodels.registry import heat_kind, serialise
 from chextrain.data.cases import Collection
 from chextrain.evaluate import markdown
 from chextrain.evaluate.calibrate import CLEAN_NORMALS, Decision, decide
@@ -18,6 +19,14 @@ from chextrain.evaluate.models import ScoredModel, variant_of
 from chextrain.evaluate.predict import device, logits
 from chextrain.evaluate.scoring import Scorer
 from chextrain.runs import Run
+
+LEARNT_OTHERWISE: Mapping[str, tuple[str, ...]] = {
+    "ddad": (
+        "This model used no box: its module A learnt from all training images, B from those labelled normal; boxes and "
+        "expert-read normal images of the validation split set its lines.",
+    )
+}
+"""Recipe -> what the description of the data set does not say of what it learnt from."""
 
 
 def export(
@@ -40,7 +49,7 @@ def export(
     network = network.half().float().to(device())  # what the bundle will hold
     val, test = (Scorer(collection, split, cache, collection) for split in ("val", "test"))
     arrays = val.split(run.size).arrays
-    decision = decide(logits(network, arrays), arrays, clean_normals)
+    decision = decide(logits(network, arrays), arrays, clean_normals, heat_kind(run.architecture))
     manifest = Manifest(
         format=1,
         name=name,
@@ -49,14 +58,14 @@ def export(
         parameters=run.parameters,
         size=run.size,
         geometry="letterbox",
-        heat_kind="probability",
+        heat_kind=heat_kind(run.architecture),
         classes=(),
         calibration=decision.calibration,
         operating_points=decision.points,
         weights_sha256="0" * 64,
         licence=collection.licence,
         intended_use=RESEARCH_USE_ONLY,
-        training_data=collection.description,
+        training_data="\n".join([collection.description, *LEARNT_OTHERWISE.get(run.recipe, ())]),
     )
     model = ScoredModel(
         f"{name} {version}",
@@ -65,6 +74,7 @@ def export(
         "",
         network,
         run.size,
+        str(run.parameters.get("backbone", "")),
         decision.calibration,
         decision.points,
     )
@@ -148,6 +158,12 @@ def _operating_points(manifest: Manifest) -> str:
 
 def _calibration(manifest: Manifest) -> str:
     fitted = manifest.calibration
+    if isinstance(fitted, AnomalyCalibration):
+        return (
+            "The heat is the share of the pixels of normal validation images that have less, the image score one minus "
+            f"an empirical p-value among {len(fitted.normals)} of them. Neither is a probability, so that Brier score "
+            "and calibration error below say nothing."
+        )
     text = f"Pixel temperature {fitted.temperature:.3f}; image score: "
     if fitted.knots:
         return f"{text}isotonic regression, {len(fitted.knots)} knots."

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from chexmodels.bundle import BundleError, Calibration, OperatingPoint, find
-from chexmodels.registry import load
+from chexmodels.bundle import AnomalyCalibration, BundleError, Calibration, OperatingPoint, find
+from chexmodels.registry import heat_kind, load
 from chextrain.data.arrays import Arrays
 from chextrain.evaluate.calibrate import decide
 from chextrain.evaluate.predict import device, logits
@@ -24,14 +24,16 @@ class ScoredModel:
 
     title: str
     architecture: str
-    """A name in :data:`chextrain.runs.ARCHITECTURES`."""
+    """A name in :data:`chexmodels.registry.NETWORKS`."""
     variant: str
     """Which Siamese network it is or contains: ``cnn``, ``map`` or ``pooled``; empty where there is none."""
     finding: str
     """What a specialised model looks for; empty for all others."""
     network: nn.Module
     size: int
-    calibration: Calibration | None = None
+    backbone: str = ""
+    """Which autoencoder DDAD is of; empty for all others."""
+    calibration: Calibration | AnomalyCalibration | None = None
     points: Mapping[str, OperatingPoint] | None = None
 
     @property
@@ -50,7 +52,13 @@ def read_model(source: str) -> ScoredModel:
         title = f"{run.recipe} ({Path(source).name})"
         network = load_network(Path(source)).to(device())
         return ScoredModel(
-            title, run.architecture, variant_of(run.architecture, run.parameters), finding, network, run.size
+            title,
+            run.architecture,
+            variant_of(run.architecture, run.parameters),
+            finding,
+            network,
+            run.size,
+            str(run.parameters.get("backbone", "")),
         )
     model = load(find(source), device())
     card = model.card
@@ -61,16 +69,19 @@ def read_model(source: str) -> ScoredModel:
         "",
         model.network,
         card.size,
+        str(card.parameters.get("backbone", "")),
         card.calibration,
         card.operating_points,
     )
 
 
-def decided(model: ScoredModel, val: Callable[[], Arrays]) -> tuple[Calibration, Mapping[str, OperatingPoint]]:
+def decided(
+    model: ScoredModel, val: Callable[[], Arrays]
+) -> tuple[Calibration | AnomalyCalibration, Mapping[str, OperatingPoint]]:
     """What its bundle says; of a run, what an export would fit on ``val()``. Raises ``NothingToFit``."""
     if model.calibration is None or model.points is None:
         arrays = val()
-        decision = decide(logits(model.network, arrays), arrays)
+        decision = decide(logits(model.network, arrays), arrays, kind=heat_kind(model.architecture))
         return decision.calibration, decision.points
     return model.calibration, model.points
 

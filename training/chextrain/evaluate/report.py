@@ -15,6 +15,7 @@ from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Collection
 from chextrain.evaluate.chexnomaly_stages import score_siamese, score_specialists
 from chextrain.evaluate.chexnomaly_tables import LocaliserNumbers, SiameseNumbers, SpecialistNumbers, paper_tables
+from chextrain.evaluate.ddad_table import DdadNumbers, ddad_table, score_ddad
 from chextrain.evaluate.figures import contact_sheet, plots
 from chextrain.evaluate.markdown import markdown
 from chextrain.evaluate.models import ScoredModel, decided
@@ -30,13 +31,17 @@ class Report:
     models: tuple[LocaliserNumbers, ...] = ()
     specialists: tuple[SpecialistNumbers, ...] = ()
     siamese: tuple[SiameseNumbers, ...] = ()
+    ddad: tuple[DdadNumbers, ...] = ()
     predictions: tuple[Predictions, ...] = field(default=(), repr=False)
 
     def markdown(self) -> str:
-        """The six tables of the paper, then each model's metrics."""
-        parts = [f"# Evaluation on {self.collection}, {self.split}", NOTE]
-        for title, table in paper_tables(self.models, self.specialists, self.siamese).items():
-            parts += [f"## {title}", table]
+        """The tables of the papers whose models were given, then each model's metrics."""
+        parts = [f"# Evaluation on {self.collection}, {self.split}"]
+        if self.ddad:
+            parts += ["## Table 1 of DDAD", ddad_table(self.ddad)]
+        if len(self.ddad) < len(self.models) or self.specialists or self.siamese:
+            tables = paper_tables(self.models, self.specialists, self.siamese)
+            parts += [NOTE, *(f"## {title}\n\n{table}" for title, table in tables.items())]
         for model in self.models:
             for evaluation in (model.evaluation, model.external):
                 parts += [f"## {evaluation.title} on {evaluation.split}", markdown(evaluation)] if evaluation else []
@@ -77,6 +82,7 @@ def assemble(
     specialists: list[SpecialistNumbers] = []
     siamese: list[SiameseNumbers] = []
     predictions: list[Predictions] = []
+    ddad: list[DdadNumbers] = []
     for model in scored:
         if model.localises:
             calibration, points = decided(model, lambda model=model: val(model.size))  # type: ignore[misc]
@@ -88,12 +94,16 @@ def assemble(
                     model.architecture, model.variant, known.evaluation, other.evaluation if other else None
                 )
             )
+            if model.backbone:
+                ddad.append(score_ddad(model, scorer.split(model.size), collection.matched))
             specialists += score_specialists(model, scorer.split(model.size).arrays)
         elif model.finding:
             specialists += score_specialists(model, scorer.split(model.size).arrays)
         else:
             siamese.append(score_siamese(model, val(model.size)))
-    return Report(collection.name, split, tuple(models), tuple(specialists), tuple(siamese), tuple(predictions))
+    return Report(
+        collection.name, split, tuple(models), tuple(specialists), tuple(siamese), tuple(ddad), tuple(predictions)
+    )
 
 
 def write(report: Report, out: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from chextrain.data.cases import Collection
 from chextrain.evaluate.baselines import MODEL, THUMBNAIL, shortcut_numbers, shortcut_scores
 from chextrain.evaluate.evaluation import Evaluation, evaluate
 from chextrain.evaluate.models import ScoredModel
-from chextrain.evaluate.predict import image_scores, logits, probabilities
+from chextrain.evaluate.predict import calibrated, logits
 from chextrain.evaluate.scored_split import ScoredSplit, is_scored
 
 
@@ -55,8 +55,7 @@ class Scorer:
         assert model.points is not None
         split = self.split(model.size)
         heat = logits(model.network, split.arrays)
-        prob = probabilities(heat, split.arrays, model.calibration)
-        scores = image_scores(prob, model.calibration)
+        prob, scores = calibrated(heat, split.arrays, model.calibration)
         if self.shortcuts is None:
             thumbnails = load(replace(self.collection, cases=split.arrays.cases), self.name, THUMBNAIL, self.cache)
             self.shortcuts = shortcut_scores(self.learnt, thumbnails, self.cache)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from chextrain.recipes import (
     attention,
     chexnomaly,
+    ddad,
     masked,
     max_ensemble,
     model_ensemble,
@@ -18,7 +19,7 @@ from chextrain.recipes.recipe import Recipe, Stage
 
 RECIPES: Mapping[str, Recipe] = {
     module.RECIPE.name: module.RECIPE
-    for module in (masked, supermodel, attention, siamese, chexnomaly, specialist, max_ensemble, model_ensemble)
+    for module in (masked, supermodel, attention, siamese, chexnomaly, specialist, max_ensemble, model_ensemble, ddad)
 }
 
 

@@ -80,17 +80,18 @@ class Node:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings, role: str) -> Iterator[Node]:
+    def open(cls, settings: Settings, role: str, *, recovering: bool = False) -> Iterator[Node]:
         """Open the node for one process, a ``role`` of it or a command, and close it on exit.
 
         Raises BadEnvironment if the model cannot serve these settings, the database is not at this release's schema,
-        ``data_dir`` is not the folder that the database knows, or TLS files of the audit collector are unfit.
+        ``data_dir`` is not the folder that the database knows or (unless ``recovering``) holds what a new database does
+        not know, or TLS files of the audit collector are unfit.
         """
         spec = job_spec(settings)
         with ExitStack() as stack:
             ledger = Ledger(settings.database.url)
             stack.callback(ledger.close)
-            identity.prove(settings.node.data_dir, ledger.files.marker)
+            identity.prove(settings.node.data_dir, ledger.files, recovering=recovering)
             spool = Spool(settings.node.data_dir)
             spool.prepare()
             trail = stack.enter_context(open_trail(settings, role))

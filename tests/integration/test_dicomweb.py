@@ -49,7 +49,19 @@ def stored(service: Service, *datasets: Dataset) -> None:
 def modelled(ds: Dataset) -> dict[str, Any]:
     """pydicom's JSON model without what a server leaves out: group lengths, and what follows the pixels."""
     model = ds.to_json_dict(bulk_data_threshold=4096, bulk_data_element_handler=lambda one: "bulk")
-    return {tag: one for tag, one in model.items() if not tag.endswith("0000") and tag != "FFFCFFFC"}
+    model = {tag: one for tag, one in model.items() if not tag.endswith("0000") and tag != "FFFCFFFC"}
+    return with_nulls(model)
+
+
+def with_nulls(model: dict[str, Any]) -> dict[str, Any]:
+    """As PS3.18 F.2.5 has it, where pydicom says "" for an empty value among others, and [] for a sequence of none."""
+    found: dict[str, Any] = {}
+    for tag, one in model.items():
+        values = [with_nulls(v) if one["vr"] == "SQ" else None if v == "" else v for v in one.get("Value", ())]
+        found[tag] = {
+            key: values if key == "Value" else value for key, value in one.items() if key != "Value" or values
+        }
+    return found
 
 
 def without_bulk(model: Any) -> Any:
@@ -106,7 +118,7 @@ def test_round_trip_of_every_real_file(service: Service, shared: Path) -> None:
         answer = service.store(content)
         ds = pydicom.dcmread(path)
         if ds.get("SOPInstanceUID") != ds.file_meta.MediaStorageSOPInstanceUID:
-            assert answer.status_code == 409, path
+            assert answer.status_code == (202 if "SOPInstanceUID" in ds else 409), path
             continue
         assert answer.status_code == 200, (path, answer.text)
         seen.add(part.sop_instance_uid)
@@ -315,16 +327,16 @@ def test_duplicates_and_other_studies(service: Service) -> None:
 
 
 def test_each_instance_has_its_own_outcome(service: Service) -> None:
-    good, liar = image(), image()
-    true = str(liar.SOPInstanceUID)
-    content = part10_of(liar).replace(true.encode(), f"{true[:-1]}{9 - int(true[-1])}".encode(), 1)
+    good, other = image(), image()
+    true = str(other.SOPInstanceUID)
+    content = part10_of(other).replace(true.encode(), f"{true[:-1]}{9 - int(true[-1])}".encode(), 1)
     answer = service.store(part10_of(good), content, b"no DICOM file at all")
     assert answer.status_code == 202
     model = answer.json()
-    assert [one["00081155"]["Value"] for one in model["00081199"]["Value"]] == [[good.SOPInstanceUID]]
-    assert [one["00081197"]["Value"] for one in model["00081198"]["Value"]] == [[0xA900]]
+    warned = [(one["00081155"]["Value"], one.get("00081196")) for one in model["00081199"]["Value"]]
+    assert warned == [([good.SOPInstanceUID], None), ([true], {"vr": "US", "Value": [0xB007]})]
     assert [one["00081197"]["Value"] for one in model["0008119A"]["Value"]] == [[0xC000]]
-    assert len(spooled(service.settings)) == 1
+    assert len(spooled(service.settings)) == 2
 
 
 def test_a_single_file_may_be_the_body(service: Service) -> None:

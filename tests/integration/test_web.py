@@ -134,15 +134,15 @@ def test_not_ready_with_another_schema(client: httpx.Client, ledger: Ledger) -> 
 
 
 def test_a_data_dir_of_another_database_is_refused(settings: Settings, ledger: Ledger) -> None:
-    name = prove(settings.node.data_dir, ledger.files.marker)
-    assert prove(settings.node.data_dir, ledger.files.marker) == name == name_of(settings.node.data_dir)
+    name = prove(settings.node.data_dir, ledger.files)
+    assert prove(settings.node.data_dir, ledger.files) == name == name_of(settings.node.data_dir)
     empty = settings.node.data_dir.with_name("empty")
     with pytest.raises(BadEnvironment, match="mounted"):
-        prove(empty, ledger.files.marker)
+        prove(empty, ledger.files)
     assert not (empty / FILE_NAME).exists(), "a name left behind would hide the fault at the next start"
     (settings.node.data_dir / FILE_NAME).write_text("0123\n")
     with pytest.raises(BadEnvironment, match="another database"):
-        prove(settings.node.data_dir, ledger.files.marker)
+        prove(settings.node.data_dir, ledger.files)
 
 
 @on_both

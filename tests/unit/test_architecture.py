@@ -35,7 +35,7 @@ ROOMS: Mapping[str, str] = {
     "node": "vocabulary logs settings tls spool ledger queue audit",
     "receive": "vocabulary logs settings tls spool ledger queue audit triage dimse dicomweb node",
     "deliver": "vocabulary logs settings tls spool ledger queue audit dimse dicomweb node",
-    "keep": "vocabulary logs settings spool ledger queue audit triage node",
+    "keep": "vocabulary logs settings spool ledger queue audit triage node receive",
     "work": "vocabulary logs settings spool ledger queue audit sandbox triage encode node deliver keep",
     "archive": "vocabulary logs settings tls spool ledger audit triage dimse dicomweb node receive",
     "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import islice
 
+from chexnode.keep.recovery import Fate, Recovery
 from chexnode.node import Node
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Housekeeper:
         """``report``: reports the studies that are due for it."""
         self._settings, self._ledger, self._spool = node.settings, node.ledger, node.spool
         self._spec, self._owner, self._report = node.spec, node.owner, report
+        self._recovery = Recovery(node)
         self._swept = -SWEEP_SECONDS
 
     def tick(self) -> None:
@@ -65,17 +67,23 @@ class Housekeeper:
         return deleted
 
     def sweep(self) -> int:
-        """Delete files that no row names and that are too old to be waiting for one, and folders that are left empty.
+        """Deal with files that no row names and that are too old to be waiting for one, and with empty folders.
 
-        Returns how many files.
+        A received object is recorded again, whatever has become of its row; anything else is deleted. Returns how many
+        files were deleted.
         """
-        deleted = 0
+        deleted = recorded = 0
         for paths in _chunks(self._spool.older_than(ORPHAN_SECONDS)):
             known = self._ledger.files.known(paths)
-            deleted += sum(self._spool.unlink(path) for path in paths if path not in known)
+            for path in (path for path in paths if path not in known):
+                fate = self._recovery.recover(path) if path.startswith("spool/sources/") else Fate.NO_OBJECT
+                recorded += fate is Fate.RECORDED
+                deleted += fate is Fate.NO_OBJECT and self._spool.unlink(path)
         self._spool.prune()
         if deleted:
             log.info("%d orphaned file(s) deleted", deleted)
+        if recorded:
+            log.warning("%d received object(s) that the database did not know are recorded again", recorded)
         return deleted
 
 

@@ -72,7 +72,13 @@ class Files:
             found = set(conn.execute(select(instances.c.path).where(instances.c.path.in_(paths))).scalars())
             return found | set(conn.execute(select(results.c.path).where(results.c.path.in_(paths))).scalars())
 
-    def marker(self, name: str, value: str) -> str:
+    def marker(self, name: str) -> str | None:
+        """What is recorded under ``name``."""
+        with self._db.read() as conn:
+            found: str | None = conn.execute(select(markers.c.value).where(markers.c.name == name)).scalar_one_or_none()
+            return found
+
+    def mark(self, name: str, value: str) -> str:
         """Record ``value`` under ``name`` unless there is one; return what is recorded."""
         with self._db.write() as conn:
             add_missing(conn, markers, [{"name": name, "value": value}])

@@ -58,6 +58,12 @@ class Instances:
                 before_commit()
         return receipts
 
+    def files_of(self, sop_instance_uid: str, digest: str) -> tuple[str | None] | None:
+        """A version's path, which is None where retention has deleted its file; None where the version is unknown."""
+        with self._db.read() as conn:
+            row = conn.execute(select(instances.c.path).where(version(sop_instance_uid, digest))).one_or_none()
+            return None if row is None else (row.path,)
+
     def path_of(self, sop_instance_uid: str, digest: str) -> str | None:
         """Where the bytes of a version are, relative to ``data_dir``."""
         with self._db.read() as conn:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
+from chexmodels.dicom.elements import Buffer
 from chexmodels.dicom.file_meta import prefix
 from chexnode.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -31,3 +33,25 @@ def file_prefix(announced: Announced, calling_ae_title: str) -> bytes:
             (0x0016, "AE", calling_ae_title),
         )
     )
+
+
+def read_prefix(content: Buffer) -> tuple[Announced, str, int]:
+    """What :func:`file_prefix` wrote: what was announced, the calling AE title, and where the data set begins.
+
+    Raises ValueError where ``content`` begins with anything else.
+    """
+    values: dict[int, str] = {}
+    if len(content) < 144 or bytes(content[128:140]) != b"DICM" + struct.pack("<HH2sH", 2, 0, b"UL", 4):
+        raise ValueError("not a file of ours")
+    position, end = 144, 144 + int.from_bytes(content[140:144], "little")
+    while position < min(end, len(content) - 8):
+        _, element, vr, length = struct.unpack_from("<HH2sH", content, position)
+        position += 8
+        if vr == b"OB":
+            length = int.from_bytes(content[position : position + 4], "little")
+            position += 4
+        values[element] = bytes(content[position : position + length]).decode("latin-1").rstrip("\0 ")
+        position += length
+    if position != end or not {0x0002, 0x0003, 0x0010} <= values.keys():
+        raise ValueError("not a file of ours")
+    return Announced(values[0x0002], values[0x0003], values[0x0010]), values.get(0x0016, ""), end

@@ -9,9 +9,11 @@ Pixels are never decoded; the data set passes through to the disk as it comes. L
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +25,7 @@ from chexmodels.dicom.part10 import inflate
 from chexmodels.dicom.transfer_syntaxes import DEFLATED
 from chexnode.node import Node
 from chexnode.receive.committer import Committer, NotRecorded
-from chexnode.receive.filemeta import Announced, file_prefix
+from chexnode.receive.filemeta import Announced, file_prefix, read_prefix
 from chexnode.receive.header import NotUnderstood, ReceivedHeader, is_safe_uid, read_header
 from chexnode.receive.outcome import Answer, Failure, NotStored
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
@@ -89,6 +91,23 @@ class StorageService:
         """Start to receive a data set; ``on_stored`` is called once it is durable and recorded."""
         return Reception(self, announced, caller, on_stored)
 
+    def arrival_of(self, path: str) -> Arrival | None:
+        """A spooled source as it arrived, judged by today's gate; None where it is no whole received object.
+
+        Who sent it is known by AE title only. Raises :class:`~chexnode.spool.spool.DiskRefused`.
+        """
+        try:
+            content = memoryview(self.spool.read(path))
+            announced, calling_ae_title, start = read_prefix(content)
+        except (FileNotFoundError, ValueError):
+            return None
+        data = content[start:]
+        digest = hashlib.sha256(data).hexdigest()
+        if not PurePath(path).name.startswith(digest):
+            return None
+        kept = Reception(self, announced, Caller(calling_ae_title, ""), is_kept=True)
+        return kept.arrival(lambda: data, StoredFile(path, digest, len(content)))
+
 
 class Reception:
     """One data set on its way in. A refused one is still read to its end, and dropped, so that it can be answered."""
@@ -99,7 +118,10 @@ class Reception:
         announced: Announced,
         caller: Caller,
         on_stored: Callable[[Stored], None] | None = None,
+        *,
+        is_kept: bool = False,
     ) -> None:
+        """``is_kept``: the object is in the spool already, and nothing is written."""
         self._service = service
         self._announced = announced
         self._caller = caller
@@ -110,6 +132,8 @@ class Reception:
         self._incoming: Incoming | None = None
         self.stored: Stored | None = None
         """Set by :meth:`finish` where the instance was acknowledged."""
+        if is_kept:
+            return
         try:
             self._check_announced()
             self._incoming = service.spool.incoming(file_prefix(announced, caller.ae_title))
@@ -165,7 +189,7 @@ class Reception:
         return answer
 
     def _store(self, incoming: Incoming) -> Answer:
-        header = self._read(incoming)
+        header = self._read(incoming.view)
         verdict = self._judge(header)
         try:
             stored = incoming.complete()
@@ -199,16 +223,24 @@ class Reception:
             self._on_stored(self.stored)
         return Answer()
 
-    def _read(self, incoming: Incoming) -> ReceivedHeader:
+    def arrival(self, view: Callable[[], memoryview], stored: StoredFile) -> Arrival | None:
+        """A data set that is stored already, as it would be recorded; None where it would be refused."""
+        try:
+            header = self._read(view)
+        except NotStored:
+            return None
+        return self._arrival(header, stored, self._judge(header))
+
+    def _read(self, view: Callable[[], memoryview]) -> ReceivedHeader:
         """Parse and compare with what was announced. Raises :class:`NotStored`."""
         syntax = self._announced.transfer_syntax_uid
         limits = self._service.settings.limits
         try:
             if syntax in DEFLATED:
-                with _inflated(incoming.view(), self._service.spool, limits.inflate_mb * 1_000_000) as plain:
+                with _inflated(view(), self._service.spool, limits.inflate_mb * 1_000_000) as plain:
                     header = read_header(plain.view(), syntax, limits)
             else:
-                header = read_header(incoming.view(), syntax, limits)
+                header = read_header(view(), syntax, limits)
         except NotUnderstood as error:
             raise NotStored(Failure.NOT_UNDERSTOOD, str(error)) from error
         except DiskRefused as error:

@@ -121,7 +121,7 @@ def data_dir(settings: Settings) -> str:
 
     ledger = Ledger(settings.database.url)
     try:
-        name = identity.prove(settings.node.data_dir, ledger.files.marker)
+        name = identity.prove(settings.node.data_dir, ledger.files)
         with tempfile.TemporaryFile(dir=settings.node.data_dir) as file:
             file.write(b"writable?")
     finally:

@@ -53,7 +53,8 @@ class DatabaseSettings(Section):
     """Where the truth is."""
 
     url: str = Field(
-        "sqlite:///var/chexnode.db", description="SQLite file or postgresql+psycopg://user:password@host/name."
+        "",
+        description="sqlite:///FILE or postgresql+psycopg://user:password@host/name; empty: chexnode.db in data_dir.",
     )
 
 
@@ -317,6 +318,7 @@ def _resolved(settings: Settings, base: Path) -> Settings:
     if "/" in bundle or bundle.startswith("."):
         bundle = str((base / Path(bundle).expanduser()).resolve())
     data_dir = base / settings.node.data_dir.expanduser()
+    url = url or f"sqlite:///{data_dir / 'chexnode.db'}"
     return settings.model_copy(
         update={
             "node": settings.node.model_copy(update={"data_dir": data_dir}),

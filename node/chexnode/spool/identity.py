@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from chexnode.vocabulary.errors import BadEnvironment
 
@@ -18,27 +18,53 @@ FILE_NAME = ".chexnode-id"
 _MARKER = "data_dir"
 
 
-def prove(data_dir: Path, record: Callable[[str, str], str]) -> str:
+class Markers(Protocol):
+    """Names and values that the database keeps."""
+
+    def marker(self, name: str) -> str | None:
+        """The value under ``name``; None where there is none."""
+
+    def mark(self, name: str, value: str) -> str:
+        """Keep ``value`` under ``name`` unless there is one; return what is kept."""
+
+
+def prove(data_dir: Path, markers: Markers, *, recovering: bool = False) -> str:
     """Return the name of ``data_dir``, giving it one at the very first start.
 
-    ``record``: keeps a value under a name in the database, unless it has one; returns the value that is kept.
-    Raises BadEnvironment if the database belongs to another folder, or the folder cannot be written.
+    Raises BadEnvironment if the database belongs to another folder, the folder cannot be written, or the database is
+    new and the folder holds what it does not know, unless ``recovering``: then it is about to be recorded.
     """
     path = data_dir / FILE_NAME
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        made = _write_new(path)
+        made = write(data_dir, secrets.token_hex(16))
         name = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BadEnvironment(f"cannot use data_dir {data_dir}: {error}") from error
+    if not recovering and markers.marker(_MARKER) is None and _holds_objects(data_dir):
+        if made:
+            path.unlink(missing_ok=True)
+        raise BadEnvironment(
+            f"the database is new, and data_dir {data_dir} holds images that it does not know: set database.url to "
+            "the database they belong to, restore a backup with `chexnode restore`, or record them again with "
+            "`chexnode recover`"
+        )
     # The file comes first: a stop between the two leaves a name that the next start records.
-    recorded = record(_MARKER, name)
+    recorded = markers.mark(_MARKER, name)
     if recorded == name:
         return name
     if made:
         path.unlink(missing_ok=True)
         raise BadEnvironment(f"data_dir {data_dir} is not the folder this database knows: is the share mounted?")
-    raise BadEnvironment(f"data_dir {data_dir} belongs to another database ({FILE_NAME} is {name}, not {recorded})")
+    raise BadEnvironment(
+        f"data_dir {data_dir} belongs to another database ({FILE_NAME} is {name}, not {recorded}): set database.url to "
+        "that one, or name an empty data_dir"
+    )
+
+
+def _holds_objects(data_dir: Path) -> bool:
+    folders = os.walk(data_dir / "spool" / "sources")
+    return any(name.endswith(".dcm") for _, _, names in folders for name in names)
 
 
 def name_of(data_dir: Path) -> str:
@@ -49,13 +75,14 @@ def name_of(data_dir: Path) -> str:
         return ""
 
 
-def _write_new(path: Path) -> bool:
-    """Write a fresh name under ``path``, whole or not at all, unless there is one; whether it was written."""
+def write(data_dir: Path, name: str) -> bool:
+    """Name ``data_dir``, whole or not at all, unless it has a name; whether it was named."""
+    path = data_dir / FILE_NAME
     if path.exists():
         return False
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    part = path.with_name(f"{FILE_NAME}.{secrets.token_hex(8)}")
     with part.open("x", encoding="ascii") as file:
-        file.write(secrets.token_hex(16) + "\n")
+        file.write(name + "\n")
         file.flush()
         os.fsync(file.fileno())
     try:

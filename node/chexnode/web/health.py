@@ -25,7 +25,7 @@ def router(node: Node) -> APIRouter:
     routes = APIRouter(prefix="/health", tags=["health"])
     ledger, data_dir = node.ledger, node.settings.node.data_dir
     # Read once: from then on a share that goes away, or another in its place, is seen without a write.
-    name = identity.prove(data_dir, ledger.files.marker)
+    name = identity.prove(data_dir, ledger.files)
 
     @routes.get("/live")
     def live() -> dict[str, str]:

@@ -34,6 +34,12 @@ def outline(mask: NDArray[np.bool_], region: Region) -> NDArray[np.float32]:
     return np.asarray(polygon + np.array([region.box.x0, region.box.y0], np.float32), np.float32)
 
 
+def topmost(mask: NDArray[np.bool_], region: Region) -> int:
+    """Return the column in the middle of the highest row of ``region``, where a label stands at the outline."""
+    columns = np.flatnonzero(mask[region.box.y0, region.box.x0 : region.box.x1])
+    return region.box.x0 + (int(columns[len(columns) // 2]) if len(columns) else 0)
+
+
 def component(mask: NDArray[np.bool_], region: Region) -> NDArray[np.bool_]:
     """Return the pixels of ``region`` alone, cut out of ``mask`` by its box: (height, width) bool.
 

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings, Region
 from chexnode.encode.caption import AMBER, COLOUR, Line, caption, has_finding, numbered
-from chexnode.encode.contours import outline
+from chexnode.encode.contours import outline, topmost
 from chexnode.encode.greyscale import modality_transformation, voi_transformations
 from chexnode.encode.provenance import (
     DISCLAIMER,
@@ -85,7 +85,9 @@ def encode_gsps(source: Source, findings: Findings, provenance: Provenance) -> D
         )
         for number, region in enumerate(findings.regions, 1)
     ]
-    labels = [_label(source, number, region) for number, region in enumerate(findings.regions, 1)]
+    labels = [
+        _label(source, number, region, topmost(mask, region)) for number, region in enumerate(findings.regions, 1)
+    ]
     words = caption(findings, provenance)
     banner = [*_lines(words.above, 0.0), *_lines(words.below, 1 - _LINE * len(words.below))]
     tone = source.greyscale
@@ -132,11 +134,11 @@ def _graphic_layer(order: int, layer: _Layer) -> GraphicLayer:
     return item
 
 
-def _label(source: Source, number: int, region: Region) -> TextObject:
-    """Put the number above the region's top left corner, or below it where there is no room."""
+def _label(source: Source, number: int, region: Region, column: int) -> TextObject:
+    """Put the number above the region's highest point, at ``column``, or below it where there is no room."""
     line = max(source.rows, source.columns) * _LINE
     height, width = min(line, source.rows), min(line * _LABEL_WIDTH, source.columns)
-    left = min(region.box.x0, source.columns - width)
+    left = max(0, min(column - width / 2, source.columns - width))
     top = region.box.y0 - height if region.box.y0 >= height else min(region.box.y1, source.rows - height)
     return TextObject(
         numbered(number, region),

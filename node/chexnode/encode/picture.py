@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chexmodels.finding import Findings
 from chexnode.encode.caption import AMBER, COLOUR, Caption, Line, has_finding, numbered
+from chexnode.encode.contours import topmost
 
 #: Longest side of the whole picture, strips included.
 LONGEST = 2048
@@ -139,14 +140,15 @@ def _grow(inside: NDArray[np.bool_], band: int) -> NDArray[np.bool_]:
 
 
 def _draw_labels(picture: Image.Image, findings: Findings, layout: Layout) -> None:
-    """Number the regions above their top left corner, or below where there is no room, on no ground but a thin rim."""
+    """Number the regions above their highest point, or below where there is no room, on no ground but a thin rim."""
     assert findings.mask is not None
     scale_y, scale_x = layout.height / findings.mask.shape[0], layout.width / findings.mask.shape[1]
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(layout.font_size)
     gap = 4 + layout.font_size
     for number, region in enumerate(findings.regions[:_MOST_LABELS], 1):
         text = numbered(number, region)
-        x = min(region.box.x0 * scale_x, layout.width - font.getlength(text) - 2)
+        middle = topmost(findings.mask, region) * scale_x - font.getlength(text) / 2
+        x = min(middle, layout.width - font.getlength(text) - 2)
         y = region.box.y0 * scale_y - gap - 4
         if y < 0:
             y = min(region.box.y1 * scale_y + 4, layout.height - gap)

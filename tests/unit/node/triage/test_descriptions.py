@@ -88,6 +88,13 @@ def test_a_lateral_in_words_is_refused(attributes: dict[str, Any]) -> None:
     assert verdict.detail
 
 
+def test_the_character_set_of_the_header_is_heeded() -> None:
+    verdict = judged(SpecificCharacterSet="ISO_IR 144", SeriesDescription="ОГК боковая")
+    assert verdict.reason is Reason.LATERAL_VIEW
+    verdict = judged(SpecificCharacterSet=["", "ISO 2022 IR 87"], SeriesDescription="胸部側面")
+    assert verdict.reason is Reason.LATERAL_VIEW
+
+
 def test_a_study_of_two_views_decides_nothing() -> None:
     for text in ("XR CHEST PA AND LATERAL", "CHEST LATERAL", "Thorax seitlich"):
         verdict = judged(StudyDescription=text, BodyPartExamined="CHEST")

@@ -8,23 +8,24 @@ from importlib.metadata import version
 import created
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
 from webservices import web_services
 from writing import page, table
 
 from chexnode.archive.query_retrieve import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
 from chexnode.deliver.routing import CONTEXTS
 from chexnode.deliver.status import MEANINGS
-from chexnode.dimse.contexts import (
+from chexnode.dimse.messages import Status
+from chexnode.dimse.pdus import (
+    APPLICATION_CONTEXT,
+    APPLICATION_CONTEXT_UNKNOWN,
     CALLED_AE_UNKNOWN,
     CALLING_AE_UNKNOWN,
+    IMPLEMENTATION_CLASS_UID,
     LOCAL_LIMIT,
     MAX_PDU_LENGTH,
     PROTOCOL_VERSION,
-    VERIFICATION,
-    _verification,
 )
-from chexnode.dimse.messages import Status
+from chexnode.dimse.uids import EXPLICIT_VR, IMPLICIT_VR, VERIFICATION
 from chexnode.encode import verify as rules
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.not_analysed import MEANINGS as NOT_ANALYSED
@@ -120,8 +121,9 @@ def _implementation_model() -> Iterator[str]:
         "STORAGE-SCP, STORAGE-SCU and QUERY-SCU share one AE title, `node.ae_title` "
         f"(default `{_NODE['ae_title'].default}`). STORAGE-SCP writes each data set as received, decides by its header "
         "whether it is analysed ([which images](triage.md)) and answers when both are durable. Workers analyse; their "
-        "results are stored before anything is sent. STORAGE-SCU sends the stored bytes and no others: the first "
-        "committed encoding of a result is the truth, and a second send is of the same bytes under the same UID. "
+        "results are stored before anything is sent. STORAGE-SCU sends the stored bytes, or their values in Implicit "
+        "VR Little Endian where a destination takes only that: the first committed encoding of a result is the truth, "
+        "and a second send is of the same values under the same UID. "
         "QUERY-SCU works only for `chexnode reconcile`.\n\n"
         "Sequencing: an image is analysed as soon as it is stored, its results go out at once, whatever other images "
         "its study may get. A study that was quiet for `study.quiet_seconds` closes; destinations with `not_analysed` "
@@ -130,7 +132,6 @@ def _implementation_model() -> Iterator[str]:
 
 
 def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
-    verification = _verification()
     yield "### 3.2 STORAGE-SCP"
     yield (
         "#### 3.2.1 SOP classes\n\nVerification, every storage SOP class, private ones too, and Storage Commitment "
@@ -141,7 +142,7 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
         + table(
             ("what", "value"),
             [
-                ("application context", "`1.2.840.10008.3.1.1.1`"),
+                ("application context", f"`{APPLICATION_CONTEXT}`"),
                 ("associations at once", f"`limits.max_associations`, {_LIMITS['max_associations'].default}"),
                 (
                     "connections at once from one address",
@@ -156,8 +157,8 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
                 ),
                 ("longest silence", f"`limits.idle_seconds`, {_LIMITS['idle_seconds'].default} s"),
                 ("slowest sender", f"`limits.min_kb_per_second`, {_LIMITS['min_kb_per_second'].default} kB/s"),
-                ("Implementation Class UID", f"`{PYNETDICOM_IMPLEMENTATION_UID}`, pynetdicom's"),
-                ("Implementation Version Name", "`PYNETDICOM_` and its version"),
+                ("Implementation Class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
+                ("Implementation Version Name", "`CHEXNODE_` and its version"),
             ],
         )
     )
@@ -169,7 +170,7 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
             [
                 (
                     _VERIFICATION,
-                    ", ".join(f"{UID(uid).name} `{uid}`" for uid in verification.transfer_syntax or ()),
+                    ", ".join(f"{UID(uid).name} `{uid}`" for uid in (IMPLICIT_VR, EXPLICIT_VR)),
                     "SCP",
                     "none",
                 ),
@@ -193,6 +194,7 @@ def _storage_scp(statuses: Mapping[str, str]) -> Iterator[str]:
                         "no `[[peer]]` has this AE title at this address; without any, only loopback may call",
                     ),
                     (CALLED_AE_UNKNOWN, "another AE title than ours was called and `node.any_called_ae` is off"),
+                    (APPLICATION_CONTEXT_UNKNOWN, "the application context is not DICOM's"),
                     (PROTOCOL_VERSION, "the peer does not speak version 1 of the protocol"),
                     (LOCAL_LIMIT, "too many associations, or the disk is low: try again later"),
                 )
@@ -251,8 +253,8 @@ def _storage_scu() -> Iterator[str]:
                     "longest wait for an answer",
                     f"`destination.timeout_seconds`, {_DESTINATION['timeout_seconds'].default:g} s",
                 ),
-                ("Implementation Class UID", f"`{PYNETDICOM_IMPLEMENTATION_UID}`, pynetdicom's"),
-                ("Implementation Version Name", "`PYNETDICOM_` and its version"),
+                ("Implementation Class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
+                ("Implementation Version Name", "`CHEXNODE_` and its version"),
             ],
         )
         + "\n\nIt accepts no associations but the answers to storage commitment, which STORAGE-SCP takes. An "

@@ -14,9 +14,10 @@ from pathlib import Path
 from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_sound
 from chexmodels.dicom.part10 import Part10 as Part10File
 from chexmodels.dicom.transfer_syntaxes import DEFLATED
-from chexnode.dimse.contexts import LOCAL_LIMIT as ANY_REJECTION
-from chexnode.dimse.contexts import RequestError, accept, read_request, reject
+from chexnode.dimse.contexts import accept
 from chexnode.dimse.messages import CommandError, Status, read_command, write_response
+from chexnode.dimse.pdus import LOCAL_LIMIT as ANY_REJECTION
+from chexnode.dimse.pdus import PduError, read_associate_ac, read_associate_rq, read_titles, write_associate_rj
 from chexnode.encode.source import sanitise
 from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import NotUnderstood, read_header
@@ -106,8 +107,11 @@ def _file(part: Part10) -> bytes:
 def check_conversation(said: tuple[bytes, ...]) -> None:
     """Each PDU for itself: as a request for an association, and each value in it as a command set."""
     for one in said:
-        with suppress(RequestError):
-            request = read_request(one)
+        read_titles(one)
+        with suppress(PduError):
+            read_associate_ac(one)
+        with suppress(PduError):
+            request = read_associate_rq(one)
             contexts, answer = accept(request)
             assert answer[0] == 0x02
             assert int.from_bytes(answer[2:6], "big") == len(answer) - 6
@@ -116,7 +120,7 @@ def check_conversation(said: tuple[bytes, ...]) -> None:
             command = read_command(one[12:])
             response = read_response(write_response(command, Status.CANNOT_UNDERSTAND, "x"))
             assert response.status == Status.CANNOT_UNDERSTAND
-    assert reject(ANY_REJECTION)[0] == 0x03
+    assert write_associate_rj(ANY_REJECTION)[0] == 0x03
 
 
 def check_decoding(case: Case, sandbox: Sandbox, folder: Path) -> bool:

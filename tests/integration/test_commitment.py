@@ -67,7 +67,10 @@ def test_a_sender_is_answered_on_its_own_association(tmp_path: Path) -> None:
         empty = Dataset()
         empty.ReferencedSOPSequence = []
         status, _ = assoc.send_n_action(empty, 1, *PUSH)
-        assert status.Status == 0x0110
+        assert status.Status == 0x0120, "no Transaction UID"
+        empty.TransactionUID = "1.2.4"
+        status, _ = assoc.send_n_action(empty, 1, *PUSH)
+        assert status.Status == 0x0115, "nothing is not all committed"
         assoc.release()
 
 

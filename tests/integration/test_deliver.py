@@ -8,14 +8,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
-from pynetdicom import evt
+from pynetdicom import AE, evt
 from pynetdicom.dsutils import split_dataset
 
 from chexnode.deliver import courier
@@ -328,6 +330,37 @@ def test_after_a_long_stop_of_the_node_each_delivery_has_its_try(make_node: Call
         node.clock.skip(100 * 3600)
         node.deliver()
         assert node.states() == ["SENT"]
+
+
+def test_a_pacs_that_takes_only_implicit_vr_gets_everything(make_node: Callable[..., Node]) -> None:
+    arrived: dict[str, Dataset] = {}
+
+    def keep(event: evt.Event) -> int:
+        ds = event.dataset
+        arrived[ds.SOPInstanceUID] = ds
+        return 0x0000
+
+    ae = AE("STORESCP")
+    for sop_class in (SecondaryCaptureImageStorage, SegmentationStorage):
+        ae.add_supported_context(sop_class, ImplicitVRLittleEndian)
+    port = servers.free_port()
+    server = ae.start_server((servers.LOOPBACK, port), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    try:
+        node = make_node(port=port)
+        objects = [result(), result(SegmentationStorage, size=300_000), result(syntax=JPEGBaseline8Bit)]
+        ids = node.add(*objects)
+        assert node.deliver() == 3
+        found = probe(node.destination, "CHEXNODE", [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)])
+        assert found.refused == ()
+    finally:
+        server.shutdown()
+    view = node.view()
+    assert [view[i].state.value for i in ids] == ["SENT", "SENT", "DEAD"]
+    assert [view[i].error for i in ids[:2]] == ["sent as Implicit VR Little Endian, values unchanged"] * 2
+    assert "transfer syntax not accepted" in (view[ids[2]].error or "")
+    for ds in objects[:2]:
+        assert arrived[ds.SOPInstanceUID].PixelData == ds.PixelData
+        assert arrived[ds.SOPInstanceUID].PatientName == ds.PatientName
 
 
 def test_a_failure_that_heals_is_tried_a_few_times(make_node: Callable[..., Node]) -> None:

@@ -159,7 +159,7 @@ def test_an_archive_is_proposed_what_will_be_used(tmp_path: Path, retrieve: str)
     assert proposed == (used if retrieve == "move" else used[:1])
 
 
-def test_what_is_too_large_is_refused_and_what_is_far_too_large_ends_it(tmp_path: Path, node: Node) -> None:
+def test_what_is_too_large_is_refused_however_large(tmp_path: Path, node: Node) -> None:
     small = phantom_files(tmp_path / "small", 1)
     large = phantom_files(tmp_path / "large", 1, shape=(1000, 900))
     with orthanc(tmp_path) as pacs:
@@ -175,8 +175,7 @@ def test_what_is_too_large_is_refused_and_what_is_far_too_large_ends_it(tmp_path
 
         fill(pacs, phantom_files(tmp_path / "huge", 1, shape=(1500, 1200)))
         asked = node.run("reconcile", "--pacs", "pacs", "--since", SINCE, "--fetch", check=False)
-        assert asked.returncode == 3
-        assert "larger than the limit" in asked.stderr
+        assert asked.returncode == 1, "some are still missed"
         assert node.account()["received"] == 1
 
 

@@ -14,7 +14,6 @@ import pytest
 from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
-from chexnode.deliver.backoff import Backoff
 from chexnode.encode import objects
 from chexnode.encode.objects import Encoded
 from chexnode.encode.source import sanitise
@@ -23,6 +22,7 @@ from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import DiskRefused, Spool
+from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobClaim

@@ -21,20 +21,20 @@ from urllib.parse import urlencode
 import httpx
 from pydicom.datadict import tag_for_keyword
 
-from chexnode.archive.inbox import caller_of
+from chexnode.archive.query_retrieve import caller_of
 from chexnode.audit.transfers import Transfers
-from chexnode.deliver.backoff import Backoff
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.media_types import BadMediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
-from chexnode.dimse.messages import Status
 from chexnode.node import Node
 from chexnode.receive.header import is_safe_uid
 from chexnode.receive.http_body import HttpBody
-from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
+from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
+from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
+from chexnode.vocabulary.records import Caller
 
 log = logging.getLogger(__name__)
 
@@ -291,9 +291,9 @@ def _fetch(
     outcome = next((one for one in body.outcomes if one.sop_instance_uid == uid), None)
     if outcome is None:
         return "the answer does not hold it"
-    if outcome.answer.comment in (DISK_LOW, DISK_FAILED, NOT_NOW):
-        raise Transient(f"nothing can be stored now: {outcome.answer.comment}")
-    if outcome.answer.status != Status.SUCCESS:
+    if (failure := outcome.answer.failure) is not None:
+        if failure.is_temporary:
+            raise Transient(f"nothing can be stored now: {outcome.answer.comment}")
         return outcome.answer.comment
     if outcome.stored is not None:
         transfers.add(outcome.stored.subject, outcome.stored.sop_class_uid, outcome.stored.held_before)

@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from threading import Event
 from types import TracebackType
 from typing import Self
 
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -32,12 +31,16 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from chexnode.dimse.requestor import Association, Context, Keep, NotSent
+from chexnode.dimse import datasets
+from chexnode.dimse.requestor import Association, Context, NotSent
 from chexnode.node import Node
+from chexnode.receive.session import StorageSession
+from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.filters import Filter
+from chexnode.vocabulary.records import Caller
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +108,11 @@ def asking(settings: DestinationSettings) -> tuple[Context, ...]:
 class Archive:
     """A PACS to ask. Use as a context manager; entering raises DestinationDown."""
 
-    def __init__(self, node: Node, settings: DestinationSettings, keep: Keep | None = None) -> None:
-        """``keep``: takes what :meth:`fetch` gets by C-GET; not needed for C-MOVE."""
-        self.settings, self._keep = settings, keep
+    def __init__(self, node: Node, settings: DestinationSettings, storage: StorageService | None = None) -> None:
+        """``storage``: takes what :meth:`fetch` gets by C-GET; not needed for C-MOVE."""
+        self.settings, self._storage = settings, storage
         self._ae_title, self._trail = node.settings.node.ae_title, node.trail
         self._tls = client_context(node.settings.tls) if settings.tls else None
-        # What is a little larger than the limit is refused by itself, and the rest of the answer is read.
-        self._largest = 2 * node.settings.limits.max_object_mb * 1_000_000
 
     def __enter__(self) -> Self:
         # C-GET has associations of its own.
@@ -165,7 +166,7 @@ class Archive:
 
     def _find(self, identifier: Dataset) -> Iterator[Dataset]:
         if self._trail.on:
-            self._trail.queried(self.settings, _FIND, _IMPLICIT, _encoded(identifier))
+            self._trail.queried(self.settings, _FIND, _IMPLICIT, datasets.encode(identifier, _IMPLICIT))
         return self._assoc.find(_FIND, identifier)
 
     def fetch(self, instances: Iterable[Held]) -> int:
@@ -202,24 +203,24 @@ class Archive:
         """On an association of its own, which proposes the SOP classes that come; add what is stored to ``kept``."""
         known = sorted({one.sop_class_uid for one in some if one.sop_class_uid})[:_MOST_CLASSES]
         classes = known if all(one.sop_class_uid for one in some) else _RADIOGRAPHS
-        storage = [(sop_class, syntax) for sop_class in classes for syntax in _TRANSFER_SYNTAXES]
-        contexts = [(_GET, _IMPLICIT), *storage]
+        contexts = [(_GET, _IMPLICIT), *((sop_class, syntax) for sop_class in classes for syntax in _TRANSFER_SYNTAXES)]
+        assert self._storage is not None
+        record = partial(self._trail.fetched, self.settings)
+        session = StorageSession(self._storage, caller_of(self.settings), record, kept.add)
         ours = (self.settings, self._ae_title, contexts, Event(), self._tls)
-
-        def keep(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: bytes) -> int:
-            assert self._keep is not None
-            status = self._keep(sop_class_uid, sop_instance_uid, transfer_syntax_uid, data)
-            if status == 0x0000:
-                kept.add(sop_instance_uid)
-            return status
-
-        assoc = Association(*ours, as_scp=classes, keep=keep, largest=self._largest)
+        assoc = Association(*ours, as_scp=classes, storage=session)
         try:
             if contexts[0] not in assoc.accepted:
                 raise DestinationDown("it does not accept Study Root retrieval (C-GET)")
             return assoc.get(_GET, _named(some))
         finally:
+            session.close()
             assoc.release()
+
+
+def caller_of(source: DestinationSettings) -> Caller:
+    """As whom ``source`` counts in rules and tables: its AE title, or its name."""
+    return Caller(source.ae_title or source.name[:16], source.address)
 
 
 def _named(some: Sequence[Held]) -> Dataset:
@@ -230,13 +231,6 @@ def _named(some: Sequence[Held]) -> Dataset:
         SeriesInstanceUID=some[0].series_instance_uid,
         SOPInstanceUID=[one.sop_instance_uid for one in some],
     )
-
-
-def _encoded(identifier: Dataset) -> bytes:
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, True
-    write_dataset(buffer, identifier)
-    return buffer.getvalue()
 
 
 def _identifier(level: str, **keys: str | list[str]) -> Dataset:

@@ -354,7 +354,6 @@ def reconcile(
     json: Json = False,
 ) -> None:
     """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
-    from chexnode.archive.inbox import Inbox
     from chexnode.archive.query_retrieve import Archive
     from chexnode.archive.reconcile import reconcile as compare
     from chexnode.cli import tables
@@ -369,12 +368,8 @@ def reconcile(
         raise Usage(f"no destination of kind dicom is called {pacs!r}")
     with ExitStack() as stack:
         node = stack.enter_context(Node.open(settings, "reconcile"))
-        keep = None
-        if fetch and one.retrieve == "get":
-            inbox = Inbox(stack.enter_context(StorageService(node)), one, node.trail)
-            stack.callback(inbox.tell)
-            keep = inbox.keep
-        archive = stack.enter_context(Archive(node, one, keep))
+        storage = stack.enter_context(StorageService(node)) if fetch and one.retrieve == "get" else None
+        archive = stack.enter_context(Archive(node, one, storage))
         found = compare(node, archive, days, fetch, tables.asking(pacs))
     if json:
         print_json(found)

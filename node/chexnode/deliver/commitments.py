@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import unexpected
-from chexnode.dimse import commitment
 from chexnode.dimse.requestor import Association
+from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL
 from chexnode.node import Node
 from chexnode.settings.tree import DestinationSettings, PeerSettings
 from chexnode.tls import client_context
+from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MOST_ATTEMPTS = 20
 """With the back-off's longest wait of a minute: a quarter of an hour at least. Whoever still wants it asks again."""
 
-_CONTEXT = (commitment.PUSH_MODEL, "1.2.840.10008.1.2")
+_CONTEXT = (PUSH_MODEL, IMPLICIT_VR)
 
 
 def report_due(node: Node) -> int:
@@ -50,10 +50,10 @@ def report_due(node: Node) -> int:
 
 
 def _report(node: Node, peer: PeerSettings, request: CommitmentRequest) -> None:
-    to = DestinationSettings(name="peer", ae_title=peer.ae_title, host=peer.host, port=peer.port)
+    to = DestinationSettings(name="peer", ae_title=peer.ae_title, host=peer.host[0], port=peer.port)
     tls = client_context(node.settings.tls) if peer.tls else None
     ours = node.settings.node.ae_title
-    assoc = Association(to, ours, [_CONTEXT], node.stopping, tls, as_scp=[commitment.PUSH_MODEL])
+    assoc = Association(to, ours, [_CONTEXT], node.stopping, tls, as_scp=[PUSH_MODEL])
     try:
         if _CONTEXT not in assoc.accepted:
             raise DestinationDown("it does not take reports of storage commitment")

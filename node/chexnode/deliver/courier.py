@@ -21,7 +21,6 @@ from datetime import timedelta
 from pydicom.dataset import Dataset
 
 from chexnode.audit.transfers import Transfers
-from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgoing, Sent, answers, unexpected
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.deliver.folder import FolderDestination
@@ -33,6 +32,7 @@ from chexnode.ledger.leases import Lease
 from chexnode.node import Node
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import client_context
+from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome, Subject
 from chexnode.vocabulary.states import DeliveryState

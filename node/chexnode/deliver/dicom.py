@@ -9,21 +9,20 @@ from pathlib import Path
 from threading import Event
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom.dsutils import split_dataset
 
 from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load, unread
+from chexnode.deliver.implicit import to_implicit
 from chexnode.deliver.status import judge
-from chexnode.dimse import commitment
+from chexnode.dimse.pdus import MAX_CONTEXTS, TRANSFER_SYNTAXES_REFUSED
 from chexnode.dimse.requestor import Association, Context
+from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL, VERIFICATION
 from chexnode.settings.tree import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
-_IMPLICIT_VR = "1.2.840.10008.1.2"
-_VERIFICATION: Context = ("1.2.840.10008.1.1", _IMPLICIT_VR)
-_MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd identifiers from 1 to 255
-_TRANSFER_SYNTAXES_REFUSED = 4  # PS3.8 table 9-18
+_VERIFICATION: Context = (VERIFICATION, IMPLICIT_VR)
 _ANSWER_SECONDS = 1.0
 
 
@@ -33,10 +32,13 @@ class _Head:
 
     sop_class_uid: str
     transfer_syntax_uid: str
+    length: int
+    """Bytes of the file in front of the data set."""
 
     @property
-    def context(self) -> Context:
-        return self.sop_class_uid, self.transfer_syntax_uid
+    def contexts(self) -> tuple[Context, ...]:
+        """In which it can be sent, the best first: as it is stored, and in the default transfer syntax."""
+        return with_default((self.sop_class_uid, self.transfer_syntax_uid))
 
 
 class DicomDestination:
@@ -59,7 +61,7 @@ class DicomDestination:
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
         """See :class:`~chexnode.deliver.destination.Destination`."""
         heads = [_head(item.path) for item in items]
-        contexts = {head.context for head in heads if head}
+        contexts = {context for head in heads if head for context in head.contexts}
         assoc = self._associate(contexts) if contexts else None
         for item, head in zip(items, heads, strict=True):
             if self._stop.is_set():
@@ -71,21 +73,21 @@ class DicomDestination:
                 yield Sent(item, Answer.DEAD, "the stored file is not a DICOM file")
             elif head is None or assoc is None:
                 yield unread(item, "not at first")  # nothing was proposed for it
-            elif head.context not in assoc.accepted:
-                yield Sent(item, Answer.DEAD, _refusal(head.context, assoc))
+            elif not (usable := [context for context in head.contexts if context in assoc.accepted]):
+                yield Sent(item, Answer.DEAD, _refusal(head.contexts[0], assoc))
             else:
                 try:
-                    status, comment = assoc.store(item.path)
+                    data: memoryview | bytes = memoryview(content)[head.length :]
+                    if usable[0] != head.contexts[0]:
+                        data = to_implicit(data)
+                    status, comment = assoc.store(usable[0], item.claim.sop_instance_uid, data)
                 except DestinationDown as error:
                     self._assoc = None
                     raise Interrupted(f"{error}, during a store", item) from error
-                except OSError as error:  # of our disk, in the middle of a message, which cannot be taken back
-                    self._assoc = None
-                    assoc.abort()
-                    yield unread(item, error.strerror or type(error).__name__)
-                    assoc = self._associate(contexts)
-                    continue
-                yield Sent(item, *judge(status, comment), status=status)
+                answer, detail = judge(status, comment)
+                if usable[0] != head.contexts[0]:
+                    detail = "; ".join(filter(None, (detail, "sent as Implicit VR Little Endian, values unchanged")))
+                yield Sent(item, answer, detail, status)
 
     def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
         """Ask for storage commitment, and wait a moment for an answer on the same association.
@@ -93,7 +95,7 @@ class DicomDestination:
         ``told``: see :class:`Association`. Raises DestinationDown where the request is not accepted.
         """
         self.close()
-        context = (commitment.PUSH_MODEL, _IMPLICIT_VR)
+        context = (PUSH_MODEL, IMPLICIT_VR)
         answered = Event()
 
         def answer(information: Dataset) -> int:
@@ -101,7 +103,7 @@ class DicomDestination:
             answered.set()
             return status
 
-        assoc = Association(self._settings, self._ae_title, [context], self._stop, self._tls, answer)
+        assoc = Association(self._settings, self._ae_title, [context], self._stop, self._tls, on_report=answer)
         if context not in assoc.accepted:
             raise DestinationDown("the destination does not offer storage commitment")
         try:
@@ -109,7 +111,8 @@ class DicomDestination:
             if status != 0x0000:
                 why = f": {comment}" if comment else ""
                 raise DestinationDown(f"the request for storage commitment failed with status 0x{status:04X}{why}")
-            answered.wait(_ANSWER_SECONDS)
+            if not answered.is_set():
+                assoc.await_report(_ANSWER_SECONDS)
         finally:
             assoc.release()
 
@@ -124,7 +127,7 @@ class DicomDestination:
         if self._assoc is None or not contexts <= self._proposed:
             self.close()
             together = self._proposed | contexts
-            self._proposed = together if len(together) <= _MOST_CONTEXTS else set(contexts)
+            self._proposed = together if len(together) <= MAX_CONTEXTS else set(contexts)
             self._assoc = Association(self._settings, self._ae_title, sorted(self._proposed), self._stop, self._tls)
         return self._assoc
 
@@ -136,7 +139,7 @@ class Probe:
     echo: bool
     """C-ECHO succeeded."""
     refused: tuple[Context, ...]
-    """The proposed contexts that it does not accept."""
+    """The contexts that it accepts neither as they are nor in the default transfer syntax."""
 
 
 def probe(
@@ -146,17 +149,26 @@ def probe(
 
     Raises DestinationDown.
     """
-    assoc = Association(settings, ae_title, [_VERIFICATION, *contexts], Event(), tls)
+    proposed = {offered: None for context in contexts for offered in with_default(context)}
+    assoc = Association(settings, ae_title, [_VERIFICATION, *proposed], Event(), tls)
     echo = _VERIFICATION in assoc.accepted and assoc.echo()[0] == 0x0000
     assoc.release()
-    return Probe(echo, tuple(context for context in contexts if context in assoc.refused))
+    return Probe(echo, tuple(cx for cx in contexts if not assoc.accepted.intersection(with_default(cx))))
+
+
+def with_default(context: Context) -> tuple[Context, ...]:
+    """``context``, and the one that PS3.5 section 10.1 has us offer with every uncompressed object."""
+    sop_class_uid, transfer_syntax_uid = context
+    if transfer_syntax_uid != ExplicitVRLittleEndian:
+        return (context,)
+    return context, (sop_class_uid, IMPLICIT_VR)
 
 
 def _head(path: Path) -> _Head | None:
     """Read group 0002; None where it cannot be read, which the file's checksum then explains."""
     try:
-        meta, _ = split_dataset(path)
-        return _Head(str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
+        meta, length = split_dataset(path)
+        return _Head(str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID), length)
     except Exception:  # the parser's many ways of failing on a damaged file
         return None
 
@@ -165,6 +177,6 @@ def _refusal(context: Context, assoc: Association) -> str:
     sop_class, transfer_syntax = UID(context[0]).name, UID(context[1]).name
     # DCMTK, and so Orthanc, blame the SOP class even where they accept it in another transfer syntax.
     accepted_otherwise = any(sop_class_uid == context[0] for sop_class_uid, _ in assoc.accepted)
-    if accepted_otherwise or assoc.refused.get(context) == _TRANSFER_SYNTAXES_REFUSED:
+    if accepted_otherwise or assoc.refused.get(context) == TRANSFER_SYNTAXES_REFUSED:
         return f"transfer syntax not accepted by destination: {transfer_syntax} for {sop_class}"
     return f"SOP class not accepted by destination: {sop_class}"

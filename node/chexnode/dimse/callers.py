@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from chexnode.settings.base import read_range
 from chexnode.settings.tree import PeerSettings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -23,6 +24,10 @@ def read_address(text: str) -> Address:
     return mapped or address
 
 
+def _is_called(pattern: str, ae_title: str) -> bool:
+    return ae_title.startswith(pattern[:-1]) if pattern.endswith("*") else ae_title == pattern
+
+
 class Callers:
     """The allow list. Thread safe."""
 
@@ -36,9 +41,14 @@ class Callers:
         caller = read_address(address)
         if not self._peers:
             return caller.is_loopback
-        return any(peer.ae_title == calling_ae_title and self._is_at(peer.host, caller) for peer in self._peers)
+        return any(
+            _is_called(peer.ae_title, calling_ae_title) and any(self._is_at(host, caller) for host in peer.host)
+            for peer in self._peers
+        )
 
     def _is_at(self, host: str, caller: Address) -> bool:
+        if ends := read_range(host):
+            return caller.version == ends[0] and ends[1] <= int(caller) <= ends[2]
         try:
             return caller in ipaddress.ip_network(host, strict=False)
         except ValueError:

@@ -1,46 +1,53 @@
-"""Associations that we ask for: C-STORE (PS3.4 annex B), C-FIND, C-MOVE and C-GET (annex C), by pynetdicom's requestor.
+"""Associations that we ask for: C-STORE (PS3.4 annex B), queries and retrieval (annex C), storage commitment (annex J).
 
-A data set goes out as it lies in its file, never decoded and never re-encoded. What is overridden: a response can no
-longer be taken by the association's other thread, the time limit is for each step and not for the whole of a transfer
-and its answer, and what went wrong is kept, where the library only logs it.
+One request at a time; while its responses come, the requests of the peer on the same association are answered. A data
+set goes out as it lies in its file, never decoded and never re-encoded.
 """
 
 from __future__ import annotations
 
-import queue
+import logging
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from threading import Event
-from typing import Any, cast
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config, build_context, build_role, evt
-from pynetdicom.association import Association as LibraryAssociation
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ
-from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
-from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from chexnode.dimse import commitment
+from chexnode.dimse import commitment, contexts, datasets, messages, pdus
+from chexnode.dimse.datasets import NotADataSet
+from chexnode.dimse.messages import Collected, Command, Messages, Status, write_request, write_response
+from chexnode.dimse.pdus import PduError, ProposedContext, Role
+from chexnode.dimse.services import StorageSession
+from chexnode.dimse.store import store
+from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL, PUSH_MODEL_INSTANCE, VERIFICATION
+from chexnode.dimse.upper import (
+    BY_PROVIDER,
+    BY_USER,
+    REASON_INVALID_PARAMETER,
+    REASON_NOT_SPECIFIED,
+    Closed,
+    ProtocolError,
+    Released,
+    Requestor,
+    Stopped,
+    TimedOut,
+)
 from chexnode.settings.tree import DestinationSettings
 from chexnode.tls import explained
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
+
+log = logging.getLogger(__name__)
 
 Context = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID: what one presentation context proposes, so that each is answered alone."""
 
 _LARGEST_PDU, _SMALLEST_PDU = 1 << 17, 512
 _LARGEST_ANSWER = 1 << 20
-_POLL_SECONDS = 0.25
 _PENDING = (0xFF00, 0xFF01)  # PS3.4 table C.4-1
-
-Keep = Callable[[str, str, str, bytes], int]
-"""SOP Class UID, SOP Instance UID, Transfer Syntax UID and encoded data set of a C-STORE request -> its Status."""
+_RELEASE_SECONDS = 5.0
 
 
 class NotSent(DestinationDown):
@@ -48,286 +55,293 @@ class NotSent(DestinationDown):
 
 
 class Association:
-    """An accepted association; ``accepted`` and ``refused`` (with its PS3.8 table 9-18 result) tell the contexts."""
+    """An accepted association.
+
+    ``accepted``: the contexts that may be used. ``refused``: the others with their result (PS3.8 table 9-18), None
+    where it gave none.
+    """
 
     def __init__(
         self,
         settings: DestinationSettings,
         ae_title: str,
-        contexts: Sequence[Context],
+        proposed: Sequence[Context],
         stop: Event,
         tls: ssl.SSLContext | None = None,
-        told: Callable[[Dataset], int] | None = None,
+        *,
+        on_report: Callable[[Dataset], int] | None = None,
         as_scp: Sequence[str] = (),
-        keep: Keep | None = None,
-        largest: int = _LARGEST_ANSWER,
+        storage: StorageSession | None = None,
     ) -> None:
         """Connect and negotiate; ``tls`` secures the connection. Raises DestinationDown.
 
-        ``told``: takes the Event Information of an N-EVENT-REPORT that comes on this association, and returns a status.
-        ``as_scp``: SOP classes of which we want to be the SCP here (PS3.7 D.3.3.4). ``keep``: takes the instances of
-        :meth:`get`. ``largest``: of one message that is sent to us, in bytes.
+        ``on_report``: takes the Event Information of an N-EVENT-REPORT that comes on this association, and returns a
+        status. ``as_scp``: SOP classes of which we want to be the SCP here (PS3.7 D.3.3.4). ``storage``: takes the
+        instances of :meth:`get`.
         """
-        assert settings.host is not None
-        assert settings.port is not None
+        self._on_report, self._storage = on_report, storage
+        self._upper = Requestor(_connect(settings, tls), settings.timeout_seconds, stop)
+        self._is_open = True
+        self._why = "the association has ended"
+        self._message_id = 0
         assert settings.ae_title is not None
-        _config.STORE_SEND_CHUNKED_DATASET = True  # a file's data set is sent as it is
-        _config.LOG_HANDLER_LEVEL = "none"
-        self._why = ""
-        ae = _Requestor(ae_title)
-        ae.secured = (tls, settings.tls_name or settings.host) if tls is not None else None
-        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = settings.timeout_seconds
-        ae.network_timeout = None  # between batches it stays open
-        handlers: list[Any] = [
-            (evt.EVT_PDU_RECV, self._received),
-            (evt.EVT_PDU_SENT, self._sent),
-            (evt.EVT_CONN_CLOSE, lambda _: self._blame("the destination closed the connection")),
-        ]
-        if told is not None:
-            handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (told(event.event_information), None)))
-        if keep is not None:
-            handlers.append((evt.EVT_C_STORE, lambda event: _kept(event, keep)))
-        proposed = [build_context(*context) for context in contexts]
-        host, port = settings.host, settings.port
-        try:
-            roles: list[Any] = [build_role(sop_class, scp_role=True) for sop_class in as_scp]
-            assoc = ae.associate(host, port, proposed, ae_title=settings.ae_title, evt_handlers=handlers, ext_neg=roles)
-            error = cast(_Socket, assoc.dul.socket).tcp.error
-        except OSError as unresolved:
-            error = unresolved
-        if error is not None:
-            raise DestinationDown(f"no connection to {host}:{port}: {explained(error)}")
-        self.accepted = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in assoc.accepted_contexts}
-        results = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])): cx.result for cx in assoc.rejected_contexts}
-        self.refused = {context: results.get(context) for context in contexts if context not in self.accepted}
-        self._assoc = assoc
-        # The library itself aborts an association on which nothing was accepted; that is an answer too.
-        if not assoc.is_established and not assoc.rejected_contexts:
-            raise DestinationDown(self._why or f"the destination did not answer for {settings.timeout_seconds:g} s")
-        self._dimse = assoc.dimse = _Dimse(assoc, settings.timeout_seconds, stop, largest)
-        if self.accepted and 0 < self._dimse.maximum_pdu_size < _SMALLEST_PDU:
-            assoc.abort()
+        offered = {2 * number + 1: context for number, context in enumerate(proposed)}
+        roles = {sop_class: Role(scu=sop_class == PUSH_MODEL, scp=True) for sop_class in as_scp}
+        with self._failing():
+            rows = [ProposedContext(number, abstract, (syntax,)) for number, (abstract, syntax) in offered.items()]
+            self._upper.send(pdus.write_associate_rq(settings.ae_title, ae_title, rows, roles))
+            answer = self._read_answer()
+        self._contexts = {
+            number: contexts.Context(*offered[number])
+            for number, result in answer.results.items()
+            if number in offered and result.result == pdus.ACCEPTANCE
+        }
+        self.accepted = {(one.abstract_syntax, one.transfer_syntax) for one in self._contexts.values()}
+        self.refused = {
+            context: answer.results[number].result if number in answer.results else None
+            for number, context in offered.items()
+            if context not in self.accepted
+        }
+        max_length = min(answer.max_length or _LARGEST_PDU, _LARGEST_PDU)
+        if self.accepted and max_length < _SMALLEST_PDU:
+            self.abort()
             raise DestinationDown("the destination broke the protocol: it takes too small PDUs only")
+        self._messages = Messages(self._upper, max_length)
+        self._roles = answer.roles
 
-    def store(self, path: Path) -> tuple[int, str]:
-        """C-STORE on an accepted context; return (Status, Error Comment). Raises DestinationDown."""
-        return self._answer(lambda: self._assoc.send_c_store(path))
+    def store(self, context: Context, sop_instance_uid: str, data: bytes | memoryview) -> tuple[int, str]:
+        """C-STORE an encoded data set; return (Status, Error Comment). Raises DestinationDown."""
+        elements = {messages.AFFECTED_SOP_CLASS_UID: context[0], messages.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid}
+        return self._answer(messages.C_STORE_RQ, context, {**elements, messages.PRIORITY: 0}, data)
 
     def echo(self) -> tuple[int, str]:
         """C-ECHO; return (Status, Error Comment). Raises DestinationDown."""
-        return self._answer(self._assoc.send_c_echo)
+        context = (VERIFICATION, IMPLICIT_VR)
+        return self._answer(messages.C_ECHO_RQ, context, {messages.AFFECTED_SOP_CLASS_UID: VERIFICATION})
 
     def find(self, model: str, identifier: Dataset) -> Iterator[Dataset]:
         """C-FIND (PS3.4 C.4.1); yield the matches. Raises DestinationDown, also for a status of failure."""
-        for status, match in self._responses(lambda: self._assoc.send_c_find(identifier, model)):
-            if match is not None:
+        for response, match in self._query(messages.C_FIND_RQ, model, identifier):
+            if response.status in _PENDING and match is not None:
                 yield match
-            elif status.Status != 0x0000:
-                raise DestinationDown(_failure("C-FIND", status))
+            elif response.status != Status.SUCCESS:
+                raise DestinationDown(_failure("C-FIND", response))
 
     def move(self, model: str, identifier: Dataset, to: str) -> int:
         """C-MOVE (PS3.4 C.4.2) to AE title ``to``; return how many instances it says to have sent.
 
         Raises DestinationDown: NotSent for a status of failure where nothing was sent.
         """
-        return self._retrieve("C-MOVE", lambda: self._assoc.send_c_move(identifier, to, model))
+        return self._retrieve(messages.C_MOVE_RQ, model, identifier, {messages.MOVE_DESTINATION: to})
 
     def get(self, model: str, identifier: Dataset) -> int:
-        """C-GET (PS3.4 C.4.3) into ``keep``; return and raise as :meth:`move`."""
-        return self._retrieve("C-GET", lambda: self._assoc.send_c_get(identifier, model))
-
-    def _retrieve(self, service: str, send: Callable[[], Iterator[tuple[Dataset, Dataset | None]]]) -> int:
-        sent = 0
-        for status, _ in self._responses(send):
-            sent = int(status.get("NumberOfCompletedSuboperations") or sent)
-            if status.Status not in _PENDING and status.Status != 0x0000 and not sent:
-                raise NotSent(_failure(service, status))
-        return sent
+        """C-GET (PS3.4 C.4.3) into ``storage``; return and raise as :meth:`move`."""
+        return self._retrieve(messages.C_GET_RQ, model, identifier, {})
 
     def request_commitment(self, request: CommitmentRequest) -> tuple[int, str]:
         """N-ACTION (PS3.4 J.3.2); return (Status, Error Comment). Raises DestinationDown."""
-        what = (commitment.PUSH_MODEL, commitment.PUSH_MODEL_INSTANCE)
-        return self._answer(lambda: self._assoc.send_n_action(commitment.action(request), commitment.REQUEST, *what)[0])
+        elements: dict[int, int | str] = {
+            messages.REQUESTED_SOP_CLASS_UID: PUSH_MODEL,
+            messages.REQUESTED_SOP_INSTANCE_UID: PUSH_MODEL_INSTANCE,
+            messages.ACTION_TYPE_ID: commitment.REQUEST,
+        }
+        data = datasets.encode(commitment.action(request), IMPLICIT_VR)
+        return self._answer(messages.N_ACTION_RQ, (PUSH_MODEL, IMPLICIT_VR), elements, data)
 
     def report_commitment(self, transaction_uid: str, verdict: CommitmentVerdict) -> tuple[int, str]:
         """N-EVENT-REPORT (PS3.4 J.3.3); return (Status, Error Comment). Raises DestinationDown."""
+        if not self._roles.get(PUSH_MODEL, Role(scu=True, scp=False)).scp:
+            raise DestinationDown("the destination does not let us be the SCP of storage commitment")
         event_type, information = commitment.event(transaction_uid, verdict)
-        what = (commitment.PUSH_MODEL, commitment.PUSH_MODEL_INSTANCE)
-        return self._answer(lambda: self._assoc.send_n_event_report(information, event_type, *what)[0])
+        elements: dict[int, int | str] = {
+            messages.AFFECTED_SOP_CLASS_UID: PUSH_MODEL,
+            messages.AFFECTED_SOP_INSTANCE_UID: PUSH_MODEL_INSTANCE,
+            messages.EVENT_TYPE_ID: event_type,
+        }
+        data = datasets.encode(information, IMPLICIT_VR)
+        return self._answer(messages.N_EVENT_REPORT_RQ, (PUSH_MODEL, IMPLICIT_VR), elements, data)
+
+    def await_report(self, seconds: float) -> None:
+        """Wait for a report of storage commitment on this association, and answer it. Raises DestinationDown."""
+        self._upper.limit, limit = seconds, self._upper.limit
+        self._upper.begin()
+        with self._failing(), suppress(TimedOut):  # it may come on an association of the peer's
+            self._serve(*self._messages.command())
+        self._upper.limit = limit
 
     def release(self) -> None:
-        """Release in order."""
-        self._assoc.release()
+        """Release in order, as far as the peer lets us."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._upper.limit = min(self._upper.limit, _RELEASE_SECONDS)
+        self._upper.begin()
+        try:
+            self._upper.send_release(pdus.A_RELEASE_RQ)
+            while self._upper.read_pdu(_LARGEST_ANSWER)[0] not in (pdus.A_RELEASE_RP, pdus.A_ABORT):
+                pass
+        except (Closed, ProtocolError):
+            self._upper.send_abort(REASON_NOT_SPECIFIED, BY_USER)
+        self._upper.close()
 
     def abort(self) -> None:
         """End it at once."""
-        self._assoc.abort()
+        if self._is_open:
+            self._end("aborted", REASON_NOT_SPECIFIED)
 
-    def _answer(self, send: Any) -> tuple[int, str]:
-        status = Dataset()
-        if self._assoc.is_established:
-            with suppress(RuntimeError, ValueError):  # it ended since; or the role was not granted
-                status = send()
-        if "Status" not in status:
-            raise self._lost()
-        return int(status.Status), str(status.get("ErrorComment") or "")
+    def _end(self, why: str, reason: int | None = None) -> None:
+        """Close, after an A-ABORT of ``reason`` or, None, after what the peer has ended itself."""
+        self._is_open, self._why = False, why
+        if reason is not None:
+            self._upper.send_abort(reason, BY_USER if reason == REASON_NOT_SPECIFIED else BY_PROVIDER)
+        self._upper.close()
 
-    def _responses(self, send: Callable[[], Iterator[tuple[Dataset, Dataset | None]]]) -> Iterator[Any]:
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn what goes wrong with the connection or the peer into DestinationDown, and end the association."""
+        reason: int | None = REASON_NOT_SPECIFIED
+        cause: Exception
         try:
-            responses = send()
-        except (RuntimeError, ValueError) as error:  # it ended since, or the model was not accepted
-            raise self._lost() from error
-        for status, content in responses:
-            if "Status" not in status:
-                raise self._lost()
-            yield status, content if status.Status in _PENDING else None
-
-    def _lost(self) -> DestinationDown:
-        return DestinationDown(self._dimse.gave_up or self._why or "the destination broke the protocol")
-
-    def _blame(self, why: str) -> None:
-        self._why = self._why or why
-
-    def _received(self, event: evt.Event) -> None:
-        if isinstance(event.pdu, A_ABORT_RQ):
-            self._blame("the destination aborted the association")
-        elif isinstance(event.pdu, A_RELEASE_RQ):
-            self._blame("the destination released the association")
-        elif isinstance(event.pdu, A_ASSOCIATE_AC | A_ASSOCIATE_RJ):
-            is_rejection = isinstance(event.pdu, A_ASSOCIATE_RJ)
-            try:
-                answer = event.pdu.to_primitive()
-                if is_rejection:
-                    self._blame(f"association rejected ({answer.result_str}): {answer.reason_str}")
-                elif not answer.presentation_context_definition_results_list:
-                    raise ValueError("it answers no presentation context")
-            except Exception:  # the library's thread will die of it, and nobody would be told
-                self._blame("association rejected" if is_rejection else "the destination broke the protocol")
-                event.assoc.dul.to_user_queue.put(A_P_ABORT())
-
-    def _sent(self, event: evt.Event) -> None:
-        if isinstance(event.pdu, A_ABORT_RQ) and event.pdu.source == 0x02:  # by our upper layer
-            self._blame("the destination broke the protocol")
-
-
-class _Dimse(DIMSEServiceProvider):
-    """Waits for responses."""
-
-    def __init__(self, assoc: LibraryAssociation, limit: float, stop: Event, largest: int) -> None:
-        super().__init__(assoc)
-        self._limit = limit
-        self._stop = stop
-        self._largest = largest
-        self._received = 0
-        self.gave_up = ""
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take a part of a message, unless that grows beyond what is taken."""
-        self._received += sum(len(data) for _, data in primitive.presentation_data_value_list)
-        if self._received > self._largest:
-            self.gave_up = "the destination sent a message larger than the limit"
-            self.dul.event_queue.put("Evt19")  # as for any message that cannot be read: abort
+            yield
             return
-        super().receive_primitive(primitive)
-        if self.message is None:
-            self._received = 0
-
-    @property
-    def maximum_pdu_size(self) -> int:
-        return min(super().maximum_pdu_size or _LARGEST_PDU, _LARGEST_PDU)
-
-    def get_msg(self, block: bool = False) -> Any:
-        """Wait for a response as long as the transfer goes on, and then for the time limit."""
-        if not block:
-            # The reactor may have passed its checkpoint just before it was closed, and would take the response of
-            # whoever closed it, who then waits in vain (measured: 11 of 5,000 stores on a busy machine).
-            return super().get_msg() if self.assoc._reactor_checkpoint.is_set() else (None, None)
-        under_way, deadline = (-1, 0), 0.0
-        while True:
-            with suppress(queue.Empty):
-                return self.msg_queue.get(timeout=_POLL_SECONDS)
-            unsent = self.dul.to_provider_queue.qsize()
-            if under_way != (under_way := (unsent, self._received)):
-                deadline = time.monotonic() + self._limit
-            if self.gave_up or self._stop.is_set() or time.monotonic() > deadline:
-                late = f"the destination did not answer for {self._limit:g} s"
-                self.gave_up = self.gave_up or ("stopped" if self._stop.is_set() else late)
-                if unsent:  # an abort would wait its turn behind the rest of the transfer
-                    with suppress(OSError):
-                        # The connection's: that of a TLS socket would take the keys from the thread that uses it.
-                        socket.socket.shutdown(cast(_Socket, self.dul.socket).tcp, socket.SHUT_RDWR)
-                return None, None
-
-
-class _Requestor(AE):
-    secured: tuple[ssl.SSLContext, str] | None = None
-    """TLS, and the name that the destination's certificate must carry."""
-
-    def _create_socket(
-        self, assoc: LibraryAssociation, address: AddressInformation, tls_args: Any
-    ) -> AssociationSocket:
-        return _Socket(assoc, address, self.secured)
-
-
-class _Socket(AssociationSocket):
-    """Has time limits, sends the last segment of a message at once, and reads no endless PDU."""
-
-    tcp: _Tcp | _Tls
-
-    def __init__(
-        self, assoc: LibraryAssociation, address: AddressInformation, secured: tuple[ssl.SSLContext, str] | None
-    ) -> None:
-        self._secured = secured
-        super().__init__(assoc, address=address)
-
-    def _create_socket(self, address: AddressInformation) -> socket.socket:
-        self.tcp = _Tcp(fileno=super()._create_socket(address).detach())
-        if self._secured is not None:  # the handshake follows in connect(), within the connection's time limit
-            context, name = self._secured
-            context.sslsocket_class = _Tls
-            self.tcp = cast(_Tls, context.wrap_socket(self.tcp, server_hostname=name))
-        # Otherwise the last, short segment of a message waits for the peer's delayed acknowledgement (40 ms).
-        self.tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self.tcp
-
-    def connect(self, primitive: T_CONNECT) -> None:
-        super().connect(primitive)
-        if self.socket is not None:
-            self.socket.settimeout((self.assoc.dimse_timeout or 0) + 1)  # _Dimse looks at the time first
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        if nr_bytes > _LARGEST_ANSWER:
-            abort = A_ABORT_RQ()
-            abort.source, abort.reason_diagnostic = 0x02, 0x06  # service provider, invalid PDU parameter
-            self.assoc.dul._send(abort)
-            raise OSError("a PDU longer than the limit")
-        return super().recv(nr_bytes)
-
-
-class _Tcp(socket.socket):
-    """Keeps why it could not connect."""
-
-    error: OSError | None = None
-
-    def connect(self, address: Any) -> None:
-        try:
-            super().connect(address)
-        except OSError as error:
-            self.error = error
+        except DestinationDown:
             raise
+        except Stopped as error:
+            why, cause = str(error), error
+        except Released as error:
+            why, cause, reason = "the destination released the association", error, None
+        except Closed as error:
+            why, cause = f"the destination {error}", error
+        except _TooLarge as error:
+            why, cause = "the destination sent a message larger than the limit", error
+        except (ProtocolError, PduError, NotADataSet) as error:
+            log.warning("the destination broke the protocol", extra={"why": str(error)})
+            why, cause, reason = "the destination broke the protocol", error, REASON_INVALID_PARAMETER
+        except BaseException:
+            self._end("the association has failed", reason)
+            raise
+        self._end(why, reason)
+        raise DestinationDown(why) from cause
+
+    def _read_answer(self) -> pdus.AssociateAC:
+        kind, data = self._upper.read_pdu(_LARGEST_ANSWER)
+        if kind == pdus.A_ASSOCIATE_RJ:
+            rejection = pdus.read_associate_rj(data)
+            kind_of = "Permanent" if rejection.is_permanent else "Transient"
+            self._end(f"association rejected (Rejected {kind_of}): {rejection.text}")
+            raise DestinationDown(self._why)
+        if kind == pdus.A_ABORT:
+            raise Closed("aborted the association")
+        if kind == pdus.A_RELEASE_RQ:
+            raise Closed("released the association")
+        if kind != pdus.A_ASSOCIATE_AC:
+            raise ProtocolError(REASON_INVALID_PARAMETER, f"PDU of type {kind:#04x}")
+        return pdus.read_associate_ac(data)
+
+    def _answer(
+        self, command_field: int, context: Context, elements: Mapping[int, int | str], data: bytes | memoryview = b""
+    ) -> tuple[int, str]:
+        """The one response to a request."""
+        for response, _ in self._request(command_field, context, elements, data):
+            assert response.status is not None
+            return response.status, response.comment
+        raise AssertionError("a request ends with a response or an error")
+
+    def _query(
+        self, command_field: int, model: str, identifier: Dataset, more: Mapping[int, int | str] | None = None
+    ) -> Iterator[tuple[Command, Dataset | None]]:
+        elements = {messages.AFFECTED_SOP_CLASS_UID: model, messages.PRIORITY: 0, **(more or {})}
+        data = datasets.encode(identifier, IMPLICIT_VR)
+        return self._request(command_field, (model, IMPLICIT_VR), elements, data)
+
+    def _retrieve(self, command_field: int, model: str, identifier: Dataset, more: Mapping[int, int | str]) -> int:
+        service = "C-MOVE" if command_field == messages.C_MOVE_RQ else "C-GET"
+        sent = 0
+        for response, _ in self._query(command_field, model, identifier, more):
+            sent = response.completed or sent
+            if response.status not in (*_PENDING, Status.SUCCESS) and not sent:
+                raise NotSent(_failure(service, response))
+        return sent
+
+    def _request(
+        self, command_field: int, context: Context, elements: Mapping[int, int | str], data: bytes | memoryview
+    ) -> Iterator[tuple[Command, Dataset | None]]:
+        """Send a request; yield its responses to the last, each with its data set. Raises DestinationDown."""
+        context_id = next(
+            (i for i, c in self._contexts.items() if context == (c.abstract_syntax, c.transfer_syntax)), 0
+        )
+        if not self._is_open or not context_id:
+            raise DestinationDown(self._why if context_id else "the destination does not accept this service")
+        self._message_id = self._message_id % 0xFFFF + 1
+        command = write_request(command_field, self._message_id, elements, has_data_set=len(data) > 0)
+        with self._failing():
+            self._upper.begin()
+            try:
+                self._messages.send(context_id, command, data)
+            except (Stopped, TimedOut):
+                raise
+            except Closed:
+                self._upper.next_fragment(within_message=False)  # what it said before it closed explains more
+                raise
+        status: int | None = _PENDING[0]
+        while status in _PENDING:
+            with self._failing():
+                response, content = self._response(command_field | messages.RESPONSE)
+            status = response.status
+            yield response, content
+
+    def _response(self, command_field: int) -> tuple[Command, Dataset | None]:
+        while True:
+            context_id, command = self._messages.command()
+            if not command.field & messages.RESPONSE:
+                self._serve(context_id, command)
+                continue
+            if command.field != command_field or command.message_id != self._message_id or command.status is None:
+                raise ProtocolError(REASON_INVALID_PARAMETER, "a response to nothing")
+            return command, self._content(context_id) if command.has_data_set else None
+
+    def _serve(self, context_id: int, command: Command) -> None:
+        """Answer a request of the peer's."""
+        context = self._contexts.get(context_id)
+        if context is None or command.field & messages.RESPONSE:
+            raise ProtocolError(REASON_INVALID_PARAMETER, "a message that nobody has asked for")
+        status, comment = int(Status.UNRECOGNISED_OPERATION), ""
+        if command.field == messages.C_STORE_RQ and self._storage is not None:
+            discard = Collected(0, _LARGEST_ANSWER)
+            status, comment = store(self._messages, context_id, command, context, self._storage, discard)
+        elif command.has_data_set:
+            content = self._content(context_id)
+            if command.field == messages.N_EVENT_REPORT_RQ and self._on_report is not None:
+                status = self._on_report(content)
+        self._messages.send(context_id, write_response(command, status, comment))
+        self._upper.begin()
+
+    def _content(self, context_id: int) -> Dataset:
+        collected = Collected(commitment.MAX_DATA_SET)
+        self._messages.data_set(context_id, collected)
+        if collected.whole is None:
+            raise _TooLarge
+        return datasets.decode(collected.whole, self._contexts[context_id].transfer_syntax, commitment.MAX_ELEMENTS)
 
 
-class _Tls(_Tcp, ssl.SSLSocket):
-    """The same, of the handshake too, which is part of its ``connect``."""
+class _TooLarge(Exception):
+    """A message is larger than the limit."""
 
 
-def _kept(event: evt.Event, keep: Keep) -> int:
-    request, context = cast(Any, event.request), event.context
-    data = request.DataSet.getvalue() if request.DataSet is not None else b""
-    uids = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(context.transfer_syntax))
-    return keep(*uids, data)
+def _connect(settings: DestinationSettings, tls: ssl.SSLContext | None) -> socket.socket:
+    """Raises DestinationDown."""
+    host, port = settings.host, settings.port
+    assert host is not None
+    try:
+        sock = socket.create_connection((host, port or 0), settings.timeout_seconds)
+        # Otherwise the last, short segment of a message waits for the peer's delayed acknowledgement (40 ms).
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return tls.wrap_socket(sock, server_hostname=settings.tls_name or host) if tls is not None else sock
+    except OSError as error:
+        raise DestinationDown(f"no connection to {host}:{port}: {explained(error)}") from error
 
 
-def _failure(service: str, status: Dataset) -> str:
-    comment = str(status.get("ErrorComment") or "")
-    return f"{service} failed with status 0x{int(status.Status):04X}" + (f": {comment}" if comment else "")
+def _failure(service: str, response: Command) -> str:
+    return f"{service} failed with status 0x{response.status:04X}" + (
+        f": {response.comment}" if response.comment else ""
+    )

@@ -14,16 +14,14 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
 from chexnode.audit.trail import Trail
-from chexnode.dimse.association import Association, Policy
+from chexnode.dimse.acceptor import Association, Policy
 from chexnode.dimse.callers import Callers, read_address
-from chexnode.dimse.contexts import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, Rejection, Request
-from chexnode.receive.commitment import CommitmentService
-from chexnode.receive.storage import StorageService
+from chexnode.dimse.pdus import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, Rejection, Titles
+from chexnode.dimse.services import Services
 from chexnode.settings.tree import Settings
 from chexnode.tls import server_context
 from chexnode.vocabulary.errors import BadEnvironment
@@ -41,13 +39,10 @@ class AssociationServer:
     Raises BadEnvironment where that is impossible.
     """
 
-    def __init__(
-        self, settings: Settings, service: StorageService, commitment: CommitmentService, trail: Trail
-    ) -> None:
+    def __init__(self, settings: Settings, services: Services, trail: Trail) -> None:
         self._settings = settings
-        self._service = service
         self._callers = Callers(settings.peer)
-        self._policy = Policy(self._admit, settings.limits, service, commitment, trail)
+        self._policy = Policy(self._judge, self._admit, settings.limits, services, trail)
         self._lock = threading.Lock()
         self._waiting: dict[Association, threading.Thread] = {}
         """Connections that have not negotiated, oldest first."""
@@ -162,29 +157,32 @@ class AssociationServer:
                 self._waiting.pop(association, None)
                 self._negotiated.pop(association, None)
 
-    def _admit(self, association: Association, request: Request) -> Rejection | None:
-        """Count a negotiated association in, or say why not (PS3.8 table 9-21)."""
-        node, limits = self._settings.node, self._settings.limits
-        if not self._callers.allows(request.calling_ae_title, association.address):
+    def _judge(self, association: Association, titles: Titles) -> Rejection | None:
+        """Why this caller may not have an association (PS3.8 table 9-21), if so."""
+        node, names = self._settings.node, association.names
+        if not self._callers.allows(titles.calling_ae_title, association.address):
             return CALLING_AE_UNKNOWN
-        names = association.names
-        if self._settings.tls.match_ae_title and names is not None and request.calling_ae_title not in names:
+        if self._settings.tls.match_ae_title and names is not None and titles.calling_ae_title not in names:
             return CALLING_AE_UNKNOWN
-        if request.called_ae_title != node.ae_title and not node.any_called_ae:
+        if titles.called_ae_title != node.ae_title and not node.any_called_ae:
             return CALLED_AE_UNKNOWN
-        if not self._service.has_room():
+        return None
+
+    def _admit(self, association: Association) -> Rejection | None:
+        """Count a negotiated association in, or say that there is no place; it then stays among those that wait."""
+        limits = self._settings.limits
+        if not self._policy.services.has_room():
             return LOCAL_LIMIT
         with self._lock:
-            thread = self._waiting.pop(association, None)
-            if thread is None or self._stopping.is_set():
-                return LOCAL_LIMIT
-            counts = Counter(a.address for a in self._negotiated)
+            here = sum(a.address == association.address for a in self._negotiated)
             if (
-                len(self._negotiated) >= limits.max_associations
-                or counts[association.address] >= limits.max_associations_per_address
+                self._stopping.is_set()
+                or association not in self._waiting
+                or len(self._negotiated) >= limits.max_associations
+                or here >= limits.max_associations_per_address
             ):
                 return LOCAL_LIMIT
-            self._negotiated[association] = thread
+            self._negotiated[association] = self._waiting.pop(association)
         return None
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
-
 from chexmodels.dicom.elements import Buffer
 from chexmodels.dicom.file_meta import prefix
+from chexnode.dimse.pdus import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,8 @@ def file_prefix(announced: Announced, calling_ae_title: str) -> bytes:
             (0x0002, "UI", announced.sop_class_uid),
             (0x0003, "UI", announced.sop_instance_uid),
             (0x0010, "UI", announced.transfer_syntax_uid),
-            (0x0012, "UI", PYNETDICOM_IMPLEMENTATION_UID),
-            (0x0013, "SH", PYNETDICOM_IMPLEMENTATION_VERSION),
+            (0x0012, "UI", IMPLEMENTATION_CLASS_UID),
+            (0x0013, "SH", IMPLEMENTATION_VERSION_NAME),
             (0x0016, "AE", calling_ae_title),
         )
     )

@@ -19,12 +19,13 @@ from chexnode.audit.transfers import Transfers
 from chexnode.dicomweb.json_model import Json
 from chexnode.dicomweb.media_types import DICOM, BadMediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError, MultipartReader, PartBegins, PartData
-from chexnode.dimse.messages import Status
 from chexnode.receive.filemeta import Announced
 from chexnode.receive.header import is_safe_uid
-from chexnode.receive.storage import DISK_FAILED, Answer, Caller, Reception, StorageService, Stored
+from chexnode.receive.outcome import Answer, Failure
+from chexnode.receive.storage import Reception, StorageService, Stored
 from chexnode.receive.stow_parts import NoInstance, StowParts, Writer
 from chexnode.spool.spool import DiskRefused
+from chexnode.vocabulary.records import Caller
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class PartOutcome:
     @property
     def is_stored(self) -> bool:
         """Whether the object is durable and recorded."""
-        return self.answer.status is Status.SUCCESS
+        return self.answer.failure is None
 
 
 class _File:
@@ -81,7 +82,7 @@ class _File:
         if self._reception is None and self._fault is None:
             self._look(is_all=True)
         if self._reception is None or self._announced is None:
-            answer = Answer(Status.CANNOT_UNDERSTAND, self._fault or "not a DICOM file")
+            answer = Answer(Failure.NOT_UNDERSTOOD, self._fault or "not a DICOM file")
             return PartOutcome(answer, is_unreadable=True)
         answer = self._reception.finish()
         announced = self._announced
@@ -198,8 +199,8 @@ class HttpBody:
             except MultipartError as error:
                 self._break(error)
             except DiskRefused:
-                self._break(MultipartError(DISK_FAILED))
-                self.outcomes.append(PartOutcome(Answer(Status.OUT_OF_RESOURCES, DISK_FAILED)))
+                self._break(MultipartError(Failure.DISK_FAILED))
+                self.outcomes.append(PartOutcome(Answer(Failure.DISK_FAILED)))
 
     def end(self) -> None:
         """The body is over: store what is complete. Raises MultipartError where it was broken before anything was."""
@@ -215,7 +216,7 @@ class HttpBody:
             if not self.outcomes:
                 raise self._broken
             if self._separate is None:
-                self.outcomes.append(PartOutcome(Answer(Status.CANNOT_UNDERSTAND, str(self._broken))))
+                self.outcomes.append(PartOutcome(Answer(Failure.NOT_UNDERSTOOD, str(self._broken))))
         elif self._separate is not None:
             models = [*self._separate.models()]  # all can be read, or nothing is stored
             if len(models) > MOST_PARTS:
@@ -225,7 +226,7 @@ class HttpBody:
                     self._store_model(self._separate, model)
                 except DiskRefused:  # it has no parts any more for the others either
                     self.abandon()
-                    refusal = Answer(Status.OUT_OF_RESOURCES, DISK_FAILED)
+                    refusal = Answer(Failure.DISK_FAILED)
                     self.outcomes += [_refused(one, refusal) for one in models[number:]]
                     return
 
@@ -237,7 +238,7 @@ class HttpBody:
                 self._file.write(piece)
         except NoInstance as error:
             self._file = None
-            self.outcomes.append(_refused(model, Answer(Status.CANNOT_UNDERSTAND, str(error))))
+            self.outcomes.append(_refused(model, Answer(Failure.NOT_UNDERSTOOD, str(error))))
             return
         self._finish_part()
 
@@ -266,7 +267,7 @@ class HttpBody:
         instance, self._file, self._writer = self._file, None, None
         if instance is None:
             self.outcomes.append(
-                PartOutcome(Answer(Status.CANNOT_UNDERSTAND, f"a part is not {DICOM}"), is_of_another_type=True)
+                PartOutcome(Answer(Failure.NOT_UNDERSTOOD, f"a part is not {DICOM}"), is_of_another_type=True)
             )
             return
         try:

@@ -8,6 +8,7 @@ Pixels are never decoded; the data set passes through to the disk as it comes. L
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 from collections.abc import Callable
@@ -22,32 +23,19 @@ from chexmodels.dicom.elements import Buffer
 from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.part10 import inflate
 from chexmodels.dicom.transfer_syntaxes import DEFLATED
-from chexnode.dimse.messages import Status
 from chexnode.node import Node
 from chexnode.receive.committer import Committer, NotRecorded
 from chexnode.receive.filemeta import Announced, file_prefix, read_prefix
 from chexnode.receive.header import NotUnderstood, ReceivedHeader, is_safe_uid, read_header
+from chexnode.receive.outcome import Answer, Failure, NotStored
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import judge_header
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import Arrival, Outcome, Receipt, Subject, Verdict
+from chexnode.vocabulary.records import Arrival, Caller, Outcome, Receipt, Subject, Verdict
 from chexnode.vocabulary.states import InstanceState
 from chexnode.vocabulary.tracebacks import fault
 
 log = logging.getLogger(__name__)
-
-# Error Comments of Status.OUT_OF_RESOURCES, where who answers by other words needs to tell them apart.
-DISK_LOW = "disk low"
-DISK_FAILED = "the disk is full or failing"
-NOT_NOW = "not recorded, try again later"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sends on an association."""
-
-    ae_title: str
-    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +47,6 @@ class Stored:
     held_before: bool
     """Whether the node had it, or has made it."""
     series_instance_uid: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Status and Error Comment of a response."""
-
-    status: Status
-    comment: str = ""
-
-
-class Refusal(Exception):
-    """The object is not stored; the answer says why."""
-
-    def __init__(self, status: Status, comment: str) -> None:
-        super().__init__(comment)
-        self.answer = Answer(status, comment)
-
-
-#: Of an object that is in the spool: nothing more is written.
-_KEPT = Refusal(Status.SUCCESS, "stored")
 
 
 class StorageService:
@@ -117,9 +85,11 @@ class StorageService:
         """Whether an image may be taken now."""
         return self.spool.has_room(self.settings.disk)
 
-    def begin(self, announced: Announced, caller: Caller, refusal: Refusal | None = None) -> Reception:
-        """Start to receive a data set; with ``refusal`` it is only read to its end, to be answered with that."""
-        return Reception(self, announced, caller, refusal)
+    def begin(
+        self, announced: Announced, caller: Caller, on_stored: Callable[[Stored], None] | None = None
+    ) -> Reception:
+        """Start to receive a data set; ``on_stored`` is called once it is durable and recorded."""
+        return Reception(self, announced, caller, on_stored)
 
     def arrival_of(self, path: str) -> Arrival | None:
         """A spooled source as it arrived, judged by today's gate; None where it is no whole received object.
@@ -135,7 +105,7 @@ class StorageService:
         digest = hashlib.sha256(data).hexdigest()
         if not PurePath(path).name.startswith(digest):
             return None
-        kept = Reception(self, announced, Caller(calling_ae_title, ""), _KEPT)
+        kept = Reception(self, announced, Caller(calling_ae_title, ""), is_kept=True)
         return kept.arrival(lambda: data, StoredFile(path, digest, len(content)))
 
 
@@ -143,32 +113,40 @@ class Reception:
     """One data set on its way in. A refused one is still read to its end, and dropped, so that it can be answered."""
 
     def __init__(
-        self, service: StorageService, announced: Announced, caller: Caller, refusal: Refusal | None = None
+        self,
+        service: StorageService,
+        announced: Announced,
+        caller: Caller,
+        on_stored: Callable[[Stored], None] | None = None,
+        *,
+        is_kept: bool = False,
     ) -> None:
+        """``is_kept``: the object is in the spool already, and nothing is written."""
         self._service = service
         self._announced = announced
         self._caller = caller
         self._limit = service.settings.limits.max_object_mb * 1_000_000
         self._received = 0
-        self._refusal = refusal
+        self._refusal: NotStored | None = None
+        self._on_stored = on_stored
         self._incoming: Incoming | None = None
         self.stored: Stored | None = None
         """Set by :meth:`finish` where the instance was acknowledged."""
-        if refusal is not None:
+        if is_kept:
             return
         try:
             self._check_announced()
             self._incoming = service.spool.incoming(file_prefix(announced, caller.ae_title))
-        except Refusal as why:
+        except NotStored as why:
             self._refusal = why
         except DiskRefused as error:
-            self._refusal = _disk_refusal(error)
+            self._refusal = _disk_failed(error)
 
     def _check_announced(self) -> None:
         if not is_safe_uid(self._announced.sop_instance_uid):
-            raise Refusal(Status.CANNOT_UNDERSTAND, "Affected SOP Instance UID is not a UID")
+            raise NotStored(Failure.NOT_UNDERSTOOD, "Affected SOP Instance UID is not a UID")
         if not self._service.has_room():
-            raise Refusal(Status.OUT_OF_RESOURCES, DISK_LOW)
+            raise NotStored(Failure.DISK_LOW)
 
     def write(self, data: memoryview) -> None:
         """Take the next piece of the data set."""
@@ -177,13 +155,13 @@ class Reception:
             return
         if self._received > self._limit:
             self.abandon()
-            self._refusal = Refusal(Status.OUT_OF_RESOURCES, "object larger than the limit")
+            self._refusal = NotStored(Failure.TOO_LARGE)
             return
         try:
             self._incoming.write(data)
         except DiskRefused as error:
             self._incoming = None
-            self._refusal = _disk_refusal(error)
+            self._refusal = _disk_failed(error)
 
     @property
     def endless(self) -> bool:
@@ -203,7 +181,7 @@ class Reception:
                 assert self._refusal is not None
                 raise self._refusal
             answer = self._store(self._incoming)
-        except Refusal as refusal:
+        except NotStored as refusal:
             answer = refusal.answer
             self._log(logging.WARNING, "refused", status=f"{answer.status:#06x}", why=answer.comment)
         finally:
@@ -217,13 +195,13 @@ class Reception:
             stored = incoming.complete()
             receipt = self._service.committer.submit(self._arrival(header, stored, verdict), incoming.keep)
         except DiskRefused as error:
-            raise _disk_refusal(error) from error
+            raise _disk_failed(error) from error
         except NotRecorded as error:
             if error.removable:
                 self._service.spool.unlink(stored.path)
             if error.transient:
-                raise Refusal(Status.OUT_OF_RESOURCES, NOT_NOW) from error
-            raise Refusal(Status.PROCESSING_FAILURE, "not recorded") from error
+                raise NotStored(Failure.BUSY) from error
+            raise NotStored(Failure.FAULT) from error
         self._settle(receipt, stored)
         self.stored = Stored(
             _subject(header),
@@ -241,18 +219,20 @@ class Reception:
             digest=stored.digest,
             size=stored.size,
         )
-        return Answer(Status.SUCCESS)
+        if self._on_stored is not None:
+            self._on_stored(self.stored)
+        return Answer()
 
     def arrival(self, view: Callable[[], memoryview], stored: StoredFile) -> Arrival | None:
         """A data set that is stored already, as it would be recorded; None where it would be refused."""
         try:
             header = self._read(view)
-        except Refusal:
+        except NotStored:
             return None
         return self._arrival(header, stored, self._judge(header))
 
     def _read(self, view: Callable[[], memoryview]) -> ReceivedHeader:
-        """Parse and compare with what was announced. Raises :class:`Refusal`."""
+        """Parse and compare with what was announced. Raises :class:`NotStored`."""
         syntax = self._announced.transfer_syntax_uid
         limits = self._service.settings.limits
         try:
@@ -262,20 +242,20 @@ class Reception:
             else:
                 header = read_header(view(), syntax, limits)
         except NotUnderstood as error:
-            raise Refusal(Status.CANNOT_UNDERSTAND, str(error)) from error
+            raise NotStored(Failure.NOT_UNDERSTOOD, str(error)) from error
         except DiskRefused as error:
-            raise _disk_refusal(error) from error
+            raise _disk_failed(error) from error
         if not header.sop_class_uid or not header.sop_instance_uid:
-            raise Refusal(Status.CANNOT_UNDERSTAND, "no SOP Class or Instance UID in the data set")
+            raise NotStored(Failure.NOT_UNDERSTOOD, "no SOP Class or Instance UID in the data set")
         if header.sop_class_uid != self._announced.sop_class_uid:
-            raise Refusal(Status.DATA_SET_MISMATCH, "SOP Class UID differs from the one announced")
+            raise NotStored(Failure.MISMATCH, "SOP Class UID differs from the one announced")
         if header.sop_instance_uid != self._announced.sop_instance_uid:
-            raise Refusal(Status.DATA_SET_MISMATCH, "SOP Instance UID differs from the one announced")
+            raise NotStored(Failure.MISMATCH, "SOP Instance UID differs from the one announced")
         if self._announced.study_instance_uid not in ("", header.study_instance_uid):
-            raise Refusal(Status.DATA_SET_MISMATCH, "Study Instance UID differs from the one announced")
+            raise NotStored(Failure.MISMATCH, "Study Instance UID differs from the one announced")
         for uid in (header.study_instance_uid, header.series_instance_uid):
             if uid and not is_safe_uid(uid):
-                raise Refusal(Status.CANNOT_UNDERSTAND, "Study or Series Instance UID is not a UID")
+                raise NotStored(Failure.NOT_UNDERSTOOD, "Study or Series Instance UID is not a UID")
         return header
 
     def _judge(self, header: ReceivedHeader) -> Verdict:
@@ -325,7 +305,7 @@ class Reception:
             try:
                 spool.restore(stored.path, receipt.path)
             except DiskRefused as error:
-                raise _disk_refusal(error) from error
+                raise _disk_failed(error) from error
             self._log(logging.WARNING, "restored a lost source", digest=stored.digest)
             return
         spool.unlink(stored.path)
@@ -361,6 +341,9 @@ def _subject(header: ReceivedHeader) -> Subject:
     return Subject(header.study_instance_uid, *facts)
 
 
-def _disk_refusal(error: DiskRefused) -> Refusal:
+def _disk_failed(error: DiskRefused) -> NotStored:
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):  # no fault of the disk's
+        return NotStored(Failure.BUSY, "too many open files, try again later")
     log.error("disk refused", extra={"error": str(error)})
-    return Refusal(Status.OUT_OF_RESOURCES, DISK_FAILED)
+    return NotStored(Failure.DISK_FAILED)

@@ -17,10 +17,36 @@ def _ae_title(value: str) -> str:
 
 
 def network(value: str) -> str:
-    """Check an address, a CIDR block or a host name (a name is resolved when it is used)."""
+    """Check an address, a CIDR block, a range of addresses or a host name (a name is resolved when it is used)."""
+    first, dash, last = value.partition("-")
     if "/" in value:
         ipaddress.ip_network(value, strict=False)
+    elif dash and is_address(first) and is_address(last):
+        if read_range(value) is None:
+            raise ValueError(f"{value!r} is no range: both ends are addresses of one kind, the lower one first")
+    elif not value or (value.replace(".", "").isdigit() and not is_address(value)):
+        raise ValueError(f"{value!r} is neither an address nor a host name, and would never match")
     return value
+
+
+def is_address(text: str) -> bool:
+    """Whether ``text`` is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_range(text: str) -> tuple[int, int, int] | None:
+    """Version, first and last address (as numbers) of a range such as 10.1.2.3-10.1.2.9; None where it is none."""
+    ends = text.split("-")
+    if len(ends) != 2 or not all(is_address(end) for end in ends):
+        return None
+    first, last = (ipaddress.ip_address(end) for end in ends)
+    if first.version != last.version or int(first) > int(last):
+        return None
+    return first.version, int(first), int(last)
 
 
 def is_loopback(host: str) -> bool:

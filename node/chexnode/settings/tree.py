@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from chexnode.settings.base import AETitle, Port, Section, network
+from chexnode.settings.base import AETitle, Port, Section, network, read_range
 from chexnode.settings.destination import DestinationSettings as DestinationSettings
 from chexnode.settings.keys import known_keys
 from chexnode.settings.web import TlsSettings as TlsSettings
@@ -195,13 +195,26 @@ class AuditSettings(Section):
     )
 
 
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(network)], ...], BeforeValidator(_listed), Field(min_length=1)]
+
+
 class PeerSettings(Section):
     """Who may call."""
 
-    ae_title: AETitle = Field(description="Calling AE title.")
-    host: Annotated[str, AfterValidator(network)] = Field(description="Address, CIDR block or host it calls from.")
+    ae_title: AETitle = Field(description="Calling AE title; a `*` at its end: any rest; alone: any title.")
+    host: Hosts = Field(description="Address, CIDR block, range (10.1.2.3-10.1.2.9) or host it calls from, or a list.")
     port: Port | None = Field(None, description="Where it listens, for answers to its storage commitment requests.")
     tls: bool = Field(False, description="Speak TLS to it there.")
+
+    @model_validator(mode="after")
+    def _can_be_called(self) -> PeerSettings:
+        if self.port is not None and (self.ae_title.endswith("*") or "/" in self.host[0] or read_range(self.host[0])):
+            raise ValueError("a peer with a port needs its whole AE title, and the host to call first in its list")
+        return self
 
 
 class Settings(BaseSettings):

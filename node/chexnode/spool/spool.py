@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 #: What a full, failing or vanished disk answers, or a share. Anything else is a bug and is not hidden.
 _DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENODEV, errno.EMFILE}
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ENODEV, errno.EMFILE, errno.ENFILE}
     | {errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT, errno.EHOSTDOWN}
 )
 

@@ -249,6 +249,14 @@ class DeliveryOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends objects, or is at the other end of an association."""
+
+    ae_title: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommitmentRequest:
     """What a storage commitment is asked for (PS3.4 J.3.2): ours, or a peer's."""
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from chexmodels.finding import Findings
-from chexnode.deliver.backoff import Backoff
 from chexnode.deliver.routing import routes, variants
 from chexnode.ledger.jobs import HEARTBEAT_SECONDS
 from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
 from chexnode.spool.spool import DiskRefused, SpoolAway
+from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, JobClaim

@@ -17,7 +17,9 @@ from chexnode.dicomweb.json_model import Json, element, sequence
 from chexnode.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, BadMediaType, MediaType, parse_media_type
 from chexnode.dicomweb.multipart import MultipartError
 from chexnode.receive.http_body import HttpBody, PartOutcome
-from chexnode.receive.storage import DISK_FAILED, DISK_LOW, NOT_NOW, Caller, StorageService
+from chexnode.receive.outcome import Failure
+from chexnode.receive.storage import StorageService
+from chexnode.vocabulary.records import Caller
 from chexnode.web.access import access
 from chexnode.web.dicomweb.responses import (
     NO_STORE,
@@ -59,7 +61,7 @@ def routes(service: StorageService) -> APIRouter:
     async def store(request: Request, study: str) -> Response:
         kind = single_model_as(accepted_by(request))
         if not await run_in_threadpool(service.has_room):
-            raise HTTPException(507, DISK_LOW, {"Connection": "close"})
+            raise HTTPException(507, Failure.DISK_LOW, {"Connection": "close"})
         caller = Caller(CALLER, request.client.host if request.client else "")
         coding = _decoding(request, service.settings.web.max_request_mb * 1_000_000)
         body = _body_of(request, service, caller, study)
@@ -190,10 +192,10 @@ def _status(stored: Sequence[PartOutcome], failed: Sequence[PartOutcome]) -> int
         return 400 if not stored else 202 if any(one.warning for one in stored) else 200
     if stored:
         return 202
-    why = {one.answer.comment for one in failed}
-    if why <= {DISK_LOW, DISK_FAILED}:
+    why = [one.answer.failure for one in failed]
+    if all(failure is not None and failure.is_of_disk for failure in why):
         return 507
-    if why == {NOT_NOW}:
+    if all(failure is Failure.BUSY for failure in why):
         return 503
     if all(one.is_of_another_type for one in failed):
         return 415

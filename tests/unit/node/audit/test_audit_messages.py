@@ -19,13 +19,13 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.sr._concepts_dict import concepts
 
-from chexnode.archive.query_retrieve import _encoded
 from chexnode.audit import message, syslog
 from chexnode.audit.elements import Instances, Message, Outcome, Participant, Source
 from chexnode.audit.refusals import QUIET_SECONDS, Refusal, Refusals
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address
 from chexnode.audit.transfers import Transfers
+from chexnode.dimse import datasets
 from chexnode.vocabulary.records import Subject
 
 AT = datetime(2026, 3, 4, 5, 6, 7, 891000, tzinfo=UTC)
@@ -140,7 +140,7 @@ def test_participants_are_named_by_process_ae_title_and_address() -> None:
 def test_a_query_carries_its_data_set_and_transfer_syntax() -> None:
     ds = Dataset()
     ds.QueryRetrieveLevel, ds.StudyDate, ds.StudyInstanceUID = "STUDY", "20260101-", ""
-    one = message.query(SOURCE, AT, US, PEER, FIND, "1.2.840.10008.1.2", _encoded(ds))
+    one = message.query(SOURCE, AT, US, PEER, FIND, "1.2.840.10008.1.2", datasets.encode(ds, "1.2.840.10008.1.2"))
     what = read(one).find("ParticipantObjectIdentification")
     assert codes(what, "ParticipantObjectIDTypeCode") == ["110181"]
     assert what.get("ParticipantObjectID") == FIND

@@ -10,8 +10,9 @@ from hypothesis import given, strategies
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
 
 from chexnode.dimse.callers import Callers
-from chexnode.dimse.contexts import LOCAL_LIMIT, Rejection, RequestError, accept, read_request, reject
+from chexnode.dimse.contexts import accept
 from chexnode.dimse.messages import Command, CommandError, Status, read_command, write_response
+from chexnode.dimse.pdus import LOCAL_LIMIT, PduError, Rejection, read_associate_rq, write_associate_rj
 from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.settings.tree import PeerSettings
 from support.senders import CR_IMAGE, EXPLICIT_VR, IMPLICIT_VR, VERIFICATION, associate_rq, command_element, item, us
@@ -66,7 +67,7 @@ def test_storage_of_any_kind_is_accepted_with_the_first_syntax_offered() -> None
         (STORAGE_COMMITMENT, [IMPLICIT_VR]),
         (PATIENT_ROOT_FIND, [IMPLICIT_VR]),
     ]
-    accepted, answer = accept(read_request(associate_rq(contexts)))
+    accepted, answer = accept(read_associate_rq(associate_rq(contexts)))
     assert {number: (c.abstract_syntax, c.transfer_syntax) for number, c in accepted.items()} == {
         1: (CR_IMAGE, EXPLICIT_VR),
         3: (CR_IMAGE, "1.2.840.10008.1.2.4.90"),
@@ -85,7 +86,7 @@ def role(uid: str, scu: int, scp: int) -> bytes:
 
 @pytest.mark.parametrize(("scu", "scp", "accepted"), [(1, 0, True), (1, 1, True), (0, 1, False)])
 def test_this_node_is_scp_whatever_roles_are_proposed(scu: int, scp: int, accepted: bool) -> None:
-    request = read_request(associate_rq([(CR_IMAGE, [EXPLICIT_VR])], user_items=role(CR_IMAGE, scu, scp)))
+    request = read_associate_rq(associate_rq([(CR_IMAGE, [EXPLICIT_VR])], user_items=role(CR_IMAGE, scu, scp)))
     contexts, answer = accept(request)
     assert bool(contexts) == accepted
     pdu = A_ASSOCIATE_AC()
@@ -96,7 +97,7 @@ def test_this_node_is_scp_whatever_roles_are_proposed(scu: int, scp: int, accept
 
 def test_only_one_operation_at_a_time_is_agreed() -> None:
     _, answer = accept(
-        read_request(associate_rq([(CR_IMAGE, [EXPLICIT_VR])], user_items=item(0x53, struct.pack(">HH", 0, 0))))
+        read_associate_rq(associate_rq([(CR_IMAGE, [EXPLICIT_VR])], user_items=item(0x53, struct.pack(">HH", 0, 0))))
     )
     pdu = A_ASSOCIATE_AC()
     pdu.decode(answer)
@@ -105,10 +106,13 @@ def test_only_one_operation_at_a_time_is_agreed() -> None:
     assert window.maximum_number_operations_performed == 1
 
 
-@pytest.mark.parametrize("contexts", [[(CR_IMAGE, [])], [("", [EXPLICIT_VR])]])
-def test_a_context_without_syntaxes_is_no_request(contexts: list[tuple[str, list[str]]]) -> None:
-    with pytest.raises(RequestError):
-        read_request(associate_rq(contexts))
+@pytest.mark.parametrize(("odd", "result"), [((CR_IMAGE, []), 4), (("", [EXPLICIT_VR]), 3), ((CR_IMAGE, [""]), 4)])
+def test_an_odd_context_is_refused_alone(odd: tuple[str, list[str]], result: int) -> None:
+    contexts, answer = accept(read_associate_rq(associate_rq([(CR_IMAGE, [EXPLICIT_VR]), odd])))
+    assert list(contexts) == [1]
+    pdu = A_ASSOCIATE_AC()
+    pdu.decode(answer)
+    assert [c.result for c in pdu.presentation_context] == [0, result]
 
 
 @given(strategies.data())
@@ -117,16 +121,16 @@ def test_any_bytes_are_a_request_or_an_error(data: strategies.DataObject) -> Non
     for _ in range(data.draw(strategies.integers(1, 6))):
         content[data.draw(strategies.integers(0, len(content) - 1))] = data.draw(strategies.integers(0, 255))
     try:
-        request = read_request(bytes(content))
-    except RequestError:
+        request = read_associate_rq(bytes(content))
+    except PduError:
         return
     accept(request)
 
 
 def test_a_rejection_carries_its_code() -> None:
-    for rejection in (LOCAL_LIMIT, Rejection(1, 1, 3, "")):
+    for rejection in (LOCAL_LIMIT, Rejection(1, 1, 3)):
         pdu = A_ASSOCIATE_RJ()
-        pdu.decode(reject(rejection))
+        pdu.decode(write_associate_rj(rejection))
         assert (pdu.result, pdu.source, pdu.reason_diagnostic) == (
             rejection.result,
             rejection.source,

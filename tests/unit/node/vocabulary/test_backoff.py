@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chexnode.deliver.backoff import Backoff
+from chexnode.vocabulary.backoff import Backoff
 
 
 @pytest.mark.parametrize(

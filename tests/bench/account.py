@@ -142,7 +142,7 @@ def questions(ledger: Ledger, folder: Path) -> dict[str, Callable[[], object]]:
         "chexnode deliveries --state DEAD": lambda: views.deliveries(["DEAD"]),
         "readiness": lambda: ledger.jobs.due(SPEC),
         "housekeeping: due deliveries": ledger.deliveries.due,
-        "housekeeping: lost destinations": lambda: ledger.deliveries.give_up(["pacs"]),
+        "housekeeping: lost destinations": lambda: ledger.deliveries.give_up(["pacs"], timedelta(0)),
         "housekeeping: retention, nothing old": lambda: ledger.files.expire(datetime(2029, 1, 1, tzinfo=UTC)),
         "housekeeping: are 200 files known": lambda: ledger.files.known([f"spool/x{n}" for n in range(200)]),
         "housekeeping: adopt": lambda: ledger.jobs.adopt(SPEC, timedelta(seconds=60)),

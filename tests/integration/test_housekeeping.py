@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.keep.housekeeping import ORPHAN_SECONDS, Housekeeper
+from chexnode.keep.housekeeping import KNOW_SECONDS, ORPHAN_SECONDS, Housekeeper
+from chexnode.ledger.deliveries import FORGOTTEN_AFTER
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
@@ -98,10 +99,13 @@ def test_jobs_queued_for_a_model_that_is_gone_are_adopted(ledger: Ledger, spool:
     assert (account.received, account.pending, account.difference) == (1, 1, 0)
 
 
-def test_deliveries_to_a_destination_that_is_gone_are_dead_and_visible(ledger: Ledger, spool: Spool) -> None:
+def test_deliveries_to_a_destination_that_is_gone_are_dead_and_visible(
+    ledger: Ledger, spool: Spool, clock: Clock
+) -> None:
     record(ledger)
     job = claim(ledger)
     complete(ledger, job, "removed")
+    clock.forward(FORGOTTEN_AFTER.total_seconds())
     housekeeper(ledger, spool).tick()
     assert {d.state for d in ledger.views.deliveries()} == {DeliveryState.DEAD}
     assert ledger.views.job(job.id).state == "DONE"
@@ -155,3 +159,21 @@ def test_a_file_that_the_disk_keeps_stands_in_no_other_ones_way(ledger: Ledger, 
         assert housekeeper(ledger, spool).sweep() == 2
         assert [spool.exists(name) for name in names] == [False, True, False]
     assert housekeeper(ledger, spool).sweep() == 1
+
+
+def test_a_host_with_older_settings_gives_up_nothing_of_a_newer_one(ledger: Ledger, spool: Spool, clock: Clock) -> None:
+    """During a rolling upgrade: old and new hosts keep house in turn; only what no host knows any more is given up."""
+    record(ledger)
+    complete(ledger, claim(ledger), "new")
+    newer = {"destination": [{"name": "new", "kind": "folder", "path": spool.data_dir / "new"}]}
+    old, new = housekeeper(ledger, spool, "old"), housekeeper(ledger, spool, "new", **newer)
+    for _ in range(60):
+        clock.forward(61)
+        new._said = -KNOW_SECONDS
+        new.tick()
+        clock.forward(61)
+        old.tick()
+        assert {d.state for d in ledger.views.deliveries()} == {DeliveryState.PENDING}
+    clock.forward(FORGOTTEN_AFTER.total_seconds() + 1)
+    old.tick()
+    assert {d.state for d in ledger.views.deliveries()} == {DeliveryState.DEAD}

@@ -158,7 +158,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(names=st.sampled_from([["pacs"], ["pacs", "archive"]]))
     def a_destination_goes(self, names: list[str]) -> None:
-        self.ledger.deliveries.give_up(names)
+        self.ledger.deliveries.give_up(names, timedelta(0))
 
     @rule()
     def retention(self) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +17,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, inspect
 
+from chexnode.ledger import database
 from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import check_schema, upgrade
 from chexnode.ledger.schema import markers, metadata
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 from chexnode.vocabulary.states import JobState
-from support.ledgers import Clock, arrival, claim, complete, opened, record
+from support.ledgers import SPEC, Clock, arrival, claim, complete, opened, record
 from support.servers import Postgres
 
 TESTS = Path(__file__).parents[1]
@@ -243,3 +245,52 @@ def test_a_password_is_never_in_an_error() -> None:
     with pytest.raises(Transient) as caught, database.read():
         pass
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ahead", [-45, 45])
+def test_a_worker_whose_clock_is_wrong_harms_nothing(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    """Leases and due times are by the database's clock: by this host's, 45 s would end or begin every lease."""
+    if ledger_url.startswith("sqlite"):
+        pytest.skip("SQLite has no clock but the host's, which all roles share")
+    with opened(ledger_url, None) as right:
+        record(right)
+        record(right)
+        claim(right)
+        monkeypatch.setattr(database, "utc_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
+        with opened(ledger_url, None) as wrong:
+            assert wrong.jobs.expire(3) == 0, "a lease that runs"
+            assert wrong.jobs.due(SPEC) == 1, "a job that is due"
+            claim(wrong)
+            assert wrong.database.skew().total_seconds() == pytest.approx(-ahead, abs=2)
+        assert right.jobs.expire(3) == 0, "a lease that the other has just taken"
+
+
+def test_a_frozen_server_is_an_answer_within_five_seconds_and_is_forgotten_when_it_goes_on(postgres: Postgres) -> None:
+    """SIGSTOP: the kernel still acknowledges every byte, and no time-out of the server's own can end the wait."""
+    url = postgres.create_database()
+    with opened(url) as ledger:
+        record(ledger)
+        pids = server_processes(postgres)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):  # on a connection that is open, and on a new one
+                began = time.monotonic()
+                with pytest.raises(Transient):
+                    record(ledger)
+                assert time.monotonic() - began < 5
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        record(ledger)
+        assert ledger.accounts.account().received == 2
+
+
+def server_processes(postgres: Postgres) -> list[int]:
+    """The server's and those of its connections."""
+    assert postgres.process is not None
+    first = postgres.process.pid
+    children = [int(pid) for path in Path(f"/proc/{first}/task").glob("*/children") for pid in path.read_text().split()]
+    return [first, *children]

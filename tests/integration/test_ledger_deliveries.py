@@ -185,17 +185,17 @@ def test_replay_of_very_many(ledger: Ledger) -> None:
         ]
         conn.execute(insert(deliveries), [row | {"kind": "seg", "attempts": 1, "fence": 1} for row in rows])
     assert ledger.deliveries.replay() == count + 2
-    assert ledger.deliveries.give_up(["pacs"]) == 500
+    assert ledger.deliveries.give_up(["pacs"], timedelta(0)) == 500
 
 
 def test_what_waits_for_a_destination_that_is_gone_is_given_up(ledger: Ledger) -> None:
     (job,) = analysed(ledger, "pacs", "old")
     settle(ledger, ledger.deliveries.claim("pacs", 10), SENT)
-    assert ledger.deliveries.give_up(["pacs", "old"]) == 0
-    assert ledger.deliveries.give_up(["pacs"]) == 2
+    assert ledger.deliveries.give_up(["pacs", "old"], timedelta(0)) == 0
+    assert ledger.deliveries.give_up(["pacs"], timedelta(0)) == 2
     assert states(ledger) == {"pacs": [SENT, SENT], "old": [DEAD, DEAD]}
     assert ledger.views.job(job).state is JobState.DONE
-    assert ledger.deliveries.give_up(["pacs"]) == 0
+    assert ledger.deliveries.give_up(["pacs"], timedelta(0)) == 0
 
 
 def test_two_couriers_settle_the_last_deliveries_of_a_job_at_once(ledger_url: str) -> None:

@@ -327,7 +327,7 @@ def test_retention_takes_only_what_is_finished_delivered_and_old(ledger: Ledger,
         clock.forward(1)
     complete(ledger, claim(ledger), "pacs")
     assert claim(ledger).sop_instance_uid == running.sop_instance_uid
-    ledger.deliveries.give_up([])
+    ledger.deliveries.give_up([], timedelta(0))
     clock.forward(10)
     young = arrival()
     record(ledger, young)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, select
@@ -124,7 +125,7 @@ def test_a_courier_settles_while_a_destination_is_given_up(racing: Racing, ledge
     complete(ledger, job, "pacs")
     claims = ledger.deliveries.claim("pacs", 10)
     racing.run(
-        lambda mine: mine.deliveries.give_up([]),
+        lambda mine: mine.deliveries.give_up([], timedelta(0)),
         lambda mine: mine.deliveries.settle([DeliveryOutcome(c, DeliveryState.SENT) for c in claims]),
     )
     assert_chains(ledger)
@@ -228,3 +229,25 @@ def test_two_housekeepers_want_the_lease(racing: Racing, ledger: Ledger, clock: 
 
     racing.run(take("a"), take("b"))
     assert (held["a"] is None) + (held["b"] is None) == 1
+
+
+def test_two_contents_under_one_uid_at_once_give_one_latest(ledger_url: str) -> None:
+    """Two receivers, each on a connection of its own, many times: one first version, one conflict, the later served."""
+    start = threading.Barrier(2)
+
+    def receive(ledger: Ledger, content: str) -> None:
+        for number in range(20):
+            facts = {"study_instance_uid": "1.2", "series_instance_uid": "1.2.1"}
+            one = arrival(f"1.2.3.{number}", content, **facts)
+            start.wait(30)
+            record(ledger, one)
+
+    with opened(ledger_url) as first, opened(ledger_url) as second:
+        threads = [threading.Thread(target=receive, args=pair) for pair in ((first, "a"), (second, "b"))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        served = [found.sop_instance_uid for found in first.objects.locate("1.2")]
+        assert sorted(served) == sorted(f"1.2.3.{number}" for number in range(20)), "each has one latest version"
+        assert first.accounts.account().received == 40

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,7 @@ def test_it_is_replayed_and_kept_until_delivered_and_old(site: Site) -> None:
     assert site.ledger.views.deliveries()[0].state is DeliveryState.PENDING
     site.deliver()
     assert site.ledger.deliveries.replay(destination="pacs") == 1
-    assert site.ledger.deliveries.give_up(["elsewhere"]) == 1
+    assert site.ledger.deliveries.give_up(["elsewhere"], timedelta(0)) == 1
     assert site.ledger.views.deliveries()[0].state is DeliveryState.DEAD
     assert site.ledger.files.expire(site.clock()) == [], "a dead one may be replayed"
     site.ledger.deliveries.replay()

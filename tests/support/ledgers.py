@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from chexnode.ledger.database import Database, utc_now
+from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.node import Node
@@ -60,7 +60,7 @@ class Clock:
 
 
 @contextmanager
-def opened(url: str, clock: Any = utc_now) -> Iterator[Ledger]:
+def opened(url: str, clock: Any = None) -> Iterator[Ledger]:
     """The ledger at ``url``, its schema made if need be."""
     database = Database(url)
     upgrade(database)

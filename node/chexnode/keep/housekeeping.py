@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
 LEASE_SECONDS = 60.0
+KNOW_SECONDS = 60.0
+"""How often each worker says which destinations it has."""
 ADOPT_AFTER = timedelta(seconds=60)
 """A job queued for an analysis that nobody offers is replaced after this long: a rolling upgrade needs a while."""
 ORPHAN_SECONDS = 24 * 3600.0
@@ -32,9 +34,13 @@ class Housekeeper:
         self._spec, self._owner, self._report = node.spec, node.owner, report
         self._recovery = Recovery(node)
         self._swept = -SWEEP_SECONDS
+        self._said = -KNOW_SECONDS
 
     def tick(self) -> None:
         """Do what is due, if it is our turn. Raises Transient when the database is away."""
+        if time.monotonic() - self._said >= KNOW_SECONDS:
+            self._ledger.deliveries.know([d.name for d in self._settings.destination])
+            self._said = time.monotonic()
         lease = self._ledger.leases.take("housekeeping", self._owner, LEASE_SECONDS)
         if lease is None:
             return

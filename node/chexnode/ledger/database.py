@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,26 +19,33 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from chexnode.ledger.watchdog import Watchdog
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SYNCHRONISE_SECONDS = 30.0
+
 
 def utc_now() -> datetime:
-    """The host's clock; leases need hosts that agree to within seconds (NTP), which ``chexnode check`` looks at."""
+    """The host's clock."""
     return datetime.now(UTC)
 
 
 class Database:
     """Engine and transactions. ``url``: ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
 
+    ``clock`` stamps leases, due times and events: the database server's by default, so that hosts whose clocks differ
+    agree on them.
+
     ``must_exist``: raise BadEnvironment where there is no FILE, rather than make one at the first connection.
     """
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now, must_exist: bool = False) -> None:
-        self.clock = clock
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None, must_exist: bool = False) -> None:
+        self.clock = clock or self._server_clock
+        self._synchronised: tuple[datetime, float] | None = None
         try:
             self.engine = _sqlite(url, must_exist) if url.startswith("sqlite") else _postgresql(url)
         except (ArgumentError, ValueError) as error:
@@ -48,6 +55,7 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One read-write transaction. Raises Transient when the database is busy or away: nothing was written."""
         with _translated(), self.engine.connect().execution_options(write=True) as conn, conn.begin():
+            self._synchronise(conn)
             yield conn
 
     @contextmanager
@@ -55,7 +63,28 @@ class Database:
         """One read-only snapshot. Raises Transient when the database is busy or away."""
         options = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
         with _translated(), self.engine.connect().execution_options(**options) as conn, conn.begin():
+            self._synchronise(conn)
             yield conn
+
+    def skew(self) -> timedelta:
+        """How far the database server's clock is ahead of this host's."""
+        return self._server_clock() - utc_now()
+
+    def _server_clock(self) -> datetime:
+        """The server's time, by this host's monotonic clock since the server was last asked."""
+        if self._synchronised is None:
+            return utc_now()
+        at, counted = self._synchronised
+        return at + timedelta(seconds=time.monotonic() - counted)
+
+    def _synchronise(self, conn: Connection) -> None:
+        """Ask the server for its time now and then. SQLite's is the host's."""
+        if conn.dialect.name != "postgresql":
+            return
+        before = time.monotonic()
+        if self._synchronised is None or before - self._synchronised[1] > _SYNCHRONISE_SECONDS:
+            now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+            self._synchronised = now.astimezone(UTC), (before + time.monotonic()) / 2
 
     def server_time(self) -> datetime:
         """The database server's clock (the host's own with SQLite)."""
@@ -132,25 +161,42 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
         time.sleep(0.02)
 
 
+#: How long libpq waits for a server that does not answer, and the kernel for one that does not acknowledge.
+_BOUNDS: dict[str, Any] = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
+
+
 def _postgresql(url: str) -> Engine:
     if not url.startswith("postgresql+psycopg://"):
         raise ValueError("not a URL of ours")
     engine = create_engine(
         url,
-        pool_pre_ping=True,
         pool_size=5,
         max_overflow=20,
         pool_timeout=30,
         hide_parameters=True,
-        connect_args={"connect_timeout": 10},
+        connect_args=_BOUNDS,
     )
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _: Any) -> None:
         # Compiling a search took 1.3 s where running it takes 0.06 s. Not a start-up option: PgBouncer refuses those.
         connection.execute("SET jit = off")
+        connection.execute("SET lock_timeout = '20s'")
+        connection.execute("SET idle_in_transaction_session_timeout = '120s'")
         connection.commit()
 
+    def probe() -> None:
+        arguments = engine.dialect.create_connect_args(engine.url)
+        engine.dialect.connect(*arguments[0], **{**arguments[1], **_BOUNDS, "connect_timeout": 2}).close()
+
+    Watchdog(engine, probe)
     return engine
 
 

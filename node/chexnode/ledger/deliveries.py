@@ -25,6 +25,9 @@ from chexnode.vocabulary.states import DeliveryState, JobState
 LEASE = timedelta(seconds=60)
 """A courier that does not renew for this long has lost its deliveries: somebody else may send them again."""
 
+FORGOTTEN_AFTER = timedelta(minutes=15)
+"""A destination that no host knows for this long is gone from the settings: during a rolling upgrade hosts differ."""
+
 _TO_RESULT = results.c.uid == deliveries.c.result_uid
 _STATE = (deliveries.c.id, deliveries.c.job_id, deliveries.c.state)
 
@@ -202,11 +205,23 @@ class Deliveries:
         with self._db.read() as conn:
             return {name: int(count) for name, count in conn.execute(query)}
 
-    def give_up(self, known_destinations: Sequence[str]) -> int:
-        """Make DEAD what waits for a destination that the settings no longer have; return how many."""
+    def know(self, names: Sequence[str]) -> None:
+        """Say that a host has these destinations in its settings."""
         now = self._db.clock()
+        with self._db.write() as conn:
+            add_missing(conn, destinations, [{"name": name, "failures": 0} for name in sorted(names)])
+            conn.execute(update(destinations).where(destinations.c.name.in_(names)).values(known_at=now))
+
+    def give_up(self, known_destinations: Sequence[str], grace: timedelta = FORGOTTEN_AFTER) -> int:
+        """Make DEAD what waits for a destination that no host has had in its settings for ``grace``.
+
+        ``known_destinations``: those of this host's settings. Returns how many.
+        """
+        now = self._db.clock()
+        known = select(destinations.c.name).where(destinations.c.known_at > now - grace)
         # One search for each kind of unfinished: together SQLite would read all rows in the order of their ids.
-        elsewhere = deliveries.c.destination.not_in(list(known_destinations))
+        elsewhere: ColumnElement[bool] = deliveries.c.destination.not_in(list(known_destinations))
+        elsewhere = and_(elsewhere, deliveries.c.destination.not_in(known), deliveries.c.created_at <= now - grace)
         unfinished = (deliveries.c.state.in_(TO_BE_SENT), COMMITTING)
         ids = union_all(*(select(deliveries.c.id).where(kind, elsewhere) for kind in unfinished))
         # The next tick goes on.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, and_, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from chexnode.ledger.database import Database, add_missing, add_rows
@@ -49,9 +50,9 @@ class Instances:
     def _record(
         self, arrivals: Sequence[Arrival], spec: JobSpec, before_commit: Callable[[], None] | None
     ) -> list[Receipt]:
-        now = self._db.clock()
         with self._db.write() as conn:
-            batch = _Batch(conn, arrivals, spec, now)
+            _lock_uids(conn, arrivals)
+            batch = _Batch(conn, arrivals, spec, self._db.clock())
             receipts = [batch.take(arrival) for arrival in arrivals]
             batch.flush()
             if before_commit is not None:
@@ -74,8 +75,10 @@ class Instances:
 
 # Built once: with every arrival's transaction, building them again would be a third of its work.
 _UIDS: BindParameter[Any] = bindparam("uids", expanding=True)
+_LOCK = text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key")
+_TICK = timedelta(microseconds=1)
 _FIND_VERSIONS = (
-    select(instances.c.sop_instance_uid, instances.c.digest, instances.c.state, instances.c.path)
+    select(*(instances.c[name] for name in ("sop_instance_uid", "digest", "state", "path", "received_at")))
     .where(instances.c.sop_instance_uid.in_(_UIDS))
     .order_by(instances.c.sop_instance_uid, instances.c.digest)
     .with_for_update()
@@ -116,7 +119,7 @@ class _Batch:
     def __init__(self, conn: Connection, arrivals: Sequence[Arrival], spec: JobSpec, now: datetime) -> None:
         self.conn, self.spec, self.now = conn, spec, now
         self.own = _own_results(conn, arrivals)
-        self.known = _known_versions(conn, arrivals)
+        self.known, self.newest = _known_versions(conn, arrivals)
         self.studies: dict[str, dict[str, Any]] = {}
         self.series: dict[tuple[str, str], dict[str, Any]] = {}
         self.instances: list[dict[str, Any]] = []
@@ -138,6 +141,9 @@ class _Batch:
             return self._again(arrival, name, versions)
         conflict = bool(versions)
         verdict = arrival.verdict
+        # The latest version is that received last, whatever two clocks say.
+        received_at = max(self.now, self.newest[uid] + _TICK) if uid in self.newest else self.now
+        self.newest[uid] = received_at
         versions[digest] = (verdict.state, arrival.path)
         self._add_study(arrival)
         self.instances.append(
@@ -148,12 +154,12 @@ class _Batch:
                 "calling_ae_title": arrival.calling_ae_title,
                 "address": arrival.address,
                 "duplicates": 0,
-                "received_at": self.now,
+                "received_at": received_at,
                 **_facts(arrival),
             }
         )
         outcome = Outcome.CONFLICT if conflict else Outcome.NEW
-        self.events.append(happened("instance", name, Event(outcome), self.now, None, verdict.state, verdict.reason))
+        self.events.append(happened("instance", name, Event(outcome), received_at, None, verdict.state, verdict.reason))
         # No job can exist yet: jobs refer to instances.
         job = self._add_job(arrival) if verdict.state is InstanceState.ANALYSABLE else None
         return Receipt(outcome, arrival.path, job)
@@ -319,15 +325,29 @@ def _own_results(conn: Connection, arrivals: Sequence[Arrival]) -> set[str]:
     return set(conn.execute(select(results.c.uid).where(results.c.uid.in_(ours))).scalars())
 
 
+def _lock_uids(conn: Connection, arrivals: Sequence[Arrival]) -> None:
+    """One transaction at a time for each SOP Instance UID: of two first versions one is the first. SQLite has but one
+    writer; PostgreSQL locks no row that is not there yet."""
+    if conn.dialect.name == "postgresql":
+        uids = {arrival.sop_instance_uid.encode() for arrival in arrivals}
+        keys = sorted(int.from_bytes(hashlib.sha256(uid).digest()[:8], "big", signed=True) for uid in uids)
+        conn.execute(_LOCK, {"keys": keys})
+
+
 def _known_versions(
     conn: Connection, arrivals: Sequence[Arrival]
-) -> dict[str, dict[str, tuple[InstanceState, str | None]]]:
-    """SOP Instance UID -> digest -> (state, path), for the UIDs at hand. Locked: retention may not take their files."""
+) -> tuple[dict[str, dict[str, tuple[InstanceState, str | None]]], dict[str, datetime]]:
+    """By SOP Instance UID: digest -> (state, path), and when the latest version was received.
+
+    Locked: retention may not take their files.
+    """
     known: dict[str, dict[str, tuple[InstanceState, str | None]]] = {}
+    newest: dict[str, datetime] = {}
     uids = list({a.sop_instance_uid for a in arrivals})
-    for uid, digest, state, path in conn.execute(_FIND_VERSIONS, {"uids": uids}):
+    for uid, digest, state, path, received_at in conn.execute(_FIND_VERSIONS, {"uids": uids}):
         known.setdefault(uid, {})[digest] = (state, path)
-    return known
+        newest[uid] = max(received_at, newest.get(uid, received_at))
+    return known, newest
 
 
 def _uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

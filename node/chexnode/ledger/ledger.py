@@ -11,7 +11,7 @@ from datetime import datetime
 
 from chexnode.ledger.account import Accounts
 from chexnode.ledger.commitments import Commitments
-from chexnode.ledger.database import Database, utc_now
+from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
@@ -30,7 +30,7 @@ from chexnode.ledger.views import Views
 class Ledger:
     """Open the ledger at ``url``; raise BadEnvironment if there is none or its schema is not this release's."""
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
         self.database = Database(url, clock, must_exist=True)
         check_schema(self.database)
         self.instances = Instances(self.database)

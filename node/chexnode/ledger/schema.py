@@ -328,6 +328,7 @@ destinations = Table(
     Column("last_error", SafeText),
     Column("last_success_at", UtcDateTime),
     Column("last_failure_at", UtcDateTime),
+    Column("known_at", UtcDateTime),  # when a host last had it in its settings
 )
 
 events = Table(

@@ -22,7 +22,7 @@ from chexnode.vocabulary.reports import Check
 log = logging.getLogger(__name__)
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=5)
-"""Leases are 30 s long and each host stamps them with its own clock."""
+"""Leases go by the database's clock; logs and the times in results by each host's own."""
 
 LAST_CALL = timedelta(days=14)
 """A certificate that ends sooner is a failed check: nobody stores on the day after."""
@@ -106,12 +106,12 @@ def database(settings: Settings) -> str:
 
     ledger = Ledger(settings.database.url)
     try:
-        ours = ledger.clock()
+        ours = datetime.now(UTC)
         difference = abs(ledger.database.server_time() - ours)
     finally:
         ledger.close()
     if difference > LARGEST_CLOCK_DIFFERENCE:
-        raise BadEnvironment(f"its clock and ours differ by {difference.total_seconds():.0f} s: leases need NTP")
+        raise BadEnvironment(f"its clock and ours differ by {difference.total_seconds():.0f} s: use NTP")
     return f"{masked(settings.database.url)}, schema is current, clocks agree"
 
 

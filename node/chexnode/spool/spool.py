@@ -378,12 +378,13 @@ def _sync(folder: Path) -> None:
 
 
 def _make_durable(base: Path, relative: str) -> None:
-    """Make ``base/relative`` in ``base``, which is there, fsyncing the parent of each folder made."""
+    """Make ``base/relative`` in ``base``, which is there, fsyncing the parent of each folder.
+
+    Also where the folder is there already: whoever made it may not have come to that.
+    """
     folder = base
     for part in Path(relative).parts:
         parent, folder = folder, folder / part
-        try:
+        with suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            continue
         _sync(parent)

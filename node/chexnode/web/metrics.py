@@ -38,6 +38,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_own_results_total": ("Our own results that came back and were dropped.", ()),
     "chexnode_instances": ("Instance versions by verdict and reason.", ("state", "reason")),
     "chexnode_jobs": ("Jobs by state and, if REFUSED, reason.", ("state", "reason")),
+    "chexnode_database_clock_skew_seconds": ("How far the database's clock is ahead of this host's.", ()),
     "chexnode_notes": ("Images by what was noted about them.", ("note",)),
     "chexnode_deliveries": ("Deliveries by destination, kind of result and state.", ("destination", "kind", "state")),
     "chexnode_destination_breaker_open": ("1 while a destination is left alone after failures.", ("destination",)),
@@ -103,6 +104,7 @@ class LedgerCollector(Collector):
             yield _family("chexnode_ledger_up", [((), 0)])
             return
         yield _family("chexnode_ledger_up", [((), 1)])
+        yield _family("chexnode_database_clock_skew_seconds", [((), self._ledger.database.skew().total_seconds())])
         yield _family("chexnode_duty_up", [((duty,), alive) for duty, alive in duties.items()])
         yield from _of_account(tally.account())
         yield from _of_tally(tally)

@@ -292,3 +292,15 @@ def test_empty_folders_of_days_gone_by_are_removed(spool: Spool) -> None:
     spool.unlink(today)
     spool.prune()
     assert (spool.data_dir / today).parent.is_dir(), "a receiver may be about to write there"
+
+
+def test_a_folder_that_another_process_made_is_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made it may have died before the fsync of its parent: the next to use it must not rely on that."""
+    spool = Spool(tmp_path)
+    spool.prepare()
+    folder = Spool(tmp_path).hour_folder("sources")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    assert spool.hour_folder("sources") == folder
+    day = (tmp_path / folder).parent
+    assert {str(day), str(day.parent)} <= set(synced)

@@ -196,9 +196,10 @@ def read_command(data: bytes) -> Command:
             raise CommandError("an element is cut short")
         group, element, length = _ELEMENT.unpack_from(data, position)
         position += 8
-        if group != 0 or position + length > len(data):
-            raise CommandError("an element is not of group 0000 or is cut short")
-        elements[element] = data[position : position + length]
+        if position + length > len(data):
+            raise CommandError("an element is cut short")
+        if group == 0:  # Orthanc lists what a C-GET could not send, elements of group 0008, in the command set
+            elements[element] = data[position : position + length]
         position += length
     command_field = _us(elements, _COMMAND_FIELD)
     if command_field is None:

@@ -215,7 +215,7 @@ class Association:
         except _TooLarge as error:
             why, cause = "the destination sent a message larger than the limit", error
         except (ProtocolError, PduError, NotADataSet) as error:
-            log.warning("the destination broke the protocol", extra={"why": str(error)})
+            log.warning("the destination broke the protocol: %s", error)
             why, cause, reason = "the destination broke the protocol", error, REASON_INVALID_PARAMETER
         except BaseException:
             self._end("the association has failed", reason)

@@ -39,6 +39,15 @@ def test_a_broken_command_is_told(data: bytes) -> None:
         read_command(data)
 
 
+def test_what_is_no_element_of_a_command_is_skipped() -> None:
+    data = (
+        command_element(0x0100, us(0x8010))
+        + struct.pack("<HHL4s", 8, 0x58, 4, b"1.2\0")
+        + command_element(0x0900, us(1))
+    )
+    assert read_command(data).status == 1
+
+
 @given(strategies.binary(max_size=200))
 def test_any_bytes_are_a_command_or_an_error(data: bytes) -> None:
     with suppress(CommandError):

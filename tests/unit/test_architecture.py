@@ -76,9 +76,6 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
 #: At chexnode's root lie these and the rooms, nothing else.
 ROOT_MODULES = frozenset({"node", "tls", "logs"})
 
-#: (module, room) of arrows that still run where they may not, and leave this set with what causes them.
-NOT_YET: frozenset[tuple[str, str]] = frozenset({})
-
 #: Third-party package -> the modules (or whole packages) of ours that may import it.
 OWNERS: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("chexnode.ledger",),
@@ -196,8 +193,7 @@ def test_a_room_imports_only_what_its_row_names(room: str) -> None:
     may = {*ROOMS[room].split(), room}
     wrong = {(m.name, _room(name)) for m in _of(f"chexnode.{room}") for name in m.imports if _inside(name, "chexnode")}
     wrong = {(module, other) for module, other in wrong if other and other not in may}
-    known = {(module, other) for module, other in NOT_YET if _room(module) == room}
-    assert wrong == known
+    assert wrong == set()
 
 
 @pytest.mark.parametrize(("package", "room"), [(package, room) for package in PACKAGES for room in PACKAGES[package]])
@@ -303,8 +299,7 @@ def test_no_import_runs_in_a_circle() -> None:
     for module in _modules().values():
         here = _node(module.name)
         targets = {_node(name) for name in module.imports if name.split(".")[0] in HOMES}
-        not_yet = {f"{name.partition(chr(46))[0]}.{room}" for name, room in NOT_YET if name == module.name}
-        edges.setdefault(here, set()).update(targets - {here} - not_yet)
+        edges.setdefault(here, set()).update(targets - {here})
     assert _cycle(edges) is None
 
 

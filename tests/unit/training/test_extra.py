@@ -1,0 +1,23 @@
+"""``chextrain`` where the extra ``training`` is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.machinery import ModuleSpec
+
+import pytest
+
+import chextrain
+
+
+def test_missing_packages_are_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    find_spec = importlib.util.find_spec
+
+    def without_lightning(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == "lightning" else find_spec(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_lightning)
+    with pytest.raises(SystemExit) as ended:
+        chextrain.main()
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "chextrain: lightning not installed: pip install 'chexnode[training]'\n"

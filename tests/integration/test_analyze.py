@@ -74,7 +74,7 @@ def ran(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     (folder / "chexnode.toml").write_text('[model]\nbundle = "phantom64"\ndevice = "cpu"\n[worker]\nbatch_size = 2\n')
     files = [str(inputs / name) for name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "chexnode.cli.commands", "analyze", *files, "--out", "results", "--heat", "--json"],
+        [sys.executable, "-m", "chexnode.cli", "analyze", *files, "--out", "results", "--heat", "--json"],
         cwd=folder,
         capture_output=True,
         text=True,

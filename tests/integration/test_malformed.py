@@ -213,7 +213,7 @@ def test_by_analyze(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     files = listed(shared)
     settings = {"model": {"bundle": "phantom64", "device": "cpu"}, "worker": {"batch_size": 1, "decoders": 1}}
     (tmp_path / "chexnode.toml").write_text(toml(settings))
-    command = [sys.executable, "-m", "chexnode.cli.commands", "analyze", *map(str, files), "--out", "results", "--json"]
+    command = [sys.executable, "-m", "chexnode.cli", "analyze", *map(str, files), "--out", "results", "--json"]
     with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=err)
         watch = Watch(process.pid)

@@ -70,7 +70,7 @@ class Node:
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "chexnode.cli.commands", "--config", str(self.config), *arguments],
+            [sys.executable, "-m", "chexnode.cli", "--config", str(self.config), *arguments],
             capture_output=True,
             text=True,
             timeout=120,
@@ -139,7 +139,7 @@ class Process(Server):
         self.node, self.role = node, command
 
     def command(self) -> Sequence[str | Path]:
-        return [sys.executable, "-m", "chexnode.cli.commands", "--config", self.node.config, self.role]
+        return [sys.executable, "-m", "chexnode.cli", "--config", self.node.config, self.role]
 
     def is_ready(self) -> bool:
         if self.role == "up":

@@ -34,7 +34,7 @@ REQUIRED = os.environ.get("CHEXNODE_TEST_REQUIRE_SERVERS", "") not in ("", "0")
 """Read at import, because conftest then strips the variable like every other ``CHEXNODE_*``."""
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 RUNNING: list[Server] = []
 """Servers that are up; conftest adds their output to the report of a failing test."""

@@ -51,7 +51,7 @@ def run(settings: Settings, config: Path | None, log_level: str, json_logs: bool
         _look_at_ports(settings)
         _prepare(settings)
         _introduce(settings, spec.model)
-        before = [sys.executable, "-m", "chexnode.cli.commands", "--log-level", log_level]
+        before = [sys.executable, "-m", "chexnode.cli", "--log-level", log_level]
         before += ["--config", str(config)] if config is not None else []
         after = ["--supervised", *(["--json"] if json_logs else [])]
         children = [_Child([*before, role, *after], role) for role in ROLES]

@@ -244,9 +244,13 @@ def test_not_evaluated_says_nothing_of_a_finding() -> None:
 
 @pytest.mark.parametrize("abnormal", [True, False, None])
 def test_every_report_says_that_it_is_not_for_diagnosis(abnormal: bool | None) -> None:
-    first, model, *_rest = words(written(parsed(radiograph()), lesion(SHAPE, abnormal)))
-    assert first == DISCLAIMER
-    assert model.startswith("CheX-Nomaly 1.2.3, weights 0123456789ab")
+    data = written(parsed(radiograph()), lesion(SHAPE, abnormal))
+    answer, *_details, warning, model = words(data)
+    assert answer != DISCLAIMER  # what it says comes first
+    assert warning == DISCLAIMER
+    assert model.endswith("CheX-Nomaly 1.2.3")
+    equipment = dcmread(BytesIO(data)).ContributingEquipmentSequence
+    assert any("weights SHA-256 0123456789ab" in str(item.get("ContributionDescription")) for item in equipment)
 
 
 LEFT_HALF, RIGHT_HALF, MIDDLE, WIDE = Box(2, 10, 30, 30), Box(50, 10, 78, 30), Box(38, 40, 43, 60), Box(20, 5, 60, 20)

@@ -38,6 +38,14 @@ from support.servers import wait_for
 CLEAN = Findings(None, None, (), 0.1, False, "model 1")
 
 
+@dataclass(frozen=True)
+class Read:
+    """An image that was read: where it lies, and what was noticed."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
 class Pipeline:
     """Says "no finding" of every image, unless a fault is planted for a stage; faults are taken one by one."""
 
@@ -52,7 +60,7 @@ class Pipeline:
 
     def prepare(self, path: Path) -> Any:
         self._stage("prepare")
-        return path
+        return Read(path)
 
     def find(self, prepared: Sequence[Any]) -> list[Findings]:
         self.batches.append(len(prepared))

@@ -96,7 +96,9 @@ class ReceiverProcess(Server):
         self.url = f"sqlite:///{folder}/var/chexnode.db"
 
     def command(self) -> Sequence[str | Path]:
-        return [sys.executable, __file__, self.config]
+        folder = str(Path(__file__).parents[1])
+        script = f"import sys; sys.path.insert(0, {folder!r}); from support.receivers import main; main()"
+        return [sys.executable, "-c", script, self.config]
 
     def is_ready(self) -> bool:
         return listens(self.port)
@@ -109,7 +111,3 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with receiving(settings):
         stop.wait()
-
-
-if __name__ == "__main__":
-    main()

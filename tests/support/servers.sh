@@ -16,6 +16,8 @@ needs orthanc-dicomweb test -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so
 needs dcmtk command -v storescu
 needs dicom3tools command -v dciodvfy
 needs pixelmed-apps command -v DicomSRValidator
+needs rsyslog command -v rsyslogd
+needs rsyslog-gnutls compgen -G '/usr/lib/*/rsyslog/lmnsd_gtls.so'
 needs postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
 
 # The viewer tests are skipped without a browser, so that its absence stops nobody.

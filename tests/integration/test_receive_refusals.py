@@ -111,7 +111,7 @@ def test_a_deflated_bomb_is_refused_before_it_is_large(tmp_path: Path) -> None:
     bomb = stream.compress(an_image().data + bytes(100_000_000)) + stream.flush()
     with receiving(settings) as (receiver, ledger, _):
         response = store_file(receiver.port, replace(an_image(), data=bomb, transfer_syntax_uid=DEFLATED))
-        assert (response.status, response.comment) == (0xC000, "inflates beyond the limit")
+        assert (response.status, response.comment) == (0xC000, "the data set inflates beyond the limit")
         assert rows(ledger) == spooled(settings) == []
 
 

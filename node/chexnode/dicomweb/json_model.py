@@ -82,6 +82,8 @@ def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "", inherited: Sequen
 def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declared: Sequence[str]) -> Json:
     text = mended(ds, tag, declared)
     if text is not None:
+        if text[0] in _BULK and sum(map(_size, text[1])) > INLINE_BYTES:
+            return {"vr": text[0], "BulkDataURI": bulk_uri(path)}
         return {"vr": text[0], "Value": [_value(text[0], each) for each in text[1]]} if text[1] else {"vr": text[0]}
     raw = ds.get_item(tag)
     vr, value = str(raw.VR or ""), raw.value

@@ -48,7 +48,7 @@ class Site:
     @property
     def node(self) -> Node:
         """The node as it is configured now."""
-        return Node(self.settings, self.ledger, self.spool, CountingBell(), SPEC)
+        return Node(self.settings, self.ledger, self.spool, CountingBell(), SPEC, owner="tests")
 
     def receive(self, verdict: Verdict = UP, ds: Dataset | None = None, **facts: Any) -> Arrival:
         """Store an image of the study as the receiver does."""

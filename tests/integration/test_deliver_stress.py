@@ -38,7 +38,7 @@ def tick(node: Node, looks: int = 14) -> None:
         (("--reject",), DELIVERED, DELIVERED, None),  # we do say what implementation we are
         (("--prefer-lossless",), DELIVERED, REFUSED, "transfer syntax not accepted by destination: JPEG Baseline"),
         (("--prefer-big",), DELIVERED, REFUSED, "transfer syntax not accepted by destination: JPEG Baseline"),
-        (("--implicit",), REFUSED, REFUSED, "not accepted by destination: "),
+        (("--implicit",), DELIVERED, REFUSED, "not accepted by destination: "),  # what is not compressed, re-encoded
         (("--max-pdu", "4096"), DELIVERED, DELIVERED, None),
         (("--refuse",), LATER, LATER, "association rejected"),
         (("--abort-during",), LATER, LATER, ", during a store"),

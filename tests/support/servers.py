@@ -43,10 +43,7 @@ RUNNING: list[Server] = []
 T = TypeVar("T")
 
 _given_ports: set[int] = set()
-_SHARE = (
-    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
-    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
-)
+_SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 """Which of the test processes this is, and how many there are: each gives out ports of its own, so that no two race."""
 
 
@@ -80,10 +77,9 @@ def free_port() -> int:
                 probe.bind((LOOPBACK, port))
             except OSError:
                 continue
-        if port in _given_ports:
-            continue
-        _given_ports.add(port)
-        return port
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = START_SECONDS, every: float = 0.02) -> T:

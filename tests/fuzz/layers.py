@@ -55,7 +55,7 @@ def check(case: Case) -> None:
 
 
 def check_data_set(part: Part10) -> None:
-    """As the receiver reads and judges it, and as the sandbox and the reports read it; both must agree."""
+    """Read a data set as the receiver does, and as the sandbox and the reports do: both must agree."""
     whole = _received(part)
     content = _file(part)
     with suppress(DecodeError):

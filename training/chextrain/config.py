@@ -88,9 +88,9 @@ class SiameseConfig(Section):
     """The contrastive stage."""
 
     variant: Literal["pooled", "map", "cnn"] = "pooled"
-    """See ``chexmodels.nets.siamese``."""
+    """How an image becomes the vector that is compared: ``chexmodels.nets.siamese`` describes each."""
     preset: Preset = "half"
-    """The same of the extractor; ``cnn`` has none."""
+    """Size of the extractor, by name; ``cnn`` has none."""
     map_channels: int = 16
     """Channels of the map that is transferred; of ``pooled`` only."""
     embedding: int = 32

@@ -37,7 +37,7 @@ class Preset:
     early: tuple[int, ...] = ()
     """Channels of the strided convolutions that bring the image to the grid of patches in place of folding it."""
     plain: bool = False
-    """As the paper's code: ReLU, no normalisation, and Keras' initial weights."""
+    """The blocks of the paper's own code: ReLU, no normalisation, and Keras' initial weights."""
 
     @property
     def blocks(self) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Held:
     body_part_examined: str
     """Empty where the archive does not say."""
     sop_class_uid: str = ""
-    """As the last."""
+    """Empty where the archive does not say."""
 
 
 def asking(settings: DestinationSettings) -> tuple[Context, ...]:

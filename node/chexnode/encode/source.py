@@ -54,7 +54,7 @@ class Source:
     """Sanitised header without pixels, private elements or group lengths; ISO_IR 192. Holds Image Position, Image
     Orientation and Pixel Spacing only where the whole patient geometry is there."""
     sop_class_uid: str
-    """As the source says it; ``ds.SOPClassUID`` is one that highdicom knows."""
+    """SOP Class UID of the source itself; ``ds.SOPClassUID`` is one that highdicom knows."""
     rows: int
     columns: int
     spacing: tuple[float, float] | None

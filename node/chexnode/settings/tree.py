@@ -140,7 +140,7 @@ class SeriesSettings(Section):
 
     @property
     def names(self) -> SeriesNames:
-        """As the encoders take them."""
+        """Number and description of the series of each kind of result, by kind."""
         return SeriesNames(
             **{
                 field.name: SeriesName(

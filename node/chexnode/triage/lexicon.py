@@ -39,7 +39,7 @@ class Match:
     meaning: str
     """Such as ``view.lateral``."""
     term: str
-    """As the file writes it; never the text itself, which may hold anything."""
+    """The term as the lexicon's file writes it; never the header's text, which may hold anything."""
     language: str
     start: int
     end: int

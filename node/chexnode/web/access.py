@@ -47,7 +47,7 @@ class Audited:
         self._app, self._trail = app, trail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
+        """Pass a request on, and record its access in the audit trail once it is answered."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -62,7 +62,7 @@ def redis(tmp_path: Path) -> Iterator[servers.Redis]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[servers.Postgres]:
     """One PostgreSQL cluster for the run; a test that stops it must start it again."""
-    with servers.Postgres() as server:
+    with servers.Postgres(in_memory=True) as server:
         yield server
 
 

@@ -318,6 +318,6 @@ def test_one_destination_down_holds_up_no_other(tmp_path: Path) -> None:
         assert waiting
         assert {d["state"] for d in waiting} <= {"PENDING", "WAITING"}
         with gone:
-            node.wait_until_settled(2, seconds=90)
+            node.wait_until_settled(2)
             assert len(gone.files()) == len(alive.files())
         node.account()

@@ -282,7 +282,7 @@ def test_beyond_the_limit_the_oldest_are_dropped_counted_and_told_of(
         for number in range(8):
             part = an_image(f"1.2.3.{number}", _0020000D=b"1.%d" % number)
             assert store_file(receiver.port, part).status == 0
-        wait_for(lambda: waiting(settings) == 3, "all but three to be dropped", 60)
+        wait_for(lambda: waiting(settings) == 3, "all but three to be dropped")
         assert AuditSpool(tmp_path).losses == (6, 0), "the start and five studies"
         assert any("dropped from a full spool" in record.message for record in caplog.records)
         with log:

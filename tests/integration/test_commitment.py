@@ -170,12 +170,12 @@ def test_what_a_destination_lost_is_sent_again_and_committed(tmp_path: Path, nod
         with node.up:
             part = read_part10(file)
             assert store_file(node.port, part).status == 0
-            wait_for(lambda: requests, "the request", 90)
+            wait_for(lambda: requests, "the request")
             assert len(stored) == 1
             assert {one["state"] for one in node.json("deliveries")} == {"SENT"}
             assert [one["state"] for one in node.jobs()] == ["DELIVERING"]
             report(requests[0], committed=False)
-            wait_for(lambda: len(stored) == 2 and len(requests) == 2, "the second sending", 60)
+            wait_for(lambda: len(stored) == 2 and len(requests) == 2, "the second sending")
             assert stored[0] == stored[1]
             report(requests[1], committed=True)
             node.wait_until_settled(1)

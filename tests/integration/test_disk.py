@@ -47,7 +47,7 @@ def test_a_full_disk_is_refused_worked_on_and_recovered_from(disk: SmallDisk, tm
             disk.fill()
             refuses(node, opened, last)
             with node.role("worker") as worker:
-                wait_for(lambda: "disk" in worker.latest(), "the worker to meet the full disk", 60)
+                wait_for(lambda: "disk" in worker.latest(), "the worker to meet the full disk")
                 assert pacs.files() == []
 
                 # Below the reserve: nothing new, but what is here is analysed, delivered and explained.

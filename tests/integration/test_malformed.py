@@ -193,7 +193,7 @@ def test_by_c_store(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
             if not fits(end, expect) or taken > FILE_SECONDS * PATIENCE or grown > GIGABYTE:
                 wrong[path.name] = (end, expect, taken, grown)
             slowest, largest = max(slowest, taken), max(largest, grown)
-            wait_for(lambda served=served: len(peer.statuses) > served, "the peer to be served", 60)  # type: ignore[misc]
+            wait_for(lambda served=served: len(peer.statuses) > served, "the peer to be served")  # type: ignore[misc]
         peer.stop()
         account = node.account()
     assert wrong == {}

@@ -61,7 +61,7 @@ def test_a_ring_reaches_a_celery_worker_that_then_stops_cleanly(url: str, tmp_pa
     try:
         bell.ring("infer")
         bell.ring("deliver", "pacs")
-        wait_for(lambda: {"infer", "deliver pacs"} <= set(lines), "both rings", 60)
+        wait_for(lambda: {"infer", "deliver pacs"} <= set(lines), "both rings")
     finally:
         bell.close()
         process.terminate()

@@ -122,7 +122,7 @@ def test_a_well_behaved_peer_stores_all_the_same(tmp_path: Path, capsys: pytest.
             vanished = vanisher.times
         stored = 2 + 4 * STORES
         assert len(rows(ledger)) == stored
-        wait_for(lambda: len(spooled(settings)) == stored, "what was broken off to be removed", 60)
+        wait_for(lambda: len(spooled(settings)) == stored, "what was broken off to be removed")
     with capsys.disabled():
         for over_tls in (False, True):
             print(

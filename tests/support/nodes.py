@@ -15,7 +15,7 @@ import psutil
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import load
 from chexnode.vocabulary.errors import Transient
-from support.servers import LOOPBACK, Server, free_port, listens, wait_for
+from support.servers import LOOPBACK, START_SECONDS, Server, free_port, listens, wait_for
 
 AE_TITLE = "CHEXNODE"
 
@@ -106,7 +106,7 @@ class Node:
         assert account["difference"] == 0, account
         return dict(account)
 
-    def wait_until_settled(self, received: int, seconds: float = 90) -> dict[str, list[dict[str, Any]]]:
+    def wait_until_settled(self, received: int, seconds: float = START_SECONDS) -> dict[str, list[dict[str, Any]]]:
         """Wait until ``received`` versions are known and none needs more work; return SOP Instance UID -> jobs."""
 
         ledger = self.ledger()

@@ -92,7 +92,7 @@ class StowDestination:
             if verdict is None and answer.status in _PERHAPS_STORED and self._finds(content):
                 verdict = Answer.ACCEPTED, f"{named(answer.status)}, and a search finds it there"
             if verdict is None and alone:
-                verdict = _unproven(answer)
+                verdict = unproven(answer)
             if verdict is None:
                 unsettled.append((item, content))
             else:
@@ -130,7 +130,7 @@ def judge(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answ
     return None
 
 
-def _unproven(answer: StoreAnswer) -> tuple[Answer, str]:
+def unproven(answer: StoreAnswer) -> tuple[Answer, str]:
     """What to do with an instance that was sent alone, is not named in the answer and is not found by a search."""
     if answer.status < 300:
         return (

@@ -104,7 +104,8 @@ def test_it_is_called_what_the_card_calls_it(kind: HeatKind, says: str, never: s
     for text in (words, ds.DerivationDescription):
         assert says in text
         assert never not in text
-    assert words.startswith("Research use only - not for diagnosis | CheX-Nomaly 1.2.3, weights 0123456789ab")
+    assert words.startswith("Research use only - not for diagnosis | ")
+    assert "CheX-Nomaly 1.2.3" in words
     assert "Image score 87%" in words
 
 

@@ -25,7 +25,7 @@ from chexnode.ledger.schema import markers, metadata
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 from chexnode.vocabulary.states import JobState
 from support.ledgers import SPEC, Clock, arrival, claim, complete, opened, record
-from support.servers import Postgres
+from support.servers import Postgres, wait_for
 
 TESTS = Path(__file__).parents[1]
 
@@ -268,6 +268,14 @@ def test_a_worker_whose_clock_is_wrong_harms_nothing(
             claim(wrong)
             assert wrong.database.skew().total_seconds() == pytest.approx(-ahead, abs=2)
         assert right.jobs.expire(3) == 0, "a lease that the other has just taken"
+
+
+def test_a_closed_ledger_leaves_no_thread(postgres_url: str) -> None:
+    before = set(threading.enumerate())
+    with opened(postgres_url) as ledger:
+        ledger.files.mark("x", "1")
+        assert set(threading.enumerate()) > before
+    wait_for(lambda: set(threading.enumerate()) <= before, "the watching thread to end")
 
 
 def test_a_frozen_server_is_an_answer_within_five_seconds_and_is_forgotten_when_it_goes_on(postgres: Postgres) -> None:

@@ -46,8 +46,12 @@ class Database:
     def __init__(self, url: str, clock: Callable[[], datetime] | None = None, must_exist: bool = False) -> None:
         self.clock = clock or self._server_clock
         self._synchronised: tuple[datetime, float] | None = None
+        self._watchdog: Watchdog | None = None
         try:
-            self.engine = _sqlite(url, must_exist) if url.startswith("sqlite") else _postgresql(url)
+            if url.startswith("sqlite"):
+                self.engine = _sqlite(url, must_exist)
+            else:
+                self.engine, self._watchdog = _postgresql(url)
         except (ArgumentError, ValueError) as error:
             raise BadEnvironment("database.url must be sqlite:///FILE or postgresql+psycopg://...") from error
 
@@ -96,6 +100,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self.engine.dispose()
 
 
@@ -172,7 +178,7 @@ _BOUNDS: dict[str, Any] = {
 }
 
 
-def _postgresql(url: str) -> Engine:
+def _postgresql(url: str) -> tuple[Engine, Watchdog]:
     if not url.startswith("postgresql+psycopg://"):
         raise ValueError("not a URL of ours")
     engine = create_engine(
@@ -196,8 +202,7 @@ def _postgresql(url: str) -> Engine:
         arguments = engine.dialect.create_connect_args(engine.url)
         engine.dialect.connect(*arguments[0], **{**arguments[1], **_BOUNDS, "connect_timeout": 2}).close()
 
-    Watchdog(engine, probe)
-    return engine
+    return engine, Watchdog(engine, probe)
 
 
 def in_chunks(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:

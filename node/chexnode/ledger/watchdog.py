@@ -28,7 +28,7 @@ class Watchdog:
     def __init__(self, engine: Engine, probe: Callable[[], None]) -> None:
         self._probe = probe
         self._waiting: dict[int, tuple[Any, float]] = {}
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._silent_until = 0.0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -40,18 +40,21 @@ class Watchdog:
         event.listen(engine.pool, "checkout", self._checkout)
 
     def stop(self) -> None:
-        """Watch no more."""
-        self._stop.set()
+        """Watch no more; the thread ends."""
+        with self._changed:
+            self._stop.set()
+            self._changed.notify()
 
     def _begin(self, connection: Any) -> None:
-        with self._lock:
+        with self._changed:
             self._waiting[id(connection)] = connection, time.monotonic()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="database-watchdog", daemon=True)
                 self._thread.start()
+            self._changed.notify()
 
     def _end(self, connection: Any) -> None:
-        with self._lock:
+        with self._changed:
             self._waiting.pop(id(connection), None)
 
     def _failed(self, context: Any) -> None:
@@ -73,6 +76,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stop.is_set())
             if not self._late():
                 continue
             try:
@@ -87,5 +92,5 @@ class Watchdog:
 
     def _late(self) -> list[Any]:
         limit = time.monotonic() - PATIENCE_SECONDS
-        with self._lock:
+        with self._changed:
             return [connection for connection, since in self._waiting.values() if since < limit]

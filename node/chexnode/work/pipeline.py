@@ -62,7 +62,8 @@ class Pipeline:
     ) -> list[Encoded]:
         """Write the wanted objects. ``key``: of the job; ``created_at``: the one time that goes into them."""
         provenance = self.provenance(key, created_at)
-        return encode(sanitise(prepared.header, prepared.choice), prepared.display, findings, provenance, wanted)
+        source = sanitise(prepared.header, prepared.choice, prepared.window, prepared.overlays)
+        return encode(source, prepared.display, findings, provenance, wanted)
 
     def provenance(self, key: str, created_at: datetime) -> Provenance:
         """Who made the results of job ``key``, when and how."""

@@ -186,8 +186,8 @@ def test_only_the_latest_version_counts(service: Service, ledger: Ledger) -> Non
 def test_the_version_received_last_is_served(service: Service, ledger: Ledger, order: str, at_once: bool) -> None:
     digests = {"A": "a" * 64, "B": "0" * 64, "C": "f" * 64}
     names = order.split()
-    arrivals = [replace(image(1), digest=digests[name], instance={"rows": ord(name)}) for name in names]
-    for some in [arrivals] if at_once else [[arrival] for arrival in arrivals]:
+    versions = [replace(image(1), digest=digests[name], instance={"rows": ord(name)}) for name in names]
+    for some in [versions] if at_once else [[version] for version in versions]:
         record(ledger, *some)
     (found,) = service.get("/instances").json()
     assert found["00280010"]["Value"] == [ord(names[-1])]

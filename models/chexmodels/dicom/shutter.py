@@ -62,7 +62,7 @@ def shuttered(ds: Dataset, rows: int, columns: int) -> NDArray[np.bool_] | None:
         points = [(column, row) for row, column in zip(vertices[::2], vertices[1::2], strict=True)]
         ImageDraw.Draw(inside).polygon(points, fill=1, outline=1)
         shown &= np.asarray(inside)
-    group = unsigned(ds, "ShutterOverlayGroup")
+    group = unsigned(ds, "ShutterOverlayGroup") or 0
     if group in GROUPS and "BITMAP" in {shape.upper() for shape in texts(ds, "ShutterShape")}:
         covering = plane(ds, group, rows, columns)
         if covering is not None:

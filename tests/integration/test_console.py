@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from chexnode.cli.commands import app, exit_code
 from chexnode.ledger.ledger import Ledger
-from chexnode.settings.tree import load
+from chexnode.settings.loading import load
 from chexnode.vocabulary.errors import NodeError
 from chexnode.vocabulary.roles import Role
 from support.ledgers import Clock, arrival, opened, record

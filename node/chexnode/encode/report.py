@@ -20,6 +20,7 @@ from highdicom.sr import (
     DeviceObserverIdentifyingAttributes,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
     ObservationContext,
     ObserverContext,
     PlanarROIMeasurementsAndQualitativeEvaluations,
@@ -32,7 +33,6 @@ from pydicom.sr.coding import Code
 
 from chexnode.encode.provenance import MANUFACTURER, set_times
 from chexnode.encode.source import Source, identify
-from chexnode.vocabulary.series import SeriesName
 
 SrClass = Literal["comprehensive3d", "comprehensive"]
 Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
@@ -68,7 +68,7 @@ class Naming:
 
     sop_instance_uid: str
     series_instance_uid: str
-    series: SeriesName
+    series_number: int
     description: str
 
 
@@ -91,8 +91,10 @@ def report(
     words: Iterable[str],
     evidence: Sequence[Reference],
     library: ContainerContentItem | None = None,
+    numbers: Sequence[NumContentItem] = (),
 ) -> Dataset:
-    """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line.
+    """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line,
+    and behind them ``numbers`` of the image as a whole: OHIF looks for coordinates beside those of a group.
 
     ``evidence`` is every instance that the groups and the library refer to, at least one.
     """
@@ -114,12 +116,12 @@ def report(
     )[0]
     if library is not None:
         root.ContentSequence.insert(_index(root, codes.DCM.ImagingMeasurements), library)
-    root.ContentSequence.append(_remarks(words))
+    root.ContentSequence.append(_remarks(words, numbers))
     ds: Dataset = _CLASSES[sr_class](
         evidence=_instances(source, evidence),
         content=root,
         series_instance_uid=naming.series_instance_uid,
-        series_number=naming.series.number,
+        series_number=naming.series_number,
         sop_instance_uid=naming.sop_instance_uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -140,10 +142,10 @@ def report(
     return ds
 
 
-def _remarks(words: Iterable[str]) -> ContainerContentItem:
+def _remarks(words: Iterable[str], numbers: Sequence[NumContentItem]) -> ContainerContentItem:
     container = ContainerContentItem(QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
     container.ContentSequence = ContentSequence(
-        [TextContentItem(codes.DCM.Comment, line, RelationshipTypeValues.CONTAINS) for line in words]
+        [*(TextContentItem(codes.DCM.Comment, line, RelationshipTypeValues.CONTAINS) for line in words), *numbers]
     )
     return container
 

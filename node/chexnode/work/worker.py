@@ -21,6 +21,7 @@ from chexnode.ledger.jobs import HEARTBEAT_SECONDS
 from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
 from chexnode.spool.spool import DiskRefused, SpoolAway
+from chexnode.triage.rules import deciding_rule
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
 from chexnode.vocabulary.reasons import Reason
@@ -187,7 +188,8 @@ class Worker:
 
     def _commit(self, claim: JobClaim, prepared: Prepared, findings: Findings) -> None:
         """Encode, make the files durable, and only then commit the rows."""
-        chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal)
+        rule = deciding_rule(self._settings.rule, prepared.header, claim.calling_ae_title)
+        chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal, rule)
         encoded = self._pipeline.encode(prepared, findings, claim.key, claim.created_at, variants(chosen))
         results = store(self._spool, encoded)
         uid_of = {(one.kind, one.variant): one.uid for one in encoded}

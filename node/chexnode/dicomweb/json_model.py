@@ -25,6 +25,7 @@ _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "LT", "ST", "UC", "
     "SL", "SS", "SV", "UL", "US", "UV"
 }  # fmt: skip
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+_NUMBERS = frozenset({"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
 #: VRs whose values are ASCII, and are read here as they were sent.
 _PLAIN = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
 #: VRs that have one value, in which a backslash is one (PS3.5 section 6.2).
@@ -106,6 +107,8 @@ def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declare
     if vr in _BINARY:
         if isinstance(value, bytes) and value:
             return {"vr": vr, "InlineBinary": b64encode(value).decode("ascii")}
+        return {"vr": vr}
+    if vr in _NUMBERS and isinstance(value, bytes):  # of a length that is none of its VR
         return {"vr": vr}
     values = [_value(vr, one) for one in _values(vr, value)]
     return {"vr": vr, "Value": values} if values else {"vr": vr}

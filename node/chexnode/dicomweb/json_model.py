@@ -92,11 +92,12 @@ def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declare
     value: Any = raw.value
     # Of private elements in Implicit VR the library knows some.
     vr = raw.VR or ("" if tag >> 16 & 1 else DicomDictionary.get(tag, ("",))[0])
+    is_little = raw.is_little_endian if isinstance(raw, RawDataElement) else True
     is_encoded = isinstance(raw, RawDataElement) and isinstance(value, bytes)
     if is_encoded and vr in _NUMBERS:
         if len(value) > INLINE_BYTES:
             return {"vr": vr, "BulkDataURI": bulk_uri(path)}
-        value = _unpacked(vr, value, raw.is_little_endian)
+        value = _unpacked(vr, value, is_little)
     elif is_encoded and vr in _PLAIN | _TEXT and _is_printable(value):
         pass
     elif (text := mended(ds, tag, declared)) is not None:

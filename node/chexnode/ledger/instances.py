@@ -127,6 +127,8 @@ class _Batch:
         self.events: list[dict[str, Any]] = []
         self.created: list[dict[str, Any]] = []
         self.triaged: list[tuple[InstanceState, Arrival, dict[str, Any]]] = []
+        self.corrected: set[str] = set()
+        """Studies of which a known image came again, changed: what its header says of patient and study counts now."""
         self.duplicates: dict[tuple[str, str], int] = defaultdict(int)
 
     def take(self, arrival: Arrival) -> Receipt:
@@ -145,6 +147,8 @@ class _Batch:
         received_at = max(self.now, self.newest[uid] + _TICK) if uid in self.newest else self.now
         self.newest[uid] = received_at
         versions[digest] = (verdict.state, arrival.path)
+        if conflict and verdict.state is not InstanceState.QUARANTINED and arrival.study_instance_uid:
+            self.corrected.add(arrival.study_instance_uid)
         self._add_study(arrival)
         self.instances.append(
             {
@@ -203,7 +207,10 @@ class _Batch:
             return
         facts = columns_of(studies, arrival.study)
         key = name_key(str(arrival.study.get("patient_name") or ""))
-        self.studies.setdefault(study, dict(facts, study_instance_uid=study, patient_name_key=key or None))
+        row = dict(facts, study_instance_uid=study, patient_name_key=key or None)
+        if study in self.corrected:
+            self.studies[study] = row
+        self.studies.setdefault(study, row)
         self.series.setdefault(
             (study, one_series),
             dict(columns_of(series, arrival.series), study_instance_uid=study, series_instance_uid=one_series),
@@ -275,6 +282,9 @@ class _Batch:
         add_missing(self.conn, studies, _uniform(fresh))
         if known:
             self.conn.execute(_TOUCH_STUDIES, {"uids": sorted(known), "now": self.now})
+        for uid in sorted(self.corrected & known.keys()):
+            facts = {name: value for name, value in self.studies[uid].items() if name != "study_instance_uid"}
+            self.conn.execute(update(studies).where(studies.c.study_instance_uid == uid).values(**facts))
         if closed := [uid for uid, state in known.items() if state is StudyState.CLOSED]:
             reopened = (StudyState.CLOSED, StudyState.OPEN, Event.REOPENED)
             those = studies.c.study_instance_uid.in_(closed)

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from chexnode.deliver.destination import Answer, Outgoing
 from chexnode.deliver.dicom import DicomDestination
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import DeliveryClaim
 from chexnode.vocabulary.variants import ResultKind
@@ -56,8 +56,9 @@ def write(spool: Spool, kind: ResultKind, number: int) -> Outgoing:
     ds.save_as(encoded, enforce_file_format=True)
     file, now = spool.write_result(encoded.getvalue()), datetime.now(UTC)
     claim = DeliveryClaim(
-        number, 1, "bench", "bench", kind, ds.SOPInstanceUID, sop_class, file.path, file.digest, file.size, 0, now
-    )
+        number, 1, "bench", "bench", kind, ds.SOPInstanceUID, sop_class, ds.file_meta.TransferSyntaxUID, file.path,
+        file.digest, file.size, 0, now,
+    )  # fmt: skip
     return Outgoing(claim, spool)
 
 

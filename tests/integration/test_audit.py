@@ -21,7 +21,11 @@ from chexnode.audit.transfers import Transfers
 from chexnode.deliver.courier import Courier
 from chexnode.roles import check
 from chexnode.roles.certificates import Authority, Issued
-from chexnode.settings.tree import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
+from chexnode.settings.audit import AuditSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.peer import PeerSettings
+from chexnode.settings.tls import TlsSettings
+from chexnode.settings.tree import Settings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.vocabulary.filters import Filter
@@ -45,8 +49,8 @@ class Papers:
     """Certificates of a hospital, and of somebody else."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority = Authority.open(folder / "ours", 3650)
-        self.other = Authority.open(folder / "others", 3650)
+        self.authority = Authority.open(folder / "ours")
+        self.other = Authority.open(folder / "others")
         self.node = self.authority.issue("CHEXNODE", [LOOPBACK], 1)
         self.log = self.authority.issue("LOG", [LOOPBACK], 1)
         self.elsewhere = self.authority.issue("ELSEWHERE", ["log.example"], 1)

@@ -30,7 +30,10 @@ from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.node import Node as OpenedNode
-from chexnode.settings.tree import DestinationSettings, NodeSettings, Settings, TlsSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.node import NodeSettings
+from chexnode.settings.tls import TlsSettings
+from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
 from chexnode.vocabulary.states import InstanceState
@@ -108,7 +111,10 @@ class Node:
         kinds = {SegmentationStorage: ResultKind.SEG, KeyObjectSelectionDocumentStorage: ResultKind.KO}
         kind = kinds.get(ds.SOPClassUID, ResultKind.SC)
         digest = hashlib.sha256(content).hexdigest()
-        return NewResult(ds.SOPInstanceUID, kind, "test", ds.SOPClassUID, digest, _stored(ds), len(content))
+        attributes = {"transfer_syntax_uid": str(ds.file_meta.TransferSyntaxUID)}
+        return NewResult(
+            ds.SOPInstanceUID, kind, "test", ds.SOPClassUID, digest, _stored(ds), len(content), instance=attributes
+        )
 
     def file(self, ds: Dataset) -> Path:
         """Where the result ``ds`` is stored."""

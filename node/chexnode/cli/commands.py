@@ -163,7 +163,7 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     """Look at everything the node needs: settings, disk, database, broker, model, device, destinations."""
     from chexnode.cli import tables
     from chexnode.roles.check import run
-    from chexnode.settings.tree import load
+    from chexnode.settings.loading import load
 
     settings, path = load(ctx.obj.config)
     checks = run(settings, path)
@@ -326,7 +326,7 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
     """Show the effective settings and where each came from; secrets are masked."""
     from chexnode.cli import tables
     from chexnode.settings.keys import flat
-    from chexnode.settings.tree import load, source_of
+    from chexnode.settings.loading import load, source_of
     from chexnode.vocabulary.reports import Setting
 
     tree, path = load(ctx.obj.config)
@@ -442,7 +442,7 @@ def certs(
     """Make certificates for DICOM TLS and HTTPS, with a small authority of their own: for tests and first set-ups."""
     from chexnode.roles.certificates import Authority
 
-    authority = Authority.open(out, max(days, 3650))
+    authority = Authority.open(out)
     hosts = host or ["127.0.0.1", "localhost"]
     issued = [authority.issue(name, hosts, days) for name in names or [settings_of(ctx).node.ae_title]]
     if json:

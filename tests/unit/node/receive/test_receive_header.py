@@ -17,7 +17,7 @@ from pydicom.filewriter import write_dataset
 from chexmodels.dicom.elements import scan
 from chexmodels.dicom.transfer_syntaxes import encoding_of
 from chexnode.receive.header import MAX_TEXT, NotUnderstood, is_safe_uid, read_header
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from support.senders import EXPLICIT_VR, IMPLICIT_VR, take_apart
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -196,18 +196,18 @@ END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
     [
         (PIXELS + ITEM + ITEM + END, JPEG, ""),
         (PIXELS + ITEM + END + element(0xFFFCFFFC, b"SH", b"pad "), JPEG, ""),
-        (PIXELS + ITEM + ITEM, JPEG, "an element is cut short"),
+        (PIXELS + ITEM + ITEM, JPEG, ""),
         (PIXELS + ITEM + ITEM[:10], JPEG, "a fragment goes past the end"),
         (PIXELS + element(0x00080005, b"CS", b"abcd"), JPEG, "something other than fragments"),
         (PIXELS + ITEM + END, EXPLICIT_VR, "encapsulated pixel data in a native"),
         (struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 4) + b"abcd", JPEG, "native pixel data in an encapsulated"),
         (struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 0xFFFFFFFE) + b"abcd", EXPLICIT_VR, "past the end"),
-        (element(0x00080060, b"ZZ", b"CR"), EXPLICIT_VR, "unknown value representation"),
+        (element(0x00080060, b"ZZ", b"CR")[:-1], EXPLICIT_VR, "unknown value representation"),
         (element(0x00080060, b"CS", b"CR")[:9], EXPLICIT_VR, "a value goes past the end"),
         (element(0x00080060, b"CS", b"CR") + b"\x08\x00", EXPLICIT_VR, "an element is cut short"),
         (element(0x00080060, b"CS", b"CR") + bytes(100), EXPLICIT_VR, ""),
-        (element(0x00080060, b"CS", b"CR") + bytes(100) + b"x", EXPLICIT_VR, "an element of group 0000"),
-        (element(0x00020010, b"UI", b"1.2.840.10008.1.2\0"), EXPLICIT_VR, "an element of group 0002"),
+        (element(0x00080060, b"CS", b"CR") + bytes(100) + b"x", EXPLICIT_VR, "zeros where an element should start"),
+        (element(0x00020010, b"UI", b"1.2.840.10008.1.2\0"), EXPLICIT_VR, ""),
         (END, EXPLICIT_VR, "an item outside a sequence"),
         (b"", EXPLICIT_VR, ""),
     ],

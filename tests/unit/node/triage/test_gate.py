@@ -21,7 +21,7 @@ from pydicom.tag import BaseTag
 from chexmodels.dicom.part10 import DecodeError, ReadLimits, read
 from chexmodels.pixels import from_picture
 from chexmodels.stats import PixelStats, measure
-from chexnode.settings.tree import GateSettings
+from chexnode.settings.gate import GateSettings
 from chexnode.triage import gate
 from chexnode.triage.gate import judge_header, judge_pixels
 from chexnode.vocabulary.notes import Note
@@ -216,12 +216,20 @@ def test_age_is_read_tolerantly(attributes: dict[str, Any], adult: bool | None) 
         ({"LossyImageCompression": "01"}, Note.LOSSY),
         ({"ImagerPixelSpacing": [0, 0]}, Note.SPACING_UNKNOWN),
         ({"ImagerPixelSpacing": None}, Note.SPACING_UNKNOWN),
+        ({"NumberOfFrames": 0}, Note.NOT_CONFORMANT),
     ],
 )
 def test_what_is_only_noted(attributes: dict[str, Any], note: Note) -> None:
     assert judged(radiograph("DX")).notes == ()
     verdict = judged(radiograph("DX", **attributes))
     assert (verdict.state, verdict.notes) == (ANALYSABLE, (note,))
+
+
+def test_what_was_read_past_is_noted_and_named() -> None:
+    ds = radiograph("DX")
+    verdict = judge_header(ds, GateSettings(), has_pixel_data=True, max_pixels=10**8, flaws=("bytes behind",))
+    assert (verdict.state, verdict.notes) == (ANALYSABLE, (Note.NOT_CONFORMANT,))
+    assert "read past: bytes behind" in verdict.detail
 
 
 def test_a_lossy_transfer_syntax_is_noted() -> None:

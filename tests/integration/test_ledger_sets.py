@@ -158,6 +158,33 @@ def test_a_version_that_needs_no_results_is_counted_as_skipped(ledger: Ledger, c
     assert ledger.reports.due() == []
 
 
+def test_a_version_that_is_the_latest_again_gets_results_again_under_other_uids(ledger: Ledger, clock: Clock) -> None:
+    old, new = two_versions(ledger, clock)
+    finish(ledger, new, "pacs", ends={old.id: CORRECTED})
+    [one] = [view for view in ledger.views.jobs() if view.id == old.id]
+    first = arrival(old.sop_instance_uid, "", study_instance_uid=one.study_instance_uid, series_instance_uid="1.2")
+    for _ in range(2):  # the second time it is the latest already
+        record(ledger, first)
+    third = claim(ledger)
+    assert third.digest == old.digest
+    assert third.id not in (old.id, new.id)
+    assert ledger.jobs.due(SPEC) == 0
+    finish(ledger, third, "pacs", ends={new.id: CORRECTED})
+    assert [one.job for one in ledger.sets.valid(old.sop_instance_uid)] == [third.id]
+    account = ledger.accounts.account()
+    assert (account.received, account.analysed, account.duplicates, account.difference) == (2, 2, 2, 0)
+
+
+def test_a_version_whose_results_stand_gets_no_others_when_it_is_the_latest_again(ledger: Ledger, clock: Clock) -> None:
+    old, again = two_versions(ledger, clock)
+    ledger.jobs.skip(again, "the same as an earlier version", Digests("content", old.digest))
+    [one] = [view for view in ledger.views.jobs() if view.id == old.id]
+    for content in ("", "corrected", ""):
+        study = one.study_instance_uid
+        record(ledger, arrival(old.sop_instance_uid, content, study_instance_uid=study, series_instance_uid="1.2"))
+    assert ledger.jobs.due(SPEC) == 0
+
+
 def test_a_corrected_name_is_what_a_search_finds(ledger: Ledger, clock: Clock) -> None:
     first = arrival(study={"patient_name": "Wrong^Name", "patient_id": "1"})
     study = {"study_instance_uid": first.study_instance_uid, "series_instance_uid": first.series_instance_uid}

@@ -22,7 +22,7 @@ from chexmodels.dicom.key_objects import KeyObject, KeyObjects, read_key_objects
 from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgoing, Sent, load
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.stow_response import named
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 from chexnode.vocabulary.variants import ResultKind

@@ -78,7 +78,7 @@ def verify_report(data: bytes, study: Source) -> None:
 
 
 def verify_rejection(data: bytes) -> None:
-    """Read back the rejection note ``data``. Raises InvalidResult if it does not parse or lacks a required attribute."""
+    """Read back the rejection note ``data``. Raises InvalidResult if it does not parse or lacks an attribute."""
     try:
         absent = faults(dcmread(BytesIO(data)))
     except Exception as error:

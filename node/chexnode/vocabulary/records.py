@@ -110,9 +110,9 @@ class JobSpec:
     model_digest: str
     settings_digest: str
 
-    def key(self, sop_instance_uid: str, digest: str) -> str:
-        """Hex SHA-256 that identifies one analysis of one image (DESIGN section 4)."""
-        parts = (sop_instance_uid, digest, self.model_digest, self.settings_digest)
+    def key(self, sop_instance_uid: str, digest: str, number: int = 0) -> str:
+        """Hex SHA-256 that identifies one analysis of one image; ``number``: not 0 where it is wanted once more."""
+        parts = [sop_instance_uid, digest, self.model_digest, self.settings_digest, *([str(number)] if number else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

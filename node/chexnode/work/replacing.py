@@ -15,7 +15,7 @@ from chexnode.encode.attributes import IDENTITY, TYPE_2
 from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.rejection import encode_rejection
 from chexnode.encode.verify import verify_rejection
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import ResultSet, SetMember
 from chexnode.vocabulary.supersession import Supersession

@@ -363,7 +363,7 @@ class Worker:
             try:
                 lost = self._ledger.jobs.renew(held)
                 with self._state:  # one that was settled meanwhile, or is being settled, has no lease to lose
-                    lost = [job for job in lost if job in self._held and job not in self._settling]
+                    lost = {job for job in lost if job in self._held and job not in self._settling}
                 for job in lost:
                     log.warning("the lease of job %s is lost", job)
             except Transient as error:

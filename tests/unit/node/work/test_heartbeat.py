@@ -20,13 +20,13 @@ class Jobs:
         self.worker: Worker | None = None
         self.beaten = threading.Event()
 
-    def renew(self, held: list[Any]) -> list[str]:
+    def renew(self, held: list[Any]) -> set[str]:
         assert self.worker is not None
         for claim in held:
             if claim.id == "settled":
                 self.worker._forget(claim)
         self.beaten.set()
-        return [claim.id for claim in held]
+        return {claim.id for claim in held}
 
     def release(self, held: list[Any]) -> None:
         pass

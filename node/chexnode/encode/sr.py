@@ -97,6 +97,8 @@ MIDLINE = 0.05
 
 _NO_SEG = "noseg"
 
+REPLACES = "This report replaces an earlier one of the same image."
+
 
 @dataclass(frozen=True, slots=True)
 class SrVariant:
@@ -156,6 +158,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
     else:
         groups.append(_image_group(image, findings, provenance))
     texts = caption(findings, provenance)
+    replaced = [REPLACES] if provenance.predecessors else []
     ds = report(
         source,
         Naming(
@@ -168,10 +171,11 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
         provenance.created_at,
         variant.sr_class,
         groups,
-        [line.text for line in (*texts.below, *texts.above)],
+        [*(line.text for line in (*texts.below, *texts.above)), *replaced],
         evidence,
         image_library(source),
         image_numbers(findings, provenance),
+        provenance.predecessors,
     )
     ds.CodingSchemeIdentificationSequence = [private_scheme()]
     return ds

@@ -23,8 +23,8 @@ from chexnode.encode.report import SrClass
 from chexnode.encode.sc import Encoding
 from chexnode.encode.seg import Profile
 from chexnode.encode.source import sanitise
-from chexnode.encode.sr import Outline, SrVariant
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.encode.sr import Outline
+from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset
 from support.radiographs import PROVENANCE, parsed
@@ -133,10 +133,10 @@ class Case:
         """Encode what a destination of the case's settings gets, all four kinds."""
         display = np.rint(self.image * 255).astype(np.uint8)
         wanted = (
-            (ResultKind.SEG, self.seg_profile),
-            (ResultKind.SC, self.sc_encoding),
-            (ResultKind.SR, str(SrVariant(self.sr_class, self.outline, self.seg_profile))),
-            (ResultKind.GSPS, "outline"),
+            Variant(ResultKind.SEG, self.seg_profile),
+            Variant(ResultKind.SC, self.sc_encoding),
+            Variant(ResultKind.SR, str(SrForm(self.sr_class, self.outline, self.seg_profile))),
+            Variant(ResultKind.GSPS, "outline"),
         )
         return encode(sanitise(parsed(self.dataset)), display, findings, self.provenance, wanted)
 

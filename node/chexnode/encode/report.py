@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from highdicom import ContributingEquipment
 from highdicom.sr import (
@@ -33,8 +32,8 @@ from pydicom.sr.coding import Code
 from chexnode.encode.provenance import MANUFACTURER, set_times
 from chexnode.encode.source import Source, identify
 from chexnode.vocabulary.series import SeriesName
+from chexnode.vocabulary.variants import SrClass
 
-SrClass = Literal["comprehensive3d", "comprehensive"]
 Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
 
 _CLASSES: dict[SrClass, type[Comprehensive3DSR] | type[ComprehensiveSR]] = {

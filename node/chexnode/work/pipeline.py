@@ -12,7 +12,6 @@ from pathlib import Path
 from chexmodels import bundle
 from chexmodels.finding import Findings
 from chexmodels.interpret import interpret
-from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import sanitise
@@ -23,6 +22,7 @@ from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
 from chexnode.vocabulary.records import JobSpec
 from chexnode.vocabulary.series import SeriesNames
+from chexnode.vocabulary.variants import Variant
 from chexnode.work.engine import Engine
 from chexnode.work.prepared import Prepared
 from chexnode.work.sandbox import Sandbox

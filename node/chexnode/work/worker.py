@@ -190,7 +190,7 @@ class Worker:
         chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal)
         encoded = self._pipeline.encode(prepared, findings, claim.key, claim.created_at, variants(chosen))
         results = store(self._spool, encoded)
-        uid_of = {(one.kind, one.variant): one.uid for one in encoded}
+        uid_of = {one.variant: one.uid for one in encoded}
         to = [(uid_of[r.variant], r.destination) for r in chosen if r.variant in uid_of]
         score = findings.score if math.isfinite(findings.score) else None
         analysis = Analysis(score, findings.abnormal, len(findings.regions), findings.notes)

@@ -29,6 +29,7 @@ from chexnode.vocabulary.reports import Check, FileReport, Setting
 if TYPE_CHECKING:
     from chexnode.archive.reconcile import Reconciliation
     from chexnode.ledger.tokens import Token
+    from chexnode.ledger.users import User
 
 T = TypeVar("T")
 
@@ -258,6 +259,14 @@ def tokens_table(tokens: Sequence[Token]) -> Listing:
         expires = "never" if token.expires_at is None else token.expires_at.astimezone().strftime("%Y-%m-%d %H:%M")
         made = token.created_at.astimezone().strftime("%Y-%m-%d")
         table.add_row(token.name, ", ".join(token.scopes), made, expires)
+    return table
+
+
+def users_table(users: Sequence[User]) -> Listing:
+    """``chexnode users list``."""
+    table = Listing("NAME", "ROLE", "ADDED")
+    for user in users:
+        table.add_row(user.name, user.role, user.created_at.astimezone().strftime("%Y-%m-%d"))
     return table
 
 

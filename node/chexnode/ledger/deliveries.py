@@ -135,6 +135,7 @@ class Deliveries:
         destination: str | None = None,
         dead_only: bool = False,
         wanted: Filter = EVERYTHING,
+        by: str | None = None,
     ) -> int:
         """Send again: terminal deliveries become PENDING, of ``ids``, of a destination, or all; return how many.
 
@@ -168,6 +169,7 @@ class Deliveries:
                         DeliveryState.PENDING,
                         Event.REPLAYED,
                         now,
+                        by,
                         next_attempt=None,
                         finished_at=None,
                         lease_until=None,

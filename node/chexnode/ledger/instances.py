@@ -128,6 +128,7 @@ class _Batch:
         self.created: list[dict[str, Any]] = []
         self.triaged: list[tuple[InstanceState, Arrival, dict[str, Any]]] = []
         self.duplicates: dict[tuple[str, str], int] = defaultdict(int)
+        self.latest_again: dict[tuple[str, str], datetime] = {}
 
     def take(self, arrival: Arrival) -> Receipt:
         """Decide on one arrival and gather its rows."""
@@ -142,8 +143,7 @@ class _Batch:
         conflict = bool(versions)
         verdict = arrival.verdict
         # The latest version is that received last, whatever two clocks say.
-        received_at = max(self.now, self.newest[uid] + _TICK) if uid in self.newest else self.now
-        self.newest[uid] = received_at
+        received_at = self._becomes_latest(uid, digest)
         versions[digest] = (verdict.state, arrival.path)
         self._add_study(arrival)
         self.instances.append(
@@ -164,6 +164,12 @@ class _Batch:
         job = self._add_job(arrival) if verdict.state is InstanceState.ANALYSABLE else None
         return Receipt(outcome, arrival.path, job)
 
+    def _becomes_latest(self, uid: str, digest: str) -> datetime:
+        """Return when this version was received: after all others."""
+        received_at = max(self.now, self.newest[uid][0] + _TICK) if uid in self.newest else self.now
+        self.newest[uid] = (received_at, digest)
+        return received_at
+
     def _again(self, arrival: Arrival, name: str, versions: dict[str, tuple[InstanceState, str | None]]) -> Receipt:
         """The very bytes are known: count it, and give it the job that today's gate or model allows it."""
         uid, digest = arrival.sop_instance_uid, arrival.digest
@@ -172,6 +178,8 @@ class _Batch:
         self.events.append(happened("instance", name, Event.DUPLICATE, self.now))
         where = version(uid, digest)
         job = None
+        if self.newest[uid][1] != digest:  # A, B, and A again
+            self.latest_again[uid, digest] = self._becomes_latest(uid, digest)
         if path is None:  # retention had deleted the file; this one takes its place
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))
@@ -255,8 +263,11 @@ class _Batch:
                 **{name: value for name, value in facts.items() if name != "state"},
             )
         for (uid, digest), count in sorted(self.duplicates.items()):
-            again = update(instances).where(version(uid, digest))
-            self.conn.execute(again.values(duplicates=instances.c.duplicates + count))
+            values: dict[str, Any] = {"duplicates": instances.c.duplicates + count}
+            if (uid, digest) in self.latest_again:
+                # Of the versions that are a conflict, and of the first, the latest is served.
+                values |= {"received_at": self.latest_again[uid, digest], "conflict": True}
+            self.conn.execute(update(instances).where(version(uid, digest)).values(**values))
         add_rows(self.conn, jobs, self.jobs)
         record(self.conn, self.created)
 
@@ -336,17 +347,17 @@ def _lock_uids(conn: Connection, arrivals: Sequence[Arrival]) -> None:
 
 def _known_versions(
     conn: Connection, arrivals: Sequence[Arrival]
-) -> tuple[dict[str, dict[str, tuple[InstanceState, str | None]]], dict[str, datetime]]:
-    """By SOP Instance UID: digest -> (state, path), and when the latest version was received.
+) -> tuple[dict[str, dict[str, tuple[InstanceState, str | None]]], dict[str, tuple[datetime, str]]]:
+    """By SOP Instance UID: digest -> (state, path), and when the latest version was received and which it is.
 
     Locked: retention may not take their files.
     """
     known: dict[str, dict[str, tuple[InstanceState, str | None]]] = {}
-    newest: dict[str, datetime] = {}
+    newest: dict[str, tuple[datetime, str]] = {}
     uids = list({a.sop_instance_uid for a in arrivals})
     for uid, digest, state, path, received_at in conn.execute(_FIND_VERSIONS, {"uids": uids}):
         known.setdefault(uid, {})[digest] = (state, path)
-        newest[uid] = max(received_at, newest.get(uid, received_at))
+        newest[uid] = max((received_at, digest), newest.get(uid, (received_at, digest)))
     return known, newest
 
 

@@ -190,20 +190,20 @@ class Jobs:
             record(conn, (happened("job", job["id"], Event.CREATED, now, None, JobState.QUEUED) for job in made))
         return len(stale)
 
-    def retry(self, job_id: str) -> None:
+    def retry(self, job_id: str, by: str | None = None) -> None:
         """A person wants a REFUSED, FAILED or CANCELLED job tried again. Raises Usage if it is in another state.
 
         It counts for its image from then on, whatever had superseded it; where no worker offers its analysis any more,
         :meth:`adopt` has it give way to the analysis of today.
         """
-        self._by_hand(job_id, JobState.QUEUED, Event.RETRIED, due_at=self._db.clock(), **AFRESH)
+        self._by_hand(job_id, JobState.QUEUED, Event.RETRIED, by, due_at=self._db.clock(), **AFRESH)
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, job_id: str, by: str | None = None) -> None:
         """A person wants a QUEUED or RUNNING job left undone. Raises Usage if it is in another state."""
         facts = {"finished_at": self._db.clock(), "fence": jobs.c.fence + 1}
-        self._by_hand(job_id, JobState.CANCELLED, Event.CANCELLED, **facts, **_NO_LEASE)
+        self._by_hand(job_id, JobState.CANCELLED, Event.CANCELLED, by, **facts, **_NO_LEASE)
 
-    def _by_hand(self, job_id: str, to: JobState, event: Event, **facts: Any) -> None:
+    def _by_hand(self, job_id: str, to: JobState, event: Event, by: str | None, **facts: Any) -> None:
         now = self._db.clock()
         of_job = jobs.c.id == job_id
         with self._db.write() as conn:
@@ -218,7 +218,7 @@ class Jobs:
                 allowed(row.state, to)
             except ValueError:
                 raise Usage(f"job {job_id} is {row.state}: it cannot become {to}") from None
-            move_each(conn, jobs, rows, to, event, now, **facts)
+            move_each(conn, jobs, rows, to, event, now, by, **facts)
             if to is JobState.QUEUED:
                 supersede(conn, row.sop_instance_uid, row.digest, row.key)
             look_again(conn, studies)

@@ -272,7 +272,7 @@ def _is_served(table: Table) -> ColumnElement[bool]:
             or_(~instances.c.conflict, later.c.digest > instances.c.digest),
         ),
     )
-    # Every version but the first is a conflict; they are rare, and have an index of their own.
+    # Every version is a conflict but the first, until that comes again; they are rare, and have an index of their own.
     same = and_(
         later.c.sop_instance_uid == instances.c.sop_instance_uid,
         later.c.conflict,

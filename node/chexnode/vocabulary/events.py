@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Event(StrEnum):
-    """What happened to an instance, a job, a delivery, a study or a token."""
+    """What happened to an instance, a job, a delivery, a study, a token or a user."""
 
     # to an instance
     NEW = "new"
@@ -68,8 +68,10 @@ class Event(StrEnum):
     REPORT_FAILED = "report-failed"
     """That report could not be made."""
 
-    # to a token
+    # to a token or a user
     ADDED = "added"
     """It was made; the detail is its scopes."""
+    CHANGED = "changed"
+    """A user was given another role or password; the detail says which."""
     REVOKED = "revoked"
-    """It was ended."""
+    """It was ended, or the user removed."""

@@ -203,6 +203,7 @@ class _Run:
             max_pixels=self._limits.max_pixels,
             sop_class_uid=str(part10.file_meta.get("MediaStorageSOPClassUID", "")),
             transfer_syntax_uid=part10.file_meta.TransferSyntaxUID,
+            flaws=part10.scan.flaws,
         )
         return header, digest, verdict
 

@@ -20,11 +20,8 @@ from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.report import SrClass
-from chexnode.encode.sc import Encoding
-from chexnode.encode.seg import Profile
 from chexnode.encode.source import sanitise
-from chexnode.encode.sr import Outline
-from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
+from chexnode.vocabulary.variants import ResultKind, ScEncoding, SegProfile, SrClass, SrForm, SrOutline, Variant
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset
 from support.radiographs import PROVENANCE, parsed
@@ -47,9 +44,9 @@ class Case:
     columns: int
     spacing: tuple[float, float] | None = (0.2, 0.2)
     """Imager Pixel Spacing in mm: between rows, between columns."""
-    outline: Outline = "box"
-    seg_profile: Profile = "planar"
-    sc_encoding: Encoding = "rgb"
+    outline: SrOutline = "box"
+    seg_profile: SegProfile = "planar"
+    sc_encoding: ScEncoding = "rgb"
     sr_class: SrClass = "comprehensive3d"
 
     @property

@@ -19,7 +19,6 @@ from pydicom.dataset import Dataset
 from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
-from chexnode.encode.report import SrClass
 from chexnode.encode.source import sanitise
 from chexnode.vocabulary.variants import ResultKind, ScEncoding, SegProfile, SrClass, SrForm, SrOutline, Variant
 from chextrain.data.phantom import Chest, Lesion, render

@@ -36,6 +36,8 @@ class Encoded:
     series_instance_uid: str = ""
     series: Attributes = field(default_factory=dict)
     instance: Attributes = field(default_factory=dict)
+    study_instance_uid: str = ""
+    """Empty: that of the image."""
 
     @classmethod
     def of(cls, variant: Variant, ds: Dataset, data: bytes) -> Encoded:

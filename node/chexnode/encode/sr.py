@@ -88,6 +88,9 @@ Side = Literal["left", "right"]
 MIDLINE = 0.05
 
 
+REPLACES = "This report replaces an earlier one of the same image."
+
+
 def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: SrForm) -> Dataset:
     """Return the report of ``findings``; its mask is (rows, columns) bool in source pixels.
 
@@ -117,6 +120,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
     else:
         groups.append(_image_group(image, findings, provenance))
     texts = caption(findings, provenance)
+    replaced = [REPLACES] if provenance.predecessors else []
     return report(
         source,
         Naming(
@@ -129,9 +133,10 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         provenance.created_at,
         form.sr_class,
         groups,
-        [line.text for line in (*texts.below, *texts.above)],
+        [*(line.text for line in (*texts.below, *texts.above)), *replaced],
         evidence,
         image_library(source),
+        provenance.predecessors,
     )
 
 

@@ -497,25 +497,3 @@ def test_names_in_any_character_set_survive(shared: Path) -> None:
         header.Rows, header.Columns = SHAPE
         ds = dcmread(BytesIO(written(header)))
         assert (ds.SpecificCharacterSet, ds.PatientName) == ("ISO_IR 192", name), path.name
-
-
-@pytest.mark.parametrize("abnormal", [True, False])
-def test_score_and_threshold_of_the_image_are_numbers_with_codes(abnormal: bool) -> None:
-    """Not in a measurement group: OHIF looks for coordinates beside each number there."""
-    ds = dcmread(BytesIO(written(parsed(radiograph()), lesion(SHAPE, abnormal, 0.37))))
-    remarks = ds.ContentSequence[-1]
-    said = {
-        item.ConceptNameCodeSequence[0].CodeValue: item.MeasuredValueSequence[0]
-        for item in remarks.ContentSequence
-        if item.ValueType == "NUM"
-    }
-    assert {name: float(value.NumericValue) for name, value in said.items()} == {
-        "image-score": 37,
-        "image-threshold": 50,
-    }
-    assert {value.MeasurementUnitsCodeSequence[0].CodeValue for value in said.values()} == {"%"}
-    assert [item.CodingSchemeDesignator for item in ds.CodingSchemeIdentificationSequence] == ["99CHEXNODE"]
-
-
-def test_what_was_not_evaluated_has_no_number() -> None:
-    assert "image-score" not in str(dcmread(BytesIO(written(parsed(radiograph()), lesion(SHAPE, None)))))

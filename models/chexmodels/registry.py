@@ -18,6 +18,7 @@ from chexmodels.nets.attention import AttentionUNet
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee
 from chexmodels.nets.ddad import DDAD
+from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.nets.restorer import Restorer
 from chexmodels.nets.siamese import siamese
@@ -36,6 +37,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "chexnomaly": CheXNomaly,
     "committee": committee,
     "ddad": DDAD,
+    "encoder": EncoderUNet,
     "max_ensemble": MaxEnsemble,
     "model_ensemble": ModelEnsemble,
     "unet": UNet,

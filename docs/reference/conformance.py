@@ -32,7 +32,9 @@ from chexnode.encode.not_analysed import MEANINGS as NOT_ANALYSED
 from chexnode.encode.not_analysed import SCHEME
 from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
 from chexnode.receive import header
-from chexnode.settings.tree import DestinationSettings, LimitSettings, NodeSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.limits import LimitSettings
+from chexnode.settings.node import NodeSettings
 from chexnode.triage.gate import CR_IMAGE, DX_FOR_PRESENTATION, SECONDARY_CAPTURE
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import OUR_NAMES

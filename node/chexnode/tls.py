@@ -11,7 +11,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from chexnode.settings.tree import TlsSettings
+from chexnode.settings.tls import TlsSettings
 from chexnode.vocabulary.errors import BadEnvironment
 
 #: RFC 9325 section 4.2 for TLS 1.2; PS3.15 B.12 asks for the first two of them. TLS 1.3 has its own, all of them good.

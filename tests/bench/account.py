@@ -31,7 +31,8 @@ from sqlalchemy import text
 from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
-from chexnode.settings.tree import NodeSettings, Settings
+from chexnode.settings.node import NodeSettings
+from chexnode.settings.tree import Settings
 from chexnode.vocabulary.records import JobSpec
 from chexnode.web.metrics import LedgerCollector
 from support.servers import Postgres

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from chexnode.deliver.destination import Answer, Outgoing
 from chexnode.deliver.dicom import DicomDestination
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import DeliveryClaim
 from chexnode.vocabulary.variants import ResultKind

@@ -21,7 +21,8 @@ from chexnode.dimse.pdus import PduError, read_associate_ac, read_associate_rq, 
 from chexnode.encode.source import sanitise
 from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import NotUnderstood, read_header
-from chexnode.settings.tree import GateSettings, LimitSettings
+from chexnode.settings.gate import GateSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.triage.gate import judge_header
 from chexnode.vocabulary.errors import Refused
 from chexnode.work.sandbox import Sandbox

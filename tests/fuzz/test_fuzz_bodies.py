@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from fuzz import layers, stores
 from fuzz.cases import Case, body_case, keep
 from support.dicomweb import DICOM, Service, serving

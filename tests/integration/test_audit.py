@@ -21,7 +21,11 @@ from chexnode.audit.transfers import Transfers
 from chexnode.deliver.courier import Courier
 from chexnode.roles import check
 from chexnode.roles.certificates import Authority, Issued
-from chexnode.settings.tree import AuditSettings, DestinationSettings, PeerSettings, Settings, TlsSettings
+from chexnode.settings.audit import AuditSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.peer import PeerSettings
+from chexnode.settings.tls import TlsSettings
+from chexnode.settings.tree import Settings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.vocabulary.filters import Filter

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from chexnode.ledger.ledger import Ledger
-from chexnode.settings.tree import AuditSettings
+from chexnode.settings.audit import AuditSettings
 from chexnode.vocabulary.scopes import Scope
 from support.collectors import Collector, Told
 from support.dicomweb import DICOM, Service, part10_of, path_of, serving

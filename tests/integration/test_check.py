@@ -17,7 +17,7 @@ from chexmodels.bundle import find
 from chexnode.ledger.database import Database, utc_now
 from chexnode.ledger.migrate import upgrade
 from chexnode.roles import check
-from chexnode.settings.tree import load
+from chexnode.settings.loading import load
 from chexnode.spool.identity import FILE_NAME
 from chexnode.vocabulary.errors import BadEnvironment
 from support.nodes import Node

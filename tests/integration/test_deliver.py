@@ -24,7 +24,7 @@ from chexnode.deliver import courier
 from chexnode.deliver.courier import BATCH, DOUBTFUL_TRIES, STEP_BACK_SECONDS
 from chexnode.deliver.destination import Answer, Outgoing, Sent
 from chexnode.deliver.dicom import Probe, probe
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown, Usage
 from chexnode.vocabulary.states import DeliveryState, JobState
 from support import servers

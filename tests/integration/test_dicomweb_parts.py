@@ -19,7 +19,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from chexnode.dicomweb.xml_model import from_xml, to_xml
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from support.dicomweb import BOUNDARY, DICOM, Service, part10_of, path_of, related, serving
 from support.disks import SmallDisk
 from support.radiographs import radiograph

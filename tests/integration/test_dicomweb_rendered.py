@@ -20,7 +20,7 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless, generate_uid
 
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from support.dicomweb import Service, part10_of, parts_of, path_of, read_all, serving
 from support.radiographs import radiograph
 from support.receivers import a_settings

@@ -17,7 +17,9 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 from chexnode.archive import pull
 from chexnode.node import Node as OpenedNode
 from chexnode.receive.storage import StorageService
-from chexnode.settings.tree import DestinationSettings, DiskSettings, load
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.disk import DiskSettings
+from chexnode.settings.loading import load
 from chexnode.vocabulary.errors import DestinationDown
 from support import servers
 from support.collectors import Collector

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.settings.tree import DiskSettings, LimitSettings, PeerSettings
+from chexnode.settings.disk import DiskSettings
+from chexnode.settings.limits import LimitSettings
+from chexnode.settings.peer import PeerSettings
 from chexnode.spool.spool import Incoming
 from support.receivers import Node, a_settings, dcmtk, receiving, rows, spooled
 from support.senders import (

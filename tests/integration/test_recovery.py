@@ -24,7 +24,9 @@ from chexnode.ledger.schema import metadata
 from chexnode.node import Node
 from chexnode.receive.filemeta import Announced
 from chexnode.receive.storage import Caller, StorageService
-from chexnode.settings.tree import DiskSettings, Settings, load
+from chexnode.settings.disk import DiskSettings
+from chexnode.settings.loading import load
+from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 from chexnode.vocabulary.states import JobState

@@ -21,7 +21,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from chexmodels.dicom.part10 import ReadLimits, read
 from chexnode.sandbox.pool import NoChild, Pool
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.work.prepared import Prepared, prepare_file
@@ -288,7 +288,7 @@ def test_threads_share_the_children(chest: Path) -> None:
 
 def test_children_die_with_the_worker(chest: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from chexnode.settings.tree import LimitSettings;"
+        "import sys; from pathlib import Path; from chexnode.settings.limits import LimitSettings;"
         "from chexnode.work.sandbox import Sandbox\n"
         "with Sandbox(LimitSettings(), 64, 'letterbox', 1) as sandbox:\n"
         f"    sandbox.prepare(Path({str(chest)!r})); print('ready', flush=True); sys.stdin.read()\n"

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from chexnode.roles.certificates import Authority
-from chexnode.settings.tree import LimitSettings, TlsSettings
+from chexnode.settings.limits import LimitSettings
+from chexnode.settings.tls import TlsSettings
 from chexnode.tls import client_context
 from support.receivers import a_settings, receiving, rows, spooled
 from support.senders import CR_IMAGE, EXPLICIT_VR, Sender, an_image, store_file

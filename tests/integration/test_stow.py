@@ -20,7 +20,8 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit, SegmentationSt
 from chexnode.deliver import stow
 from chexnode.deliver.courier import BATCH, DOUBTFUL_TRIES, STEP_BACK_SECONDS
 from chexnode.roles.certificates import Authority
-from chexnode.settings.tree import DestinationSettings, TlsSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.tls import TlsSettings
 from chexnode.tls import client_context, server_context
 from chexnode.vocabulary.errors import DestinationDown
 from support import servers

@@ -20,7 +20,10 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from chexnode.deliver.dicom import probe
 from chexnode.roles.certificates import Authority, Issued
-from chexnode.settings.tree import DestinationSettings, LimitSettings, Settings, TlsSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.limits import LimitSettings
+from chexnode.settings.tls import TlsSettings
+from chexnode.settings.tree import Settings
 from chexnode.tls import CIPHERS, client_context, server_context
 from chexnode.vocabulary.errors import BadEnvironment, DestinationDown, Usage
 from support.deliveries import Node as Deliveries

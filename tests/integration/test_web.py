@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from chexnode.cli.commands import app as commands
 from chexnode.ledger.ledger import Ledger
 from chexnode.node import Duty
-from chexnode.settings.tree import Settings, load
+from chexnode.settings.loading import load
+from chexnode.settings.tree import Settings
 from chexnode.spool.identity import FILE_NAME, name_of, prove
 from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.vocabulary.notes import Note

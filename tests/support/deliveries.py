@@ -24,7 +24,10 @@ from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.node import Node as OpenedNode
-from chexnode.settings.tree import DestinationSettings, NodeSettings, Settings, TlsSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.node import NodeSettings
+from chexnode.settings.tls import TlsSettings
+from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
 from chexnode.vocabulary.states import InstanceState

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from chexnode.ledger.ledger import Ledger
-from chexnode.settings.tree import load
+from chexnode.settings.loading import load
 from chexnode.vocabulary.errors import Transient
 from support.servers import LOOPBACK, START_SECONDS, Server, free_port, listens, wait_for
 

@@ -18,7 +18,9 @@ from chexnode.audit.trail import open_trail
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import instances
 from chexnode.receive.receiver import Receiver
-from chexnode.settings.tree import DiskSettings, Settings, load
+from chexnode.settings.disk import DiskSettings
+from chexnode.settings.loading import load
+from chexnode.settings.tree import Settings
 from support.ledgers import CountingBell, node_on, opened
 from support.senders import read_part10
 from support.servers import Server, find_tool, free_port, listens

@@ -231,7 +231,7 @@ def test_the_vocabulary_is_plain_words() -> None:
 
 def test_encoding_is_pure() -> None:
     """No files, no network, no state: the same inputs give the same bytes."""
-    doors = ("socket", "urllib", "http", "subprocess", "threading", "chexnode.spool.spool", "chexnode.settings.tree")
+    doors = ("socket", "urllib", "http", "subprocess", "threading", "chexnode.spool.spool", "chexnode.settings")
     wrong = [(m.name, door) for m in _of("chexnode.encode") for door in doors if m.uses(door)]
     assert wrong == []
 
@@ -245,7 +245,7 @@ def test_only_settings_reads_the_environment() -> None:
                 readers.add(module.name)
         if module.imports & {"os.environ", "os.getenv"}:
             readers.add(module.name)
-    assert readers == {"chexnode.settings.tree"}
+    assert readers == {"chexnode.settings.loading"}
 
 
 def test_importing_configures_nothing() -> None:

@@ -15,7 +15,8 @@ import typer.main
 
 from chexnode.cli import commands as cli
 from chexnode.settings.keys import known_keys
-from chexnode.settings.tree import Settings, load
+from chexnode.settings.loading import load
+from chexnode.settings.tree import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

@@ -30,7 +30,7 @@ from chexnode.node import Node
 from chexnode.receive.header import is_safe_uid
 from chexnode.receive.http_body import HttpBody
 from chexnode.receive.storage import StorageService
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown, Transient, Usage

@@ -36,7 +36,7 @@ from chexnode.dimse.requestor import Association, Context, NotSent
 from chexnode.node import Node
 from chexnode.receive.session import StorageSession
 from chexnode.receive.storage import StorageService
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.filters import Filter

@@ -20,7 +20,8 @@ from chexnode.audit.shipper import Shipper
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address
 from chexnode.audit.transfers import Transfers
-from chexnode.settings.tree import DestinationSettings, Settings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.tree import Settings
 from chexnode.tls import client_context
 
 log = logging.getLogger(__name__)

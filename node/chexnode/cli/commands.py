@@ -163,7 +163,7 @@ def check(ctx: typer.Context, json: Json = False) -> None:
     """Look at everything the node needs: settings, disk, database, broker, model, device, destinations."""
     from chexnode.cli import tables
     from chexnode.roles.check import run
-    from chexnode.settings.tree import load
+    from chexnode.settings.loading import load
 
     settings, path = load(ctx.obj.config)
     checks = run(settings, path)
@@ -326,7 +326,7 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
     """Show the effective settings and where each came from; secrets are masked."""
     from chexnode.cli import tables
     from chexnode.settings.keys import flat
-    from chexnode.settings.tree import load, source_of
+    from chexnode.settings.loading import load, source_of
     from chexnode.vocabulary.reports import Setting
 
     tree, path = load(ctx.obj.config)

@@ -73,7 +73,7 @@ def start(ctx: typer.Context, json: bool) -> Settings:
 
 def settings_of(ctx: typer.Context) -> Settings:
     """The settings that the command is for."""
-    from chexnode.settings.tree import load
+    from chexnode.settings.loading import load
 
     return load(ctx.obj.config)[0]
 

@@ -13,7 +13,8 @@ from chexnode.deliver.destination import unexpected
 from chexnode.dimse.requestor import Association
 from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL
 from chexnode.node import Node
-from chexnode.settings.tree import DestinationSettings, PeerSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.peer import PeerSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown

@@ -30,7 +30,7 @@ from chexnode.dimse.commitment import NotACommitment
 from chexnode.ledger.deliveries import LEASE
 from chexnode.ledger.leases import Lease
 from chexnode.node import Node
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown, Transient, Usage

@@ -18,7 +18,7 @@ from chexnode.deliver.status import judge
 from chexnode.dimse.pdus import MAX_CONTEXTS, TRANSFER_SYNTAXES_REFUSED
 from chexnode.dimse.requestor import Association, Context
 from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL, VERIFICATION
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 

@@ -15,7 +15,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.records import variant_parts, variant_with
 from chexnode.vocabulary.variants import ResultKind
 

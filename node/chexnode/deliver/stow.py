@@ -19,7 +19,7 @@ from chexnode.deliver import status
 from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, named, read_answer
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 

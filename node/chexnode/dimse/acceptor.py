@@ -45,7 +45,7 @@ from chexnode.dimse.upper import (
     ProtocolError,
     Released,
 )
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.tls import common_names
 from chexnode.vocabulary.records import Caller
 from chexnode.vocabulary.tracebacks import fault

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from chexnode.settings.base import read_range
-from chexnode.settings.tree import PeerSettings
+from chexnode.settings.peer import PeerSettings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -34,7 +34,7 @@ from chexnode.dimse.upper import (
     Stopped,
     TimedOut,
 )
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.tls import explained
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict

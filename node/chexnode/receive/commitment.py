@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chexnode.ledger.ledger import Ledger
-from chexnode.settings.tree import PeerSettings
+from chexnode.settings.peer import PeerSettings
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
 
 

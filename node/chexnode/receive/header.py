@@ -15,7 +15,7 @@ from pydicom import Dataset
 from chexmodels.dicom import values
 from chexmodels.dicom.elements import Buffer, Scan, dataset_of, scan
 from chexmodels.dicom.transfer_syntaxes import encoding_of
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.records import Attributes
 
 #: Digits and dots only, and no more than the ledger holds: 64 is the rule, a longer one is quarantined, not lost.

@@ -13,8 +13,9 @@ from pathlib import Path
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels import bundle
+from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.keys import masked
-from chexnode.settings.tree import DestinationSettings, Settings
+from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError
 from chexnode.vocabulary.reports import Check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chexmodels.dicom.part10 import ReadLimits
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 
 
 def read_limits(limits: LimitSettings) -> ReadLimits:

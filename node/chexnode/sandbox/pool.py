@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from chexnode.sandbox.confined import ANSWER
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 

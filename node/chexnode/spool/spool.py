@@ -28,7 +28,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-from chexnode.settings.tree import DiskSettings
+from chexnode.settings.disk import DiskSettings
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
 log = logging.getLogger(__name__)

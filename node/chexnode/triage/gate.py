@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
 from chexmodels.stats import PixelStats
-from chexnode.settings.tree import GateSettings
+from chexnode.settings.gate import GateSettings
 from chexnode.triage import reading
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, lexicon

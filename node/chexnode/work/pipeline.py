@@ -16,7 +16,9 @@ from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import sanitise
-from chexnode.settings.tree import GateSettings, ModelSettings, Settings
+from chexnode.settings.gate import GateSettings
+from chexnode.settings.model import ModelSettings
+from chexnode.settings.tree import Settings
 from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
 from chexnode.vocabulary.records import JobSpec

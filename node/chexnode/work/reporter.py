@@ -15,7 +15,7 @@ from chexnode.encode.source import Source, sanitise
 from chexnode.encode.verify import verify_report
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.errors import StaleMove, Transient
 from chexnode.vocabulary.reasons import Reason

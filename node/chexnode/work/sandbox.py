@@ -17,7 +17,7 @@ from chexmodels.pixels import Geometry, Mode
 from chexmodels.stats import PixelStats
 from chexnode.sandbox.limits import read_limits
 from chexnode.sandbox.pool import Pool
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.errors import Refused
 from chexnode.vocabulary.reasons import Reason
 from chexnode.work.prepared import Prepared

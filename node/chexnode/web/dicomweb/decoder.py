@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.sandbox.pool import ChildBug, Pool
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
 from chexnode.web.dicomweb.render import Rendering
 from chexnode.web.dicomweb.stored import Stored

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Route, Variant, routes, variants
-from chexnode.settings.tree import DestinationSettings
+from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.records import variant_parts
 from chexnode.vocabulary.variants import ResultKind
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from chexnode.dimse.callers import Callers
-from chexnode.settings.tree import PeerSettings
+from chexnode.settings.peer import PeerSettings
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from chexnode.dimse.contexts import accept
 from chexnode.dimse.messages import Command, CommandError, Status, read_command, write_response
 from chexnode.dimse.pdus import LOCAL_LIMIT, PduError, Rejection, read_associate_rq, write_associate_rj
 from chexnode.receive.filemeta import Announced, file_prefix
-from chexnode.settings.tree import PeerSettings
+from chexnode.settings.peer import PeerSettings
 from support.senders import CR_IMAGE, EXPLICIT_VR, IMPLICIT_VR, VERIFICATION, associate_rq, command_element, item, us
 from support.senders import read_command as read_response
 

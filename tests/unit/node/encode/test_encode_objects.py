@@ -22,7 +22,8 @@ from chexnode.encode.provenance import MANUFACTURER, Provenance, tracking_uid
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import VARIANTS
 from chexnode.encode.verify import InvalidResult, verify
-from chexnode.settings.tree import DestinationSettings, SeriesSettings
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.series import SeriesSettings
 from chexnode.vocabulary.records import variant_parts
 from chexnode.vocabulary.variants import ResultKind
 from support.radiographs import PROVENANCE, lesion, parsed, picture, radiograph

@@ -22,7 +22,7 @@ from chexnode.dicomweb.json_model import model_of
 from chexnode.encode.source import sanitise
 from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import read_header
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from chexnode.triage.header import Header
 from chexnode.web.dicomweb.render import annotation, to_screen
 from support.radiographs import part10, radiograph

@@ -17,7 +17,7 @@ from pydicom.filewriter import write_dataset
 from chexmodels.dicom.elements import scan
 from chexmodels.dicom.transfer_syntaxes import encoding_of
 from chexnode.receive.header import MAX_TEXT, NotUnderstood, is_safe_uid, read_header
-from chexnode.settings.tree import LimitSettings
+from chexnode.settings.limits import LimitSettings
 from support.senders import EXPLICIT_VR, IMPLICIT_VR, take_apart
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"

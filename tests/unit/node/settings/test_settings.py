@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from chexnode.settings.keys import flat, known_keys, masked
-from chexnode.settings.tree import Settings, load, source_of
+from chexnode.settings.loading import load, source_of
+from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Usage
 
 DESIGN_KEYS = [
@@ -247,3 +248,10 @@ def test_every_setting_has_a_description() -> None:
                 assert field.description, f"{model.__name__}.{name}"
 
     check(Settings)
+
+
+def test_every_path_is_taken_from_the_files_folder() -> None:
+    path = written('[gate]\nlexicon = "words.toml"\n[tls]\nauthorities = "ca.pem"\n[web]\nviewer = "ohif"\n', "a/node.toml")
+    settings, _ = load(path)
+    found = (settings.gate.lexicon, settings.tls.authorities, settings.web.viewer)
+    assert found == tuple(path.parent.absolute() / name for name in ("words.toml", "ca.pem", "ohif"))

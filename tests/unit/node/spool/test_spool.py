@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.settings.tree import DiskSettings
+from chexnode.settings.disk import DiskSettings
 from chexnode.spool.spool import DiskRefused, Spool, SpoolAway
 from chexnode.vocabulary.errors import BadEnvironment
 from support.disks import SmallDisk, dead_share

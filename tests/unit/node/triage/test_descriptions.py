@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chexnode.settings.tree import GateSettings
+from chexnode.settings.gate import GateSettings
 from chexnode.triage.gate import judge_header
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, LexiconError, lexicon

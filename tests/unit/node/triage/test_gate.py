@@ -21,7 +21,7 @@ from pydicom.tag import BaseTag
 from chexmodels.dicom.part10 import DecodeError, ReadLimits, read
 from chexmodels.pixels import from_picture
 from chexmodels.stats import PixelStats, measure
-from chexnode.settings.tree import GateSettings
+from chexnode.settings.gate import GateSettings
 from chexnode.triage import gate
 from chexnode.triage.gate import judge_header, judge_pixels
 from chexnode.vocabulary.notes import Note

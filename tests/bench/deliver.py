@@ -56,8 +56,9 @@ def write(spool: Spool, kind: ResultKind, number: int) -> Outgoing:
     ds.save_as(encoded, enforce_file_format=True)
     file, now = spool.write_result(encoded.getvalue()), datetime.now(UTC)
     claim = DeliveryClaim(
-        number, 1, "bench", "bench", kind, ds.SOPInstanceUID, sop_class, file.path, file.digest, file.size, 0, now
-    )
+        number, 1, "bench", "bench", kind, ds.SOPInstanceUID, sop_class, ds.file_meta.TransferSyntaxUID, file.path,
+        file.digest, file.size, 0, now,
+    )  # fmt: skip
     return Outgoing(claim, spool)
 
 

@@ -49,8 +49,8 @@ class Papers:
     """Certificates of a hospital, and of somebody else."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority = Authority.open(folder / "ours", 3650)
-        self.other = Authority.open(folder / "others", 3650)
+        self.authority = Authority.open(folder / "ours")
+        self.other = Authority.open(folder / "others")
         self.node = self.authority.issue("CHEXNODE", [LOOPBACK], 1)
         self.log = self.authority.issue("LOG", [LOOPBACK], 1)
         self.elsewhere = self.authority.issue("ELSEWHERE", ["log.example"], 1)

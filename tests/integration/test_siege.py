@@ -96,7 +96,7 @@ def besieged(port: int, tls_port: int) -> Iterator[tuple[Trickler, Vanisher]]:
 
 @pytest.mark.timeout(600)
 def test_a_well_behaved_peer_stores_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    authority = Authority.open(tmp_path / "certs", 30)
+    authority = Authority.open(tmp_path / "certs")
     issued = authority.issue("CHEXNODE", [LOOPBACK], 1)
     tls = TlsSettings(certificate=issued.certificate, key=issued.key, authorities=authority.path, port=0)
     limits = LimitSettings(negotiation_seconds=120, idle_seconds=120)  # none of them goes away by itself

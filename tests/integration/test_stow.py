@@ -375,7 +375,7 @@ def test_who_we_are(make_node: Callable[..., Node], tmp_path: Path, caplog: pyte
 
 
 def test_https_with_certificates_on_both_sides(make_node: Callable[..., Node], tmp_path: Path) -> None:
-    authority, stranger = Authority.open(tmp_path / "ca", 10), Authority.open(tmp_path / "other", 10)
+    authority, stranger = Authority.open(tmp_path / "ca"), Authority.open(tmp_path / "other")
     ours, theirs = (authority.issue(name, [servers.LOOPBACK], 5) for name in ("CHEXNODE", "PACS"))
     to_them = TlsSettings(certificate=theirs.certificate, key=theirs.key, authorities=authority.path)
     with service(tls=server_context(to_them)) as (url, seen):

@@ -61,8 +61,8 @@ class Papers:
 
 @pytest.fixture(scope="module")
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
-    authority = Authority.open(tmp_path_factory.mktemp("certs"), 3650)
-    other = Authority.open(tmp_path_factory.mktemp("others"), 3650)
+    authority = Authority.open(tmp_path_factory.mktemp("certs"))
+    other = Authority.open(tmp_path_factory.mktemp("others"))
     return Papers(
         authority,
         authority.issue("CHEXNODE", [LOOPBACK], 1),
@@ -322,7 +322,7 @@ def test_keys_are_for_their_owner_only_and_never_written_over(tmp_path: Path, pa
     (tmp_path / "ca.pem").write_text("no certificate")
     (tmp_path / "ca.key").write_text("no key")
     with pytest.raises(Usage):
-        Authority.open(tmp_path, 1)
+        Authority.open(tmp_path)
 
 
 def test_a_key_of_another_certificate_is_refused(papers: Papers, tmp_path: Path) -> None:

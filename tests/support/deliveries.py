@@ -104,7 +104,10 @@ class Node:
         content = path.read_bytes()
         kind = ResultKind.SEG if ds.SOPClassUID == SegmentationStorage else ResultKind.SC
         digest = hashlib.sha256(content).hexdigest()
-        return NewResult(ds.SOPInstanceUID, kind, "test", ds.SOPClassUID, digest, _stored(ds), len(content))
+        attributes = {"transfer_syntax_uid": str(ds.file_meta.TransferSyntaxUID)}
+        return NewResult(
+            ds.SOPInstanceUID, kind, "test", ds.SOPClassUID, digest, _stored(ds), len(content), instance=attributes
+        )
 
     def file(self, ds: Dataset) -> Path:
         """Where the result ``ds`` is stored."""

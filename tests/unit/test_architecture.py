@@ -81,7 +81,6 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("chexnode.ledger",),
     "alembic": ("chexnode.ledger",),
     "celery": ("chexnode.queue",),
-    "pynetdicom": ("chexnode.deliver.dicom",),
     "fastapi": ("chexnode.web",),
     "httpx": ("chexnode.dicomweb", "chexnode.deliver", "chexnode.archive", "chexnode.web.viewer"),
     "lightning": ("chextrain",),

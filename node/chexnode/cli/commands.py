@@ -442,7 +442,7 @@ def certs(
     """Make certificates for DICOM TLS and HTTPS, with a small authority of their own: for tests and first set-ups."""
     from chexnode.roles.certificates import Authority
 
-    authority = Authority.open(out, max(days, 3650))
+    authority = Authority.open(out)
     hosts = host or ["127.0.0.1", "localhost"]
     issued = [authority.issue(name, hosts, days) for name in names or [settings_of(ctx).node.ae_title]]
     if json:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pynetdicom.dsutils import split_dataset
 
-from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load, unread
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.file_meta import span
+from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
 from chexnode.deliver.implicit import to_implicit
 from chexnode.deliver.status import judge
 from chexnode.dimse.pdus import MAX_CONTEXTS, TRANSFER_SYNTAXES_REFUSED
@@ -24,21 +24,6 @@ from chexnode.vocabulary.records import CommitmentRequest
 
 _VERIFICATION: Context = (VERIFICATION, IMPLICIT_VR)
 _ANSWER_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """Group 0002 of a Part 10 file."""
-
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    length: int
-    """Bytes of the file in front of the data set."""
-
-    @property
-    def contexts(self) -> tuple[Context, ...]:
-        """In which it can be sent, the best first: as it is stored, and in the default transfer syntax."""
-        return with_default((self.sop_class_uid, self.transfer_syntax_uid))
 
 
 class DicomDestination:
@@ -60,32 +45,28 @@ class DicomDestination:
 
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
         """See :class:`~chexnode.deliver.destination.Destination`."""
-        heads = [_head(item.path) for item in items]
-        contexts = {context for head in heads if head for context in head.contexts}
-        assoc = self._associate(contexts) if contexts else None
-        for item, head in zip(items, heads, strict=True):
+        contexts = [with_default((item.claim.sop_class_uid, item.claim.transfer_syntax_uid)) for item in items]
+        assoc = self._associate({context for offered in contexts for context in offered}) if items else None
+        for item, offered in zip(items, contexts, strict=True):
             if self._stop.is_set():
                 return
+            assert assoc is not None
             content = load(item)
             if isinstance(content, Sent):
                 yield content
-            elif head is None and _head(item.path) is None:
+            elif (data := _data_set(content)) is None:
                 yield Sent(item, Answer.DEAD, "the stored file is not a DICOM file")
-            elif head is None or assoc is None:
-                yield unread(item, "not at first")  # nothing was proposed for it
-            elif not (usable := [context for context in head.contexts if context in assoc.accepted]):
-                yield Sent(item, Answer.DEAD, _refusal(head.contexts[0], assoc))
+            elif not (usable := [context for context in offered if context in assoc.accepted]):
+                yield Sent(item, Answer.DEAD, _refusal(offered[0], assoc))
             else:
                 try:
-                    data: memoryview | bytes = memoryview(content)[head.length :]
-                    if usable[0] != head.contexts[0]:
-                        data = to_implicit(data)
-                    status, comment = assoc.store(usable[0], item.claim.sop_instance_uid, data)
+                    sent = data if usable[0] == offered[0] else to_implicit(data)
+                    status, comment = assoc.store(usable[0], item.claim.sop_instance_uid, sent)
                 except DestinationDown as error:
                     self._assoc = None
                     raise Interrupted(f"{error}, during a store", item) from error
                 answer, detail = judge(status, comment)
-                if usable[0] != head.contexts[0]:
+                if usable[0] != offered[0]:
                     detail = "; ".join(filter(None, (detail, "sent as Implicit VR Little Endian, values unchanged")))
                 yield Sent(item, answer, detail, status)
 
@@ -164,13 +145,13 @@ def with_default(context: Context) -> tuple[Context, ...]:
     return context, (sop_class_uid, IMPLICIT_VR)
 
 
-def _head(path: Path) -> _Head | None:
-    """Read group 0002; None where it cannot be read, which the file's checksum then explains."""
+def _data_set(file: bytes) -> memoryview | None:
+    """What follows group 0002 of a Part 10 ``file``; None where there is none."""
     try:
-        meta, length = split_dataset(path)
-        return _Head(str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID), length)
-    except Exception:  # the parser's many ways of failing on a damaged file
+        ends = span(file, is_all=True)
+    except DecodeError:
         return None
+    return None if ends is None else memoryview(file)[ends[1] :]
 
 
 def _refusal(context: Context, assoc: Association) -> str:

@@ -67,6 +67,7 @@ def delivery_claims(conn: Connection, ids: Sequence[int]) -> list[DeliveryClaim]
         results,
         job=deliveries.c.job_id,
         sop_instance_uid=results.c.uid,
+        transfer_syntax_uid=func.coalesce(results.c.transfer_syntax_uid, ""),
         error=func.coalesce(deliveries.c.error, ""),
     )
     query = select(*columns).join_from(deliveries, results, results.c.uid == deliveries.c.result_uid)

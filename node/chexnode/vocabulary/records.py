@@ -226,6 +226,7 @@ class DeliveryClaim:
     kind: ResultKind
     sop_instance_uid: str
     sop_class_uid: str
+    transfer_syntax_uid: str
     path: str
     sha256: str
     size: int

@@ -251,7 +251,9 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_every_path_is_taken_from_the_files_folder() -> None:
-    path = written('[gate]\nlexicon = "words.toml"\n[tls]\nauthorities = "ca.pem"\n[web]\nviewer = "ohif"\n', "a/node.toml")
+    path = written(
+        '[gate]\nlexicon = "words.toml"\n[tls]\nauthorities = "ca.pem"\n[web]\nviewer = "ohif"\n', "a/node.toml"
+    )
     settings, _ = load(path)
     found = (settings.gate.lexicon, settings.tls.authorities, settings.web.viewer)
     assert found == tuple(path.parent.absolute() / name for name in ("words.toml", "ca.pem", "ohif"))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from chexmodels.bundle import BundleError, HeatKind, ModelCard, read_card, verified_weights
 from chexmodels.model import Raw
+from chexmodels.nets.adopted import MonaiNetwork, OnnxNetwork
 from chexmodels.nets.attention import AttentionUNet
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee
@@ -40,6 +41,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "encoder": EncoderUNet,
     "max_ensemble": MaxEnsemble,
     "model_ensemble": ModelEnsemble,
+    "monai": MonaiNetwork,
+    "onnx": OnnxNetwork,
     "unet": UNet,
 }
 """Architecture name in ``model.json`` -> what is called with its ``parameters``."""
@@ -54,7 +57,8 @@ def heat_kind(architecture: str) -> HeatKind:
 
 @dataclass(frozen=True)
 class Localiser:
-    """A network that returns logits or anomaly heat ``(B,1,S,S)``, with the card of the bundle it came from."""
+    """A network that returns logits or anomaly heat ``(B,1,S,S)``, or outputs by the names of :class:`Raw`, with the
+    card of the bundle it came from."""
 
     card: ModelCard
     network: nn.Module
@@ -62,7 +66,8 @@ class Localiser:
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Raw:
         """Run on ``(B,1,S,S)`` in [0,1] on the network's device."""
-        return Raw(heat=self.network(image))
+        answer = self.network(image)
+        return Raw(**{"heat": None, **answer}) if isinstance(answer, dict) else Raw(heat=answer)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Localiser:

@@ -223,6 +223,16 @@ class TrainingConfig(Section):
     """Processes that prepare batches; 0: the training process, which on a CPU is fastest. With a GPU 4 to 8."""
     precision: str = "bf16-mixed"
     """Lightning's name; the losses are float32 whatever it says."""
+    devices: str | int = "auto"
+    """How many GPUs or processes, or a list of their numbers; ``auto``: all GPUs, or one process on the CPU."""
+    strategy: str = "auto"
+    """How several share the work, by Lightning's name: ``ddp`` for example."""
+    loggers: Annotated[tuple[Literal["csv", "tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = (
+        "csv",
+        "tensorboard",
+    )
+    """Where losses, validation and all values of the run are written; ``csv`` always is, as the curves are drawn from
+    it. ``mlflow`` and ``wandb`` write into the run's folder, and need the package of that name."""
     seed: int = 0
 
 

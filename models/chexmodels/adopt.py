@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle.config_parser import ConfigParser
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
@@ -175,7 +175,7 @@ def _of_metadata(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     if data := metadata.get("data_source"):
         found["training_data"] = str(data)
     formats = metadata.get("network_data_format", {})
-    image = next(iter(formats.get("inputs", {}).values()), {})
+    image: Mapping[str, Any] = next(iter(formats.get("inputs", {}).values()), {})
     sides = [side for side in image.get("spatial_shape", ()) if isinstance(side, int)]
     if len(sides) == 2 and sides[0] == sides[1]:
         found["size"] = sides[0]
@@ -183,7 +183,7 @@ def _of_metadata(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
         found["channels"] = image["num_channels"]
     if len(ends := image.get("value_range", ())) == 2:
         found["low"], found["high"] = map(float, ends)
-    output = next(iter(formats.get("outputs", {}).values()), {})
+    output: Mapping[str, Any] = next(iter(formats.get("outputs", {}).values()), {})
     if isinstance(output.get("num_channels"), int) and output["num_channels"] > 1:
         found["heat"], found["kind"] = f"{SINGLE}:1", "softmax"
     return found

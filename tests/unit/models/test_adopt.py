@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle.config_parser import ConfigParser
 from torch import Tensor, nn
 from typer.testing import CliRunner
 

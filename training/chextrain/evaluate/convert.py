@@ -55,7 +55,7 @@ def to_monai(source: str, out: Path) -> float:
 
     MONAI's own parser builds the network, from this package's class. Raises ``NotTheSame``.
     """
-    from monai.bundle import ConfigParser
+    from monai.bundle.config_parser import ConfigParser
 
     model = load(find(source))
     card = model.card

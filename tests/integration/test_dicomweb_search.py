@@ -179,3 +179,17 @@ def test_only_the_latest_version_counts(service: Service, ledger: Ledger) -> Non
     (found,) = service.get("/instances").json()
     assert found["00280010"]["Value"] == [99]
     assert service.get("/studies").json()[0]["00201208"]["Value"] == [1]
+
+
+@pytest.mark.parametrize("order", ["A B A", "A B A B", "A B C B", "A B C A", "A B A A", "A A B"])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_version_received_last_is_served(service: Service, ledger: Ledger, order: str, at_once: bool) -> None:
+    digests = {"A": "a" * 64, "B": "0" * 64, "C": "f" * 64}
+    names = order.split()
+    versions = [replace(image(1), digest=digests[name], instance={"rows": ord(name)}) for name in names]
+    for some in [versions] if at_once else [[version] for version in versions]:
+        record(ledger, *some)
+    (found,) = service.get("/instances").json()
+    assert found["00280010"]["Value"] == [ord(names[-1])]
+    assert service.get("/studies").json()[0]["00201208"]["Value"] == [1]
+    assert ledger.accounts.account().duplicates == len(names) - len(set(names))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import struct
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.filereader import read_dataset
 from sqlalchemy import select
 
+from chexnode.dimse.datasets import encode
 from chexnode.ledger.schema import jobs, studies
+from chexnode.vocabulary.notes import Note
 from support.receivers import Node, a_settings, dcmtk, receiving, rows, spooled, stored_data
 from support.senders import (
     CR_IMAGE,
@@ -24,6 +29,7 @@ from support.senders import (
     VERIFICATION,
     Sender,
     an_image,
+    element,
     read_part10,
     store_file,
     us,
@@ -172,6 +178,33 @@ def test_other_bytes_under_the_same_uid_are_kept_too(node: Node) -> None:
     found = rows(node.ledger)
     assert sorted(row.conflict for row in found) == [False, True]
     assert {stored_data(node.settings, row.path) for row in found} == {first.data, second.data}
+
+
+@pytest.mark.parametrize(("syntax", "tag"), [(EXPLICIT_VR, 0x00020010), (IMPLICIT_VR, 0x00020010), (EXPLICIT_VR, 2)])
+def test_a_group_that_no_data_set_may_have_is_left_out(node: Node, syntax: str, tag: int) -> None:
+    part = replace(an_image(), transfer_syntax_uid=syntax)
+    uid = JPEG.encode()  # which would be taken for the file's own
+    misplaced = element(tag, b"UI", uid)
+    if syntax == IMPLICIT_VR:
+        ds = read_dataset(BytesIO(part.data), is_implicit_VR=False, is_little_endian=True)
+        part = replace(part, data=encode(ds, IMPLICIT_VR))
+        misplaced = struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(uid)) + uid
+    for _ in range(2):
+        assert store_file(node.port, replace(part, data=misplaced + part.data)).status == 0
+    (row,) = rows(node.ledger)
+    assert (row.state, row.duplicates, row.notes[-1]) == ("ANALYSABLE", 1, Note.NOT_CONFORMANT)
+    assert row.digest == hashlib.sha256(part.data).hexdigest()
+    ds = pydicom.dcmread(node.settings.node.data_dir / row.path)
+    assert ds.file_meta.TransferSyntaxUID == syntax
+    assert len(ds.PixelData) == 2 * 128 * 128
+    assert len(spooled(node.settings)) == 1
+
+
+def test_what_is_refused_is_told_the_cause(node: Node) -> None:
+    part = an_image()
+    broken = replace(part, data=struct.pack("<HH2sH", 0x0008, 0x0005, b"ZZ", 9) + part.data)
+    answer = store_file(node.port, broken)
+    assert (answer.status, answer.comment) == (0xC000, "an unknown value representation")
 
 
 @pytest.mark.parametrize("first", [IMPLICIT_VR, JPEG])

@@ -83,6 +83,8 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("chexnode.ledger",),
     "alembic": ("chexnode.ledger",),
     "celery": ("chexnode.queue",),
+    "argon2": ("chexnode.ledger.users",),
+    "jinja2": ("chexnode.web.console",),
     "fastapi": ("chexnode.web",),
     "httpx": ("chexnode.dicomweb", "chexnode.deliver", "chexnode.archive", "chexnode.web.viewer"),
     "lightning": ("chextrain",),

@@ -8,6 +8,7 @@ set with pydicom. Values stay where they are until somebody asks for them.
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 #: More fragments than any radiograph has; walking them takes a tenth of a second.
 _MAX_FRAGMENTS = 200_000
 
-#: Commands and file meta information. The latter in front of a data set would be taken, once stored, for our own.
+#: Commands and file meta information (PS3.5 section 7.1). Some senders leave them in a data set.
 _NOT_OF_DATA_SETS = (0x0000, 0x0002)
 
 _ITEM = 0xFFFEE000
@@ -47,6 +48,7 @@ _SHORT = {
     )
 }
 _NO_VR = ""
+_NOT_ZERO = re.compile(rb"[^\0]")
 
 
 class Fault(Exception):
@@ -101,25 +103,32 @@ class Scan:
     """Whether it stopped because sequences nest too deep."""
     at: int = 0
     """Where the element starts in which it stopped."""
+    flaws: tuple[str, ...] = ()
+    """What breaks the rules of encoding and was read past, each once: of fixed wording, never a value."""
+    misplaced: tuple[tuple[int, int], ...] = ()
+    """(start, end) of each top-level element of a group that no data set may have; not among ``elements``."""
 
 
 def scan(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int, *, until_pixels: bool = False) -> Scan:
     """Walk ``data`` to its end, or only to Pixel Data. Raises nothing: faults are in the result."""
     elements: dict[int, Element] = {}
     pixels: Element | None = None
+    broken, over_limit, too_deep, at = "", False, False, 0
+    walked = _Walk(data, encoding, max_elements, max_nesting)
     try:
-        for element in walk(data, encoding, max_elements, max_nesting):
+        for element in walked.run():
             if element.tag == 0x7FE00010 and until_pixels:
-                return Scan(elements, element, "")
+                pixels = element
+                break
             if element.tag in PIXEL_DATA and not until_pixels:
                 pixels = element
             else:
                 elements[element.tag] = element
     except Broken as fault:
-        return Scan(elements, pixels, str(fault), at=fault.at)
+        broken, at = str(fault), fault.at
     except Fault as fault:
-        return Scan(elements, pixels, str(fault), isinstance(fault, TooMany), isinstance(fault, TooDeep))
-    return Scan(elements, pixels, "")
+        broken, over_limit, too_deep = str(fault), isinstance(fault, TooMany), isinstance(fault, TooDeep)
+    return Scan(elements, pixels, broken, over_limit, too_deep, at, tuple(walked.flaws), tuple(walked.misplaced))
 
 
 def dataset_of(data: Buffer, elements: Iterable[Element], encoding: Encoding) -> Dataset:
@@ -140,11 +149,47 @@ def dataset_of(data: Buffer, elements: Iterable[Element], encoding: Encoding) ->
     return ds
 
 
+def fragments(data: Buffer, start: int, most: int = _MAX_FRAGMENTS) -> tuple[list[tuple[int, int]], int, bool]:
+    """Find the fragments of encapsulated pixel data whose first item is at ``start`` (PS3.5 section A.4).
+
+    Returns (start, end) of each value, the Basic Offset Table's first; where the element after them starts; and whether
+    they stand as they should. Zeros between fragments, and a missing delimiter before the end or before another
+    element, are read past. Raises :class:`Broken`, also for ``most`` fragments.
+    """
+    found: list[tuple[int, int]] = []
+    position, size, is_regular = start, len(data), True
+    while len(found) < most:
+        if size - position < 8 and not _NOT_ZERO.search(data, position):
+            if found:
+                return found, size, False
+            raise Broken("the pixel data holds no fragment")
+        if size - position < 8:
+            raise Broken("the pixel data holds something other than fragments")
+        group, element, length = struct.unpack_from("<HHL", data, position)
+        tag = group << 16 | element
+        if tag == _SEQUENCE_END:
+            return found, position + 8, is_regular
+        if tag == _ITEM and length != UNDEFINED:
+            position += 8 + length
+            if position > size:
+                raise Broken("a fragment goes past the end")
+            found.append((position - length, position))
+        elif data[position] == 0:
+            at = _NOT_ZERO.search(data, position)
+            position, is_regular = at.start() if at else size, False
+        elif found and 0x7FE0 < group < 0xFFFE and bytes(data[position + 4 : position + 6]) in _SHORT.keys() | LONG_VRS:
+            return found, position, False
+        else:
+            raise Broken("the pixel data holds something other than fragments")
+    raise Broken("too many fragments")
+
+
 def walk(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int) -> Iterator[Element]:
     """Yield the top-level elements of ``data`` in their order, each once all of it is known to be there.
 
     Pixel data is the exception: it is yielded before its value is looked at, so that whoever does not want to know
-    stops there. ``max_elements`` bounds the elements, those in items of sequences included, and the items.
+    stops there. What stands behind it and is no data element is left alone: the image is whole. ``max_elements``
+    bounds the elements, those in items of sequences included, and the items.
     Raises :class:`Broken`, :class:`TooMany` and :class:`TooDeep`.
     """
     return _Walk(data, encoding, max_elements, max_nesting).run()
@@ -162,43 +207,49 @@ class _Walk:
         self.elements_left = self.items_left = max_elements
         self.fragments_left = _MAX_FRAGMENTS
         self.max_nesting = max_nesting
+        #: As in :class:`Scan`; keys, in the order in which they were met.
+        self.flaws: dict[str, None] = {}
+        self.misplaced: list[tuple[int, int]] = []
 
     def run(self) -> Iterator[Element]:
-        at, implicit, size = 0, self.encoding.implicit, self.size
+        at, implicit, size, is_past_pixels = 0, self.encoding.implicit, self.size, False
         try:
             while at < size:
+                if self.data[at] == 0 and not _NOT_ZERO.search(self.data, at):
+                    return  # padded
                 tag, vr, start, length = self.head(at, size, implicit)
-                if tag >> 16 in _NOT_OF_DATA_SETS:
-                    if tag == 0 and _all_zero(self.data[at:]):
-                        return  # padded
-                    raise Broken(f"an element of group {tag >> 16:04x}")
+                if not tag | length:
+                    raise Broken("zeros where an element should start")
                 self.elements_left -= 1
                 if self.elements_left < 0:
                     raise TooMany("too many elements")
                 if tag in PIXEL_DATA:
                     yield Element(tag, vr, at, start, length, length == UNDEFINED)
                     at = self.after_pixels(start, length)
+                    is_past_pixels = True
                     continue
                 if tag >> 16 == 0xFFFE:
                     raise Broken("an item outside a sequence")
-                if length == UNDEFINED:
+                undefined, end = length == UNDEFINED, start + length
+                if undefined:
                     end = self.after_sequence(vr, start, size, implicit, UNDEFINED)
-                    yield Element(tag, vr, at, start, end - start, True)
+                elif end > size:
+                    raise Broken("a value goes past the end")
+                elif _is_sequence(tag, vr):
+                    self.after_sequence(vr, start, end, implicit, length)
+                if tag >> 16 in _NOT_OF_DATA_SETS:
+                    self.flaws["an element of a group that no data set may have"] = None
+                    self.misplaced.append((at, end))
                 else:
-                    end = start + length
-                    if end > size:
-                        raise Broken("a value goes past the end")
-                    if _is_sequence(tag, vr):
-                        self.after_sequence(vr, start, end, implicit, length)
-                    yield Element(tag, vr, at, start, length, False)
+                    yield Element(tag, vr, at, start, end - start, undefined)
                 at = end
-        except Fault as fault:
+        except (Fault, struct.error) as error:
+            fault = error if isinstance(error, Fault) else Broken("an element is cut short")
+            if is_past_pixels and isinstance(fault, Broken):
+                self.flaws["bytes behind Pixel Data that are no data element"] = None
+                return
             fault.at = at
-            raise
-        except struct.error as error:
-            short = Broken("an element is cut short")
-            short.at = at
-            raise short from error
+            raise fault from error
 
     def head(self, position: int, end: int, implicit: bool) -> tuple[int, str, int, int]:
         """Tag, VR (empty where there is none), start of the value and its length."""
@@ -216,10 +267,46 @@ class _Walk:
             return tag, _NO_VR, position + 8, self.long_at(self.data, position + 4)[0]
         vr = LONG_VRS.get(encoded)
         if vr is None:
-            raise Broken("an unknown value representation")
+            return self.unknown(tag, position, end)
         if position + 12 > end:
             raise Broken("an element is cut short")
         return tag, vr, position + 12, self.long_at(self.data, position + 8)[0]
+
+    def unknown(self, tag: int, position: int, end: int) -> tuple[int, str, int, int]:
+        """An element whose VR is none: its length is that which leads to another element, or to the end.
+
+        Of 32 bits as PS3.5 section 7.1.2 has it for a VR that is not known, or of 16 bits as most senders of such mean
+        it, or of 32 bits without a VR. Its value is taken for UN. Raises :class:`Broken`.
+        """
+        candidates = [(position + 8, self.explicit_at(self.data, position)[3])]
+        if bytes(self.data[position + 6 : position + 8]) == b"\0\0" and position + 12 <= end:
+            candidates.insert(0, (position + 12, self.long_at(self.data, position + 8)[0]))
+        candidates.append((position + 8, self.long_at(self.data, position + 4)[0]))
+        for start, length in candidates:
+            if length == UNDEFINED:
+                leads = start + 8 <= end and self.tag_at(start) in (_ITEM, _SEQUENCE_END)
+            else:
+                leads = start + length <= end and self.leads_on(start + length, end, tag)
+            if leads:
+                self.flaws["an element of unknown value representation"] = None
+                return tag, "UN", start, length
+        raise Broken("an unknown value representation")
+
+    def tag_at(self, position: int) -> int:
+        group, element, _ = self.implicit_at(self.data, position)
+        return int(group << 16 | element)
+
+    def leads_on(self, position: int, end: int, tag: int) -> bool:
+        """Whether at ``position`` what holds the element ``tag`` ends, or what may follow that element starts."""
+        if position + 8 > end:
+            return position == end
+        following = self.tag_at(position)
+        if following in (_ITEM, _ITEM_END, _SEQUENCE_END):
+            return True
+        vr = bytes(self.data[position + 4 : position + 6])
+        return following > tag and (
+            vr in _SHORT or vr in LONG_VRS or following in DicomDictionary or following >> 16 == tag >> 16
+        )
 
     def after_pixels(self, start: int, length: int) -> int:
         """Where the element after the pixel data starts."""
@@ -231,20 +318,11 @@ class _Walk:
             return start + length
         if self.encoding.encapsulated is False:
             raise Broken("encapsulated pixel data in a native transfer syntax")
-        position = start
-        while self.fragments_left:
-            self.fragments_left -= 1
-            group, element, length = self.implicit_at(self.data, position)
-            tag = group << 16 | element
-            position += 8
-            if tag == _SEQUENCE_END:
-                return position
-            if tag != _ITEM or length == UNDEFINED:
-                raise Broken("the pixel data holds something other than fragments")
-            position += length
-            if position > self.size:
-                raise Broken("a fragment goes past the end")
-        raise Broken("too many fragments")
+        found, position, is_regular = fragments(self.data, start, self.fragments_left)
+        self.fragments_left -= len(found)
+        if not is_regular:
+            self.flaws["fragments that are not delimited as they should be"] = None
+        return position
 
     def after_sequence(self, vr: str, position: int, end: int, implicit: bool, length: int) -> int:
         """Walk the sequence whose first item is at ``position``; return where the element after it starts."""
@@ -279,6 +357,8 @@ class _Walk:
                     raise TooMany("too many elements")
                 if undefined and tag in PIXEL_DATA:  # of an icon
                     position = self.after_pixels(start, length)
+                    if position > bound:
+                        raise Broken("a value goes past what holds it")
                 elif undefined or _is_sequence(tag, vr):
                     _check_undefined(vr, length)
                     nesting += 1
@@ -294,11 +374,6 @@ class _Walk:
 def _check_undefined(vr: str, length: int) -> None:
     if length == UNDEFINED and vr not in ("SQ", "UN", _NO_VR):
         raise Broken("undefined length outside a sequence")
-
-
-def _all_zero(data: Buffer) -> bool:
-    step = 1 << 16
-    return not any(bytes(data[start : start + step]).strip(b"\0") for start in range(0, len(data), step))
 
 
 def _is_sequence(tag: int, vr: str) -> bool:

@@ -29,6 +29,8 @@ def span(head: Buffer | bytearray, *, is_all: bool) -> tuple[int, int] | None:
     position = start
     while len(head) >= position + 8 and bytes(head[position : position + 2]) == b"\x02\x00":
         element = bytes(head[position : position + 12])
+        if position > start and not element[4:6].isalpha():
+            break  # of a data set in Implicit VR, in which group 0002 has no place
         is_long = element[4:6] in LONG_VRS
         position += (12 if is_long else 8) + int.from_bytes(element[8:12] if is_long else element[6:8], "little")
         if position > LONGEST:

@@ -7,6 +7,7 @@ found. What follows Pixel Data (padding, signatures, garbage) is left alone.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from functools import cached_property
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from chexmodels.dicom import file_meta as group_2
-from chexmodels.dicom.elements import Buffer, Element, Scan, dataset_of, scan
+from chexmodels.dicom.elements import Broken, Buffer, Element, Scan, dataset_of, fragments, scan
 from chexmodels.dicom.errors import DecodeError
-from chexmodels.dicom.transfer_syntaxes import DEFLATED, Encoding, encoding_of
+from chexmodels.dicom.transfer_syntaxes import DEFLATED, JPEG, JPEG_2000, JPEG_LS, Encoding, encoding_of
 
 __all__ = ["DecodeError"]  # of which callers of this module hear
 
@@ -31,6 +32,7 @@ LONGEST_HEADER = 8_000_000
 
 _PIXEL_DATA = 0x7FE00010
 _TABLES = (0x00283000, 0x00283010)  # Modality LUT Sequence, VOI LUT Sequence
+_MARKED = JPEG | JPEG_LS | JPEG_2000
 _INFLATE_STEP = 1 << 20
 
 
@@ -72,6 +74,29 @@ class Part10:
             return None
         return pixels.start, len(self.encoded) if pixels.undefined else pixels.start + pixels.length
 
+    def pixel_bytes(self) -> Buffer:
+        """The value of Pixel Data; an encapsulated one as PS3.5 section A.4 has it, whatever its delimiters were.
+
+        Raises :class:`DecodeError` where there is none, or it breaks off.
+        """
+        if self.pixel_data is None:
+            raise DecodeError("undecodable", "the object has no pixels")
+        start, end = self.pixel_data
+        if self.scan.pixels is None or not self.scan.pixels.undefined:
+            return memoryview(self.encoded)[start:end]
+        try:
+            spans, end, is_regular = fragments(self.encoded, start)
+        except Broken as error:
+            raise DecodeError("undecodable", str(error)) from error
+        if is_regular:
+            return memoryview(self.encoded)[start:end]
+        values = [bytes(self.encoded[first:last]) for first, last in spans]
+        # Where the delimiter is missing, more may be: a codestream of these says where it ends.
+        if self.file_meta.TransferSyntaxUID in _MARKED and not values[-1].rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise DecodeError("undecodable", "the pixel data breaks off")
+        items = (struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in values)
+        return b"".join((*items, struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)))
+
     def encoded_header(self) -> bytes:
         """The encoded elements before Pixel Data without the long ones."""
         return b"".join(bytes(self.encoded[e.at : e.start + e.length]) for e in self._short())
@@ -89,8 +114,7 @@ class Part10:
         """The data set with file meta and Pixel Data, without anything behind Pixel Data."""
         ds = self.whole_header()
         if self.pixel_data is not None:
-            start, end = self.pixel_data
-            ds.add_new(_PIXEL_DATA, "OW", bytes(self.encoded[start:end]))
+            ds.add_new(_PIXEL_DATA, "OW", bytes(self.pixel_bytes()))
         return ds
 
     def _short(self) -> Iterator[Element]:

@@ -105,6 +105,12 @@ class Trail:
             us, who = self._place.process, _user(user, address)
             self._write(message.login(self._place.source, _now(), who, us, Outcome.SUCCESS))
 
+    def acted(self, user: str, address: str, what: str) -> None:
+        """A user of the console has changed the node's work; ``what`` says how, without patient data."""
+        if self._place is not None:
+            source, us, kind = self._place.source, self._place.process, message.RESTRICTED_FUNCTION
+            self._write(message.alert(source, _now(), kind, Outcome.SUCCESS, us, what, _user(user, address)))
+
     def sent(self, destination: DestinationSettings, transfers: Transfers) -> None:
         """A destination has accepted instances, or files were written into its folder."""
         for instances, _ in transfers.take():

@@ -37,6 +37,7 @@ from chexnode.cli.options import (
     tell,
 )
 from chexnode.cli.tokens import tokens_app
+from chexnode.cli.users import users_app
 from chexnode.cli.viewer import viewer_app
 from chexnode.logs import Level, escaped
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient, Usage
@@ -52,6 +53,7 @@ db_app = group("The database schema.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
 app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(users_app, name="users")
 app.add_typer(viewer_app, name="viewer")
 app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")

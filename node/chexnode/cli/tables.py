@@ -29,6 +29,7 @@ from chexnode.vocabulary.reports import Check, FileReport, Setting
 if TYPE_CHECKING:
     from chexnode.archive.reconcile import Reconciliation
     from chexnode.ledger.tokens import Token
+    from chexnode.ledger.users import User
 
 T = TypeVar("T")
 
@@ -231,7 +232,7 @@ def account_table(account: Account, free: int | None, has_room: bool) -> Table:
         table.add_row(f"  not analysed: {reason}", str(count))
     for reason, count in sorted(account.refused.items()):
         table.add_row(f"  refused: {reason}", str(count))
-    for name in ("quarantined", "failed", "cancelled", "pending"):
+    for name in ("quarantined", "failed", "cancelled", "skipped", "pending"):
         table.add_row(f"  {name}", str(getattr(account, name)))
     wrong = account.difference != 0
     table.add_row("difference", str(account.difference), style="bold red" if wrong else "bold green")
@@ -258,6 +259,14 @@ def tokens_table(tokens: Sequence[Token]) -> Listing:
         expires = "never" if token.expires_at is None else token.expires_at.astimezone().strftime("%Y-%m-%d %H:%M")
         made = token.created_at.astimezone().strftime("%Y-%m-%d")
         table.add_row(token.name, ", ".join(token.scopes), made, expires)
+    return table
+
+
+def users_table(users: Sequence[User]) -> Listing:
+    """``chexnode users list``."""
+    table = Listing("NAME", "ROLE", "ADDED")
+    for user in users:
+        table.add_row(user.name, user.role, user.created_at.astimezone().strftime("%Y-%m-%d"))
     return table
 
 

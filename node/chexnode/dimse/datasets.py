@@ -9,7 +9,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from chexmodels.dicom.elements import Fault, walk
+from chexmodels.dicom.elements import scan
 from chexmodels.dicom.transfer_syntaxes import encoding_of
 
 _MAX_NESTING = 8
@@ -34,12 +34,10 @@ def decode(data: bytes, transfer_syntax_uid: str, max_elements: int) -> Dataset:
     Raises NotADataSet.
     """
     encoding = encoding_of(transfer_syntax_uid)
+    walked = scan(data, encoding, max_elements, _MAX_NESTING)
+    if walked.broken or walked.flaws:  # which the parser would read in its own way
+        raise NotADataSet(walked.broken or walked.flaws[0])
     try:
-        for _ in walk(data, encoding, max_elements, _MAX_NESTING):
-            pass
-        ds = read_dataset(BytesIO(data), encoding.implicit, encoding.little)
-        return ds
-    except Fault as fault:
-        raise NotADataSet(str(fault)) from fault
+        return read_dataset(BytesIO(data), encoding.implicit, encoding.little)
     except Exception as error:  # the parser's many ways of failing
         raise NotADataSet("not a data set") from error

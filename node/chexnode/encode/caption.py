@@ -41,6 +41,7 @@ NOTED: Mapping[str, str] = {
     Note.BURNED_IN: "text in the picture",
     Note.LOSSY: "lossy compression",
     Note.SPACING_UNKNOWN: "pixel size not known",
+    Note.NOT_CONFORMANT: "data set not as DICOM has it, image whole",
     Note.WINDOW_IGNORED: "display window unusable and ignored",
     Note.MODALITY_LUT_IGNORED: "modality transformation unusable and ignored",
     Note.MODEL_OUTPUT_INVALID: "the AI gave no usable answer",

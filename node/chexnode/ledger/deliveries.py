@@ -11,8 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple_, union_all, update
 
 from chexnode.ledger.database import Database, add_missing, in_chunks
-from chexnode.ledger.jobs import finish_delivered
-from chexnode.ledger.moves import locked, move, move_each
+from chexnode.ledger.moves import finish_delivered, locked, move, move_each
 from chexnode.ledger.narrowing import of_deliveries
 from chexnode.ledger.rows import COMMITTING, TO_BE_SENT, delivery_claims
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
@@ -135,6 +134,7 @@ class Deliveries:
         destination: str | None = None,
         dead_only: bool = False,
         wanted: Filter = EVERYTHING,
+        by: str | None = None,
     ) -> int:
         """Send again: terminal deliveries become PENDING, of ``ids``, of a destination, or all; return how many.
 
@@ -145,6 +145,7 @@ class Deliveries:
         where: list[ColumnElement[bool]] = [
             deliveries.c.state.in_((DeliveryState.DEAD, *accepted)),
             results.c.path.is_not(None),
+            results.c.superseded.is_(None),
         ]
         if ids:
             where.append(deliveries.c.id.in_(ids))
@@ -168,6 +169,7 @@ class Deliveries:
                         DeliveryState.PENDING,
                         Event.REPLAYED,
                         now,
+                        by,
                         next_attempt=None,
                         finished_at=None,
                         lease_until=None,

@@ -15,15 +15,19 @@ from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
+from chexnode.ledger.images import Images
 from chexnode.ledger.instances import Instances
 from chexnode.ledger.jobs import Jobs
 from chexnode.ledger.leases import Leases
 from chexnode.ledger.migrate import check_schema
 from chexnode.ledger.objects import Objects
+from chexnode.ledger.overview import Overviews
 from chexnode.ledger.reports import Reports
+from chexnode.ledger.sets import Sets
 from chexnode.ledger.studies import Studies
 from chexnode.ledger.subjects import Subjects
 from chexnode.ledger.tokens import Tokens
+from chexnode.ledger.users import Users
 from chexnode.ledger.views import Views
 
 
@@ -38,6 +42,7 @@ class Ledger:
         self.deliveries = Deliveries(self.database)
         self.commitments = Commitments(self.database)
         self.leases = Leases(self.database)
+        self.sets = Sets(self.database)
         self.studies = Studies(self.database)
         self.reports = Reports(self.database)
         self.subjects = Subjects(self.database)
@@ -45,7 +50,10 @@ class Ledger:
         self.holdings = Holdings(self.database)
         self.objects = Objects(self.database)
         self.tokens = Tokens(self.database)
+        self.users = Users(self.database)
         self.views = Views(self.database)
+        self.images = Images(self.database)
+        self.overviews = Overviews(self.database)
         self.accounts = Accounts(self.database)
 
     @property

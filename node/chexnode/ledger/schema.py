@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind
 
 metadata = MetaData(
@@ -191,6 +192,7 @@ instances = Table(
     Column("number_of_frames", Integer),
     Column("view_position", SafeText),
     Column("photometric_interpretation", SafeText),
+    Column("station_name", SafeText),
     Column("path", SafeText),  # NULL once retention has deleted the file
     Column("size", BigInteger, nullable=False),
     Column("calling_ae_title", SafeText, nullable=False),
@@ -211,6 +213,8 @@ instances = Table(
     # Answers the account and the metrics by itself: they never read the rows.
     Index(None, "state", "reason", "notes"),
     Index(None, "state", "received_at"),
+    # Who sent last, from which station: the console asks every few seconds.
+    Index(None, "calling_ae_title", "station_name", "received_at"),
     Index("ix_instances_kept", "received_at", **_where("path IS NOT NULL")),
     Index(None, "path", **_where("path IS NOT NULL")),
     Index("ix_instances_again", "duplicates", **_where("duplicates > 0")),
@@ -239,6 +243,10 @@ jobs = Table(
     Column("score", Float),
     Column("abnormal", Boolean),
     Column("regions", Integer),
+    # Of what the model was given, and of all else that the results say: see chexnode.vocabulary.records.Digests
+    Column("content_digest", String(64)),
+    Column("identity_digest", String(64)),
+    Column("answer_path", SafeText),  # what the model answered; NULL where it was not asked, or once retention took it
     # A newer analysis of the same version counts in its place.
     Column("superseded", Boolean, nullable=False, default=False),
     Column("notes", Codes, nullable=False),
@@ -247,9 +255,11 @@ jobs = Table(
     ForeignKeyConstraint(["sop_instance_uid", "digest"], ["instances.sop_instance_uid", "instances.digest"]),
     Index(None, "state", "urgency", "due_at"),
     Index(None, "sop_instance_uid", "digest"),
-    Index(None, "state", "created_at"),
+    # Answers how many images of a day are in which state by itself.
+    Index("ix_jobs_state_created_at", "state", "created_at", "superseded"),
     # As that of instances.
     Index(None, "superseded", "state", "reason", "notes"),
+    Index(None, "answer_path", **_where("answer_path IS NOT NULL")),
 )
 
 results = Table(
@@ -272,6 +282,7 @@ results = Table(
     Column("path", SafeText),  # NULL once retention has deleted the file
     Column("size", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("superseded", Coded(Supersession, 32)),  # why it is valid no longer; NULL while it is
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
     ),
@@ -336,7 +347,7 @@ events = Table(
     metadata,
     Column("id", _RowId, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    Column("subject", String(12), nullable=False),  # instance, job, delivery, study, token
+    Column("subject", String(12), nullable=False),  # instance, job, delivery, study, token, user
     Column("subject_id", String(128), nullable=False),
     Column("event", String(24), nullable=False),
     Column("from_state", String(16)),
@@ -370,4 +381,38 @@ tokens = Table(
     Column("scopes", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime),
+)
+
+#: People who sign in to the console.
+users = Table(
+    "users",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("password_hash", String(256), nullable=False),  # argon2id
+    Column("role", String(16), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+#: Browsers that somebody has signed in with.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("sha256", String(64), primary_key=True),  # of the secret in the browser's cookie, which is kept nowhere
+    Column("user_name", ForeignKey("users.name", ondelete="CASCADE"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+#: What is wrong at this moment: one row from the first sight of it until it is over and that was reported too.
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("rule", String(32), primary_key=True),
+    Column("subject", String(128), primary_key=True),  # a destination, a station; empty: the node
+    Column("severity", String(8), nullable=False),
+    Column("detail", SafeText, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("reported_at", UtcDateTime),  # NULL while it has not lasted long enough
+    Column("over_at", UtcDateTime),  # NULL while it lasts
 )

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from chexnode.ledger.database import Database, add_rows
 from chexnode.ledger.moves import happened, record
-from chexnode.ledger.schema import tokens
+from chexnode.ledger.schema import tokens, users
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.scopes import Scope
@@ -97,20 +97,20 @@ class Tokens:
         token = _token(row)
         return None if token.expires_at is not None and token.expires_at <= self._db.clock() else token
 
-    def exist(self) -> bool:
-        """Whether any token was ever made and not revoked, expired ones included."""
+    def are_needed(self) -> bool:
+        """Whether callers must say who they are: there is a token, an expired one included, or a user."""
         with self._db.read() as conn:
-            return conn.execute(select(tokens.c.name).limit(1)).first() is not None
+            return any(conn.execute(select(column).limit(1)).first() for column in (tokens.c.name, users.c.name))
 
     def check(self, host: str, *, is_open_to_others: bool) -> bool:
-        """Whether a web role at ``host`` asks for tokens. Raises BadEnvironment where it must and there is none."""
-        exist = self.exist()
-        if is_open_to_others and not exist:
+        """Whether a web role at ``host`` asks who calls. Raises BadEnvironment where it must and knows nobody."""
+        needed = self.are_needed()
+        if is_open_to_others and not needed:
             raise BadEnvironment(
-                f"web.host {host} is open to others, and there is no token: "
-                "make one with `chexnode tokens add NAME --scope read`"
+                f"web.host {host} is open to others, and there is no token and no user: make one with "
+                "`chexnode tokens add NAME --scope read` or `chexnode users add NAME --role admin`"
             )
-        return exist
+        return needed
 
 
 def _digest(secret: str) -> str:

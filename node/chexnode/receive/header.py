@@ -118,4 +118,11 @@ _SERIES = (
 )
 _UNSIGNED = frozenset({"Rows", "Columns", "BitsAllocated"})
 _INTEGER = frozenset({"SeriesNumber", "InstanceNumber", "NumberOfFrames"})
-_INSTANCE = ("ViewPosition", "PhotometricInterpretation", *sorted(_UNSIGNED), "InstanceNumber", "NumberOfFrames")
+_INSTANCE = (
+    "ViewPosition",
+    "PhotometricInterpretation",
+    "StationName",
+    *sorted(_UNSIGNED),
+    "InstanceNumber",
+    "NumberOfFrames",
+)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from types import TracebackType
 from typing import Self
@@ -190,6 +190,9 @@ class Reception:
 
     def _store(self, incoming: Incoming) -> Answer:
         header = self._read(incoming.view)
+        if header.scan.misplaced and self._announced.transfer_syntax_uid not in DEFLATED:
+            incoming = self._without(incoming, header.scan.misplaced)
+            header = replace(self._read(incoming.view), scan=header.scan)
         verdict = self._judge(header)
         try:
             stored = incoming.complete()
@@ -223,6 +226,21 @@ class Reception:
             self._on_stored(self.stored)
         return Answer()
 
+    def _without(self, incoming: Incoming, misplaced: Sequence[tuple[int, int]]) -> Incoming:
+        """What came, without those elements: other readers would take group 0002 for the file's own."""
+        data, position = incoming.view(), 0
+        cleaned = self._service.spool.incoming(file_prefix(self._announced, self._caller.ae_title))
+        try:
+            for start, end in (*misplaced, (len(data), len(data))):
+                cleaned.write(data[position:start])
+                position = end
+        except DiskRefused as error:
+            raise _disk_failed(error) from error
+        data.release()
+        self.abandon()
+        self._incoming = cleaned
+        return cleaned
+
     def arrival(self, view: Callable[[], memoryview], stored: StoredFile) -> Arrival | None:
         """A data set that is stored already, as it would be recorded; None where it would be refused."""
         try:
@@ -246,7 +264,8 @@ class Reception:
         except DiskRefused as error:
             raise _disk_failed(error) from error
         if not header.sop_class_uid or not header.sop_instance_uid:
-            raise NotStored(Failure.NOT_UNDERSTOOD, "no SOP Class or Instance UID in the data set")
+            why = header.scan.broken or "no SOP Class or Instance UID in the data set"
+            raise NotStored(Failure.NOT_UNDERSTOOD, why)
         if header.sop_class_uid != self._announced.sop_class_uid:
             raise NotStored(Failure.MISMATCH, "SOP Class UID differs from the one announced")
         if header.sop_instance_uid != self._announced.sop_instance_uid:
@@ -272,6 +291,7 @@ class Reception:
                 max_pixels=settings.limits.max_pixels,
                 sop_class_uid=header.sop_class_uid,
                 transfer_syntax_uid=self._announced.transfer_syntax_uid,
+                flaws=header.scan.flaws,
             )
         except Exception as error:  # a bug in the gate must not lose an image
             self._log(logging.ERROR, "gate failed", error=fault(error))

@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from chexnode.node import BEAT_SECONDS, Duty, Node
 from chexnode.settings.tree import Settings
 from chexnode.tls import server_context
 from chexnode.vocabulary.errors import BadEnvironment, Transient
+
+if TYPE_CHECKING:
+    import uvicorn
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,19 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
         # When it has ended it raises the signal that ended it again, which must not keep us from closing in order.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with storage:
-            uvicorn.Server(config).run()
+            _serve(uvicorn.Server(config), node)
+
+
+def _serve(server: uvicorn.Server, node: Node) -> None:
+    """Run until told to stop; streams that would never end by themselves are told too."""
+    handle_exit = server.handle_exit
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        node.stopping.set()
+        handle_exit(number, frame)
+
+    server.handle_exit = stop  # type: ignore[method-assign,assignment]
+    server.run()
 
 
 def run_worker(settings: Settings, supervised: bool = False) -> None:

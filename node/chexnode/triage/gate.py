@@ -7,7 +7,7 @@ documentation's source too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +51,8 @@ class Subject:
     words: Lexicon
     view: Statement[View]
     body_part: Statement[BodyPart]
+    flaws: Sequence[str]
+    """What the reader of the data set read past."""
 
 
 Test = Callable[[Subject], str | None]
@@ -242,6 +244,7 @@ NOTES: tuple[Remark, ...] = (
     Remark(Note.BURNED_IN, lambda subject: subject.header.text(0x00280301) == "YES"),
     Remark(Note.LOSSY, lambda subject: subject.header.is_lossy(subject.transfer_syntax_uid)),
     Remark(Note.SPACING_UNKNOWN, lambda subject: not subject.header.spacing_is_known()),
+    Remark(Note.NOT_CONFORMANT, lambda subject: bool(_flaws(subject))),
 )
 
 
@@ -253,10 +256,12 @@ def judge_header(
     max_pixels: int,
     sop_class_uid: str = "",
     transfer_syntax_uid: str = "",
+    flaws: Sequence[str] = (),
 ) -> Verdict:
     """Decide from the header (parsed, without Pixel Data) whether the image is analysed.
 
-    ``sop_class_uid``: under which it was sent or filed; empty: the data set's own. Never raises, whatever ``ds`` holds;
+    ``sop_class_uid``: under which it was sent or filed; empty: the data set's own. ``flaws``: what was read past, as
+    :class:`chexmodels.dicom.elements.Scan` has it. Never raises, whatever ``ds`` holds;
     ``detail`` never quotes patient data. Takes less than a millisecond.
     """
     header, words = Header(ds), lexicon(gate.lexicon)
@@ -270,6 +275,7 @@ def judge_header(
         words,
         reading.view(header, words),
         reading.body_part(header, words),
+        flaws,
     )
     for rule in REASONS:
         detail = rule.test(subject)
@@ -286,7 +292,13 @@ def _evidence(subject: Subject) -> str:
         f"{view.said.value} by {view.evidence}" if view.evidence else "view not stated",
         f"{part.said.value} by {part.evidence}" if part.evidence else "body part not stated",
     )
-    return "; ".join((*said, *(f"but {each}" for each in (view.contradicted, part.contradicted) if each)))
+    contradicted = (f"but {each}" for each in (view.contradicted, part.contradicted) if each)
+    return "; ".join((*said, *contradicted, *(f"read past: {each}" for each in _flaws(subject))))
+
+
+def _flaws(subject: Subject) -> tuple[str, ...]:
+    """What breaks a rule and does not touch the image."""
+    return (*subject.flaws, *(("Number of Frames 0",) if subject.header.integer(0x00280008) == 0 else ()))
 
 
 def _priority(header: Header) -> Priority:

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Event(StrEnum):
-    """What happened to an instance, a job, a delivery, a study or a token."""
+    """What happened to an instance, a job, a delivery, a study, a token or a user."""
 
     # to an instance
     NEW = "new"
@@ -46,6 +46,11 @@ class Event(StrEnum):
     DONE = "done"
     """Its last delivery ended."""
 
+    SKIPPED = "skipped"
+    """The results of another version of its image stand; the detail says why."""
+    SUPERSEDED = "superseded"
+    """Its results are valid no longer; the detail is the reason for it."""
+
     # to a delivery
     SENT = "sent"
     """The destination accepted it."""
@@ -55,6 +60,8 @@ class Event(StrEnum):
     """The destination took responsibility for it (PS3.4 annex J)."""
     DEAD = "dead"
     """It was given up."""
+    WITHDRAWN = "withdrawn"
+    """Its result was superseded, and is not sent any more."""
     REPLAYED = "replayed"
     """A person had it sent again; of a job: one of its deliveries."""
 
@@ -68,8 +75,10 @@ class Event(StrEnum):
     REPORT_FAILED = "report-failed"
     """That report could not be made."""
 
-    # to a token
+    # to a token or a user
     ADDED = "added"
     """It was made; the detail is its scopes."""
+    CHANGED = "changed"
+    """A user was given another role or password; the detail says which."""
     REVOKED = "revoked"
-    """It was ended."""
+    """It was ended, or the user removed."""

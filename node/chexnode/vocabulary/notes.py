@@ -32,6 +32,8 @@ class Note(StrEnum):
     """The image went through lossy compression."""
     SPACING_UNKNOWN = "spacing-unknown"
     """No usable Imager Pixel Spacing or Pixel Spacing."""
+    NOT_CONFORMANT = "not-conformant"
+    """The data set breaks a rule of encoding (PS3.5) beside the image, which is whole: it was read past."""
     WINDOW_IGNORED = "window-ignored"
     """A VOI window or LUT was present but invalid, and was ignored."""
     MODALITY_LUT_IGNORED = "modality-lut-ignored"

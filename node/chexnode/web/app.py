@@ -1,4 +1,4 @@
-"""The web role's application: health, metrics and the JSON interface, and what stands before all of them."""
+"""The web role's application: health, metrics, the JSON interface and the pages, and what stands before all of them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from chexnode.vocabulary.errors import Transient, Usage
 from chexnode.web import api, health, metrics
 from chexnode.web.access import Audited
 from chexnode.web.auth import Doorkeeper
+from chexnode.web.console import service as console
+from chexnode.web.console.visitor import Turned
 from chexnode.web.dicomweb import service
 from chexnode.web.dicomweb.routes import ROOT
 from chexnode.web.middleware import BehindProxy, Head, KnownHosts, Limits, PlainPaths, SecurityHeaders
@@ -47,6 +49,9 @@ def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
     app.include_router(api.router(ledger))
     app.include_router(service.router(node, storage))
     app.include_router(viewer.router(settings))
+    pages, turned = console.router(node)
+    app.include_router(pages)
+    app.add_exception_handler(Turned, turned)
     app.add_exception_handler(405, _method_not_allowed)
     app.add_exception_handler(Usage, _bad_request)
     app.add_exception_handler(Transient, _not_now)

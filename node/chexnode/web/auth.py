@@ -1,7 +1,11 @@
-"""Who may: bearer tokens (RFC 6750) with scopes, asked for by each route that needs one.
+"""Who may: bearer tokens (RFC 6750) with scopes, asked for by each route that needs one, and people's sessions.
 
-On a loopback address, and as long as no token was ever made, everybody on the machine may do everything: the embedded
-default. The first token closes that for good. On any other address the web role does not start without a token.
+On a loopback address, and as long as no token was ever made and there is no user, everybody on the machine may do
+everything: the embedded default. The first token or user closes that for good. On any other address the web role does
+not start without one.
+
+Programs show a token; people sign in to the console, and their browser keeps a session. For what programs are served
+with, a session counts on GET and HEAD alone, and only of a person who may see patients.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from chexnode.audit.refusals import Cause
 from chexnode.audit.trail import OFF, Trail
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.tokens import Token
+from chexnode.ledger.users import User
 from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.roles import Role
 from chexnode.vocabulary.scopes import Scope
 from chexnode.web import cookie
 from chexnode.web.access import access
@@ -36,12 +42,13 @@ class Doorkeeper:
 
     def __init__(self, settings: Settings, ledger: Ledger, trail: Trail = OFF) -> None:
         self._tokens = ledger.tokens
+        self._users = ledger.users
         self._trail = trail
         host = settings.web.host
         exist = self._tokens.check(host, is_open_to_others=not is_loopback(host))
         self._open = not exist
         if self._open:
-            log.warning("no token exists: whoever is on this machine may do everything over HTTP")
+            log.warning("neither a token nor a user exists: whoever is on this machine may do everything over HTTP")
         elif not is_loopback(host) and not settings.tls.web:
             log.warning("tokens and patient data are served without TLS, unless a proxy adds it: see tls.web")
 
@@ -49,7 +56,7 @@ class Doorkeeper:
         """Whether nobody needs a token. Once closed it stays so, also when the last token is revoked."""
         if self._open:
             with suppress(Transient):  # the database is away: there is nothing to be read then but that it is
-                self._open = not self._tokens.exist()
+                self._open = not self._tokens.are_needed()
         return self._open
 
     def caller(self, request: Request) -> Token | None:
@@ -57,7 +64,8 @@ class Doorkeeper:
         headers = request.headers.getlist("authorization")
         if not headers:
             kept = cookie.secret_of(request)
-            return self._tokens.recognise(kept) if kept else None
+            token = self._tokens.recognise(kept) if kept else None
+            return token or self._reader(request)
         scheme, secret = get_authorization_scheme_param(headers[0])
         if len(headers) > 1 or not secret or scheme.lower() != "bearer":
             raise _refusal(401, "the Authorization header is to be: Bearer TOKEN")
@@ -65,6 +73,18 @@ class Doorkeeper:
         if token is None:
             raise _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")
         return token
+
+    def _reader(self, request: Request) -> Token | None:
+        """What the person may read whose session the request brings, as a token says it."""
+        user = self.person(request) if cookie.only_reads(request) else None
+        if user is None:
+            return None
+        return Token(user.name, (Scope.READ,) if user.role.includes(Role.OPERATOR) else (), user.created_at, None)
+
+    def person(self, request: Request, *, is_active: bool = True) -> User | None:
+        """Who is signed in with the browser that asks; None where nobody is. ``is_active``: see the ledger's users."""
+        secret = cookie.session_of(request)
+        return self._users.of_session(secret, is_active=is_active) if secret else None
 
     def sign_in(self, request: Request, secret: str) -> bool:
         """Whether a browser is to keep ``secret``, a token that can do no more than read; not where none is needed.

@@ -1,8 +1,9 @@
-"""A token in a browser's cookie, for pages that cannot send an Authorization header with all they load.
+"""What a browser keeps for us in cookies: a token for the viewer, or the session of a person who has signed in.
 
-The cookie is good for reading only, whatever the token is: it counts on GET and HEAD alone, and only tokens that may do
-nothing but read are ever put into one. So no page of another's can make a browser that has it change anything, and it
-cannot read either: ``SameSite=Strict`` keeps the cookie at home, and answers are for pages of this origin.
+A token is kept for pages that cannot send an Authorization header with all they load. Its cookie is good for reading
+only: it counts on GET and HEAD alone, and only tokens that may do nothing but read are ever put into one. So no page of
+another's can make a browser that has it change anything, and it cannot read either: ``SameSite=Strict`` keeps the
+cookie at home, and answers are for pages of this origin.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ def may_be_kept(token: Token) -> bool:
 
 def secret_of(request: Request) -> str | None:
     """The secret that the browser keeps, if it does and if the request is one that only reads."""
-    return request.cookies.get(_name(request)) if request.method in _SAFE else None
+    return request.cookies.get(_name(request)) if only_reads(request) else None
+
+
+def only_reads(request: Request) -> bool:
+    """Whether the request changes nothing."""
+    return request.method in _SAFE
 
 
 def keep(request: Request, response: Response, secret: str) -> None:
@@ -35,9 +41,26 @@ def keep(request: Request, response: Response, secret: str) -> None:
     )
 
 
-def _name(request: Request) -> str:
+def session_of(request: Request) -> str | None:
+    """The secret of the session that the browser keeps, if any."""
+    return request.cookies.get(_name(request, "-session"))
+
+
+def keep_session(request: Request, response: Response, secret: str, seconds: int) -> None:
+    """Have the browser keep a session. A link from elsewhere finds it: what changes anything asks for more."""
+    name = _name(request, "-session")
+    secure = _is_secure(request)
+    response.set_cookie(name, secret, max_age=seconds, path="/", secure=secure, httponly=True, samesite="lax")
+
+
+def forget_session(request: Request, response: Response) -> None:
+    """Have the browser forget the session."""
+    keep_session(request, response, "", 0)
+
+
+def _name(request: Request, suffix: str = "") -> str:
     # The prefix binds it to this very host, and no page without TLS can have set it (RFC 6265bis section 4.1.3.2).
-    return "__Host-chexnode" if _is_secure(request) else "chexnode"
+    return ("__Host-chexnode" if _is_secure(request) else "chexnode") + suffix
 
 
 def _is_secure(request: Request) -> bool:

@@ -121,8 +121,10 @@ class Image:
 
     def _all(self) -> Iterator[bytes]:
         try:
-            encapsulated = _Reader(memoryview(self.part10.encoded)[self._start : self._end])
+            encapsulated = _Reader(memoryview(self.part10.pixel_bytes()))
             yield from generate_frames(encapsulated, number_of_frames=self.frames)
+        except DecodeError:
+            raise
         except Exception as error:  # the parser's own exceptions are of any class
             raise DecodeError("undecodable", "Pixel Data is not a sequence of frames") from error
 

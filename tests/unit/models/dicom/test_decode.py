@@ -255,8 +255,9 @@ def test_every_truncation_is_malformed() -> None:
 def test_what_stands_before_a_fault_is_read() -> None:
     content = part10(radiograph("DX", (8, 8)))
     broken = content.replace(
-        b"\x20\x00\x20\x00CS", b"\x20\x00\x20\x00ZZ"
+        b"\x20\x00\x20\x00CS\x04", b"\x20\x00\x20\x00ZZ\x05"
     )  # Patient Orientation, behind the study's UID
+    assert broken != content
     with pytest.raises(DecodeError):
         read(broken, LIMITS)
     ds = read_sound(broken, LIMITS)

@@ -216,12 +216,20 @@ def test_age_is_read_tolerantly(attributes: dict[str, Any], adult: bool | None) 
         ({"LossyImageCompression": "01"}, Note.LOSSY),
         ({"ImagerPixelSpacing": [0, 0]}, Note.SPACING_UNKNOWN),
         ({"ImagerPixelSpacing": None}, Note.SPACING_UNKNOWN),
+        ({"NumberOfFrames": 0}, Note.NOT_CONFORMANT),
     ],
 )
 def test_what_is_only_noted(attributes: dict[str, Any], note: Note) -> None:
     assert judged(radiograph("DX")).notes == ()
     verdict = judged(radiograph("DX", **attributes))
     assert (verdict.state, verdict.notes) == (ANALYSABLE, (note,))
+
+
+def test_what_was_read_past_is_noted_and_named() -> None:
+    ds = radiograph("DX")
+    verdict = judge_header(ds, GateSettings(), has_pixel_data=True, max_pixels=10**8, flaws=("bytes behind",))
+    assert (verdict.state, verdict.notes) == (ANALYSABLE, (Note.NOT_CONFORMANT,))
+    assert "read past: bytes behind" in verdict.detail
 
 
 def test_a_lossy_transfer_syntax_is_noted() -> None:

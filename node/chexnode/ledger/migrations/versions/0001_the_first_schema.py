@@ -152,6 +152,7 @@ def upgrade() -> None:
         sa.Column("number_of_frames", sa.Integer(), nullable=True),
         sa.Column("view_position", _text(), nullable=True),
         sa.Column("photometric_interpretation", _text(), nullable=True),
+        sa.Column("station_name", _text(), nullable=True),
         sa.Column("path", _text(), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("calling_ae_title", _text(), nullable=False),
@@ -167,6 +168,11 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("instances", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_instances_received_at"), ["received_at"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_instances_calling_ae_title_station_name_received_at"),
+            ["calling_ae_title", "station_name", "received_at"],
+            unique=False,
+        )
         batch_op.create_index(batch_op.f("ix_instances_state_reason_notes"), ["state", "reason", "notes"], unique=False)
         batch_op.create_index(batch_op.f("ix_instances_state_received_at"), ["state", "received_at"], unique=False)
         batch_op.create_index("ix_instances_kept", ["received_at"], unique=False, **_where("path IS NOT NULL"))
@@ -205,6 +211,9 @@ def upgrade() -> None:
         sa.Column("score", sa.Float(), nullable=True),
         sa.Column("abnormal", sa.Boolean(), nullable=True),
         sa.Column("regions", sa.Integer(), nullable=True),
+        sa.Column("content_digest", sa.String(length=64), nullable=True),
+        sa.Column("identity_digest", sa.String(length=64), nullable=True),
+        sa.Column("answer_path", _text(), nullable=True),
         sa.Column("superseded", sa.Boolean(), nullable=False),
         sa.Column("notes", _text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -222,11 +231,14 @@ def upgrade() -> None:
             batch_op.f("ix_jobs_sop_instance_uid_digest"), ["sop_instance_uid", "digest"], unique=False
         )
         batch_op.create_index(batch_op.f("ix_jobs_state_urgency_due_at"), ["state", "urgency", "due_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_jobs_state_created_at"), ["state", "created_at"], unique=False)
+        batch_op.create_index("ix_jobs_state_created_at", ["state", "created_at", "superseded"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_jobs_superseded_state_reason_notes"),
             ["superseded", "state", "reason", "notes"],
             unique=False,
+        )
+        batch_op.create_index(
+            batch_op.f("ix_jobs_answer_path"), ["answer_path"], unique=False, **_where("answer_path IS NOT NULL")
         )
 
     op.create_table(
@@ -248,6 +260,7 @@ def upgrade() -> None:
         sa.Column("path", _text(), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("superseded", sa.String(length=32), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_results_job_id")),
         sa.ForeignKeyConstraint(
             ["study_instance_uid", "series_instance_uid"],
@@ -315,8 +328,41 @@ def upgrade() -> None:
     with op.batch_alter_table("commitments", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_commitments_report_at"), ["report_at"], unique=False)
 
+    op.create_table(
+        "users",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("password_hash", sa.String(length=256), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_users")),
+    )
+    op.create_table(
+        "sessions",
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("user_name", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["user_name"], ["users.name"], name=op.f("fk_sessions_user_name"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("sha256", name=op.f("pk_sessions")),
+    )
+    op.create_table(
+        "alarms",
+        sa.Column("rule", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=128), nullable=False),
+        sa.Column("severity", sa.String(length=8), nullable=False),
+        sa.Column("detail", _text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("reported_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("over_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("rule", "subject", name=op.f("pk_alarms")),
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("alarms")
+    op.drop_table("sessions")
+    op.drop_table("users")
     with op.batch_alter_table("commitments", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_commitments_report_at"))
 
@@ -335,8 +381,9 @@ def downgrade() -> None:
 
     op.drop_table("results")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_jobs_answer_path"))
         batch_op.drop_index(batch_op.f("ix_jobs_superseded_state_reason_notes"))
-        batch_op.drop_index(batch_op.f("ix_jobs_state_created_at"))
+        batch_op.drop_index("ix_jobs_state_created_at")
         batch_op.drop_index(batch_op.f("ix_jobs_state_urgency_due_at"))
         batch_op.drop_index(batch_op.f("ix_jobs_sop_instance_uid_digest"))
 
@@ -350,6 +397,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_instances_state_received_at"))
         batch_op.drop_index(batch_op.f("ix_instances_state_reason_notes"))
         batch_op.drop_index(batch_op.f("ix_instances_received_at"))
+        batch_op.drop_index(batch_op.f("ix_instances_calling_ae_title_station_name_received_at"))
 
     op.drop_table("instances")
     op.drop_table("series")

@@ -1,0 +1,206 @@
+"""How the node does at this moment, for a page that is read from across a room: counted by indexes alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, false, func, select
+
+from chexnode.ledger.database import Database
+from chexnode.ledger.schema import deliveries, destinations, instances, jobs
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
+
+RECENT = 500
+"""Turnaround and the share of abnormal images are of this many analyses, the latest."""
+MINUTES = 60
+"""Of which images are counted minute by minute."""
+_SOURCES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """Who sends images, and when last."""
+
+    calling_ae_title: str
+    station_name: str | None
+    """Station Name (0008,1010); None where the image has none."""
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationView:
+    """A destination's health and what waits for it."""
+
+    name: str
+    waiting: int = 0
+    """Deliveries that are to be sent."""
+    dead: int = 0
+    """Deliveries that were given up."""
+    waiting_since: datetime | None = None
+    """When the oldest that waits was made."""
+    failures: int = 0
+    """In a row, of the destination as a whole."""
+    open_until: datetime | None = None
+    """Its breaker is open: nothing is tried before."""
+    last_error: str | None = None
+    last_success_at: datetime | None = None
+    last_failure_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """One look."""
+
+    at: datetime
+    states: Counter[str]
+    """State -> images received since midnight: of the job, or of the instance where there is none."""
+    reasons: Counter[str]
+    """Why not analysed -> images received since midnight."""
+    queued: int
+    running: int
+    oldest_queued_at: datetime | None
+    turnarounds: Sequence[float]
+    """Seconds from arrival to the last delivery of recent analyses, ascending."""
+    evaluated: int
+    """Recent analyses with an answer."""
+    abnormal: int
+    """Those of them that say abnormal."""
+    per_minute: Sequence[int]
+    """Images received in each of the last minutes, the present one last."""
+    sources: Sequence[SourceView]
+    """The latest first."""
+    destinations: Sequence[DestinationView] = field(default_factory=tuple)
+    """By name."""
+
+    @property
+    def received(self) -> int:
+        """Images since midnight."""
+        return self.states.total()
+
+    def turnaround(self, share: float) -> float | None:
+        """The quantile ``share``, in (0, 1), of the recent turnarounds in seconds; None while there is none."""
+        if not self.turnarounds:
+            return None
+        return self.turnarounds[min(len(self.turnarounds) - 1, int(share * len(self.turnarounds)))]
+
+
+class Overviews:
+    """Look."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def look(self, midnight: datetime, known_destinations: Sequence[str]) -> Overview:
+        """Count in one snapshot; ``known_destinations`` are listed even where nothing was ever sent to them."""
+        now = self._db.clock()
+        with self._db.read() as conn:
+            states, reasons = _of_today(conn, midnight)
+            recent = _recent(conn)
+            answers = [abnormal for *_, abnormal in recent if abnormal is not None]
+            return Overview(
+                at=now,
+                states=states,
+                reasons=reasons,
+                queued=_count(conn, jobs.c.state == JobState.QUEUED),
+                running=_count(conn, jobs.c.state == JobState.RUNNING),
+                oldest_queued_at=conn.execute(
+                    select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
+                ).scalar_one_or_none(),
+                turnarounds=sorted((end - start).total_seconds() for start, end, _ in recent if end is not None),
+                evaluated=len(answers),
+                abnormal=sum(answers),
+                per_minute=_per_minute(conn, now),
+                sources=_sources(conn),
+                destinations=self._destinations(conn, known_destinations),
+            )
+
+    def destinations(self, known: Sequence[str]) -> list[DestinationView]:
+        """Those that are ``known`` or that something was ever sent to."""
+        with self._db.read() as conn:
+            return self._destinations(conn, known)
+
+    def sources(self) -> list[SourceView]:
+        """Who sent the latest images."""
+        with self._db.read() as conn:
+            return _sources(conn)
+
+    def _destinations(self, conn: Connection, known: Sequence[str]) -> list[DestinationView]:
+        counts: dict[tuple[str, str], int] = Counter()
+        since: dict[str, datetime] = {}
+        by = (deliveries.c.destination, deliveries.c.state)
+        open_states = (DeliveryState.PENDING, DeliveryState.WAITING, DeliveryState.DEAD)
+        query = select(*by, func.count(), func.min(deliveries.c.created_at)).where(deliveries.c.state.in_(open_states))
+        for name, state, count, oldest in conn.execute(query.group_by(*by)):
+            counts[name, state] = count
+            if state != DeliveryState.DEAD:
+                since[name] = min(oldest, since.get(name, oldest))
+        rows = {row.name: row for row in conn.execute(select(destinations))}
+        found = []
+        for name in sorted({*known, *(name for name, _ in counts)}):
+            row = rows.get(name)
+            found.append(
+                DestinationView(
+                    name,
+                    counts.get((name, DeliveryState.PENDING), 0) + counts.get((name, DeliveryState.WAITING), 0),
+                    counts.get((name, DeliveryState.DEAD), 0),
+                    since.get(name),
+                    *((row.failures, row.open_until, row.last_error) if row else (0, None, None)),
+                    *((row.last_success_at, row.last_failure_at) if row else (None, None)),
+                )
+            )
+        return found
+
+
+def _of_today(conn: Connection, midnight: datetime) -> tuple[Counter[str], Counter[str]]:
+    states, reasons = Counter[str](), Counter[str]()
+    for state in JobState:
+        of_state = (jobs.c.state == state, jobs.c.created_at >= midnight, jobs.c.superseded == false())
+        if count := _count(conn, *of_state):
+            states[state] = count
+        if state is JobState.REFUSED:
+            _add_reasons(conn, reasons, select(jobs.c.reason, func.count()).where(*of_state).group_by(jobs.c.reason))
+    for verdict in (InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED):
+        of_verdict = (instances.c.state == verdict, instances.c.received_at >= midnight)
+        by_reason = select(instances.c.reason, func.count()).where(*of_verdict).group_by(instances.c.reason)
+        if count := _add_reasons(conn, reasons, by_reason):
+            states[verdict] = count
+    return states, reasons
+
+
+def _add_reasons(conn: Connection, reasons: Counter[str], query: Select[Any]) -> int:
+    found = {str(row[0]): int(row[1]) for row in conn.execute(query)}
+    reasons.update(found)
+    return sum(found.values())
+
+
+def _count(conn: Connection, *conditions: ColumnElement[bool]) -> int:
+    return int(conn.execute(select(func.count()).select_from(jobs).where(*conditions)).scalar_one())
+
+
+def _recent(conn: Connection) -> list[tuple[datetime, datetime | None, bool | None]]:
+    query = (
+        select(jobs.c.created_at, jobs.c.finished_at, jobs.c.abnormal)
+        .where(jobs.c.state == JobState.DONE)
+        .order_by(jobs.c.created_at.desc())
+        .limit(RECENT)
+    )
+    return [(row[0], row[1], row[2]) for row in conn.execute(query)]
+
+
+def _per_minute(conn: Connection, now: datetime) -> list[int]:
+    first = now.replace(second=0, microsecond=0) - timedelta(minutes=MINUTES - 1)
+    counts = [0] * MINUTES
+    for at in conn.execute(select(instances.c.received_at).where(instances.c.received_at >= first)).scalars():
+        counts[min(MINUTES - 1, int((at - first).total_seconds() // 60))] += 1
+    return counts
+
+
+def _sources(conn: Connection) -> list[SourceView]:
+    by = (instances.c.calling_ae_title, instances.c.station_name)
+    last = func.max(instances.c.received_at).label("last_at")
+    rows = conn.execute(select(*by, last).group_by(*by).order_by(last.desc()).limit(_SOURCES))
+    return [SourceView(*row) for row in rows]

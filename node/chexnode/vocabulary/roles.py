@@ -1,0 +1,21 @@
+"""What a person who signs in to the console may do."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Each may do what those before it may."""
+
+    VIEWER = "viewer"
+    """See what the node does, without the identity of patients."""
+    OPERATOR = "operator"
+    """See patients too; retry, cancel and replay; try a file."""
+    ADMIN = "admin"
+    """See the settings too; pause and resume destinations."""
+
+    def includes(self, other: Role) -> bool:
+        """Whether this role may do what ``other`` may."""
+        order = list(Role)
+        return order.index(self) >= order.index(other)

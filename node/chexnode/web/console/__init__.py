@@ -1,0 +1,1 @@
+"""``/console``: the pages on which people see what the node does, and act."""

@@ -1,0 +1,39 @@
+"""The routes under ``/console``, put together, and the way there from ``/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
+
+from chexnode.node import Node
+from chexnode.web.console import overview, sign_in
+from chexnode.web.console.pages import ROOT, Pages
+from chexnode.web.console.snapshot import Snapshots
+from chexnode.web.viewer.files import answer, listed
+
+_STATIC = Path(__file__).with_name("static")
+
+
+def router(node: Node) -> tuple[APIRouter, Callable[[Request, Exception], Response]]:
+    """The routes, and what answers a request that :class:`~chexnode.web.console.visitor.Turned` turns away."""
+    pages, snapshots = Pages(), Snapshots(node)
+    routes = APIRouter(include_in_schema=False)
+    files = listed(_STATIC)
+
+    @routes.get("/")
+    def root(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}", 303)
+
+    @routes.get(f"{ROOT}/static/{{name}}")
+    def static(request: Request, name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return answer(request, files[name], version("chexnode"), {})
+
+    for part in (overview.router(node, pages, snapshots), sign_in.router(node, pages)):
+        routes.include_router(part, prefix=ROOT)
+    return routes, pages.turned

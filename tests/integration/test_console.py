@@ -1,0 +1,219 @@
+"""The console over HTTP: who may see and do what, and what a hostile name does to a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from chexnode.cli.commands import app, exit_code
+from chexnode.ledger.ledger import Ledger
+from chexnode.settings.loading import load
+from chexnode.vocabulary.errors import NodeError
+from chexnode.vocabulary.roles import Role
+from support.ledgers import Clock, arrival, opened, record
+from support.servers import wait_for
+from support.webs import serving
+
+PASSWORD = "a password that is long"
+HOSTILE = "<script>alert(1)</script>^\u202eevil\r\nSet-Cookie: a=b"
+
+
+@dataclass
+class Site:
+    """A web role that serves, with its ledger."""
+
+    config: Path
+    ledger: Ledger
+    clock: Clock
+    url: str
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[Site]:
+    config, clock = folder / "chexnode.toml", Clock()
+    config.write_text(f'[node]\ndata_dir = "{folder}/var"\n[disk]\nwatermark = 1.0\nreserve_gb = 0\n')
+    settings = load(config)[0]
+    with opened(settings.database.url, clock) as ledger, serving(settings, ledger) as client:
+        yield Site(config, ledger, clock, str(client.base_url))
+
+
+@pytest.fixture(scope="module")
+def open_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Where nobody needs to say who they are."""
+    with site(tmp_path_factory.mktemp("open")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def closed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """With one user of each role."""
+    with site(tmp_path_factory.mktemp("closed")) as made:
+        for name, role in (("vera", Role.VIEWER), ("otto", Role.OPERATOR), ("anna", Role.ADMIN)):
+            made.ledger.users.add(name, role, PASSWORD)
+        yield made
+
+
+def browser(site: Site) -> httpx.Client:
+    return httpx.Client(base_url=site.url, headers={"accept": "text/html"}, timeout=30)
+
+
+@pytest.fixture
+def client(open_site: Site) -> Iterator[httpx.Client]:
+    with browser(open_site) as client:
+        yield client
+
+
+@pytest.fixture
+def guest(closed_site: Site) -> Iterator[httpx.Client]:
+    """Somebody who has not signed in yet."""
+    with browser(closed_site) as client:
+        yield client
+
+
+def csrf(page: httpx.Response) -> str:
+    found = re.search(r'name="csrf" value="(\w+)"', page.text)
+    assert found, page.text
+    return found[1]
+
+
+def shown(client: httpx.Client, text: str) -> str:
+    """The overview, if it says ``text`` by now."""
+    page = client.get("/console").text
+    return page if text in page else ""
+
+
+def sign_in(client: httpx.Client, name: str, password: str = PASSWORD, to: str = "") -> httpx.Response:
+    fields = {"csrf": csrf(client.get("/console/sign-in")), "name": name, "password": password, "to": to}
+    return client.post("/console/sign-in", data=fields)
+
+
+def test_the_way_in_where_nobody_needs_to_say_who_they_are(client: httpx.Client) -> None:
+    assert client.get("/").headers["location"] == "/console"
+    page = client.get("/console")
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert page.headers["cache-control"] == "no-store"
+    assert not re.search(r"<script(?![^>]*\ssrc=)|\son\w+=|\sstyle=|<style", page.text)
+    assert len(page.content) < 100_000
+
+
+def test_a_page_is_in_the_browsers_language(client: httpx.Client) -> None:
+    assert "Übersicht" in client.get("/console", headers={"accept-language": "de-DE,de;q=0.9"}).text
+    assert "Overview" in client.get("/console", headers={"accept-language": "fr"}).text
+
+
+def test_live_parts_follow_the_ledger(client: httpx.Client, open_site: Site) -> None:
+    with client.stream("GET", "/console/live/overview") as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith("data: "))
+        assert "MODALITY" not in next(lines)
+        record(open_site.ledger)
+        assert "MODALITY" in next(lines)
+
+
+def test_hostile_text_is_inert(client: httpx.Client, open_site: Site) -> None:
+    record(open_site.ledger, arrival(calling_ae_title="<img src=x>", instance={"station_name": HOSTILE}))
+    page = wait_for(lambda: shown(client, "img src=x"), "the image to be shown")
+    assert "<script>alert" not in page
+    assert "<img src=x>" not in page
+    assert "\\u202e" in page
+
+
+def test_users_close_the_console_and_all_else(guest: httpx.Client, closed_site: Site) -> None:
+    assert guest.get("/console/live/overview", headers={"accept": "text/event-stream"}).status_code == 401
+    assert guest.get("/api/jobs").status_code == 401
+    turned = guest.get("/console?x=1")
+    assert (turned.status_code, turned.headers["location"]) == (303, "/console/sign-in?to=/console%3Fx%3D1")
+    wrong = sign_in(guest, "anna", "not the password")
+    assert (wrong.status_code, "set-cookie" in wrong.headers) == (401, False)
+    right = sign_in(guest, "anna", to="/console/queue")
+    assert (right.status_code, right.headers["location"]) == (303, "/console/queue")
+    cookie = right.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "anna" in guest.get("/console").text
+    assert guest.get("/api/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("to", ["//evil.example", "https://evil.example", "/console/../x\r\nA: b", "/api/jobs"])
+def test_nobody_is_sent_elsewhere_after_signing_in(guest: httpx.Client, closed_site: Site, to: str) -> None:
+    assert sign_in(guest, "anna", to=to).headers["location"] == "/console"
+
+
+def test_a_session_ends(guest: httpx.Client, closed_site: Site) -> None:
+    sign_in(guest, "anna")
+    closed_site.clock.forward(59 * 60)
+    assert guest.get("/console").status_code == 200
+    closed_site.clock.forward(61 * 60)
+    assert guest.get("/console").status_code == 303, "nothing was asked for an hour"
+    sign_in(guest, "anna")
+    page = guest.get("/console")
+    assert guest.post("/console/sign-out", data={"csrf": "0" * 64}).status_code == 403
+    guest.post("/console/sign-out", data={"csrf": csrf(page)})
+    assert guest.get("/console").status_code == 303
+    sign_in(guest, "anna")
+    closed_site.ledger.users.change("anna", role=Role.ADMIN)
+    assert guest.get("/console").status_code == 303, "another role ends the session"
+
+
+def test_a_live_page_that_is_only_left_open_keeps_no_session_alive(closed_site: Site) -> None:
+    users = closed_site.ledger.users
+    secret = users.open_session(users.list()[0])
+    for _ in range(3):
+        closed_site.clock.forward(25 * 60)
+        asked = users.of_session(secret, is_active=False)
+    assert asked is None
+
+
+def test_a_viewer_reads_no_patient_data_by_other_ways(guest: httpx.Client, closed_site: Site) -> None:
+    sign_in(guest, "vera")
+    assert guest.get("/console").status_code == 200
+    assert guest.get("/dicom-web/studies").status_code == 403
+    assert guest.get("/api/jobs").status_code == 403
+
+
+def test_a_session_of_the_console_changes_nothing_elsewhere(guest: httpx.Client, closed_site: Site) -> None:
+    sign_in(guest, "anna")
+    assert guest.post("/dicom-web/studies", content=b"", headers={"content-type": "application/dicom"}).status_code in (
+        401,
+        405,
+    )
+
+
+def test_a_form_must_come_from_a_page_of_ours(guest: httpx.Client, closed_site: Site) -> None:
+    fields = {"csrf": csrf(guest.get("/console/sign-in")), "name": "anna", "password": PASSWORD}
+    assert guest.post("/console/sign-in", data=fields | {"csrf": ""}).status_code == 403
+    assert guest.post("/console/sign-in", data=fields, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert guest.post("/console/sign-in", json=fields).status_code == 415
+
+
+def test_guessing_is_slowed_down(guest: httpx.Client, closed_site: Site) -> None:
+    codes = [sign_in(guest, "anna", f"guess number {n}").status_code for n in range(6)]
+    assert codes == [401] * 5 + [429]
+    late = sign_in(guest, "anna")
+    assert late.status_code == 429, "the right password is one more guess"
+    assert int(late.headers["retry-after"]) > 200
+
+
+def test_users_by_command(open_site: Site) -> None:
+    def users(*words: str, password: str = "") -> int:
+        run = CliRunner().invoke(app, ["--config", str(open_site.config), "users", *words], password)
+        return exit_code(run.exception) if isinstance(run.exception, NodeError) else run.exit_code
+
+    known = open_site.ledger.users
+    assert users("add", "anna", "--role", "admin", password="short\n") == 2
+    assert users("add", "anna", "--role", "admin", password=f"{PASSWORD}\n") == 0
+    assert known.recognise("anna", PASSWORD) == known.list()[0]
+    assert users("add", "anna", "--role", "viewer", password=f"{PASSWORD}\n") == 2, "the name is taken"
+    assert users("change", "anna", "--role", "viewer") == 0
+    assert [user.role for user in known.list()] == [Role.VIEWER]
+    assert users("remove", "anna") == 0
+    assert users("remove", "anna") == 2

@@ -13,7 +13,8 @@ EXPECTED = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"The '\w+' does not have many workers",  # training.workers says why
     r"Detected call of `lr_scheduler\.step\(\)` before",  # a resumed run
-    r"It is recommended to use `self\.log",
+    r"The dirpath has changed from",
+    r"To get the last learning rate computed",  # what a resumed schedule is asked for
 )
 """Patterns of warnings that tell the user of ``chextrain`` nothing."""
 

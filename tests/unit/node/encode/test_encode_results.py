@@ -243,7 +243,8 @@ def drawn(display: NDArray[np.uint8], findings: Findings, texts: Caption) -> NDA
 
 def radiograph_part(ds: Dataset, findings: Findings, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], float, float]:
     """Cut the radiograph out of a Secondary Capture; return where it is red, and its scales down and across."""
-    layout = lay_out(shape, caption(findings, PROVENANCE), (15, 14))
+    described = sanitise(parsed(radiograph())).described
+    layout = lay_out(shape, caption(findings, PROVENANCE, described), (15, 14))
     assert (layout.rows, layout.columns) == (ds.Rows, ds.Columns)
     part = ds.pixel_array[layout.y : layout.y + layout.height, layout.x : layout.x + layout.width]
     return red(part), layout.height / shape[0], layout.width / shape[1]

@@ -69,7 +69,7 @@ class _File:
         self._fault: str | None = None
         self._contradicts = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Take the next piece of the file."""
         if self._reception is not None:
             self._reception.write(memoryview(data))
@@ -181,7 +181,7 @@ class HttpBody:
         self.outcomes: list[PartOutcome] = []
         self.transfers = Transfers()
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Take the next piece of the body."""
         if self._reader is None:
             assert self._file is not None

@@ -175,11 +175,12 @@ class _Batch:
         uid, digest = arrival.sop_instance_uid, arrival.digest
         state, path = versions[digest]
         self.duplicates[uid, digest] += 1
-        self.events.append(happened("instance", name, Event.DUPLICATE, self.now))
+        at = self.now
+        if self.newest[uid][1] != digest:  # A, B, and A again
+            at = self.latest_again[uid, digest] = self._becomes_latest(uid, digest)
+        self.events.append(happened("instance", name, Event.DUPLICATE, at))
         where = version(uid, digest)
         job = None
-        if self.newest[uid][1] != digest:  # A, B, and A again
-            self.latest_again[uid, digest] = self._becomes_latest(uid, digest)
         if path is None:  # retention had deleted the file; this one takes its place
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))

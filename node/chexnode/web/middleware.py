@@ -118,7 +118,8 @@ class _Exchange:
         if self._body_is_over:  # what comes now is the end of the connection, whenever that is
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), self._idle)
+            async with asyncio.timeout(self._idle):  # wait_for would make a task of each piece
+                message = await self._receive()
         except TimeoutError:
             self._fault = _BodyFault(408, f"nothing more of the body within {self._idle:g} s")
             raise self._fault from None
@@ -135,9 +136,11 @@ class _Exchange:
         sent = 0
         while len(body) - sent > _PIECE:
             piece = {"type": message["type"], "body": body[sent : sent + _PIECE], "more_body": True}
-            await asyncio.wait_for(self._send(piece), self._idle)
+            async with asyncio.timeout(self._idle):
+                await self._send(piece)
             sent += _PIECE
-        await asyncio.wait_for(self._send({**message, "body": body[sent:]} if sent else message), self._idle)
+        async with asyncio.timeout(self._idle):
+            await self._send({**message, "body": body[sent:]} if sent else message)
 
 
 def _length(scope: Scope) -> int:

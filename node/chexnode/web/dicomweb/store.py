@@ -6,6 +6,7 @@ as :data:`CALLER`.
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -40,8 +41,8 @@ TAKEN = (DICOM, *(f'multipart/related; type="{kind}"' for kind in (DICOM, DICOM_
 _ACCEPT = {"Accept": ", ".join(TAKEN)}
 _BODY = {"requestBody": {"content": {kind: {} for kind in TAKEN}, "required": True}}
 
-#: Bytes gathered from the connection before a thread takes them.
-_PIECE = 1 << 18
+#: Bytes gathered from the connection before a thread takes them: each piece costs two turns of it.
+_PIECE = 1 << 20
 
 
 def routes(service: StorageService) -> APIRouter:
@@ -111,18 +112,26 @@ def _body_of(request: Request, service: StorageService, caller: Caller, study: s
 
 async def _receive(request: Request, body: HttpBody, coding: Decoding | None) -> None:
     pending = bytearray()
-    async for piece in request.stream():
-        pending += piece
-        if len(pending) >= _PIECE:
-            data, pending = bytes(pending), bytearray()
-            await run_in_threadpool(_feed, body, data, coding)
-    await run_in_threadpool(_feed, body, bytes(pending), coding)
+    taken: asyncio.Future[None] | None = None
+    try:
+        async for piece in request.stream():
+            pending += piece
+            if len(pending) >= _PIECE:  # while a thread takes it, more is gathered
+                if taken is not None:
+                    await taken
+                taken, pending = asyncio.ensure_future(run_in_threadpool(_feed, body, pending, coding)), bytearray()
+    finally:
+        if taken is not None:
+            await asyncio.wait([taken])  # nobody else may touch the body before that
+    if taken is not None:
+        taken.result()
+    await run_in_threadpool(_feed, body, pending, coding)
     if coding is not None and not coding.is_complete:
         raise MultipartError("the body ends before its gzip stream does")
     await run_in_threadpool(body.end)
 
 
-def _feed(body: HttpBody, data: bytes, coding: Decoding | None) -> None:
+def _feed(body: HttpBody, data: bytes | bytearray, coding: Decoding | None) -> None:
     for piece in [data] if coding is None else coding.decoded(data):
         body.feed(piece)
 
@@ -139,7 +148,7 @@ class Decoding:
         """Whether the end of the stream has come."""
         return self._inflater.eof
 
-    def decoded(self, data: bytes) -> Iterator[bytes]:
+    def decoded(self, data: bytes | bytearray) -> Iterator[bytes]:
         """What ``data`` is in the plain. Raises MultipartError, and 413."""
         while data and not self._inflater.eof:
             try:

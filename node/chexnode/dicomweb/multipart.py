@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chexnode.dicomweb.media_types import MULTIPART
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Bytes that a body is written in at once, where there are so many."""
 
 #: RFC 2046 allows 70 characters; those of Orthanc's plugin have 73.
@@ -63,7 +63,7 @@ class MultipartReader:
         self.is_complete = False
         """Whether the closing boundary has come."""
 
-    def feed(self, data: bytes | bytearray) -> Iterator[Event]:
+    def feed(self, data: bytes) -> Iterator[Event]:
         """Yield what ``data`` completes."""
         self._buffer += data
         while not self.is_complete:

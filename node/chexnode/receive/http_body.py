@@ -6,6 +6,7 @@ Blocking, so never called in the event loop. Nothing that comes is kept in memor
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chexmodels.dicom import file_meta
@@ -70,7 +71,7 @@ class _File:
         self._fault: str | None = None
         self._contradicts = False
 
-    def write(self, data: bytes | bytearray) -> None:
+    def write(self, data: bytes) -> None:
         """Take the next piece of the file."""
         if self._reception is not None:
             self._reception.write(memoryview(data))
@@ -177,7 +178,7 @@ class HttpBody:
         self.outcomes: list[PartOutcome] = []
         self.transfers = Transfers()
 
-    def feed(self, data: bytes | bytearray) -> None:
+    def feed(self, data: bytes) -> None:
         """Take the next piece of the body."""
         if self._reader is None:
             assert self._file is not None
@@ -200,6 +201,11 @@ class HttpBody:
 
     def end(self) -> None:
         """The body is over: store what is complete. Raises MultipartError where it was broken before anything was."""
+        for _ in self.ending():
+            pass
+
+    def ending(self) -> Iterator[None]:
+        """The same in steps, so that whoever sends many instances at once can be made to take turns with others."""
         if self._reader is None:
             self._finish_part()
             return
@@ -218,6 +224,7 @@ class HttpBody:
             if len(models) > MOST_PARTS:
                 raise MultipartError(f"more than {MOST_PARTS} instances")
             for number, model in enumerate(models):
+                yield
                 try:
                     self._store_model(self._separate, model)
                 except DiskRefused:  # it has no parts any more for the others either

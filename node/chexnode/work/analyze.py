@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from io import BytesIO
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -22,6 +24,7 @@ from pydicom import Dataset
 
 from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.part10 import read
+from chexmodels.dicom.plain import as_part10
 from chexmodels.finding import Findings
 from chexmodels.pixels import from_picture
 from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
@@ -52,6 +55,8 @@ _OBJECTS: Mapping[Variant, str] = {
 }
 _HEAT_MAP: Variant = (ResultKind.SC, "heat")
 _HEAT_OBJECT = ".heat.dcm"
+_LONGEST_PLAIN = 500_000_000
+"""Bytes of a file that is looked at for a data set without file meta information."""
 _OUTPUTS = (_JSON, _HEAT, _OVERLAY, _HEAT_OBJECT, *_OBJECTS.values())
 
 
@@ -79,8 +84,12 @@ def analyze(settings: Settings, files: Sequence[Path], out: Path, heat: bool) ->
     now = datetime.now(UTC)
     named = list(zip(files, _stems(files, out), strict=True))
     size = settings.worker.batch_size
-    with open_pipeline(settings, spec) as pipeline, ThreadPoolExecutor(settings.worker.decoders) as decoding:
-        run = _Run(settings, spec, pipeline, now)
+    with (
+        open_pipeline(settings, spec) as pipeline,
+        ThreadPoolExecutor(settings.worker.decoders) as decoding,
+        TemporaryDirectory(prefix="chexnode-") as copies,
+    ):
+        run = _Run(settings, spec, pipeline, now, Path(copies))
         try:
             out.mkdir(parents=True, exist_ok=True)
             for start in range(0, len(named), size):
@@ -93,8 +102,9 @@ def analyze(settings: Settings, files: Sequence[Path], out: Path, heat: bool) ->
 class _Run:
     """The stages, with what all files of one call share."""
 
-    def __init__(self, settings: Settings, spec: JobSpec, pipeline: Pipeline, now: datetime) -> None:
+    def __init__(self, settings: Settings, spec: JobSpec, pipeline: Pipeline, now: datetime, copies: Path) -> None:
         self._settings, self._spec, self._pipeline, self._now = settings, spec, pipeline, now
+        self._copies = copies
         self._limits = read_limits(settings.limits)
 
     def prepare(self, file: Path, stem: str) -> _Item:
@@ -106,6 +116,7 @@ class _Run:
             if _is_picture(file):
                 item = replace(item, prepared=self._picture(file))
             else:
+                file = self._with_meta(file)
                 header, digest, verdict = self._look(file)
                 uid = str(header.get("SOPInstanceUID", ""))
                 report = replace(report, sop_instance_uid=uid, notes=[str(note) for note in verdict.notes])
@@ -187,6 +198,17 @@ class _Run:
         card = self._pipeline.engine.card
         prepared = prepare_image(from_picture(file, self._limits.max_pixels), card.size, card.geometry, Dataset())
         return self._pipeline.accept(prepared)
+
+    def _with_meta(self, file: Path) -> Path:
+        """``file``, or where it lacks preamble or file meta information a copy that has them."""
+        if file.stat().st_size > _LONGEST_PLAIN:
+            return file
+        part10 = as_part10(file.read_bytes(), self._limits)
+        if part10 is None:
+            return file
+        copy = self._copies / f"{uuid4().hex}.dcm"
+        copy.write_bytes(part10)
+        return copy
 
     def _look(self, file: Path) -> tuple[Dataset, str, Verdict]:
         """The header, the data set's digest as the receiver would make it, and the gate's verdict."""

@@ -80,7 +80,8 @@ class Pipeline:
         ``predecessors``: the reports that a new one takes the place of.
         """
         provenance = replace(self.provenance(key, created_at), predecessors=predecessors)
-        return encode(sanitise(prepared.header, prepared.choice), prepared.display, findings, provenance, wanted)
+        source = sanitise(prepared.header, prepared.choice, prepared.window, prepared.overlays)
+        return encode(source, prepared.display, findings, provenance, wanted)
 
     def provenance(self, key: str, created_at: datetime) -> Provenance:
         """Who made the results of job ``key``, when and how."""

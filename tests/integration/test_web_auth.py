@@ -97,6 +97,18 @@ def test_a_token_expires(ledger: Ledger, clock: Clock) -> None:
     assert ledger.tokens.are_needed(), "the door must not open because a token has run out"
 
 
+def test_revoking_the_last_token_does_not_open_the_node_at_the_next_start(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.tokens.add("viewer", [Scope.READ])
+    with pytest.raises(Usage, match="revoke and remove"):
+        ledger.tokens.open_door()
+    ledger.tokens.revoke("viewer")
+    with serving(settings(tmp_path), ledger) as client:
+        assert client.get("/api/jobs").status_code == 401
+    ledger.tokens.open_door()
+    with serving(settings(tmp_path), ledger) as client:
+        assert client.get("/api/jobs").status_code == 200
+
+
 def test_on_loopback_without_a_token_everybody_may(
     ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

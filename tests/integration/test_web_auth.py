@@ -113,7 +113,7 @@ def test_on_loopback_without_a_token_everybody_may(
     ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), serving(settings(tmp_path), ledger) as client:
-        assert "no token exists" in caplog.text
+        assert "neither a token nor a user exists" in caplog.text
         assert client.get("/api/jobs").status_code == 200
         # The first token closes the door, at once and for as long as we run.
         _, secret = ledger.tokens.add("viewer", [Scope.READ])

@@ -200,7 +200,8 @@ def test_its_token_opens_the_page_and_lets_it_read(guarded: Guarded, clock: Cloc
     answer = guarded.sign_in(guarded.read)
     assert (answer.status_code, answer.headers["location"]) == (303, "./viewer?StudyInstanceUIDs=1.2")
     kept = answer.headers["set-cookie"].lower()
-    for part in ("chexnode=chexnode_", "; httponly", "; samesite=strict", "; path=/", f"; max-age={cookie.SECONDS}"):
+    assert guarded.read.lower() not in kept, "a session, not the token"
+    for part in ("chexnode=", "; httponly", "; samesite=strict", "; path=/", f"; max-age={cookie.SECONDS}"):
         assert part in kept
     assert "secure" not in kept, "it would not come back over plain HTTP"
     assert "domain" not in kept
@@ -217,6 +218,19 @@ def test_a_revoked_token_is_asked_for_again(guarded: Guarded) -> None:
     guarded.ledger.tokens.revoke("radiologist")
     assert guarded.client.get("/dicom-web/studies").status_code == 401
     assert '<input id="token"' in guarded.client.get("/viewer/").text
+
+
+def test_signing_out_ends_the_session_for_everybody_who_has_its_cookie(guarded: Guarded) -> None:
+    guarded.sign_in(guarded.read)
+    session = guarded.client.cookies["chexnode"]
+    assert guarded.client.post("/viewer/sign-out", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    answer = guarded.client.post("/viewer/sign-out")
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
+    assert "chexnode" not in guarded.client.cookies
+    guarded.client.cookies.set("chexnode", session)
+    assert guarded.client.get("/viewer/").status_code == 401
+    guarded.client.cookies.set("chexnode", guarded.read)
+    assert guarded.client.get("/viewer/").status_code == 401, "a token is no session"
 
 
 def test_a_deep_page_comes_back_to_itself(guarded: Guarded) -> None:

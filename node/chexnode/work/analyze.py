@@ -27,7 +27,7 @@ from chexmodels.dicom.part10 import read
 from chexmodels.dicom.plain import as_part10
 from chexmodels.finding import Findings
 from chexmodels.pixels import from_picture
-from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
+from chexnode.deliver.routing import DEFAULT_VARIANTS
 from chexnode.encode.caption import caption
 from chexnode.encode.picture import lay_out, render
 from chexnode.node import job_spec
@@ -39,7 +39,7 @@ from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
 from chexnode.vocabulary.reports import FileReport, RegionReport
 from chexnode.vocabulary.states import InstanceState, JobState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from chexnode.work.pipeline import Pipeline, open_pipeline
 from chexnode.work.prepared import Prepared, prepare_image
 
@@ -50,10 +50,10 @@ _SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg"})
 _JSON, _HEAT, _OVERLAY = ".json", ".npz", ".overlay.png"
 #: The objects of one image, and the ends of their files' names.
 _OBJECTS: Mapping[Variant, str] = {
-    **{variant: f".{variant[0]}.dcm" for variant in DEFAULT_VARIANTS},
-    (ResultKind.GSPS, "outline"): ".pr.dcm",
+    **{variant: f".{variant.kind}.dcm" for variant in DEFAULT_VARIANTS},
+    Variant(ResultKind.GSPS, "outline"): ".pr.dcm",
 }
-_HEAT_MAP: Variant = (ResultKind.SC, "heat")
+_HEAT_MAP = Variant(ResultKind.SC, "heat")
 _HEAT_OBJECT = ".heat.dcm"
 _LONGEST_PLAIN = 500_000_000
 """Bytes of a file that is looked at for a data set without file meta information."""
@@ -178,7 +178,7 @@ class _Run:
         if item.key:
             ends = {**_OBJECTS, _HEAT_MAP: _HEAT_OBJECT} if heat else _OBJECTS
             for one in self._pipeline.encode(item.prepared, item.findings, item.key, self._now, tuple(ends)):
-                outputs[item.stem + ends[one.kind, one.variant]] = one.data
+                outputs[item.stem + ends[one.variant]] = one.data
         else:
             texts = caption(item.findings, self._pipeline.provenance("", self._now))
             layout = lay_out(item.prepared.display.shape, texts)

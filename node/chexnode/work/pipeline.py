@@ -14,7 +14,6 @@ from chexmodels.dicom.key_objects import KeyObject
 from chexmodels.finding import Findings
 from chexmodels.interpret import interpret
 from chexmodels.model import RawItem
-from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import sanitise
@@ -25,6 +24,7 @@ from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
 from chexnode.vocabulary.records import Digests, JobSpec
 from chexnode.vocabulary.series import SeriesNames
+from chexnode.vocabulary.variants import Variant
 from chexnode.work.digests import digests_of
 from chexnode.work.engine import Engine
 from chexnode.work.prepared import Prepared

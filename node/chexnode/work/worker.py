@@ -241,7 +241,7 @@ class Worker:
         encoded = self._pipeline.encode(
             ready.prepared, findings, claim.key, claim.created_at, variants(chosen), predecessors(ready.valid)
         )
-        uid_of = {(one.kind, one.variant): one.uid for one in encoded}
+        uid_of = {one.variant: one.uid for one in encoded}
         replaced = self._replaced(ready)
         # First, so that a destination is told what ends before it gets what takes its place.
         notes, to = withdrawals(replaced, self._settings.destination, claim.created_at)

@@ -39,6 +39,7 @@ def run(settings: Settings, path: Path | None) -> list[Check]:
         ("broker", 15, lambda: broker(settings)),
         ("model", 30, lambda: model(settings)),
         ("device", 120, lambda: device(settings)),
+        ("sandbox", 90, lambda: sandbox(settings)),
     ]
     if settings.tls.certificate is not None:
         looks.append(("certificate", 10, lambda: certificate(settings)))
@@ -153,9 +154,13 @@ def model(settings: Settings) -> str:
         bundle.verified_weights(folder)
     except bundle.BundleError as error:
         raise BadEnvironment(str(error)) from error
-    if settings.model.operating_point not in card.operating_points:
+    point = card.operating_points.get(settings.model.operating_point)
+    if point is None:
         raise BadEnvironment(f"{card.title} has no operating point {settings.model.operating_point!r}")
-    return f"{card.title}, digest {card.digest}, weights verified"
+    line = f"{card.title}, digest {card.digest}, weights verified"
+    if point.sensitivity:
+        return line
+    return f"{line}; {settings.model.operating_point} marks nothing, or nobody has measured what it marks"
 
 
 def device(settings: Settings) -> str:
@@ -169,6 +174,18 @@ def device(settings: Settings) -> str:
     name = pick_device(settings.model.device)
     what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
     return f"{name} ({what})"
+
+
+def sandbox(settings: Settings) -> str:
+    """What confines the processes that decode, tried in one of them."""
+    from chexnode.sandbox.pool import Pool
+
+    with Pool("chexnode.sandbox.probe", settings.limits, 1, {}) as pool:
+        held = pool.confinement()
+    facts = f"network: {held['network']}; files: {held['files']}; system calls: {held['calls']}"
+    if held["network"] != "none" or (held["files"] == "limits only" and held["calls"] == "any"):
+        raise BadEnvironment(f"decoding is confined too little by this kernel: {facts}")
+    return f"decoding children: {facts}"
 
 
 def destination(settings: Settings, one: DestinationSettings) -> str:

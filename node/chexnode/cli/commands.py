@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chexnode.cli.backup import backup, recover, restore
+from chexnode.cli.models import models_app
 from chexnode.cli.options import (
     Accession,
     Exit,
@@ -55,6 +56,7 @@ app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(users_app, name="users")
 app.add_typer(viewer_app, name="viewer")
+app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
 app.command()(backup)
 app.command()(restore)

@@ -154,9 +154,13 @@ def model(settings: Settings) -> str:
         bundle.verified_weights(folder)
     except bundle.BundleError as error:
         raise BadEnvironment(str(error)) from error
-    if settings.model.operating_point not in card.operating_points:
+    point = card.operating_points.get(settings.model.operating_point)
+    if point is None:
         raise BadEnvironment(f"{card.title} has no operating point {settings.model.operating_point!r}")
-    return f"{card.title}, digest {card.digest}, weights verified"
+    line = f"{card.title}, digest {card.digest}, weights verified"
+    if point.sensitivity:
+        return line
+    return f"{line}; {settings.model.operating_point} marks nothing, or nobody has measured what it marks"
 
 
 def device(settings: Settings) -> str:

@@ -57,7 +57,7 @@ def test_a_healthy_node(node: Node, orthanc: Orthanc, redis: Redis, postgres_url
     upgraded(node)
     found = checked(node)
     assert list(found) == [
-        "settings", "disk", "database", "data_dir", "broker", "model", "device", "destination pacs",
+        "settings", "disk", "database", "data_dir", "broker", "model", "device", "sandbox", "destination pacs",
         "destination folder",
     ]  # fmt: skip
     assert {name: ok for name, (ok, _) in found.items() if not ok} == {}

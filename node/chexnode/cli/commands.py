@@ -5,6 +5,7 @@ Nothing heavy is imported at the top: looking at jobs starts fast, and the recei
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,6 +65,7 @@ app.command()(recover)
 
 def main() -> None:
     """Entry point of ``chexnode``."""
+    os.umask(0o077)  # images, results, the database, keys: nothing is for other users of this machine
     try:
         app(prog_name="chexnode")
     except NodeError as error:

@@ -415,7 +415,7 @@ def test_several_images_of_a_study_are_told_apart_in_the_list_of_series() -> Non
     seen = set()
     for series, instance in ((1, 1), (1, 2), (2, 1), (12, 345), (None, 2), (2_000_000_000, 1)):
         header = radiograph(SeriesNumber=series, InstanceNumber=instance, ImagerPixelSpacing=None)
-        for result in encoded(header, [(SEG, "planar"), (SC, "rgb@RESEARCH")]):
+        for result in encoded(header, [Variant(SEG, "planar"), Variant(SC, "rgb", "RESEARCH")]):
             ds = dcmread(BytesIO(result.data))
             assert len(ds.SeriesDescription) <= 64
             assert 0 < ds.SeriesNumber < 2**31

@@ -5,6 +5,7 @@ Nothing heavy is imported at the top: looking at jobs starts fast, and the recei
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,6 +65,7 @@ app.command()(recover)
 
 def main() -> None:
     """Entry point of ``chexnode``."""
+    os.umask(0o077)  # images, results, the database, keys: nothing is for other users of this machine
     try:
         app(prog_name="chexnode")
     except NodeError as error:
@@ -420,7 +422,8 @@ def pull(
     if json:
         print_json(said)
     else:
-        print(f"{said.studies} studies, {said.found} images: {said.stored} fetched, {said.held} held before")
+        images = f"{said.found} of {said.expected} images" if said.found < said.expected else f"{said.found} images"
+        print(f"{said.studies} studies, {images}: {said.stored} fetched, {said.held} held before")
         for uid, why in said.failed.items():
             print(f"{uid}: {escaped(why)}")
         for sentence in said.incomplete:

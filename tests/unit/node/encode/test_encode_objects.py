@@ -238,7 +238,7 @@ def damage(ds: Dataset, how: str) -> None:
 )
 def test_a_wrong_result_is_not_let_through(kind: ResultKind, how: str) -> None:
     form = FORM[kind]
-    (result,) = encoded(((kind, form),))
+    (result,) = encoded((Variant(kind, form),))
     ds = dcmread(BytesIO(result.data))
     source, findings = sanitise(parsed(radiograph("DX"))), lesion((96, 80))
     verify(result.data, source, findings, PROVENANCE, kind, form)
@@ -264,7 +264,7 @@ def test_what_is_wrong_names_the_object_and_the_attribute(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("kind", FORM)
 def test_every_required_attribute_is_missed(kind: ResultKind) -> None:
     """Whatever of Type 1 or 2 stands at the top level of an object, its absence is found; so is an empty Type 1."""
-    (ds,) = datasets(encoded(((kind, FORM[kind]),)))
+    (ds,) = datasets(encoded((Variant(kind, FORM[kind]),)))
     required: dict[str, str] = {}
     for module in rules.modules(ds.SOPClassUID):
         if module.usage == "M" and module.name != "sr-document-content":

@@ -422,7 +422,8 @@ def pull(
     if json:
         print_json(said)
     else:
-        print(f"{said.studies} studies, {said.found} images: {said.stored} fetched, {said.held} held before")
+        images = f"{said.found} of {said.expected} images" if said.found < said.expected else f"{said.found} images"
+        print(f"{said.studies} studies, {images}: {said.stored} fetched, {said.held} held before")
         for uid, why in said.failed.items():
             print(f"{uid}: {escaped(why)}")
         for sentence in said.incomplete:

@@ -38,7 +38,7 @@ ROOMS: Mapping[str, str] = {
     "keep": "vocabulary logs settings spool ledger queue audit triage node receive",
     "work": "vocabulary logs settings spool ledger queue audit sandbox triage encode node deliver keep",
     "archive": "vocabulary logs settings tls spool ledger audit triage dimse dicomweb node receive",
-    "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive",
+    "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive deliver",
     "roles": "vocabulary logs settings tls spool ledger queue audit sandbox triage dimse dicomweb node receive deliver "
     "work archive keep web",
     "cli": "vocabulary logs settings tls spool ledger audit dimse dicomweb node receive deliver work archive keep web "

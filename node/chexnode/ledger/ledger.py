@@ -28,6 +28,7 @@ from chexnode.ledger.subjects import Subjects
 from chexnode.ledger.tokens import Tokens
 from chexnode.ledger.users import Users
 from chexnode.ledger.views import Views
+from chexnode.ledger.work import Work
 
 
 class Ledger:
@@ -52,6 +53,7 @@ class Ledger:
         self.views = Views(self.database)
         self.images = Images(self.database)
         self.overviews = Overviews(self.database)
+        self.work = Work(self.database)
         self.accounts = Accounts(self.database)
 
     @property

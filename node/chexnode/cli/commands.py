@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chexnode.cli.alarms import alarms_app
 from chexnode.cli.backup import backup, recover, restore
 from chexnode.cli.options import (
     Accession,
@@ -53,6 +54,7 @@ app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
 app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
 app.add_typer(tokens_app, name="tokens")
 app.add_typer(users_app, name="users")
+app.add_typer(alarms_app, name="alarms")
 app.add_typer(viewer_app, name="viewer")
 app.add_typer(db_app, name="db")
 app.command()(backup)

@@ -47,6 +47,7 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
     """Serve HTTP until SIGTERM or SIGINT."""
     import uvicorn
 
+    from chexnode.alarms.watch import Watch
     from chexnode.receive.storage import StorageService
     from chexnode.web.app import create_app
 
@@ -68,7 +69,7 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
         )
         # When it has ended it raises the signal that ended it again, which must not keep us from closing in order.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        with storage:
+        with storage, Watch(node):
             _serve(uvicorn.Server(config), node)
 
 

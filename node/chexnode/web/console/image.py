@@ -156,7 +156,9 @@ def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
             raise Turned(404, "turned.no_file")
         try:
             wanted = parse_window(window) if window else None
-            rendering = Rendering("image/jpeg", wanted, Viewport(_LONGEST_SIDE, _LONGEST_SIDE), 88)
+            side = int(max(_first(file.header, "Rows") or 0, _first(file.header, "Columns") or 0)) or _LONGEST_SIDE
+            side = min(side, _LONGEST_SIDE)
+            rendering = Rendering("image/jpeg", wanted, Viewport(side, side), 88)
             content = decoder.picture(file, [1], rendering)
         except ValueError as error:
             raise Turned(400, "turned.search", why=plain(error)) from error

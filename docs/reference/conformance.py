@@ -31,6 +31,7 @@ from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.not_analysed import MEANINGS as NOT_ANALYSED
 from chexnode.encode.not_analysed import SCHEME
 from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER
+from chexnode.encode.rejection import TITLES
 from chexnode.receive import header
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.limits import LimitSettings
@@ -59,8 +60,8 @@ _OBJECTS: Mapping[tuple[ResultKind, str], tuple[str, str]] = {
 }
 
 
-def statement(statuses: Mapping[str, str], reasons: Mapping[str, str]) -> str:
-    """The page; ``statuses`` and ``reasons`` say what the members of Status and Reason mean."""
+def statement(statuses: Mapping[str, str], reasons: Mapping[str, str], supersessions: Mapping[str, str]) -> str:
+    """The page; the arguments say what the members of Status, Reason and Supersession mean."""
     return page(
         "DICOM conformance statement",
         f"ChexNode {version('chexnode')}, in the structure of PS3.2. {DISCLAIMER}. Every table is made from the "
@@ -69,7 +70,7 @@ def statement(statuses: Mapping[str, str], reasons: Mapping[str, str]) -> str:
         *_introduction(),
         *_implementation_model(),
         *_storage_scp(statuses),
-        *_storage_scu(),
+        *_storage_scu(supersessions),
         *_query_scu(),
         *_interfaces(),
         *web_services(),
@@ -236,7 +237,7 @@ def _decoded() -> Iterator[str]:
             continue
 
 
-def _storage_scu() -> Iterator[str]:
+def _storage_scu(supersessions: Mapping[str, str]) -> Iterator[str]:
     yield (
         "### 3.3 STORAGE-SCU\n\n#### 3.3.1 SOP classes\n\nThose of the created objects ([6.1](#61-created-objects)), "
         "Verification (`chexnode check`), and Storage Commitment Push Model where `storage_commitment` is on."
@@ -298,6 +299,20 @@ def _storage_scu() -> Iterator[str]:
         )
         + "\n\nA destination that cannot be reached, or fails during a store, is tried again with exponential back-off "
         f"up to 60 s, for `destination.max_age_hours` ({_DESTINATION['max_age_hours'].default:g} h)."
+    )
+    yield (
+        "#### 3.3.4 Withdrawal\n\nResults that are valid no longer are withdrawn from a destination that may have them "
+        "as `destination.withdraw` says. `iocm`: a Key Object Selection (TID 2010) of the patient and the study that "
+        "they are of, whose evidence names them, with the title by which IHE RAD TF-2 4.66 (Rejection Note Stored) and "
+        "[dcm4chee-arc](https://github.com/dcm4che/dcm4chee-arc-light/wiki/Reject-Instances-of-Study) know the reason. "
+        "`dcm4chee-reject`: `POST .../instances/{uid}/reject/{code}^DCM` for each of them, with the same code.\n\n"
+        + table(
+            ("results are", "title", "because"),
+            (
+                (f"`{why}`", f"({code.value}, {code.scheme_designator}, {code.meaning})", supersessions[why.name])
+                for why, code in TITLES.items()
+            ),
+        )
     )
 
 

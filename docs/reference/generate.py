@@ -45,6 +45,7 @@ from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
 from chexnode.web.dicomweb.query import ATTRIBUTES
@@ -63,7 +64,7 @@ def pages() -> dict[str, str]:
         "cli.md": _cli(),
         "states.md": _states(),
         "triage.md": _triage(),
-        "dicom-conformance.md": statement(_member_docs(Status), _member_docs(Reason)),
+        "dicom-conformance.md": statement(_member_docs(Status), _member_docs(Reason), _member_docs(Supersession)),
         "http.md": _http(),
         "training.md": _training(),
     }
@@ -284,11 +285,12 @@ def _states() -> str:
         parts.append(f"## {title}\n\n{_text(kind)}\n\n{diagram}\n\n" + table(("state", "meaning", "may become"), rows))
     parts.append(f"## Reasons\n\n{_text(Reason)}\n\n" + _codes(Reason))
     parts.append(f"## Notes\n\n{_text(Note)}\n\n" + _codes(Note))
+    parts.append(f"## Supersessions\n\n{_text(Supersession)}\n\n" + _codes(Supersession))
     parts.append(f"## Events\n\n{_text(Event)}\n\n" + _codes(Event))
     return page("States, reasons and notes", *parts)
 
 
-def _codes(kind: type[Reason | Note | Event]) -> str:
+def _codes(kind: type[Reason | Note | Supersession | Event]) -> str:
     docs = _member_docs(kind)
     return table(("code", "meaning"), ((f"`{code}`", docs[code.name]) for code in kind))
 

@@ -15,7 +15,13 @@ from typing import Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import split_dataset
 
@@ -102,7 +108,8 @@ class Node:
         path = self.file(ds)
         ds.save_as(path, enforce_file_format=True)
         content = path.read_bytes()
-        kind = ResultKind.SEG if ds.SOPClassUID == SegmentationStorage else ResultKind.SC
+        kinds = {SegmentationStorage: ResultKind.SEG, KeyObjectSelectionDocumentStorage: ResultKind.KO}
+        kind = kinds.get(ds.SOPClassUID, ResultKind.SC)
         digest = hashlib.sha256(content).hexdigest()
         attributes = {"transfer_syntax_uid": str(ds.file_meta.TransferSyntaxUID)}
         return NewResult(

@@ -232,7 +232,7 @@ def account_table(account: Account, free: int | None, has_room: bool) -> Table:
         table.add_row(f"  not analysed: {reason}", str(count))
     for reason, count in sorted(account.refused.items()):
         table.add_row(f"  refused: {reason}", str(count))
-    for name in ("quarantined", "failed", "cancelled", "pending"):
+    for name in ("quarantined", "failed", "cancelled", "skipped", "pending"):
         table.add_row(f"  {name}", str(getattr(account, name)))
     wrong = account.difference != 0
     table.add_row("difference", str(account.difference), style="bold red" if wrong else "bold green")

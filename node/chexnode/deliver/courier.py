@@ -25,6 +25,7 @@ from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgo
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.deliver.folder import FolderDestination
 from chexnode.deliver.stow import StowDestination
+from chexnode.deliver.withdraw import withdrawing
 from chexnode.dimse import commitment
 from chexnode.dimse.commitment import NotACommitment
 from chexnode.ledger.deliveries import LEASE
@@ -132,6 +133,12 @@ def open_destination(
     settings: DestinationSettings, ae_title: str, stop: threading.Event, tls: ssl.SSLContext | None
 ) -> Destination:
     """Build the destination that ``settings`` describe; nothing is contacted yet. ``tls``: for those that speak it."""
+    return withdrawing(_plain(settings, ae_title, stop, tls), settings, tls)
+
+
+def _plain(
+    settings: DestinationSettings, ae_title: str, stop: threading.Event, tls: ssl.SSLContext | None
+) -> Destination:
     if settings.kind == "folder":
         assert settings.path is not None
         return FolderDestination(settings.name, settings.path, stop)

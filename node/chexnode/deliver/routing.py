@@ -11,6 +11,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     JPEGBaseline8Bit,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
@@ -36,6 +37,7 @@ CONTEXTS: Mapping[tuple[ResultKind, str], Context] = {
     (ResultKind.SR, "comprehensive3d"): (Comprehensive3DSRStorage, ExplicitVRLittleEndian),
     (ResultKind.SR, "comprehensive"): (ComprehensiveSRStorage, ExplicitVRLittleEndian),
     (ResultKind.GSPS, ""): (GrayscaleSoftcopyPresentationStateStorage, ExplicitVRLittleEndian),
+    (ResultKind.KO, ""): (KeyObjectSelectionDocumentStorage, ExplicitVRLittleEndian),
 }
 
 DEFAULT_VARIANTS: tuple[Variant, ...] = (
@@ -102,6 +104,8 @@ def contexts(destination: DestinationSettings) -> tuple[Context, ...]:
     chosen = [_context(kind, variant) for kind, variant in wanted(destination)]
     if destination.not_analysed:
         chosen.append(CONTEXTS[ResultKind.SR, destination.sr_class])
+    if destination.withdraw == "iocm" and not destination.is_only_asked:
+        chosen.append(CONTEXTS[ResultKind.KO, ""])
     return tuple(dict.fromkeys(chosen))
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import DicomDictionary, dictionary_VR, tag_for_keyword  # type: ignore[attr-defined]
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from chexmodels.dicom.values import codecs, mended
+from chexmodels.dicom.values import element as held
 
 Json = dict[str, Any]
 """Tag (8 hexadecimal digits) -> ``{"vr": ..., "Value": [...]}``."""
@@ -25,6 +27,10 @@ _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "LT", "ST", "UC", "
     "SL", "SS", "SV", "UL", "US", "UV"
 }  # fmt: skip
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+#: Formats of one number, of an Attribute Tag both halves.
+_NUMBERS = {"AT": "HH", "FD": "d", "FL": "f", "SL": "l", "SS": "h", "SV": "q", "UL": "L", "US": "H", "UV": "Q"}
+_SIZES = {vr: struct.calcsize(f"<{numbers}") for vr, numbers in _NUMBERS.items()}
+_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 #: VRs whose values are ASCII, and are read here as they were sent.
 _PLAIN = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
 #: VRs that have one value, in which a backslash is one (PS3.5 section 6.2).
@@ -73,24 +79,32 @@ def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "", inherited: Sequen
     model: Json = {}
     declared = codecs(ds) or inherited
     for tag in sorted(ds.keys()):
-        if tag.group == 0x0002 or tag.element == 0x0000:  # group lengths are retired (PS3.5 section 7.2)
+        if tag >> 16 == 0x0002 or not tag & 0xFFFF:  # group lengths are retired (PS3.5 section 7.2)
             continue
-        model[f"{tag:08X}"] = _of_element(ds, tag, bulk_uri, f"{prefix}{tag:08X}", declared)
+        key = f"{tag:08X}"
+        model[key] = _of_element(ds, tag, bulk_uri, prefix + key, declared)
     return model
 
 
 def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declared: Sequence[str]) -> Json:
-    text = mended(ds, tag, declared)
-    if text is not None:
+    raw = held(ds, tag)
+    assert raw is not None
+    value: Any = raw.value
+    # Of private elements in Implicit VR the library knows some.
+    vr = raw.VR or ("" if tag >> 16 & 1 else DicomDictionary.get(tag, ("",))[0])
+    is_little = raw.is_little_endian if isinstance(raw, RawDataElement) else True
+    is_encoded = isinstance(raw, RawDataElement) and isinstance(value, bytes)
+    if is_encoded and vr in _NUMBERS:
+        if len(value) > INLINE_BYTES:
+            return {"vr": vr, "BulkDataURI": bulk_uri(path)}
+        value = _unpacked(vr, value, is_little)
+    elif is_encoded and vr in _PLAIN | _TEXT and _is_printable(value):
+        pass
+    elif (text := mended(ds, tag, declared)) is not None:
         if text[0] in _BULK and sum(map(_size, text[1])) > INLINE_BYTES:
             return {"vr": text[0], "BulkDataURI": bulk_uri(path)}
         return {"vr": text[0], "Value": [_value(text[0], each) for each in text[1]]} if text[1] else {"vr": text[0]}
-    raw = ds.get_item(tag)
-    vr, value = str(raw.VR or ""), raw.value
-    if not vr and not tag.is_private:
-        with suppress(KeyError):  # implicit
-            vr = dictionary_VR(tag)
-    if vr not in _PLAIN or not isinstance(value, bytes):
+    elif not (is_encoded and vr in _PLAIN | (_BINARY - {"UN"})):
         try:
             converted = ds[tag]
             vr, value = converted.VR, converted.value
@@ -107,8 +121,25 @@ def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declare
         if isinstance(value, bytes) and value:
             return {"vr": vr, "InlineBinary": b64encode(value).decode("ascii")}
         return {"vr": vr}
-    values = [_value(vr, one) for one in _values(vr, value)]
-    return {"vr": vr, "Value": values} if values else {"vr": vr}
+    if vr in _NUMBERS and isinstance(value, bytes):  # of a length that is none of its VR
+        return {"vr": vr}
+    values = [_value(vr, each) for each in _values(vr, value)]
+    return {"vr": vr, "Value": values} if values and values != [None] else {"vr": vr}
+
+
+def _is_printable(value: bytes) -> bool:
+    """Whether text reads the same in every character set: printable ASCII, and zeros for padding."""
+    text = value.rstrip(b"\0 ")
+    return text.isascii() and text.decode("ascii").isprintable()
+
+
+def _unpacked(vr: str, value: bytes, is_little: bool) -> list[Any]:
+    """The numbers of a value; none where its length is not that of its VR."""
+    if len(value) % _SIZES[vr]:
+        return []
+    order, count = "<" if is_little else ">", len(value) // _SIZES[vr]
+    numbers = struct.unpack(f"{order}{_NUMBERS[vr] * count}", value)
+    return [a << 16 | b for a, b in zip(numbers[::2], numbers[1::2], strict=True)] if vr == "AT" else list(numbers)
 
 
 def _values(vr: str, value: object) -> Sequence[object]:

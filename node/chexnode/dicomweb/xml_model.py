@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
@@ -183,11 +184,10 @@ def _person(name: Element) -> dict[str, str]:
 
 
 def _value(text: str, vr: str) -> str | int | float | None:
-    try:
-        if vr in _INTEGERS:
-            return int(text) if text.strip() else None
-        if vr in _DECIMALS:
-            return float(text) if text.strip() else None
-    except ValueError as error:
-        raise NotNative(f"a value of VR {vr} is no number") from error
+    """One value; what is no number where one belongs is the text that it is, as in the JSON model."""
+    with suppress(ValueError):
+        if vr in _INTEGERS and text.strip():
+            return int(text)
+        if vr in _DECIMALS and text.strip():
+            return float(text)
     return text if text else None

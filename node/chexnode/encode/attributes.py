@@ -15,6 +15,22 @@ TYPE_2 = (
     "StudyID",
 )
 
+#: Who and what an image is of: results of another one are made again, whatever else of the header changed.
+IDENTITY = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
+
 #: Patient module (PS3.3 C.7.1.1), Type 3 or conditional.
 PATIENT = (
     "IssuerOfPatientID",

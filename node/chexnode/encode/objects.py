@@ -37,6 +37,8 @@ class Encoded:
     series_instance_uid: str = ""
     series: Attributes = field(default_factory=dict)
     instance: Attributes = field(default_factory=dict)
+    study_instance_uid: str = ""
+    """Empty: that of the image."""
 
     @classmethod
     def of(cls, kind: ResultKind, variant: str, ds: Dataset, data: bytes) -> Encoded:

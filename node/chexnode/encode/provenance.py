@@ -15,6 +15,7 @@ from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from chexmodels.dicom.key_objects import KeyObject
 from chexnode.vocabulary.records import MANUFACTURER as MANUFACTURER
 from chexnode.vocabulary.records import variant_with
 from chexnode.vocabulary.series import OUR_NAMES, SeriesName, SeriesNames
@@ -64,6 +65,8 @@ class Provenance:
     series: SeriesNames = OUR_NAMES
     image_threshold: float | None = None
     """Calibrated score in [0, 1] from which an image has a finding: what decides. None: not known, and so not shown."""
+    predecessors: tuple[KeyObject, ...] = ()
+    """The reports that a report of this job takes the place of."""
     label: str = ""
     """What the destination's results are marked with, such as RESEARCH; part of their UIDs. Empty: nothing."""
 

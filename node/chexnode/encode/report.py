@@ -30,6 +30,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from chexmodels.dicom.key_objects import KeyObject
 from chexnode.encode.provenance import MANUFACTURER, set_times
 from chexnode.encode.source import Source, identify
 from chexnode.vocabulary.series import SeriesName
@@ -91,10 +92,12 @@ def report(
     words: Iterable[str],
     evidence: Sequence[Reference],
     library: ContainerContentItem | None = None,
+    predecessors: Sequence[KeyObject] = (),
 ) -> Dataset:
     """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line.
 
-    ``evidence`` is every instance that the groups and the library refer to, at least one.
+    ``evidence`` is every instance that the groups and the library refer to, at least one. ``predecessors``: the reports
+    that this one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2).
     """
     observer = DeviceObserverIdentifyingAttributes(
         uid=device.uid,
@@ -135,9 +138,31 @@ def report(
     )
     first = ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     first.ReferencedSOPClassUID = evidence[0].sop_class_uid
+    if predecessors:
+        ds.PredecessorDocumentsSequence = _documents(predecessors)
     identify(ds, source)
     set_times(ds, created_at)
     return ds
+
+
+def _documents(named: Sequence[KeyObject]) -> list[Dataset]:
+    """Return ``named`` as SOP Instance References by study and series (PS3.3 table C.17-3)."""
+    by_series: dict[tuple[str, str], list[Dataset]] = {}
+    for one in named:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = one.sop_class_uid, one.sop_instance_uid
+        by_series.setdefault((one.study_instance_uid, one.series_instance_uid), []).append(item)
+    by_study: dict[str, list[Dataset]] = {}
+    for (study, series), items in by_series.items():
+        of_series = Dataset()
+        of_series.SeriesInstanceUID, of_series.ReferencedSOPSequence = series, items
+        by_study.setdefault(study, []).append(of_series)
+    documents = []
+    for study, of_study in by_study.items():
+        document = Dataset()
+        document.StudyInstanceUID, document.ReferencedSeriesSequence = study, of_study
+        documents.append(document)
+    return documents
 
 
 def _remarks(words: Iterable[str]) -> ContainerContentItem:

@@ -92,6 +92,8 @@ MIDLINE = 0.05
 
 _NO_SEG = "noseg"
 
+REPLACES = "This report replaces an earlier one of the same image."
+
 
 @dataclass(frozen=True, slots=True)
 class SrVariant:
@@ -151,6 +153,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
     else:
         groups.append(_image_group(image, findings, provenance))
     texts = caption(findings, provenance)
+    replaced = [REPLACES] if provenance.predecessors else []
     return report(
         source,
         Naming(
@@ -163,9 +166,10 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
         provenance.created_at,
         variant.sr_class,
         groups,
-        [line.text for line in (*texts.below, *texts.above)],
+        [*(line.text for line in (*texts.below, *texts.above)), *replaced],
         evidence,
         image_library(source),
+        provenance.predecessors,
     )
 
 

@@ -77,6 +77,16 @@ def verify_report(data: bytes, study: Source) -> None:
         raise InvalidResult(f"it cannot be read back: {type(error).__name__}") from error
 
 
+def verify_rejection(data: bytes) -> None:
+    """Read back the rejection note ``data``. Raises InvalidResult if it does not parse or lacks an attribute."""
+    try:
+        absent = faults(dcmread(BytesIO(data)))
+    except Exception as error:
+        raise InvalidResult(f"it cannot be read back: {type(error).__name__}") from error
+    if absent:
+        raise InvalidResult(absent[0])
+
+
 def _verify_identity(ds: Dataset, source: Source) -> None:
     absent = faults(ds)
     if absent:

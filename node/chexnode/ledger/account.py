@@ -30,6 +30,8 @@ class Account:
     """By reason, from the pixels."""
     failed: int
     cancelled: int
+    skipped: int
+    """Another version of the image has the results."""
     pending: int
     """Waiting or being analysed."""
     difference: int
@@ -73,6 +75,7 @@ class Tally:
             refused=refused,
             failed=count(JobState.FAILED),
             cancelled=count(JobState.CANCELLED),
+            skipped=count(JobState.SKIPPED),
             pending=count(JobState.QUEUED, JobState.RUNNING),
             difference=received - sum(not_analysed.values()) - quarantined - self.newest.total(),
             duplicates=self.duplicates,

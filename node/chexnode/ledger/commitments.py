@@ -16,8 +16,8 @@ from sqlalchemy import Connection, and_, insert, select, update
 
 from chexnode.ledger.database import Database, in_chunks
 from chexnode.ledger.deliveries import bury, jobs_of, lock_jobs, to_be_committed
-from chexnode.ledger.jobs import finish_delivered
-from chexnode.ledger.moves import move_each
+from chexnode.ledger.moves import finish_delivered, move_each
+from chexnode.ledger.rows import NEVER_COMMITTED
 from chexnode.ledger.schema import commitments, deliveries, instances, results
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
@@ -137,7 +137,7 @@ class Commitments:
         )
         lock_jobs(conn, jobs_of(conn.execute(late).all()))
         for rows in in_chunks(conn.execute(late.with_for_update()).all()):
-            bury(conn, rows, "accepted, but the destination never committed to it", now)
+            bury(conn, rows, NEVER_COMMITTED, now)
 
     # We are asked
 

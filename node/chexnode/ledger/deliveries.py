@@ -11,8 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple_, union_all, update
 
 from chexnode.ledger.database import Database, add_missing, in_chunks
-from chexnode.ledger.jobs import finish_delivered
-from chexnode.ledger.moves import locked, move, move_each
+from chexnode.ledger.moves import finish_delivered, locked, move, move_each
 from chexnode.ledger.narrowing import of_deliveries
 from chexnode.ledger.rows import COMMITTING, TO_BE_SENT, delivery_claims
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
@@ -146,6 +145,7 @@ class Deliveries:
         where: list[ColumnElement[bool]] = [
             deliveries.c.state.in_((DeliveryState.DEAD, *accepted)),
             results.c.path.is_not(None),
+            results.c.superseded.is_(None),
         ]
         if ids:
             where.append(deliveries.c.id.in_(ids))

@@ -56,20 +56,25 @@ class Files:
             still = conn.execute(select(*_KEY, instances.c.path).where(tuple_(*_KEY).in_(keys), _is_over(before))).all()
             keys = [(row.sop_instance_uid, row.digest) for row in still]
             of_theirs = results.c.job_id.in_(select(jobs.c.id).where(theirs.in_(keys)))
-            made = conn.execute(select(results.c.path).where(of_theirs, results.c.path.is_not(None))).scalars().all()
+            written = select(results.c.path).where(of_theirs, results.c.path.is_not(None))
+            made = list(conn.execute(written).scalars())
             conn.execute(update(instances).where(tuple_(*_KEY).in_(keys)).values(path=None))
             conn.execute(update(results).where(of_theirs).values(path=None))
+            answered = and_(theirs.in_(keys), jobs.c.answer_path.is_not(None))
+            made += conn.execute(select(jobs.c.answer_path).where(answered)).scalars().all()
+            conn.execute(update(jobs).where(answered).values(answer_path=None))
             reports = conn.execute(select(results.c.uid).where(_is_old_report(before)).limit(limit)).scalars().all()
             lock_reports(conn, reports)
             where = and_(results.c.uid.in_(reports), _is_old_report(before))
             said = conn.execute(select(results.c.path).where(where)).scalars().all()
             conn.execute(update(results).where(where).values(path=None))
-        return [row.path for row in still] + list(made) + [path for path in said if path is not None]
+        return [row.path for row in still] + made + [path for path in said if path is not None]
 
     def known(self, paths: Sequence[str]) -> set[str]:
         """Those of ``paths`` that a row names."""
         with self._db.read() as conn:
             found = set(conn.execute(select(instances.c.path).where(instances.c.path.in_(paths))).scalars())
+            found |= set(conn.execute(select(jobs.c.answer_path).where(jobs.c.answer_path.in_(paths))).scalars())
             return found | set(conn.execute(select(results.c.path).where(results.c.path.in_(paths))).scalars())
 
     def marker(self, name: str) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, and_, bindparam, select, text, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from chexnode.ledger.database import Database, add_missing, add_rows
@@ -20,6 +20,7 @@ from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
 from chexnode.vocabulary.states import InstanceState, JobState, StudyState
+from chexnode.vocabulary.variants import ResultKind
 
 #: A job that is queued again begins anew.
 AFRESH: dict[str, Any] = {"reason": None, "error": None, "attempts": 0, "crashes": 0, "finished_at": None}
@@ -127,6 +128,8 @@ class _Batch:
         self.events: list[dict[str, Any]] = []
         self.created: list[dict[str, Any]] = []
         self.triaged: list[tuple[InstanceState, Arrival, dict[str, Any]]] = []
+        self.corrected: set[str] = set()
+        """Studies of which a known image came again, changed: what its header says of patient and study counts now."""
         self.duplicates: dict[tuple[str, str], int] = defaultdict(int)
         self.latest_again: dict[tuple[str, str], datetime] = {}
 
@@ -145,6 +148,8 @@ class _Batch:
         # The latest version is that received last, whatever two clocks say.
         received_at = self._becomes_latest(uid, digest)
         versions[digest] = (verdict.state, arrival.path)
+        if conflict and verdict.state is not InstanceState.QUARANTINED and arrival.study_instance_uid:
+            self.corrected.add(arrival.study_instance_uid)
         self._add_study(arrival)
         self.instances.append(
             {
@@ -180,6 +185,9 @@ class _Batch:
         job = None
         if self.newest[uid][1] != digest:  # A, B, and A again
             self.latest_again[uid, digest] = self._becomes_latest(uid, digest)
+            if arrival.verdict.state is not InstanceState.QUARANTINED:
+                self.corrected.add(arrival.study_instance_uid)
+                self._add_study(arrival)
         if path is None:  # retention had deleted the file; this one takes its place
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))
@@ -197,6 +205,8 @@ class _Batch:
             if state is InstanceState.ANALYSABLE and not self._has_job(arrival):
                 supersede(self.conn, uid, digest, self.spec.key(uid, digest))
                 job = self._add_job(arrival)
+            elif (uid, digest) in self.latest_again and self._needs_results(uid, digest):
+                job = self._add_job(arrival, again=True)
             elif (job := self._retry_without_source(arrival)) is not None:
                 path = arrival.path
                 self.conn.execute(update(instances).where(where).values(path=path))
@@ -211,7 +221,10 @@ class _Batch:
             return
         facts = columns_of(studies, arrival.study)
         key = name_key(str(arrival.study.get("patient_name") or ""))
-        self.studies.setdefault(study, dict(facts, study_instance_uid=study, patient_name_key=key or None))
+        row = dict(facts, study_instance_uid=study, patient_name_key=key or None)
+        if study in self.corrected:
+            self.studies[study] = row
+        self.studies.setdefault(study, row)
         self.series.setdefault(
             (study, one_series),
             dict(columns_of(series, arrival.series), study_instance_uid=study, series_instance_uid=one_series),
@@ -236,8 +249,26 @@ class _Batch:
             return str(job)
         return None
 
-    def _add_job(self, arrival: Arrival) -> str:
-        row = new_job(arrival.sop_instance_uid, arrival.digest, self.spec, arrival.verdict.priority, self.now)
+    def _needs_results(self, uid: str, digest: str) -> bool:
+        """Whether a version that is the latest again had results, or needed none, and now those of another stand."""
+        counts = and_(jobs.c.sop_instance_uid == uid, jobs.c.digest == digest, ~jobs.c.superseded)
+        what = (jobs.c.content_digest, jobs.c.identity_digest)
+        ended = counts, jobs.c.state.in_((JobState.DELIVERING, JobState.DONE, JobState.SKIPPED))
+        mine = self.conn.execute(select(*what).where(*ended)).first()
+        of_image = and_(jobs.c.sop_instance_uid == uid, results.c.superseded.is_(None), results.c.kind != ResultKind.KO)
+        valid = select(*what).join_from(results, jobs, jobs.c.id == results.c.job_id).where(of_image)
+        return mine is not None and mine not in self.conn.execute(valid.distinct()).all()
+
+    def _add_job(self, arrival: Arrival, *, again: bool = False) -> str:
+        """``again``: results that were withdrawn are made under other UIDs."""
+        uid, digest = arrival.sop_instance_uid, arrival.digest
+        number = 0
+        if again:
+            of_version = and_(jobs.c.sop_instance_uid == uid, jobs.c.digest == digest)
+            number = self.conn.execute(select(func.count()).select_from(jobs).where(of_version)).scalar_one()
+        row = new_job(uid, digest, self.spec, arrival.verdict.priority, self.now, number)
+        if again:
+            supersede(self.conn, uid, digest, row["key"])
         self.jobs.append(row)
         self.created.append(happened("job", row["id"], Event.CREATED, self.now, None, JobState.QUEUED))
         return str(row["id"])
@@ -286,15 +317,20 @@ class _Batch:
         add_missing(self.conn, studies, _uniform(fresh))
         if known:
             self.conn.execute(_TOUCH_STUDIES, {"uids": sorted(known), "now": self.now})
+        for uid in sorted(self.corrected & known.keys()):
+            facts = {name: value for name, value in self.studies[uid].items() if name != "study_instance_uid"}
+            self.conn.execute(update(studies).where(studies.c.study_instance_uid == uid).values(**facts))
         if closed := [uid for uid, state in known.items() if state is StudyState.CLOSED]:
             reopened = (StudyState.CLOSED, StudyState.OPEN, Event.REOPENED)
             those = studies.c.study_instance_uid.in_(closed)
             move(self.conn, studies, *reopened, self.now, those, closed_at=None, report_digest=None)
 
 
-def new_job(sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, now: datetime) -> dict[str, Any]:
-    """The row of a fresh job."""
-    key = spec.key(sop_instance_uid, digest)
+def new_job(
+    sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, now: datetime, number: int = 0
+) -> dict[str, Any]:
+    """The row of a fresh job; ``number``: how many the version had, where the same analysis is wanted again."""
+    key = spec.key(sop_instance_uid, digest, number)
     return {
         "id": key[:16],
         "key": key,

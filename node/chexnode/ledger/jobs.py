@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,21 +10,28 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple
 
 from chexnode.ledger.database import Database, add_missing
 from chexnode.ledger.instances import AFRESH, new_job, supersede
-from chexnode.ledger.moves import allowed, happened, locked, move, move_each, record
+from chexnode.ledger.moves import allowed, finish_delivered, happened, locked, move, move_each, record
 from chexnode.ledger.reports import look_again
-from chexnode.ledger.rows import JOB_OF_VERSION, UNFINISHED, add_results, job_claims, version
+from chexnode.ledger.rows import JOB_OF_VERSION, add_results, job_claims, version
 from chexnode.ledger.schema import deliveries, instances, jobs
+from chexnode.ledger.sets import supersede_sets
 from chexnode.vocabulary.errors import StaleMove, Usage
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import Analysis, JobClaim, JobSpec, NewResult, Priority
+from chexnode.vocabulary.records import Analysis, Digests, JobClaim, JobSpec, NewResult, Priority
 from chexnode.vocabulary.states import JobState
+from chexnode.vocabulary.supersession import Supersession
+from chexnode.vocabulary.variants import ResultKind
 
 LEASE = timedelta(seconds=30)
 """A worker that does not renew for this long has lost its jobs."""
 HEARTBEAT_SECONDS = 10.0
 
+REUSED = "from what the model answered before"
+"""Detail of the event of an analysis for which the model was not asked."""
+
 _NO_LEASE: dict[str, Any] = {"owner": None, "lease_until": None}
+_NOTHING: Mapping[str, Supersession] = {}
 
 
 class Jobs:
@@ -76,12 +83,19 @@ class Jobs:
             return {c.id for c in claims} - set(conn.execute(extend.returning(jobs.c.id)).scalars())
 
     def complete(
-        self, claim: JobClaim, analysis: Analysis, new_results: Sequence[NewResult], to: Sequence[tuple[str, str]]
+        self,
+        claim: JobClaim,
+        analysis: Analysis,
+        new_results: Sequence[NewResult],
+        to: Sequence[tuple[str, str]],
+        replaces: Mapping[str, Supersession] = _NOTHING,
     ) -> JobState:
         """Commit results whose files are durable and their deliveries; ``to``: (result UID, destination) pairs.
 
-        Returns DELIVERING, or DONE if there is nothing to deliver. Raises StaleMove when the lease is lost: the caller
-        throws its result away.
+        ``replaces``: the jobs whose sets of results are valid until now, and why they are no longer.
+
+        Returns DELIVERING, or DONE if there is nothing to deliver. Raises StaleMove when the lease is lost, and
+        Transient where other sets are valid by now: the caller throws its result away.
         """
         now = self._db.clock()
         facts: dict[str, Any] = {
@@ -90,12 +104,27 @@ class Jobs:
             "regions": analysis.regions,
             "notes": analysis.notes,
             "error": None,
+            "answer_path": analysis.answer_path,
+            **_digests(analysis.digests),
         }
         with self._db.write() as conn:
-            _move(conn, claim, JobState.DELIVERING, Event.ANALYSED, now, **facts)
+            under_way = _under_way(conn, replaces)
+            why = REUSED if analysis.is_reused else None
+            _move(conn, claim, JobState.DELIVERING, Event.ANALYSED, now, why, **facts)
             study = select(instances.c.study_instance_uid).where(version(claim.sop_instance_uid, claim.digest))
+            supersede_sets(conn, claim.sop_instance_uid, claim.id, replaces, now)
             add_results(conn, new_results, to, now, conn.execute(study).scalar_one_or_none(), claim.id)
+            if under_way is not None:
+                notes = and_(deliveries.c.job_id == claim.id, deliveries.c.kind == ResultKind.KO)
+                conn.execute(update(deliveries).where(notes).values(next_attempt=under_way))
             return JobState.DONE if finish_delivered(conn, [claim.id], now) else JobState.DELIVERING
+
+    def skip(self, claim: JobClaim, why: str, digests: Digests) -> None:
+        """Another version of the image has the results. Raises StaleMove when the lease is lost."""
+        now = self._db.clock()
+        with self._db.write() as conn:
+            facts = {"error": why, "finished_at": now, **_digests(digests)}
+            _move(conn, claim, JobState.SKIPPED, Event.SKIPPED, now, why, **facts)
 
     def refuse(self, claim: JobClaim, reason: Reason, detail: str) -> None:
         """The pixels can never be analysed. Raises StaleMove when the lease is lost."""
@@ -230,15 +259,33 @@ class Jobs:
             return int(conn.execute(query).scalar_one())
 
 
-def finish_delivered(conn: Connection, job_ids: Sequence[str], now: datetime) -> list[str]:
-    """Move those of ``job_ids`` that are DELIVERING with no open delivery to DONE; return them."""
-    still_open = select(deliveries.c.id).where(deliveries.c.job_id == jobs.c.id, UNFINISHED).exists()
-    done = (JobState.DELIVERING, JobState.DONE, Event.DONE)
-    return move(conn, jobs, *done, now, and_(jobs.c.id.in_(job_ids), ~still_open), finished_at=now)
+def _digests(digests: Digests | None) -> dict[str, Any]:
+    return {} if digests is None else {"content_digest": digests.content, "identity_digest": digests.identity}
+
+
+def _under_way(conn: Connection, job_ids: Iterable[str]) -> datetime | None:
+    """Until when results of these jobs may be under way to a destination, which must not get them after the note that
+    withdraws them; None: none is."""
+    leases = select(func.max(deliveries.c.lease_until)).where(deliveries.c.job_id.in_(list(job_ids)))
+    until: datetime | None = conn.execute(leases).scalar_one_or_none()
+    return until
 
 
 def _due(spec: JobSpec, now: datetime) -> ColumnElement[bool]:
+    # One version of an image after the other: the second can then see that it needs no analysis.
+    earlier = jobs.alias("earlier")
+    waits = select(earlier.c.id).where(
+        earlier.c.sop_instance_uid == jobs.c.sop_instance_uid,
+        earlier.c.state.in_((JobState.QUEUED, JobState.RUNNING)),
+        earlier.c.model_digest == spec.model_digest,
+        earlier.c.settings_digest == spec.settings_digest,
+        or_(
+            earlier.c.created_at < jobs.c.created_at,
+            and_(earlier.c.created_at == jobs.c.created_at, earlier.c.id < jobs.c.id),
+        ),
+    )
     return and_(
+        ~waits.exists(),
         jobs.c.state == JobState.QUEUED,
         jobs.c.due_at <= now,
         jobs.c.model_digest == spec.model_digest,

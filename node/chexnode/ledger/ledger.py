@@ -24,6 +24,7 @@ from chexnode.ledger.migrate import check_schema
 from chexnode.ledger.objects import Objects
 from chexnode.ledger.overview import Overviews
 from chexnode.ledger.reports import Reports
+from chexnode.ledger.sets import Sets
 from chexnode.ledger.studies import Studies
 from chexnode.ledger.subjects import Subjects
 from chexnode.ledger.tokens import Tokens
@@ -43,6 +44,7 @@ class Ledger:
         self.deliveries = Deliveries(self.database)
         self.commitments = Commitments(self.database)
         self.leases = Leases(self.database)
+        self.sets = Sets(self.database)
         self.studies = Studies(self.database)
         self.reports = Reports(self.database)
         self.subjects = Subjects(self.database)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, select, update
 
 from chexnode.ledger.database import add_rows
+from chexnode.ledger.rows import UNFINISHED
 from chexnode.ledger.schema import deliveries, events, instances, jobs, studies
 from chexnode.vocabulary.events import Event
-from chexnode.vocabulary.states import State
+from chexnode.vocabulary.states import JobState, State
 from chexnode.vocabulary.transitions import TRANSITIONS
 
 _SUBJECTS: Mapping[Table, str] = {instances: "instance", jobs: "job", deliveries: "delivery", studies: "study"}
@@ -79,6 +80,13 @@ def locked(conn: Connection, table: Table, where: ColumnElement[bool], *columns:
     """Lock the rows of ``table`` that meet ``where``, in the order of their keys; return ``columns``, or the keys."""
     key = list(table.primary_key.columns)
     return list(conn.execute(select(*(columns or key)).where(where).order_by(*key).with_for_update(of=table)).all())
+
+
+def finish_delivered(conn: Connection, job_ids: Sequence[str], now: datetime) -> list[str]:
+    """Move those of ``job_ids`` that are DELIVERING with no open delivery to DONE; return them."""
+    still_open = select(deliveries.c.id).where(deliveries.c.job_id == jobs.c.id, UNFINISHED).exists()
+    done = (JobState.DELIVERING, JobState.DONE, Event.DONE)
+    return move(conn, jobs, *done, now, and_(jobs.c.id.in_(job_ids), ~still_open), finished_at=now)
 
 
 def instance_id(sop_instance_uid: str, digest: str) -> str:

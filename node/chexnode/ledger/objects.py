@@ -53,6 +53,8 @@ class Query:
     """Of any series of the study."""
     offset: int = 0
     limit: int = 1000
+    superseded: bool = False
+    """Whether results that are valid no longer are found too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,16 @@ class Objects:
         """Studies, latest first: their columns and ``modalities``, ``sop_classes``, ``series``, ``instances`` (numbers)
         and ``held``, whether any of their files is there."""
         order = (studies.c.study_date.desc(), studies.c.study_instance_uid.desc())
-        keys = select(studies.c.study_instance_uid).where(*self._of(studies, query.study), _has_members(studies))
+        keys = select(studies.c.study_instance_uid).where(
+            *self._of(studies, query.study), _has_members(studies, query.superseded)
+        )
         keys = keys.order_by(*order)
         with self._db.read() as conn:
             keys = keys.where(*self._modalities(conn, query)(studies.c.study_instance_uid))
             page = _paged(keys, query).subquery()
             wanted = select(studies).join(page, page.c.study_instance_uid == studies.c.study_instance_uid)
             rows = _rows(conn, wanted.order_by(*order))
-            found = _contents(conn, [row["study_instance_uid"] for row in rows])
+            found = _contents(conn, [row["study_instance_uid"] for row in rows], query.superseded)
         return [{**row, **found[row["study_instance_uid"]]} for row in rows if row["study_instance_uid"] in found]
 
     def series(self, query: Query) -> list[Row]:
@@ -96,14 +100,14 @@ class Objects:
         order = (series.c.study_instance_uid, series.c.series_number, series.c.series_instance_uid)
         both: Select[Any] = select(*(series.c[name] for name in _SERIES_KEY))
         keys = self._below_studies(both.order_by(*order), series, query)
-        keys = keys.where(*self._of(series, query.series), _has_members(series))
+        keys = keys.where(*self._of(series, query.series), _has_members(series, query.superseded))
         columns = [*studies.c, *(column for column in series.c if column.name not in studies.c)]
         with self._db.read() as conn:
             keys = keys.where(*self._modalities(conn, query)(series.c.study_instance_uid))
             page = _paged(keys, query).subquery()
             wanted = select(*columns).join_from(page, series, _same_series(page, series)).join(studies)
             rows = _rows(conn, wanted.order_by(*order))
-            counted = _counts(conn, {row["study_instance_uid"] for row in rows})
+            counted = _counts(conn, {row["study_instance_uid"] for row in rows}, query.superseded)
         found = [(row, counted.get((row["study_instance_uid"], row["series_instance_uid"]))) for row in rows]
         return [{**row, "instances": count.instances, "held": count.held} for row, count in found if count is not None]
 
@@ -116,7 +120,7 @@ class Objects:
                 return self._wanted(table, members, query).where(*held(table.c.study_instance_uid))
 
             if "study_instance_uid" in query.study:
-                found = _members(wanted).subquery()
+                found = _members(wanted, superseded=query.superseded).subquery()
                 order = (found.c.study_instance_uid, series.c.series_number, found.c.series_instance_uid)
                 order_below = (found.c.instance_number, found.c.sop_instance_uid)
                 return _rows(conn, _paged(_joined(found).order_by(*order, *order_below), query))
@@ -128,16 +132,28 @@ class Objects:
                 ordered = wanted(table, members).order_by(*(columns[key] for key in keys))
                 return select(ordered.limit(most).subquery())
 
-            page = _paged(_ordered(_members(first, keys), keys), query)
+            page = _paged(_ordered(_members(first, keys, query.superseded), keys), query)
             uids = [row.sop_instance_uid for row in conn.execute(page)]
-            rows = [dict(row) for some in in_chunks(uids) for row in conn.execute(_NAMED, {"some": some}).mappings()]
+            rows = [
+                dict(row)
+                for some in in_chunks(uids)
+                for row in conn.execute(_NAMED[query.superseded], {"some": some}).mappings()
+            ]
         place = {uid: number for number, uid in enumerate(uids)}
         return sorted(rows, key=lambda row: place[row["sop_instance_uid"]])
 
     def locate(
-        self, study_instance_uid: str, series_instance_uid: str | None = None, sop_instance_uid: str | None = None
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+        *,
+        superseded: bool = False,
     ) -> list[Held]:
-        """The objects of a study, of one of its series, or one of them; none if the node never held any."""
+        """The objects of a study, of one of its series, or one of them; none if the node never held any.
+
+        ``superseded``: also results that are valid no longer.
+        """
 
         def named(table: Table, wanted: Select[Any]) -> Select[Any]:
             wanted = wanted.where(table.c.study_instance_uid == study_instance_uid)
@@ -145,7 +161,7 @@ class Objects:
                 wanted = wanted.where(table.c.series_instance_uid == series_instance_uid)
             return wanted if sop_instance_uid is None else wanted.where(_uid_of(table) == sop_instance_uid)
 
-        found = _members(named).subquery()
+        found = _members(named, superseded=superseded).subquery()
         order = (found.c.series_instance_uid, found.c.instance_number, found.c.sop_instance_uid)
         patient = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
         same = studies.c.study_instance_uid == found.c.study_instance_uid
@@ -244,7 +260,9 @@ def _own(table: Table) -> dict[str, Column[Any]]:
     return {**{name: table.c[name] for name in (*_COMMON, *_IMAGE)}, "sop_instance_uid": _uid_of(table)}
 
 
-def _members(narrow: Callable[[Table, Select[Any]], Select[Any]], names: Collection[str] = ()) -> CompoundSelect[Any]:
+def _members(
+    narrow: Callable[[Table, Select[Any]], Select[Any]], names: Collection[str] = (), superseded: bool = False
+) -> CompoundSelect[Any]:
     """Latest versions and results, the columns of these ``names`` or all; ``narrow`` adds the conditions on either."""
     return union_all(
         *(
@@ -252,18 +270,19 @@ def _members(narrow: Callable[[Table, Select[Any]], Select[Any]], names: Collect
                 table,
                 select(
                     *(column.label(name) for name, column in _own(table).items() if not names or name in names)
-                ).where(_is_served(table)),
+                ).where(_is_served(table, superseded)),
             )
             for table in (instances, results)
         )
     )
 
 
-def _is_served(table: Table) -> ColumnElement[bool]:
+def _is_served(table: Table, superseded: bool) -> ColumnElement[bool]:
     if table is results:
+        valid = [] if superseded else [results.c.superseded.is_(None)]
         # Not "exists": of that PostgreSQL makes a join, and expects nothing to be left of it.
         received = select(true()).where(instances.c.sop_instance_uid == results.c.uid).limit(1).scalar_subquery()
-        return and_(_is_in_series(results), not_(func.coalesce(received, false())))
+        return and_(_is_in_series(results), *valid, not_(func.coalesce(received, false())))
     later = instances.alias("later")
     newer = or_(
         later.c.received_at > instances.c.received_at,
@@ -285,13 +304,13 @@ def _is_in_series(table: Any) -> ColumnElement[bool]:
     return and_(table.c.series_instance_uid.is_not(None), table.c.study_instance_uid.is_not(None))
 
 
-def _has_members(above: Table) -> ColumnElement[bool]:
+def _has_members(above: Table, superseded: bool) -> ColumnElement[bool]:
     """Whether anything that is served is in a study or series: a page is not cut by rows that are then left out."""
     keys = [key for key in _SERIES_KEY if above is series or key == "study_instance_uid"]
     return or_(
         *(
             select(true())
-            .where(*(table.c[key] == above.c[key] for key in keys), _is_served(table))
+            .where(*(table.c[key] == above.c[key] for key in keys), _is_served(table, superseded))
             .correlate(above)
             .exists()
             for table in (instances, results)
@@ -307,9 +326,9 @@ class _Count:
     sop_classes: set[str]
 
 
-def _counted() -> Select[Any]:
+def _counted(superseded: bool) -> Select[Any]:
     """What is in each series of :data:`_SOME` studies, by SOP class."""
-    members = _members(lambda table, wanted: wanted.where(table.c.study_instance_uid.in_(_SOME)))
+    members = _members(lambda table, wanted: wanted.where(table.c.study_instance_uid.in_(_SOME)), superseded=superseded)
     one = members.subquery()
     key = (one.c.study_instance_uid, one.c.series_instance_uid, one.c.sop_class_uid, series.c.modality)
     counted = select(*key, func.count(), func.count(one.c.path)).join_from(one, series, _same_series(one, series))
@@ -317,15 +336,20 @@ def _counted() -> Select[Any]:
 
 
 #: Put together once: that takes SQLAlchemy as long as a small search takes a database.
-_COUNTED = _counted()
-_NAMED = _joined(_members(lambda table, wanted: wanted.where(_uid_of(table).in_(_SOME))).subquery())
+_COUNTED = {superseded: _counted(superseded) for superseded in (False, True)}
+_NAMED = {
+    superseded: _joined(
+        _members(lambda table, wanted: wanted.where(_uid_of(table).in_(_SOME)), superseded=superseded).subquery()
+    )
+    for superseded in (False, True)
+}
 
 
-def _counts(conn: Connection, study_instance_uids: Collection[str]) -> dict[tuple[str, str], _Count]:
+def _counts(conn: Connection, study_instance_uids: Collection[str], superseded: bool) -> dict[tuple[str, str], _Count]:
     """(study, series) -> what is in it."""
     found: dict[tuple[str, str], _Count] = {}
     for some in in_chunks(sorted(study_instance_uids)):
-        for study, one_series, sop_class, modality, number, files in conn.execute(_COUNTED, {"some": some}):
+        for study, one_series, sop_class, modality, number, files in conn.execute(_COUNTED[superseded], {"some": some}):
             count = found.setdefault((study, one_series), _Count(modality, 0, False, set()))
             count.instances += number
             count.held = count.held or files > 0
@@ -333,10 +357,10 @@ def _counts(conn: Connection, study_instance_uids: Collection[str]) -> dict[tupl
     return found
 
 
-def _contents(conn: Connection, study_instance_uids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _contents(conn: Connection, study_instance_uids: Sequence[str], superseded: bool) -> dict[str, dict[str, Any]]:
     """Study -> what :meth:`Objects.studies` adds."""
     found: dict[str, dict[str, Any]] = {}
-    for (study, _), count in _counts(conn, study_instance_uids).items():
+    for (study, _), count in _counts(conn, study_instance_uids, superseded).items():
         one = found.setdefault(
             study, {"modalities": set(), "sop_classes": set(), "series": 0, "instances": 0, "held": False}
         )

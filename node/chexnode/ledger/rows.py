@@ -30,6 +30,16 @@ TO_BE_SENT = (DeliveryState.PENDING, DeliveryState.WAITING)
 #: A delivery that is not over: to be sent, or sent and still to be committed.
 UNFINISHED: ColumnElement[bool] = or_(deliveries.c.state.in_(TO_BE_SENT), COMMITTING)
 
+#: Why a delivery was given up that the destination had accepted before.
+NEVER_COMMITTED = "accepted, but the destination never committed to it"
+
+#: A delivery after which the destination may have the result, whatever it answered or did not.
+MAY_BE_THERE: ColumnElement[bool] = or_(
+    deliveries.c.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED)),
+    and_(deliveries.c.state.in_(TO_BE_SENT), or_(deliveries.c.attempts > 0, deliveries.c.lease_until.is_not(None))),
+    and_(deliveries.c.state == DeliveryState.DEAD, deliveries.c.error == NEVER_COMMITTED),
+)
+
 #: Columns of ``results``, and of ``instances``, that tell of the object itself.
 INDEXED = ("transfer_syntax_uid", "instance_number", "rows", "columns", "bits_allocated", "number_of_frames")
 
@@ -120,7 +130,7 @@ def _result_row(r: NewResult, now: datetime, study_instance_uid: str | None, job
     return {name: r.instance.get(name) for name in INDEXED} | {
         "uid": r.uid,
         "job_id": job_id,
-        "study_instance_uid": study_instance_uid,
+        "study_instance_uid": r.study_instance_uid or study_instance_uid,
         "series_instance_uid": r.series_instance_uid or None,
         "kind": r.kind,
         "variant": r.variant,

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind
 
 metadata = MetaData(
@@ -242,6 +243,10 @@ jobs = Table(
     Column("score", Float),
     Column("abnormal", Boolean),
     Column("regions", Integer),
+    # Of what the model was given, and of all else that the results say: see chexnode.vocabulary.records.Digests
+    Column("content_digest", String(64)),
+    Column("identity_digest", String(64)),
+    Column("answer_path", SafeText),  # what the model answered; NULL where it was not asked, or once retention took it
     # A newer analysis of the same version counts in its place.
     Column("superseded", Boolean, nullable=False, default=False),
     Column("notes", Codes, nullable=False),
@@ -254,6 +259,7 @@ jobs = Table(
     Index("ix_jobs_state_created_at", "state", "created_at", "superseded"),
     # As that of instances.
     Index(None, "superseded", "state", "reason", "notes"),
+    Index(None, "answer_path", **_where("answer_path IS NOT NULL")),
 )
 
 results = Table(
@@ -276,6 +282,7 @@ results = Table(
     Column("path", SafeText),  # NULL once retention has deleted the file
     Column("size", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("superseded", Coded(Supersession, 32)),  # why it is valid no longer; NULL while it is
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
     ),

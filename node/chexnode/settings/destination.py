@@ -19,6 +19,9 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
 """Keys that one kind of destination acts on and no other."""
 
 
+_CREDENTIALS = frozenset({"token", "token_file", "user", "password", "password_file"})
+
+
 def _service(value: str) -> str:
     """Check the base URL of a DICOMweb service (PS3.18 section 8.2): credentials have keys of their own."""
     parts = urlsplit(value)
@@ -67,6 +70,17 @@ class DestinationSettings(Section):
         pattern=r"^([A-Za-z0-9]([A-Za-z0-9 ._-]{0,10}[A-Za-z0-9])?)?$",
         description="Begins the Series Description of what is sent here, such as RESEARCH; at most 12 characters.",
     )
+    withdraw: Literal["iocm", "dcm4chee-reject", "delete", "none"] = Field(
+        "iocm",
+        description="How results that are valid no longer are withdrawn from it: by an IHE IOCM rejection note, by "
+        "dcm4chee's reject service, by deletion, or not at all.",
+    )
+    withdraw_url: Annotated[str, AfterValidator(_service)] | None = Field(
+        None,
+        description="Where it is asked to withdraw (dcm4chee-reject, delete): base URL of its DICOMweb service, or of "
+        "Orthanc's own interface where withdraw_by_orthanc is on; none: url.",
+    )
+    withdraw_by_orthanc: bool = Field(False, description="Delete by Orthanc's own interface (delete).")
     peers: tuple[AETitle, ...] = Field((), description="Only images from these callers; empty: all.")
     send: Literal["always", "abnormal"] = Field("always", description="Everything, or only images with a finding.")
     storage_commitment: bool = Field(False, description="Delivered is what it has committed to (dicom).")
@@ -85,7 +99,20 @@ class DestinationSettings(Section):
     @property
     def speaks_tls(self) -> bool:
         """Whether connections to it are TLS."""
-        return self.tls or (self.url or "").startswith("https:")
+        return self.tls or any((url or "").startswith("https:") for url in (self.url, self.withdraw_url))
+
+    @model_validator(mode="after")
+    def _withdrawable(self) -> DestinationSettings:
+        by_web = self.withdraw == "dcm4chee-reject" or (self.withdraw == "delete" and self.kind != "folder")
+        if self.withdraw == "dcm4chee-reject" and self.kind == "folder":
+            raise ValueError(f"destination {self.name!r} is a folder: it is no dcm4chee")
+        if by_web and not (self.withdraw_url or self.url):
+            raise ValueError(f"destination {self.name!r} needs withdraw_url for withdraw = {self.withdraw!r}")
+        if self.withdraw_url is not None and not by_web:
+            raise ValueError(f"destination {self.name!r} has withdraw_url, but withdraws by {self.withdraw!r}")
+        if self.withdraw_by_orthanc and not (self.withdraw == "delete" and self.withdraw_url):
+            raise ValueError(f"destination {self.name!r} has withdraw_by_orthanc, which deletes at withdraw_url")
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> DestinationSettings:
@@ -97,6 +124,8 @@ class DestinationSettings(Section):
         if self.storage_commitment and self.kind != "dicom":
             raise ValueError(f"{what} offers no storage commitment")
         others = {key for kind, keys in _ONLY.items() if kind != self.kind for key in keys}
+        if self.withdraw_url is not None:
+            others -= _CREDENTIALS
         foreign = sorted(key for key in others & self.model_fields_set if getattr(self, key) not in (None, False))
         if foreign:
             raise ValueError(f"{what} has no {', '.join(foreign)}")

@@ -97,7 +97,7 @@ class Incoming:
         self._flush()
         return memoryview(mmap.mmap(self._fd, self._flushed, access=mmap.ACCESS_READ))[self._prefix :]
 
-    def complete(self, kind: str = "sources") -> StoredFile:
+    def complete(self, kind: str = "sources", suffix: str = ".dcm") -> StoredFile:
         """All is written: say under which name :meth:`keep` will make it visible.
 
         Raises :class:`DiskRefused`, after which nothing is left of the file.
@@ -106,7 +106,7 @@ class Incoming:
             folder = self._spool.hour_folder(kind)
         self._flush()
         digest = self._hash.hexdigest()
-        self._final = f"{folder}/{digest}-{self._spool.unique()}.dcm"
+        self._final = f"{folder}/{digest}-{self._spool.unique()}{suffix}"
         return StoredFile(self._final, digest, self._flushed)
 
     def keep(self) -> None:
@@ -208,14 +208,14 @@ class Spool:
         """
         return Incoming(self, prefix)
 
-    def write_result(self, data: bytes) -> StoredFile:
-        """Write an encoded result durably, folder included.
+    def write_result(self, data: bytes, suffix: str = ".dcm") -> StoredFile:
+        """Write an encoded result, or what belongs to results, durably, folder included.
 
         Raises :class:`DiskRefused`, after which nothing is left of the file.
         """
         incoming = self.incoming()
         incoming.write(data)
-        stored = incoming.complete("results")
+        stored = incoming.complete("results", suffix)
         incoming.keep()
         try:
             self.sync_folders([stored.path])

@@ -46,6 +46,11 @@ class Event(StrEnum):
     DONE = "done"
     """Its last delivery ended."""
 
+    SKIPPED = "skipped"
+    """The results of another version of its image stand; the detail says why."""
+    SUPERSEDED = "superseded"
+    """Its results are valid no longer; the detail is the reason for it."""
+
     # to a delivery
     SENT = "sent"
     """The destination accepted it."""
@@ -55,6 +60,8 @@ class Event(StrEnum):
     """The destination took responsibility for it (PS3.4 annex J)."""
     DEAD = "dead"
     """It was given up."""
+    WITHDRAWN = "withdrawn"
+    """Its result was superseded, and is not sent any more."""
     REPLAYED = "replayed"
     """A person had it sent again; of a job: one of its deliveries."""
 

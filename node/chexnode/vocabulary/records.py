@@ -110,9 +110,9 @@ class JobSpec:
     model_digest: str
     settings_digest: str
 
-    def key(self, sop_instance_uid: str, digest: str) -> str:
-        """Hex SHA-256 that identifies one analysis of one image (DESIGN section 4)."""
-        parts = (sop_instance_uid, digest, self.model_digest, self.settings_digest)
+    def key(self, sop_instance_uid: str, digest: str, number: int = 0) -> str:
+        """Hex SHA-256 that identifies one analysis of one image; ``number``: not 0 where it is wanted once more."""
+        parts = [sop_instance_uid, digest, self.model_digest, self.settings_digest, *([str(number)] if number else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -130,6 +130,8 @@ class JobClaim:
     """Relative to ``data_dir``; None once retention has deleted the file."""
     transfer_syntax_uid: str
     calling_ae_title: str
+    received_at: datetime
+    """When this version of the image came."""
     model_digest: str
     attempts: int
     """Transient failures so far."""
@@ -165,6 +167,8 @@ class NewResult:
     """Empty: DICOMweb does not serve it."""
     series: Attributes = field(default_factory=dict)
     instance: Attributes = field(default_factory=dict)
+    study_instance_uid: str = ""
+    """Empty: that of the image."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -204,6 +208,16 @@ class ClosedStudy:
 
 
 @dataclass(frozen=True, slots=True)
+class Digests:
+    """What the results of an image follow from. Of two versions of it that have both in common one needs none."""
+
+    content: str
+    """SHA-256 (hex) of what the model is given: its answer follows from it."""
+    identity: str
+    """SHA-256 (hex) of what else the results say: whose they are, what they refer to, what is measured and shown."""
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
     """What the worker tells of an analysed image, for tables and metrics."""
 
@@ -212,6 +226,43 @@ class Analysis:
     abnormal: bool | None
     regions: int
     notes: tuple[str, ...] = ()
+    digests: Digests | None = None
+    answer_path: str | None = None
+    """Where the model's answer is kept, relative to ``data_dir``; its file is durable already."""
+    is_reused: bool = False
+    """Whether the answer is one that the model gave before: it was not asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetMember:
+    """One object of a set of results."""
+
+    uid: str
+    kind: ResultKind
+    variant: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    path: str | None
+    """Relative to ``data_dir``; None once retention has deleted the file."""
+    destinations: tuple[str, ...]
+    """Those that have it, or may have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSet:
+    """The results of one job, valid all together or not at all."""
+
+    job: str
+    digest: str
+    """Of the version of the image that they are of."""
+    received_at: datetime
+    """When that version came."""
+    spec: JobSpec
+    """The analysis that they are of."""
+    digests: Digests | None
+    """None where they were made before the node kept them."""
+    members: tuple[SetMember, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class JobState(StrEnum):
     """A bug, or too many attempts; the error is kept."""
     CANCELLED = "CANCELLED"
     """A person cancelled it."""
+    SKIPPED = "SKIPPED"
+    """The results of another version of the image stand, and nothing is made or sent; the error says why."""
 
 
 class DeliveryState(StrEnum):
@@ -48,6 +50,9 @@ class DeliveryState(StrEnum):
     """The destination has taken responsibility (storage commitment)."""
     DEAD = "DEAD"
     """Given up: refused for good, or too old; the error is kept and it can be replayed."""
+    WITHDRAWN = "WITHDRAWN"
+    """Its result was superseded or withdrawn: it is not sent any more. A destination that may have it is told by a
+    rejection note, which has a delivery of its own."""
 
 
 class StudyState(StrEnum):
@@ -62,4 +67,4 @@ class StudyState(StrEnum):
 State = InstanceState | JobState | DeliveryState | StudyState
 
 #: A job in one of these needs nothing more.
-FINAL_JOB_STATES = frozenset({JobState.DONE, JobState.REFUSED, JobState.FAILED, JobState.CANCELLED})
+FINAL_JOB_STATES = frozenset({JobState.DONE, JobState.REFUSED, JobState.FAILED, JobState.CANCELLED, JobState.SKIPPED})

@@ -17,17 +17,19 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     _I.NOT_ANALYSED: frozenset({_I.ANALYSABLE}),  # re-sent after the gate's settings changed
     _I.QUARANTINED: frozenset({_I.ANALYSABLE}),  # re-sent in the transfer syntax that it really is of
     _J.QUEUED: frozenset({_J.RUNNING, _J.CANCELLED}),
-    _J.RUNNING: frozenset({_J.QUEUED, _J.DELIVERING, _J.REFUSED, _J.FAILED, _J.CANCELLED}),
+    _J.RUNNING: frozenset({_J.QUEUED, _J.DELIVERING, _J.REFUSED, _J.FAILED, _J.CANCELLED, _J.SKIPPED}),
     _J.DELIVERING: frozenset({_J.DONE}),
     _J.DONE: frozenset({_J.DELIVERING}),  # a replay
     _J.REFUSED: frozenset({_J.QUEUED}),  # `jobs retry`
     _J.FAILED: frozenset({_J.QUEUED}),  # `jobs retry`
     _J.CANCELLED: frozenset({_J.QUEUED}),  # `jobs retry`
-    _D.PENDING: frozenset({_D.SENT, _D.WAITING, _D.DEAD}),
-    _D.WAITING: frozenset({_D.SENT, _D.WAITING, _D.DEAD, _D.PENDING}),
-    _D.SENT: frozenset({_D.COMMITTED, _D.WAITING, _D.DEAD, _D.PENDING}),
-    _D.COMMITTED: frozenset({_D.PENDING}),  # a replay
-    _D.DEAD: frozenset({_D.PENDING}),  # a replay
+    _J.SKIPPED: frozenset(),
+    _D.PENDING: frozenset({_D.SENT, _D.WAITING, _D.DEAD, _D.WITHDRAWN}),
+    _D.WAITING: frozenset({_D.SENT, _D.WAITING, _D.DEAD, _D.PENDING, _D.WITHDRAWN}),
+    _D.SENT: frozenset({_D.COMMITTED, _D.WAITING, _D.DEAD, _D.PENDING, _D.WITHDRAWN}),
+    _D.COMMITTED: frozenset({_D.PENDING, _D.WITHDRAWN}),  # a replay, or its result is superseded
+    _D.DEAD: frozenset({_D.PENDING, _D.WITHDRAWN}),  # a replay, or its result is superseded
+    _D.WITHDRAWN: frozenset(),
     _S.OPEN: frozenset({_S.CLOSED}),
     _S.CLOSED: frozenset({_S.OPEN}),
 }

@@ -16,3 +16,5 @@ class ResultKind(StrEnum):
     """Structured Report (A.35)."""
     GSPS = "gsps"
     """Grayscale Softcopy Presentation State (A.33)."""
+    KO = "ko"
+    """Key Object Selection (A.35.4): the note by which results that a destination may have are withdrawn."""

@@ -127,7 +127,8 @@ class _Run:
         if not prepared:
             return list(batch)
         try:
-            found = iter(self._pipeline.find(prepared))
+            raws = self._pipeline.infer(prepared)
+            found = iter([self._pipeline.interpret(p, raw) for p, raw in zip(prepared, raws, strict=True)])
         except Exception as error:
             if len(batch) > 1:
                 return [one for item in batch for one in self.infer([item])]

@@ -10,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from chexmodels import bundle
+from chexmodels.dicom.key_objects import KeyObject
 from chexmodels.finding import Findings
 from chexmodels.interpret import interpret
+from chexmodels.model import RawItem
 from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
@@ -21,8 +23,9 @@ from chexnode.settings.model import ModelSettings
 from chexnode.settings.tree import Settings
 from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
-from chexnode.vocabulary.records import JobSpec
+from chexnode.vocabulary.records import Digests, JobSpec
 from chexnode.vocabulary.series import SeriesNames
+from chexnode.work.digests import digests_of
 from chexnode.work.engine import Engine
 from chexnode.work.prepared import Prepared
 from chexnode.work.sandbox import Sandbox
@@ -50,20 +53,33 @@ class Pipeline:
             raise Refused(reason)
         return replace(prepared, notes=tuple(dict.fromkeys((*prepared.notes, *notes))))
 
-    def find(self, prepared: Sequence[Prepared]) -> list[Findings]:
-        """Run images as one batch; doubtful ones are not evaluated. Raises Transient when the device lacks memory."""
-        raws = self.engine.infer([p.image for p in prepared])
-        return [
-            settle(replace(found, notes=tuple(dict.fromkeys((*p.notes, *found.notes)))))
-            for p, raw in zip(prepared, raws, strict=True)
-            for found in [interpret(raw, self.engine.card, self.settings.operating_point, p.geometry)]
-        ]
+    def digests(self, prepared: Prepared) -> Digests:
+        """What the results of the image will follow from."""
+        return digests_of(prepared)
+
+    def infer(self, prepared: Sequence[Prepared]) -> list[RawItem]:
+        """Run images as one batch. Raises Transient when the device lacks memory."""
+        return self.engine.infer([p.image for p in prepared])
+
+    def interpret(self, prepared: Prepared, raw: RawItem) -> Findings:
+        """What the model's answer says of the image; a doubtful one is not evaluated."""
+        found = interpret(raw, self.engine.card, self.settings.operating_point, prepared.geometry)
+        return settle(replace(found, notes=tuple(dict.fromkeys((*prepared.notes, *found.notes)))))
 
     def encode(
-        self, prepared: Prepared, findings: Findings, key: str, created_at: datetime, wanted: Sequence[Variant]
+        self,
+        prepared: Prepared,
+        findings: Findings,
+        key: str,
+        created_at: datetime,
+        wanted: Sequence[Variant],
+        predecessors: tuple[KeyObject, ...] = (),
     ) -> list[Encoded]:
-        """Write the wanted objects. ``key``: of the job; ``created_at``: the one time that goes into them."""
-        provenance = self.provenance(key, created_at)
+        """Write the wanted objects. ``key``: of the job; ``created_at``: the one time that goes into them.
+
+        ``predecessors``: the reports that a new one takes the place of.
+        """
+        provenance = replace(self.provenance(key, created_at), predecessors=predecessors)
         return encode(sanitise(prepared.header, prepared.choice), prepared.display, findings, provenance, wanted)
 
     def provenance(self, key: str, created_at: datetime) -> Provenance:

@@ -100,7 +100,7 @@ class Reporter:
         try:
             self._ledger.reports.commit(study, rows, to)
         finally:  # also where the very report was known
-            discard(self._spool, self._ledger, rows)
+            discard(self._spool, self._ledger, [row.path for row in rows])
         log.info("reported %d image(s) of a study that were not analysed", len(study.images))
 
     def _encode(self, study: ClosedStudy, source: Source, destination: DestinationSettings) -> Encoded:

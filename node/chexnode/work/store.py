@@ -40,15 +40,16 @@ def _stored(spool: Spool, one: Encoded) -> NewResult:
         one.series_instance_uid,
         one.series,
         one.instance,
+        one.study_instance_uid,
     )
 
 
-def discard(spool: Spool, ledger: Ledger, rows: Sequence[NewResult]) -> None:
-    """Delete those files of ``rows`` that no committed row names."""
+def discard(spool: Spool, ledger: Ledger, paths: Sequence[str]) -> None:
+    """Delete those files at ``paths`` that no committed row names."""
     try:
-        known = ledger.files.known([row.path for row in rows])
+        known = ledger.files.known(paths)
     except Transient:
         return  # the sweep for orphans will ask again
-    for row in rows:
-        if row.path not in known:
-            spool.unlink(row.path)
+    for path in paths:
+        if path not in known:
+            spool.unlink(path)

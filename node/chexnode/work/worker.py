@@ -9,25 +9,32 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from chexmodels.finding import Findings
+from pydicom.dataset import Dataset
+
+from chexmodels.model import RawItem
 from chexnode.deliver.routing import routes, variants
+from chexnode.encode.source import sanitise
 from chexnode.ledger.jobs import HEARTBEAT_SECONDS
+from chexnode.ledger.moves import instance_id
 from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
 from chexnode.spool.spool import DiskRefused, SpoolAway
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import Analysis, JobClaim
+from chexnode.vocabulary.records import Analysis, Digests, JobClaim, ResultSet
+from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.tracebacks import traceback_of
+from chexnode.work.answer import SUFFIX, NotAnAnswer, pack, unpack
 from chexnode.work.pipeline import Pipeline
 from chexnode.work.prepared import Prepared
+from chexnode.work.replacing import header_of, predecessors, reason_for, withdrawals
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
@@ -44,6 +51,26 @@ _UNREADABLE = Backoff(base=120.0, cap=3600.0)
 
 class _Unreadable(Transient):
     """The disk does not give the source now. It may be this one file for ever, so attempts are counted."""
+
+
+class _Stands(Exception):
+    """Results of another version of the image stand; the text says which."""
+
+    def __init__(self, why: str, digests: Digests) -> None:
+        super().__init__(why)
+        self.digests = digests
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An image that is to get results."""
+
+    prepared: Prepared
+    digests: Digests
+    valid: Sequence[ResultSet]
+    """The sets that they take the place of."""
+    answer: RawItem | None
+    """What the model answered for an earlier version with the same content."""
 
 
 class Worker:
@@ -117,7 +144,7 @@ class Worker:
         try:
             ahead = self._take()
             while ahead and not self._stopping.is_set():
-                batch = [(claim, prepared) for claim, future in ahead if (prepared := self._prepared(claim, future))]
+                batch = [(claim, ready) for claim, future in ahead if (ready := self._guarded(claim, future.result))]
                 ahead = self._take()
                 found = self._infer(batch)
                 wait_for(finishing)
@@ -128,7 +155,7 @@ class Worker:
             # be renewed for ever.
             self._give_back()
 
-    def _take(self) -> list[tuple[JobClaim, Future[Prepared]]]:
+    def _take(self) -> list[tuple[JobClaim, Future[_Ready]]]:
         if self._stopping.is_set() or time.monotonic() < self._rests_until:
             return []
         try:
@@ -140,7 +167,31 @@ class Worker:
             self._held |= {claim.id: claim for claim in claims}
         return [(claim, self._decoding.submit(self._prepare, claim)) for claim in claims]
 
-    def _prepare(self, claim: JobClaim) -> Prepared:
+    def _prepare(self, claim: JobClaim) -> _Ready:
+        """Decode the image, and see what earlier versions of it leave to be done."""
+        prepared = self._decoded(claim)
+        # What the gate noted of the header is said in the results too.
+        prepared = replace(prepared, notes=(*claim.notes, *prepared.notes))
+        digests, sets = self._pipeline.digests(prepared), self._ledger.sets
+        valid = self._insist(partial(sets.valid, claim.sop_instance_uid))
+        for old in valid:
+            if old.digest != claim.digest and old.received_at > claim.received_at:
+                raise _Stands("a later version of the image has results", digests)
+            if old.digests == digests and old.spec == self._node.spec:
+                version = instance_id(claim.sop_instance_uid, old.digest)
+                raise _Stands(f"the same as an earlier version, {version}: its results stand", digests)
+        path = self._insist(partial(sets.answer, claim.sop_instance_uid, digests.content, claim.model_digest))
+        return _Ready(prepared, digests, valid, None if path is None else self._answer(path))
+
+    def _answer(self, path: str) -> RawItem | None:
+        """What the model answered for this content before; None where that is not to be had, and it is asked again."""
+        try:
+            return unpack(self._spool.read(path))
+        except (FileNotFoundError, DiskRefused, NotAnAnswer) as error:
+            log.warning("a stored answer of the model cannot be read: %s", error)
+            return None
+
+    def _decoded(self, claim: JobClaim) -> Prepared:
         source = self._source(claim)
         try:
             return self._pipeline.prepare(source)
@@ -161,50 +212,74 @@ class Worker:
             raise _Unreadable(str(error)) from error
         return self._spool.path(claim.path)
 
-    def _prepared(self, claim: JobClaim, future: Future[Prepared]) -> Prepared | None:
-        prepared = self._guarded(claim, future.result)
-        # What the gate noted of the header is said in the results too.
-        return prepared and replace(prepared, notes=(*claim.notes, *prepared.notes))
-
-    def _infer(self, batch: Sequence[tuple[JobClaim, Prepared]]) -> list[tuple[JobClaim, Prepared, Findings]]:
+    def _infer(self, batch: Sequence[tuple[JobClaim, _Ready]]) -> list[tuple[JobClaim, _Ready, RawItem]]:
         """One batch; if it fails as a whole, each image alone, so that one cannot fail the others."""
-        if not batch:
-            return []
+        answered = [(claim, ready, ready.answer) for claim, ready in batch if ready.answer is not None]
+        asking = [(claim, ready) for claim, ready in batch if ready.answer is None]
+        if not asking:
+            return answered
         try:
-            findings = self._pipeline.find([prepared for _, prepared in batch])
-            return [(claim, prepared, found) for (claim, prepared), found in zip(batch, findings, strict=True)]
+            raws = self._pipeline.infer([ready.prepared for _, ready in asking])
+            return answered + [(claim, ready, raw) for (claim, ready), raw in zip(asking, raws, strict=True)]
         except Exception:
-            log.exception("inference of %d image(s) failed: trying them one by one", len(batch))
-        alone = []
-        for claim, prepared in batch:
-            found = self._guarded(claim, partial(self._pipeline.find, [prepared]))
-            if found is not None:
-                alone.append((claim, prepared, found[0]))
-        return alone
+            log.exception("inference of %d image(s) failed: trying them one by one", len(asking))
+        for claim, ready in asking:
+            alone = self._guarded(claim, partial(self._pipeline.infer, [ready.prepared]))
+            if alone is not None:
+                answered.append((claim, ready, alone[0]))
+        return answered
 
-    def _finish(self, claim: JobClaim, prepared: Prepared, findings: Findings) -> None:
-        self._guarded(claim, partial(self._commit, claim, prepared, findings))
+    def _finish(self, claim: JobClaim, ready: _Ready, raw: RawItem) -> None:
+        self._guarded(claim, partial(self._commit, claim, ready, raw))
 
-    def _commit(self, claim: JobClaim, prepared: Prepared, findings: Findings) -> None:
+    def _commit(self, claim: JobClaim, ready: _Ready, raw: RawItem) -> None:
         """Encode, make the files durable, and only then commit the rows."""
+        findings = self._pipeline.interpret(ready.prepared, raw)
         chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal)
-        encoded = self._pipeline.encode(prepared, findings, claim.key, claim.created_at, variants(chosen))
-        results = store(self._spool, encoded)
+        encoded = self._pipeline.encode(
+            ready.prepared, findings, claim.key, claim.created_at, variants(chosen), predecessors(ready.valid)
+        )
         uid_of = {(one.kind, one.variant): one.uid for one in encoded}
-        to = [(uid_of[r.variant], r.destination) for r in chosen if r.variant in uid_of]
-        score = findings.score if math.isfinite(findings.score) else None
-        analysis = Analysis(score, findings.abnormal, len(findings.regions), findings.notes)
+        replaced = self._replaced(ready)
+        # First, so that a destination is told what ends before it gets what takes its place.
+        notes, to = withdrawals(replaced, self._settings.destination, claim.created_at)
+        to += [(uid_of[r.variant], r.destination) for r in chosen if r.variant in uid_of]
+        answer = self._spool.write_result(pack(raw), SUFFIX).path
         try:
-            self._insist(partial(self._ledger.jobs.complete, claim, analysis, results, to))
+            results = store(self._spool, [*encoded, *notes])
+        except DiskRefused:
+            self._spool.unlink(answer)
+            raise
+        score = findings.score if math.isfinite(findings.score) else None
+        analysis = Analysis(
+            score,
+            findings.abnormal,
+            len(findings.regions),
+            findings.notes,
+            ready.digests,
+            answer,
+            is_reused=ready.answer is not None,
+        )
+        why = {job: why for job, (_, _, why) in replaced.items()}
+        try:
+            self._insist(partial(self._ledger.jobs.complete, claim, analysis, results, to, why))
         except BaseException:
             # A commit whose answer was lost comes here too, as a StaleMove of the repetition: then rows name the
             # files, and they stay.
-            discard(self._spool, self._ledger, results)
+            discard(self._spool, self._ledger, [answer, *(row.path for row in results)])
             raise
         self._refusals = 0
         self._forget(claim)
         for destination in {destination for _, destination in to}:
             self._node.bell.ring("deliver", destination)
+
+    def _replaced(self, ready: _Ready) -> dict[str, tuple[ResultSet, Dataset | None, Supersession]]:
+        """The sets that end now, by job, each with whose it is and why it ends."""
+        if not ready.valid:
+            return {}
+        new = sanitise(ready.prepared.header, ready.prepared.choice).ds
+        headers = [(old, header_of(old, self._spool)) for old in ready.valid]
+        return {old.job: (old, header, reason_for(header, new)) for old, header in headers}
 
     def _guarded(self, claim: JobClaim, action: Callable[[], T]) -> T | None:
         """Run one image's step; an error moves the job as its class says. None if it failed."""
@@ -213,6 +288,9 @@ class Worker:
         except StaleMove:
             log.warning("job %s was taken over: its result is thrown away", claim.id)
             self._forget(claim)
+        except _Stands as error:
+            log.info("job %s skipped: %s", claim.id, error)
+            self._settle(claim, partial(self._ledger.jobs.skip, claim, str(error), error.digests))
         except Refused as error:
             log.info("job %s refused: %s", claim.id, error.reason)
             self._settle(claim, partial(self._ledger.jobs.refuse, claim, error.reason, error.detail))

@@ -39,7 +39,7 @@ class ObjectStore:
 
     def find(self, resource: Resource) -> Located:
         """What is held of ``resource``. Raises NotFound, Gone where retention deleted all of it, and DiskRefused."""
-        every = self._objects.locate(resource.study, resource.series, resource.instance)
+        every = self._objects.locate(resource.study, resource.series, resource.instance, superseded=resource.superseded)
         if not every:
             raise NotFound
         present = [held for recorded in every if (held := self._present(recorded)) is not None]
@@ -47,9 +47,9 @@ class ObjectStore:
             raise Gone
         return Located(present, len(every) - len(present))
 
-    def instance(self, study: str, series: str, instance: str) -> Held:
+    def instance(self, study: str, series: str, instance: str, *, superseded: bool = False) -> Held:
         """One instance. Raises like :meth:`find`."""
-        return self.find(Resource(study, series, instance)).objects[0]
+        return self.find(Resource(study, series, instance, superseded)).objects[0]
 
     def _present(self, held: Held) -> Held | None:
         """``held`` with the size that its file has; None where there is none.

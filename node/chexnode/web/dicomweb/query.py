@@ -17,6 +17,8 @@ from chexnode.web.dicomweb.responses import BadRequest
 MOST = 1000
 """Results of one answer; there may be more on the next page."""
 
+SUPERSEDED = "includesuperseded"
+"""Our own query parameter: also results that are valid no longer."""
 _MOST_VALUES = 1000
 """Values that one attribute may be searched for at once."""
 _DATE = r"\d{4}(?:\d{2}(?:\d{2})?)?"
@@ -24,7 +26,7 @@ _TIME = r"\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?"
 _RANGE = {"DA": re.compile(rf"({_DATE})?-({_DATE})?"), "TM": re.compile(rf"({_TIME})?-({_TIME})?")}
 _POINT = {"DA": re.compile(_DATE), "TM": re.compile(_TIME)}
 _INT32 = 2**31
-_SWITCHES = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
+_SWITCHES = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching", SUPERSEDED)
 
 
 class Level(IntEnum):
@@ -168,6 +170,7 @@ def read_query(level: Level, parameters: Iterable[tuple[str, str]], path: Mappin
         modalities=modalities,
         offset=reading.offset,
         limit=reading.limit + 1,  # one more, to see whether there are more
+        superseded=reading.switches.get(SUPERSEDED, False),
     )
     return Search(level, query, frozenset(reading.included), reading.everything, tuple(dict.fromkeys(reading.warnings)))
 

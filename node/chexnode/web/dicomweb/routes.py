@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.datastructures import URL
 
 from chexnode.ledger.objects import Held
@@ -30,18 +30,23 @@ class Resource:
     study: str
     series: str | None = None
     instance: str | None = None
+    superseded: bool = False
+    """Whether results that are valid no longer are part of it."""
 
 
-def _study(study: Study) -> Resource:
-    return Resource(study)
+Superseded = Annotated[bool, Query(description="Also results that newer ones of the same image have superseded.")]
 
 
-def _series(study: Study, series: Series) -> Resource:
-    return Resource(study, series)
+def _study(study: Study, includesuperseded: Superseded = False) -> Resource:
+    return Resource(study, superseded=includesuperseded)
 
 
-def _instance(study: Study, series: Series, instance: Instance) -> Resource:
-    return Resource(study, series, instance)
+def _series(study: Study, series: Series, includesuperseded: Superseded = False) -> Resource:
+    return Resource(study, series, superseded=includesuperseded)
+
+
+def _instance(study: Study, series: Series, instance: Instance, includesuperseded: Superseded = False) -> Resource:
+    return Resource(study, series, instance, includesuperseded)
 
 
 _LEVELS: Mapping[str, tuple[str, Callable[..., Resource]]] = {

@@ -48,8 +48,8 @@ DELIVERY_KEYS = [
     "created_at", "finished_at",
 ]  # fmt: skip
 ACCOUNT_KEYS = [
-    "received", "analysed", "not_analysed", "quarantined", "refused", "failed", "cancelled", "pending", "difference",
-    "duplicates", "own_results",
+    "received", "analysed", "not_analysed", "quarantined", "refused", "failed", "cancelled", "skipped", "pending",
+    "difference", "duplicates", "own_results",
 ]  # fmt: skip
 
 CONFIG = """
@@ -215,8 +215,8 @@ def test_account(run: Run, life: Ledger) -> None:
     assert list(ran.json) == ACCOUNT_KEYS
     assert ran.json == {
         "received": 7, "analysed": 1, "not_analysed": {"lateral-view": 1}, "quarantined": 1,
-        "refused": {"noise-pixels": 1}, "failed": 1, "cancelled": 1, "pending": 1, "difference": 0, "duplicates": 0,
-        "own_results": 0,
+        "refused": {"noise-pixels": 1}, "failed": 1, "cancelled": 1, "skipped": 0, "pending": 1, "difference": 0,
+        "duplicates": 0, "own_results": 0,
     }  # fmt: skip
     assert "not analysed: lateral-view" in run("account").out
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.deliver.routing import DEFAULT_VARIANTS, Route, Variant, routes, variants
+from chexnode.deliver.routing import CONTEXTS, DEFAULT_VARIANTS, Route, Variant, contexts, routes, variants
 from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.records import variant_parts
 from chexnode.vocabulary.variants import ResultKind
@@ -72,3 +72,23 @@ def test_only_images_of_its_peers(caller: str, sent: bool) -> None:
 
 def test_without_a_destination_results_are_made_and_kept() -> None:
     assert variants(routes([], "ORTHANC", True)) == DEFAULT_VARIANTS
+
+
+def test_a_destination_that_is_told_by_notes_is_offered_them() -> None:
+    assert CONTEXTS[ResultKind.KO, ""] in contexts(destination())
+    assert CONTEXTS[ResultKind.KO, ""] not in contexts(destination(withdraw="delete"))
+    assert CONTEXTS[ResultKind.KO, ""] not in contexts(destination(withdraw="none"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"withdraw": "dcm4chee-reject"},
+        {"withdraw_url": "http://pacs:8042"},
+        {"withdraw": "delete", "kind": "dicom", "path": None, "ae_title": "A", "host": "a", "port": 104},
+        {"withdraw_by_orthanc": True},
+    ],
+)
+def test_a_way_of_withdrawing_that_cannot_work_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"withdraw|dcm4chee"):
+        destination(**wrong)

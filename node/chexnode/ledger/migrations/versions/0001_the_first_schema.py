@@ -211,6 +211,9 @@ def upgrade() -> None:
         sa.Column("score", sa.Float(), nullable=True),
         sa.Column("abnormal", sa.Boolean(), nullable=True),
         sa.Column("regions", sa.Integer(), nullable=True),
+        sa.Column("content_digest", sa.String(length=64), nullable=True),
+        sa.Column("identity_digest", sa.String(length=64), nullable=True),
+        sa.Column("answer_path", _text(), nullable=True),
         sa.Column("superseded", sa.Boolean(), nullable=False),
         sa.Column("notes", _text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -234,6 +237,9 @@ def upgrade() -> None:
             ["superseded", "state", "reason", "notes"],
             unique=False,
         )
+        batch_op.create_index(
+            batch_op.f("ix_jobs_answer_path"), ["answer_path"], unique=False, **_where("answer_path IS NOT NULL")
+        )
 
     op.create_table(
         "results",
@@ -254,6 +260,7 @@ def upgrade() -> None:
         sa.Column("path", _text(), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("superseded", sa.String(length=32), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_results_job_id")),
         sa.ForeignKeyConstraint(
             ["study_instance_uid", "series_instance_uid"],
@@ -373,6 +380,7 @@ def downgrade() -> None:
 
     op.drop_table("results")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_jobs_answer_path"))
         batch_op.drop_index(batch_op.f("ix_jobs_superseded_state_reason_notes"))
         batch_op.drop_index("ix_jobs_state_created_at")
         batch_op.drop_index(batch_op.f("ix_jobs_state_urgency_due_at"))

@@ -39,7 +39,7 @@ from chexnode.settings.node import NodeSettings
 from chexnode.triage.gate import CR_IMAGE, DX_FOR_PRESENTATION, SECONDARY_CAPTURE
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import OUR_NAMES
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 _IMPLICIT = "1.2.840.10008.1.2"
@@ -49,14 +49,17 @@ _LIMITS, _DESTINATION, _NODE = (model.model_fields for model in (LimitSettings, 
 _IDENTITY = frozenset({"StudyInstanceUID", *TYPE_2, *OPTIONAL})
 
 #: Which of the created objects' examples stands for a kind, and where its kind is set.
-_OBJECTS: Mapping[tuple[ResultKind, str], tuple[str, str]] = {
-    (ResultKind.SEG, "planar"): ("Segmentation", "`results` with `seg`; `seg_profile` chooses the plane groups"),
-    (ResultKind.SC, "rgb"): ("Secondary Capture", "`results` with `sc`; `sc_encoding`; `heat_map` for a second one"),
-    (ResultKind.SR, "comprehensive3d-box-planar"): (
+_OBJECTS: Mapping[Variant, tuple[str, str]] = {
+    Variant(ResultKind.SEG, "planar"): ("Segmentation", "`results` with `seg`; `seg_profile` chooses the plane groups"),
+    Variant(ResultKind.SC, "rgb"): (
+        "Secondary Capture",
+        "`results` with `sc`; `sc_encoding`; `heat_map` for a second one",
+    ),
+    Variant(ResultKind.SR, "comprehensive3d-box-planar"): (
         "Structured Report of the findings",
         "`results` with `sr`; `sr_class` chooses Comprehensive 3D SR or Comprehensive SR; `sr_outline`",
     ),
-    (ResultKind.GSPS, "outline"): ("Grayscale Softcopy Presentation State", "`results` with `gsps`"),
+    Variant(ResultKind.GSPS, "outline"): ("Grayscale Softcopy Presentation State", "`results` with `gsps`"),
 }
 
 
@@ -382,7 +385,7 @@ def _annexes(reasons: Mapping[str, str]) -> Iterator[str]:
         + table(
             ("object", "SOP class", "Series Number", "wanted by a destination with"),
             (
-                (title, UID(first.objects[key].SOPClassUID).name, str(getattr(OUR_NAMES, key[0].value).number), how)
+                (title, UID(first.objects[key].SOPClassUID).name, str(getattr(OUR_NAMES, key.kind.value).number), how)
                 for key, (title, how) in _OBJECTS.items()
             ),
         )
@@ -398,7 +401,7 @@ def _annexes(reasons: Mapping[str, str]) -> Iterator[str]:
         pair = _pair(first, second, key)
         yield f"#### 6.1.{number} {title}\n\n" + _iod(pair)
         yield _attributes(pair, sources, lambda row: row not in _IDENTITY)
-        if key[0] is ResultKind.SR:
+        if key.kind is ResultKind.SR:
             yield "Content tree, TID 1500 Measurement Report, of an image with a finding (equal neighbours stand once):"
             yield _tree(first.objects[key])
             yield "of one without:"
@@ -447,9 +450,7 @@ def _iod(pair: tuple[created.Dataset, created.Dataset]) -> str:
     return table(("module", "usage", "present"), rows)
 
 
-def _pair(
-    first: created.Example, second: created.Example, key: tuple[ResultKind, str]
-) -> tuple[created.Dataset, created.Dataset]:
+def _pair(first: created.Example, second: created.Example, key: Variant) -> tuple[created.Dataset, created.Dataset]:
     """The object of each example."""
     return first.objects[key], second.objects[key]
 

@@ -30,7 +30,7 @@ from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import Source, sanitise
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import SeriesName, SeriesNames
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 _LONGEST_VALUE = 80
 _SETTINGS = ("SeriesNumber", "SeriesDescription")
@@ -41,7 +41,7 @@ class Example:
     """One source image with what was found in it and what was made of it."""
 
     source: Source
-    objects: Mapping[tuple[ResultKind, str], Dataset]
+    objects: Mapping[Variant, Dataset]
     report: Dataset
     """Of what was not analysed."""
 
@@ -177,23 +177,22 @@ def _example(number: int, header: Dataset) -> Example:
         created_at=datetime(2030, number, 2, 3 * number, 4, 5, tzinfo=UTC),
         series=_names(number),
     )
-    names = [(kind, form) for kind, form in _WANTED]
-    made = encode(source, np.zeros(shape, np.uint8), _findings(number, shape), provenance, names)
+    made = encode(source, np.zeros(shape, np.uint8), _findings(number, shape), provenance, _WANTED)
     images = [NotAnalysed(source.sop_class_uid, f"1.2.{number}.9", f"1.2.{number}.8", Reason.LATERAL_VIEW)]
     facts = NodeFacts(provenance.software_version, provenance.created_at, _names(number))
     report = encode_not_analysed(source, images, key, facts)
     return Example(
         source,
-        {(one.kind, one.variant): dcmread(BytesIO(one.data)) for one in made},
+        {one.variant: dcmread(BytesIO(one.data)) for one in made},
         dcmread(BytesIO(to_bytes(report))),
     )
 
 
 _WANTED = (
-    (ResultKind.SEG, "planar"),
-    (ResultKind.SC, "rgb"),
-    (ResultKind.SR, "comprehensive3d-box-planar"),
-    (ResultKind.GSPS, "outline"),
+    Variant(ResultKind.SEG, "planar"),
+    Variant(ResultKind.SC, "rgb"),
+    Variant(ResultKind.SR, "comprehensive3d-box-planar"),
+    Variant(ResultKind.GSPS, "outline"),
 )
 
 

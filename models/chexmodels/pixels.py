@@ -17,15 +17,20 @@ from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
 from chexmodels.dicom.errors import DecodeError
-from chexmodels.dicom.greyscale import NO_TRANSFORMATION, Choice, Window, offered, padding_levels
+from chexmodels.dicom.greyscale import NO_TRANSFORMATION, Choice, Lut, Window, offered, padding_levels
+from chexmodels.dicom.overlays import overlays
 from chexmodels.dicom.part10 import ReadLimits
-from chexmodels.dicom.shutter import shuttered
+from chexmodels.dicom.shutter import SHUTTER_APPLIED, anatomy_covered, shuttered
+from chexmodels.dicom.values import unsigned
 from chexmodels.finding import Box
 
 Mode = Literal["letterbox", "squash"]
 
 CLIP_PERCENTILES = (0.5, 99.5)
 _MAX_PIXELS = ReadLimits().max_pixels
+CODESTREAM_DIFFERS = "codestream-differs"
+_LEAST_USED = 0.5
+"""Share of what the stored bits can say that an image without a window uses to be shown by all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +47,98 @@ class Image:
     """The transformations of the header that were applied."""
 
 
-def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Image:
-    """Apply the greyscale pipeline of ``ds`` to its decoded ``pixel_array`` (H, W), integers.
+class Reading:
+    """The greyscale pipeline of ``ds`` on its decoded ``pixel_array`` (H, W), integers: for a model, and for eyes.
 
-    Raises nothing for whatever the header holds: invalid look-up tables and windows are noted and ignored.
+    Display Shutters are applied, what they cover counts nowhere. Raises nothing for whatever the header holds: invalid
+    look-up tables and windows are noted and ignored.
     """
-    stored, counts, index = _histogram(pixel_array)
-    covered = shuttered(ds, *pixel_array.shape)
-    if covered is not None:
-        counts = np.bincount(index[~covered].ravel(), minlength=len(stored))
-    padding = padding_levels(ds, stored)
-    used = np.where(padding, 0, counts)
-    transformations = offered(ds)
-    choice, notes = transformations.choose(stored, used)
-    values = transformations.pick(choice).apply(stored, used)
-    image = _normalised(values, counts, padding, index, notes, choice)
-    if covered is not None:
-        image.pixels[covered] = 0
-    return image
+
+    def __init__(self, ds: Dataset, pixel_array: NDArray[np.integer]) -> None:
+        self._ds, self._shape = ds, pixel_array.shape
+        self._stored, self._counts, self._index = _histogram(pixel_array)
+        bits = max(unsigned(ds, "BitsStored") or 0, int(pixel_array.max()).bit_length())
+        is_signed = np.issubdtype(pixel_array.dtype, np.signedinteger)
+        self._possible = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed and bits else (0, (1 << bits) - 1)
+        self._covered = shuttered(ds, *self._shape)
+        self._anatomy_covered = None if self._covered is None else anatomy_covered(self._covered)
+        if self._anatomy_covered is not None and not self._anatomy_covered.all():
+            self._counts = np.bincount(self._index[~self._anatomy_covered].ravel(), minlength=len(self._stored))
+        self._padding = padding_levels(ds, self._stored)
+        self._used = np.where(self._padding, 0, self._counts)
+        self._offered = offered(ds)
+        self.choice, notes = self._offered.choose(self._stored, self._used)
+        shutter_notes = () if self._covered is None else (SHUTTER_APPLIED,)
+        self.notes = (*notes, *shutter_notes, *_contradictions(ds, pixel_array))
+
+    def image(self) -> Image:
+        """Return the model's view."""
+        values = self._offered.pick(self.choice).apply(self._stored, self._used)
+        image = _normalised(values, self._counts, self._padding, self._index, self.notes, self.choice)
+        if self._anatomy_covered is not None:
+            image.pixels[self._anatomy_covered] = 0
+        return image
+
+    @property
+    def window(self) -> Window | None:
+        """The window that shows the image where its header has none that serves; None where it has one.
+
+        All that the stored bits can say, as viewers show it, unless most of the grey scale would be empty: then from
+        the darkest to the brightest of what is neither covered nor padding.
+        """
+        greyscale = self._offered.pick(self.choice)
+        if greyscale.voi is not None or not self._used.any():
+            return None
+        values = greyscale.modality.apply(self._stored) if greyscale.modality else self._stored
+        shown = values[self._used > 0]
+        ends = float(shown.min()), float(shown.max())
+        if isinstance(greyscale.modality, Lut):
+            possible = greyscale.modality.range
+        else:
+            stored = np.array(self._possible, np.float64)
+            low, high = sorted(greyscale.modality.apply(stored) if greyscale.modality else stored)
+            possible = float(low), float(high)
+        low, high = possible if ends[1] - ends[0] >= _LEAST_USED * (possible[1] - possible[0]) else ends
+        return Window((low + high + 1) / 2, high - low + 1)
+
+    def screen(self, voi: Window | None = None) -> NDArray[np.uint8]:
+        """Return what a viewer shows, (H, W) uint8, higher is brighter: with ``voi`` or the image's own window.
+
+        What a shutter covers is of its Shutter Presentation Value, and overlays are white (PS3.3 C.7.6.11 and C.9.2).
+        """
+        greyscale = self._offered.pick(self.choice)
+        voi = voi or self.window
+        if voi is not None:
+            greyscale = replace(greyscale, voi=voi)
+        levels = np.rint(greyscale.apply(self._stored, self._used) * 255).astype(np.uint8)
+        screen = np.take(levels, self._index)
+        if self._covered is not None:
+            screen[self._covered] = (unsigned(self._ds, "ShutterPresentationValue") or 0) >> 8
+        graphics = overlays(self._ds, *self._shape)
+        if graphics is not None:
+            screen[graphics] = 255
+        return screen
+
+
+def _contradictions(ds: Dataset, pixel_array: NDArray[np.integer]) -> tuple[str, ...]:
+    """Whether decoded samples have a sign or a depth that the header does not know."""
+    is_signed = unsigned(ds, "PixelRepresentation") == 1
+    bits = unsigned(ds, "BitsStored") or 8 * pixel_array.dtype.itemsize
+    differs = np.issubdtype(pixel_array.dtype, np.signedinteger) != is_signed
+    return (CODESTREAM_DIFFERS,) if differs or int(pixel_array.max()) >> bits > 0 else ()
+
+
+def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Image:
+    """Apply the greyscale pipeline of ``ds`` to its decoded ``pixel_array`` (H, W), integers, for a model."""
+    return Reading(ds, pixel_array).image()
 
 
 def to_screen(ds: Dataset, pixel_array: NDArray[np.integer], voi: Window | None = None) -> NDArray[np.uint8]:
     """Show decoded monochrome pixels (H, W), integers, as a viewer does: (H, W) uint8, with ``voi`` or the image's own.
 
-    Modality LUT, VOI LUT and polarity are those of :func:`to_image`. Raises nothing for whatever the header holds.
+    ``ds`` holds Pixel Data where overlays may lie in its upper bits.
     """
-    stored, counts, index = _histogram(pixel_array)
-    transformations = offered(ds)
-    choice, _notes = transformations.choose(stored, np.where(padding_levels(ds, stored), 0, counts))
-    greyscale = transformations.pick(choice)
-    if voi is not None:
-        greyscale = replace(greyscale, voi=voi)
-    return np.take(np.rint(greyscale.apply(stored, counts) * 255).astype(np.uint8), index)
+    return Reading(ds, pixel_array).screen(voi)
 
 
 def from_picture(source: Path | NDArray[np.integer], max_pixels: int = _MAX_PIXELS) -> Image:
@@ -158,7 +223,12 @@ def _percentiles(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tupl
 
 def to_display(image: NDArray[np.float32], longest: int = 2048) -> NDArray[np.uint8]:
     """8-bit picture of ``image`` (H, W) float32 in [0, 1], reduced (never enlarged) to at most ``longest`` a side."""
-    picture = Pillow.fromarray((image * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+    return reduced((image * np.float32(255) + np.float32(0.5)).astype(np.uint8), longest)
+
+
+def reduced(screen: NDArray[np.uint8], longest: int = 2048) -> NDArray[np.uint8]:
+    """Reduce, never enlarge, an 8-bit picture (H, W) to at most ``longest`` a side."""
+    picture = Pillow.fromarray(screen)
     scale = longest / max(picture.size)
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -36,9 +36,9 @@ from chexnode.encode.provenance import ABNORMALITY, CATEGORY, algorithm, trackin
 from chexnode.encode.sc import encode_sc
 from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import sanitise
-from chexnode.encode.sr import SrVariant, encode_sr
+from chexnode.encode.sr import encode_sr
 from chexnode.encode.verify import verify
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
 from support.radiographs import PROVENANCE, hot, parsed, picture, radiograph
 
 SHAPE = (2500, 2048)
@@ -64,11 +64,11 @@ def main() -> None:
     source, findings = sanitise(header), ellipse()
     fitting = picture((DISPLAY_LONGEST, DISPLAY_LONGEST * SHAPE[1] // SHAPE[0]))
     layout = lay_out(fitting.shape, caption(findings, PROVENANCE), source.pixel_aspect_ratio)
-    report = SrVariant("comprehensive3d", "contour", "planar")
-    seg, rgb, jpeg, heat = (SEG, "planar"), (SC, "rgb"), (SC, "jpeg"), (SC, "heat")
-    sr, gsps = (SR, str(report)), (GSPS, FORM)
+    report = SrForm("comprehensive3d", "contour", "planar")
+    seg, rgb, jpeg, heat = Variant(SEG, "planar"), Variant(SC, "rgb"), Variant(SC, "jpeg"), Variant(SC, "heat")
+    sr, gsps = Variant(SR, str(report)), Variant(GSPS, FORM)
     every = (seg, rgb, jpeg, heat, sr, gsps)
-    encoded = {pair: encode(source, fitting, findings, PROVENANCE, [pair])[0].data for pair in every}
+    encoded = {each: encode(source, fitting, findings, PROVENANCE, [each])[0].data for each in every}
     segmentation = encode_seg(source, findings, PROVENANCE, "planar")
     capture = encode_sc(source, fitting, findings, PROVENANCE, "rgb")
     assert findings.mask is not None
@@ -76,8 +76,8 @@ def main() -> None:
     mask = whole_mask[np.newaxis].astype(np.uint8)
     rendered = render(fitting, findings, layout)
 
-    def checked(pair: tuple[ResultKind, str]) -> Callable[[], object]:
-        return lambda: verify(encoded[pair], source, findings, PROVENANCE, *pair)
+    def checked(variant: Variant) -> Callable[[], object]:
+        return lambda: verify(encoded[variant], source, findings, PROVENANCE, variant.kind, variant.form)
 
     steps: dict[str, Callable[[], object]] = {
         ALL: lambda: encode(source, fitting, findings, PROVENANCE, [seg, sr, rgb, gsps]),

@@ -11,7 +11,7 @@ import pytest
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.vocabulary.records import Analysis, Arrival, NewResult
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from support.dicomweb import Service, serving
 from support.ledgers import arrival, claim, record
 from support.receivers import a_settings
@@ -153,8 +153,7 @@ def test_results_are_found_beside_their_sources(service: Service, ledger: Ledger
     record(ledger, image(1))
     seg = NewResult(
         "2.25.7",
-        ResultKind.SEG,
-        "planar",
+        Variant(ResultKind.SEG, "planar"),
         SEG,
         "0" * 64,
         "spool/results/x.dcm",

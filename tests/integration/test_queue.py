@@ -44,7 +44,7 @@ def say(*words):
 app = make_app(sys.argv[1], Path(sys.argv[2]))
 register(app, lambda: say("infer"), lambda destination: say("deliver", destination))
 stopping = threading.Event()
-consume(app, ["infer", "deliver"], 2, stopping)
+consume(app, ["infer", "deliver"], 2, stopping, lambda: None)
 say("stopped", stopping.is_set())
 """
 

@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,8 @@ def test_a_body_that_is_too_long_or_never_ends(tmp_path: Path) -> None:
             size += len(chunk)
         await JSONResponse({"size": size})(scope, receive, send)
 
-    with listening(Limits(count, settings(tmp_path, max_request_mb=1, idle_seconds=0.3).web)) as client:
+    limits = settings(tmp_path, max_request_mb=1, idle_seconds=0.3, min_kb_per_second=0.01).web
+    with listening(Limits(count, limits)) as client:
         assert client.post("/", content=b"x" * 1_000_000).json() == {"size": 1_000_000}
         assert client.post("/", content=b"x" * 1_000_001).status_code == 413
 
@@ -279,6 +281,17 @@ def test_a_body_that_is_too_long_or_never_ends(tmp_path: Path) -> None:
                 time.sleep(0.1)
                 steady.sendall(byte)
             assert b'{"size":5}' in b"".join(iter(lambda: steady.recv(4096), b""))
+        with raw(client) as trickling:
+            trickling.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n")
+            trickling.settimeout(0.15)
+            answer = b""
+            for _ in range(100):
+                with suppress(TimeoutError, BrokenPipeError):
+                    trickling.sendall(b"1")
+                    answer = answer or trickling.recv(4096)
+                if answer:
+                    break
+            assert answer.startswith(b"HTTP/1.1 408"), "7 bytes a second are fewer than 10"
 
 
 def test_who_does_not_read_the_answer_is_left(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
 from chexnode.vocabulary.states import InstanceState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from support import servers
 from support.ledgers import CountingBell
 
@@ -113,7 +113,13 @@ class Node:
         digest = hashlib.sha256(content).hexdigest()
         attributes = {"transfer_syntax_uid": str(ds.file_meta.TransferSyntaxUID)}
         return NewResult(
-            ds.SOPInstanceUID, kind, "test", ds.SOPClassUID, digest, _stored(ds), len(content), instance=attributes
+            ds.SOPInstanceUID,
+            Variant(kind, "test"),
+            ds.SOPClassUID,
+            digest,
+            _stored(ds),
+            len(content),
+            instance=attributes,
         )
 
     def file(self, ds: Dataset) -> Path:

@@ -18,7 +18,7 @@ from chexnode.spool.spool import Spool
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, Arrival, JobClaim, JobSpec, NewResult, Receipt, Verdict
 from chexnode.vocabulary.states import InstanceState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
 OTHER_SPEC = JobSpec("model 2", "c" * 64, "b" * 64)
@@ -115,8 +115,7 @@ def results_for(job: JobClaim, kinds: Sequence[ResultKind] = (ResultKind.SEG, Re
     return [
         NewResult(
             uid=f"2.25.{int(job.key[:24], 16)}{index}",
-            kind=kind,
-            variant="planar" if kind is ResultKind.SEG else "rgb",
+            variant=Variant(kind, "planar" if kind is ResultKind.SEG else "rgb"),
             sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4",
             sha256=hashlib.sha256(f"{job.key}{kind}".encode()).hexdigest(),
             path=f"spool/results/20300102/03/{job.key}-{kind}.dcm",

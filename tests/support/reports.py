@@ -20,12 +20,12 @@ from chexnode.encode.caption import has_finding
 from chexnode.encode.not_analysed import REASON, NotAnalysed
 from chexnode.encode.provenance import Provenance, tracking_uid
 from chexnode.encode.source import Source
-from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, SrVariant, measurements, polyline
+from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, measurements, polyline
 from chexnode.encode.verify import InvalidResult
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, SrForm
 
 
-def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Provenance, variant: SrVariant) -> None:
+def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Provenance, variant: SrForm) -> None:
     """Compare a report ``ds``, as read from its file, with what it was made from; ``ds`` may be changed by that.
 
     Raises InvalidResult if it is not preliminary and unverified, if it refers to other instances than the source and,
@@ -78,7 +78,7 @@ def _check_region(
     group: PlanarROIMeasurementsAndQualitativeEvaluations,
     source: Source,
     findings: Findings,
-    variant: SrVariant,
+    variant: SrForm,
     region: Region,
 ) -> None:
     said = [(each.name, each.value, each.unit) for each in group.get_measurements()]

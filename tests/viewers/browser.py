@@ -154,7 +154,7 @@ class StudyPage:
         """The whole page as PNG."""
         return self.page.screenshot()
 
-    def wait(self, drawn: Callable[[Picture], bool], seconds: float = 90.0) -> Picture:
+    def wait(self, drawn: Callable[[Picture], bool], seconds: float = 180.0) -> Picture:
         """Return the viewport once ``drawn`` holds of it and it no longer changes; or as it is after ``seconds``."""
         deadline = time.monotonic() + seconds
         before = self.viewport()

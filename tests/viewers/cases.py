@@ -19,12 +19,8 @@ from pydicom.dataset import Dataset
 from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
-from chexnode.encode.report import SrClass
-from chexnode.encode.sc import Encoding
-from chexnode.encode.seg import Profile
 from chexnode.encode.source import sanitise
-from chexnode.encode.sr import Outline, SrVariant
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, ScEncoding, SegProfile, SrClass, SrForm, SrOutline, Variant
 from chextrain.data.phantom import Chest, Lesion, render
 from chextrain.data.phantom_dicom import HIGHEST, to_dataset
 from support.radiographs import PROVENANCE, parsed
@@ -47,9 +43,9 @@ class Case:
     columns: int
     spacing: tuple[float, float] | None = (0.2, 0.2)
     """Imager Pixel Spacing in mm: between rows, between columns."""
-    outline: Outline = "box"
-    seg_profile: Profile = "planar"
-    sc_encoding: Encoding = "rgb"
+    outline: SrOutline = "box"
+    seg_profile: SegProfile = "planar"
+    sc_encoding: ScEncoding = "rgb"
     sr_class: SrClass = "comprehensive3d"
 
     @property
@@ -133,10 +129,10 @@ class Case:
         """Encode what a destination of the case's settings gets, all four kinds."""
         display = np.rint(self.image * 255).astype(np.uint8)
         wanted = (
-            (ResultKind.SEG, self.seg_profile),
-            (ResultKind.SC, self.sc_encoding),
-            (ResultKind.SR, str(SrVariant(self.sr_class, self.outline, self.seg_profile))),
-            (ResultKind.GSPS, "outline"),
+            Variant(ResultKind.SEG, self.seg_profile),
+            Variant(ResultKind.SC, self.sc_encoding),
+            Variant(ResultKind.SR, str(SrForm(self.sr_class, self.outline, self.seg_profile))),
+            Variant(ResultKind.GSPS, "outline"),
         )
         return encode(sanitise(parsed(self.dataset)), display, findings, self.provenance, wanted)
 

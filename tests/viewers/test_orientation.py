@@ -25,7 +25,7 @@ from viewers.screen import Mask
 def test_the_lesion_keeps_its_place_in_every_object(case: Case) -> None:
     for turned in (case.mask[::-1], case.mask[:, ::-1], case.mask[::-1, ::-1]):
         assert not (case.mask & turned).any(), "the case would not show that it was turned"
-    results = {each.kind: dcmread(BytesIO(each.data)) for each in case.results(case.findings)}
+    results = {each.variant.kind: dcmread(BytesIO(each.data)) for each in case.results(case.findings)}
     assert np.array_equal(segmented(results[ResultKind.SEG], case), case.mask)
 
     simplified = 1 + -(-max(case.shape) // 1000)  # contours leave out what is nearer than a thousandth of the image

@@ -31,6 +31,8 @@ class Frame:
     components: int
     precision: int
     """Bits per sample."""
+    is_signed: bool | None = None
+    """Whether samples are signed; None where the format does not say."""
 
 
 def frame_of(codestream: bytes, transfer_syntax_uid: str) -> Frame | None:
@@ -82,7 +84,7 @@ def _jpeg_2000(codestream: bytes) -> Frame:
         raise DecodeError("undecodable", "the JPEG 2000 image and tile sizes are impossible")
     if -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y) > _MOST_TILES:
         raise DecodeError("undecodable", "more JPEG 2000 tiles than the format allows")
-    return Frame(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1)
+    return Frame(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, bool(depth & 0x80))
 
 
 def _contiguous_codestream(data: bytes) -> int:

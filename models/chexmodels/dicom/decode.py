@@ -2,7 +2,8 @@
 
 Codecs without GPL: pydicom's own for native and RLE, python-gdcm for JPEG and JPEG-LS, pylibjpeg-openjpeg for
 JPEG 2000, pyjpegls for JPEG-LS. Whatever the codestream says of its own size is compared with the data set's before a
-decoder runs. Decoders are native code and this function trusts them: strangers' files belong in the node's sandbox.
+decoder runs; where it says another depth or sign, the codestream is right. Decoders are native code and this function
+trusts them: strangers' files belong in the node's sandbox.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ from typing import Any, cast
 import gdcm
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_fragments
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGExtended12Bit
 
-from chexmodels.dicom.codestream import check_rle, frame_of
+from chexmodels.dicom.codestream import Frame, check_rle, frame_of
 from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.overlays import has_embedded_overlay
 from chexmodels.dicom.part10 import ReadLimits
+from chexmodels.dicom.transfer_syntaxes import ENCAPSULATED_UNCOMPRESSED
 from chexmodels.dicom.values import integer, texts, unsigned
 
 __all__ = ["DecodeError", "decode"]
 
 _MAX_PIXELS = ReadLimits().max_pixels
+_DEEPEST = 16
+"""Bits of the deepest samples that are decoded from a codestream."""
 
 
 def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
@@ -51,25 +56,35 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     transfer_syntax_uid = UID(str(ds.file_meta.get("TransferSyntaxUID", "")))
     if not transfer_syntax_uid.is_transfer_syntax:
         raise DecodeError("undecodable", "no decoder for this transfer syntax")
-    if transfer_syntax_uid.is_encapsulated:
-        codestream = _codestream(ds)
-        _check_size(codestream, transfer_syntax_uid, rows, columns, bits_allocated)
-    else:
-        _check_length(ds, rows * columns * bits_allocated // 8, columns * bits_allocated // 8)
     high_bit = unsigned(ds, "HighBit")
     high_bit = bits_stored - 1 if high_bit is None else high_bit
-    is_shifted = high_bit >= bits_stored and (
-        not transfer_syntax_uid.is_encapsulated or transfer_syntax_uid == RLELossless
-    )
     if high_bit >= bits_allocated:
         raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
+    image = _image(ds)
+    frame = None
+    if transfer_syntax_uid == ENCAPSULATED_UNCOMPRESSED:
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = transfer_syntax_uid = ExplicitVRLittleEndian
+        image.add_new("PixelData", "OW", _codestream(ds))
+    elif transfer_syntax_uid.is_encapsulated:
+        codestream = _codestream(ds)
+        frame = _checked_frame(codestream, transfer_syntax_uid, rows, columns, bits_allocated)
+    if not transfer_syntax_uid.is_encapsulated:
+        native = image.get("PixelData") or b""
+        _check_length(native, rows, columns, bits_allocated // 8)
+        image.add_new("PixelData", "OW", native[: rows * columns * bits_allocated // 8])
+    is_shifted = high_bit >= bits_stored and frame is None
+    if is_shifted:  # the decoder would drop the upper bits
+        image.BitsStored = bits_allocated
+    elif frame is not None:
+        _follow(image, frame, keeps_bits=has_embedded_overlay(ds))
     try:
-        if transfer_syntax_uid == JPEGExtended12Bit and bits_stored > 8:
-            pixels = _jpeg_extended(codestream, rows, columns, bits_stored)
+        if transfer_syntax_uid == JPEGExtended12Bit and image.BitsStored > 8:
+            pixels = _jpeg_extended(codestream, rows, columns, image.BitsStored)
         else:
-            pixels = get_decoder(transfer_syntax_uid).as_array(_for_decoder(ds, is_shifted), raw=True)[0]
+            pixels = get_decoder(transfer_syntax_uid).as_array(image, raw=True)[0]
             if is_shifted:
-                pixels = _aligned(pixels, high_bit, bits_stored, unsigned(ds, "PixelRepresentation") == 1)
+                pixels = _aligned(pixels, high_bit, bits_stored, image.PixelRepresentation == 1)
     except MemoryError as error:
         raise DecodeError("decode-limit", "out of memory while decoding") from error
     except Exception as error:  # decoders raise anything; their messages may quote the data set
@@ -87,17 +102,30 @@ def _aligned(pixels: NDArray[Any], high_bit: int, bits_stored: int, is_signed: b
     return raised.view(f"{pixels.dtype.str[0]}{kind}{pixels.dtype.itemsize}") >> (width - bits_stored)
 
 
-def _for_decoder(ds: Dataset, is_shifted: bool) -> Dataset:
+def _image(ds: Dataset) -> Dataset:
     """The Image Pixel attributes as a decoder wants them, whatever their padding and case, and the pixels."""
     image = Dataset()
     image.file_meta = ds.file_meta
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
         setattr(image, keyword, unsigned(ds, keyword))
-    if is_shifted:  # the decoder would drop the upper bits
-        image.BitsStored = image.BitsAllocated
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image["PixelData"] = ds["PixelData"]
+    if "PixelData" in ds:
+        image["PixelData"] = ds["PixelData"]
     return image
+
+
+def _follow(image: Dataset, frame: Frame, *, keeps_bits: bool) -> None:
+    """Let ``image`` say the depth and sign that its codestream has, which are right (PS3.5 8.2).
+
+    ``keeps_bits``: the bits above Bits Stored are an overlay. The depth of signed samples whose format knows no sign
+    stays, because the header alone says which bit is the sign's.
+    """
+    image.BitsAllocated = 8 if frame.precision <= 8 else 16
+    if frame.is_signed is not None:
+        image.PixelRepresentation = int(frame.is_signed)
+    if not keeps_bits and (frame.is_signed is not None or image.PixelRepresentation == 0):
+        image.BitsStored = frame.precision
+    image.BitsStored = min(image.BitsStored, image.BitsAllocated)
 
 
 def _codestream(ds: Dataset) -> bytes:
@@ -109,7 +137,10 @@ def _codestream(ds: Dataset) -> bytes:
     return b"".join(fragments)
 
 
-def _check_size(codestream: bytes, transfer_syntax_uid: UID, rows: int, columns: int, bits_allocated: int) -> None:
+def _checked_frame(
+    codestream: bytes, transfer_syntax_uid: UID, rows: int, columns: int, bits_allocated: int
+) -> Frame | None:
+    """Return what the codestream says of itself, None for RLE. Raises DecodeError where it cannot be of this image."""
     if not codestream:
         raise DecodeError("undecodable", "Pixel Data has no fragment with content")
     frame = frame_of(codestream, transfer_syntax_uid)
@@ -119,15 +150,26 @@ def _check_size(codestream: bytes, transfer_syntax_uid: UID, rows: int, columns:
         raise DecodeError(
             "pixel-size", f"the codestream is {frame.rows} x {frame.columns}, Rows x Columns {rows} x {columns}"
         )
-    elif frame.components != 1 or frame.precision > bits_allocated:
+    elif frame.components != 1 or frame.precision > _DEEPEST:
         raise DecodeError("pixel-size", f"the codestream has {frame.components} components of {frame.precision} bits")
+    return frame
 
 
-def _check_length(ds: Dataset, expected: int, row: int) -> None:
-    """Native Pixel Data holds the image; less than one row more is padding."""
-    length = len(ds.get("PixelData") or b"")
-    if not expected <= length < expected + max(row, 2):
-        raise DecodeError("pixel-size", f"Pixel Data has {length} bytes where {expected} belong")
+def _check_length(pixel_data: bytes, rows: int, columns: int, bytes_allocated: int) -> None:
+    """Native Pixel Data holds the image; receivers accept padding behind it (PS3.5 8.1.1).
+
+    More than that, and as much as other Columns, Bits Allocated or frames would have, is a contradiction unless it is
+    all of one value: the image would be sheared.
+    """
+    expected = rows * columns * bytes_allocated
+    excess = pixel_data[expected:]
+    other_image = (
+        len(excess) >= max(2, columns * bytes_allocated)
+        and len(excess) // 2 * 2 % (rows * bytes_allocated) == 0
+        and excess.strip(excess[:1]) != b""
+    )
+    if len(pixel_data) < expected or other_image:
+        raise DecodeError("pixel-size", f"Pixel Data has {len(pixel_data)} bytes where {expected} belong")
 
 
 def _jpeg_extended(codestream: bytes, rows: int, columns: int, bits_stored: int) -> NDArray[np.uint16]:

@@ -17,15 +17,10 @@ from pydicom.uid import (
 )
 
 from chexnode.settings.destination import DestinationSettings
-from chexnode.vocabulary.records import variant_parts, variant_with
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
 
 Context = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID."""
-
-Variant = tuple[ResultKind, str]
-"""A result object as one destination wants it: its kind, and its form, with the destination's label if it has one,
-such as (SEG, "planar"), (SC, "jpeg@RESEARCH") or (SR, "comprehensive3d-box-planar")."""
 
 #: The SOP class and the one transfer syntax that an object is stored in, which is all that is ever proposed for it:
 #: the stored bytes are sent, and any other transfer syntax would be a re-encoding. By kind
@@ -41,9 +36,9 @@ CONTEXTS: Mapping[tuple[ResultKind, str], Context] = {
 }
 
 DEFAULT_VARIANTS: tuple[Variant, ...] = (
-    (ResultKind.SEG, "planar"),
-    (ResultKind.SC, "rgb"),
-    (ResultKind.SR, "comprehensive3d-box-planar"),
+    Variant(ResultKind.SEG, "planar"),
+    Variant(ResultKind.SC, "rgb"),
+    Variant(ResultKind.SR, str(SrForm(seg_profile="planar"))),
 )
 """Made where no destination asks for anything: the node keeps them."""
 
@@ -81,14 +76,14 @@ def wanted(destination: DestinationSettings) -> tuple[Variant, ...]:
     """What ``destination`` gets for an image, each once; the heat map is a second Secondary Capture."""
     d = destination
     # A report refers to the Segmentation that goes to the same place, or to none.
-    seg_profile = d.seg_profile if "seg" in d.results else "noseg"
+    report = SrForm(d.sr_class, d.sr_outline, d.seg_profile if "seg" in d.results else None)
     forms: list[tuple[ResultKind, str]] = [
         (
             ResultKind(kind),
             {
                 "seg": d.seg_profile,
                 "sc": d.sc_encoding,
-                "sr": f"{d.sr_class}-{d.sr_outline}-{seg_profile}",
+                "sr": str(report),
                 "gsps": "outline",
             }[kind],
         )
@@ -96,12 +91,12 @@ def wanted(destination: DestinationSettings) -> tuple[Variant, ...]:
     ]
     if d.heat_map:
         forms.append((ResultKind.SC, "heat" if d.sc_encoding == "rgb" else "heat-jpeg"))
-    return tuple((kind, variant_with(form, d.label)) for kind, form in forms)
+    return tuple(Variant(kind, form, d.label) for kind, form in forms)
 
 
 def contexts(destination: DestinationSettings) -> tuple[Context, ...]:
     """The presentation contexts that are proposed to ``destination`` in the course of time, each once."""
-    chosen = [_context(kind, variant) for kind, variant in wanted(destination)]
+    chosen = [_context(variant) for variant in wanted(destination)]
     if destination.not_analysed:
         chosen.append(CONTEXTS[ResultKind.SR, destination.sr_class])
     if destination.withdraw == "iocm" and not destination.is_only_asked:
@@ -109,6 +104,6 @@ def contexts(destination: DestinationSettings) -> tuple[Context, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
-def _context(kind: ResultKind, variant: str) -> Context:
-    parts = variant_parts(variant)[0].split("-")
-    return next(context for (of, part), context in CONTEXTS.items() if of is kind and part in ("", *parts))
+def _context(variant: Variant) -> Context:
+    parts = variant.form.split("-")
+    return next(context for (kind, part), context in CONTEXTS.items() if kind is variant.kind and part in ("", *parts))

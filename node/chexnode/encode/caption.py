@@ -44,6 +44,8 @@ NOTED: Mapping[str, str] = {
     Note.NOT_CONFORMANT: "data set not as DICOM has it, image whole",
     Note.WINDOW_IGNORED: "display window unusable and ignored",
     Note.MODALITY_LUT_IGNORED: "modality transformation unusable and ignored",
+    Note.SHUTTER_APPLIED: "the display shutter was applied",
+    Note.CODESTREAM_DIFFERS: "pixels and header differ on sign or depth",
     Note.MODEL_OUTPUT_INVALID: "the AI gave no usable answer",
     "out-of-distribution": "unlike the images that the AI learnt from",
 }

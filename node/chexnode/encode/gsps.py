@@ -1,6 +1,7 @@
 """The findings as a Grayscale Softcopy Presentation State (PS3.3 A.33.1): outlines that a viewer lays over the image.
 
-It shows the radiograph as the radiograph's own header does (a presentation state replaces that, PS3.4 N.2), with an
+It shows the radiograph as the radiograph's own header does, shutters and overlays included (a presentation state
+replaces that, PS3.4 N.2), with an
 outline around each region, its number and score beside it, and the words of the Secondary Capture above and below.
 """
 
@@ -21,7 +22,7 @@ from highdicom.pr import (
 from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings, Region
-from chexnode.encode.caption import AMBER, COLOUR, Line, caption, has_finding, numbered
+from chexnode.encode.caption import AMBER, COLOUR, WHITE, Line, caption, has_finding, numbered
 from chexnode.encode.contours import outline, topmost
 from chexnode.encode.greyscale import modality_transformation, voi_transformations
 from chexnode.encode.provenance import (
@@ -35,6 +36,7 @@ from chexnode.encode.provenance import (
     tracking_uid,
 )
 from chexnode.encode.source import Source, acquisition, identify
+from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.variants import ResultKind
 
 FORM = "outline"
@@ -58,6 +60,7 @@ class _Layer:
 _OUTLINES = _Layer("AI_OUTLINES", "Outlines of regions found by an algorithm", COLOUR)
 _LABELS = _Layer("AI_LABELS", "Number and peak score of each region", AMBER)
 _BANNER = _Layer("AI_BANNER", "What this is, and what it is not for", AMBER)
+_OVERLAYS = _Layer("SOURCE_OVERLAYS", "Overlays of the radiograph itself", WHITE)
 _LAYERS = (_OUTLINES, _LABELS, _BANNER)
 
 
@@ -74,7 +77,8 @@ def encode_gsps(source: Source, findings: Findings, provenance: Provenance) -> D
         raise ValueError(f"mask is {mask.shape}, the source image {(source.rows, source.columns)}")
     template = source.template()
     template.SamplesPerPixel = 1
-    layers = {layer: _graphic_layer(order, layer) for order, layer in enumerate(_LAYERS, 1)}
+    used = (_OVERLAYS, *_LAYERS) if source.overlays else _LAYERS
+    layers = {layer: _graphic_layer(order, layer) for order, layer in enumerate(used, 1)}
     outlines = [
         GraphicObject(
             "POLYLINE",
@@ -122,6 +126,10 @@ def encode_gsps(source: Source, findings: Findings, provenance: Provenance) -> D
     (area,) = ds.DisplayedAreaSelectionSequence
     area.PresentationPixelAspectRatio = list(source.pixel_aspect_ratio)
     del area.PixelOriginInterpretation  # of whole slide images
+    for group in source.overlays:  # a presentation state shows only those that it activates (PS3.3 C.11.7)
+        ds.add_new(group << 16 | 0x1001, "CS", _OVERLAYS.name)
+    if Note.SHUTTER_APPLIED in findings.notes:
+        ds.update(source.shutter)
     ds.BodyPartExamined = "CHEST"  # else Laterality is asked for (PS3.3 C.7.3.1)
     identify(ds, source)
     stamp(ds, provenance)

@@ -28,14 +28,13 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER, derived_uid, long_string, result_uid
-from chexnode.encode.report import Device, Group, Naming, Reference, SrClass, report
+from chexnode.encode.report import Device, Group, Naming, Reference, report
 from chexnode.encode.source import Source
 from chexnode.encode.verify import modules
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import variant_with
 from chexnode.vocabulary.series import OUR_NAMES, SeriesNames
 from chexnode.vocabulary.states import JobState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, SrClass, Variant
 
 Cause = Reason | Literal[JobState.FAILED, JobState.CANCELLED]
 
@@ -121,10 +120,10 @@ def encode_not_analysed(
     """
     if not images:
         raise ValueError("there is no report of nothing")
-    variant = variant_with(f"not-analysed-{sr_class}", node.label)
+    variant = Variant(ResultKind.SR, f"not-analysed-{sr_class}", node.label)
 
     def uid(part: str) -> str:
-        return result_uid(identity, ResultKind.SR, variant, part)
+        return result_uid(identity, variant, part)
 
     name = node.series.not_analysed
     referable = [image for image in images if _is_referable(image)]

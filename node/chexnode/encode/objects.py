@@ -18,18 +18,17 @@ from chexnode.encode.provenance import Provenance
 from chexnode.encode.sc import ENCODINGS, encode_sc
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import Source
-from chexnode.encode.sr import SrVariant, encode_sr
+from chexnode.encode.sr import encode_sr
 from chexnode.encode.verify import InvalidResult, verify
-from chexnode.vocabulary.records import Attributes, variant_parts
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.records import Attributes
+from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One result object, ready to be stored."""
 
-    kind: ResultKind
-    variant: str
+    variant: Variant
     uid: str
     sop_class_uid: str
     data: bytes
@@ -41,10 +40,9 @@ class Encoded:
     """Empty: that of the image."""
 
     @classmethod
-    def of(cls, kind: ResultKind, variant: str, ds: Dataset, data: bytes) -> Encoded:
+    def of(cls, variant: Variant, ds: Dataset, data: bytes) -> Encoded:
         """``ds``, encoded as ``data``, with what a search by attributes needs to know of it."""
         return cls(
-            kind,
             variant,
             str(ds.SOPInstanceUID),
             str(ds.SOPClassUID),
@@ -77,40 +75,39 @@ def encode(
     display: NDArray[np.uint8],
     findings: Findings,
     provenance: Provenance,
-    wanted: Iterable[tuple[ResultKind, str]],
+    wanted: Iterable[Variant],
 ) -> list[Encoded]:
-    """Encode and check each wanted (kind, variant), once each and in the order wanted.
+    """Encode and check each of the ``wanted`` variants, once each and in the order wanted.
 
     Without a finding there is no Segmentation and no presentation state; the Secondary Capture and the report say so.
     Without heat, or where the image was not evaluated, there is no heat map.
-    Raises ValueError for a kind or variant that does not exist, and InvalidResult, which names the object, if one is
+    Raises ValueError for a form that does not exist, and InvalidResult, which names the object, if one is
     not as it should be.
     """
     encoded = []
-    for kind, variant in dict.fromkeys(wanted):
-        form, label = variant_parts(variant)
-        marked = replace(provenance, label=label)
-        ds = _build(kind, form, source, display, findings, marked)
+    for variant in dict.fromkeys(wanted):
+        marked = replace(provenance, label=variant.label)
+        ds = _build(variant, source, display, findings, marked)
         if ds is None:
             continue
         data = to_bytes(ds)
         try:
-            verify(data, source, findings, marked, kind, form)
+            verify(data, source, findings, marked, variant.kind, variant.form)
         except InvalidResult as error:
-            raise InvalidResult(f"{kind.value} {variant}: {error}") from error
-        encoded.append(Encoded.of(kind, variant, ds, data))
+            raise InvalidResult(f"{variant.kind.value} {variant}: {error}") from error
+        encoded.append(Encoded.of(variant, ds, data))
     return encoded
 
 
 def _build(
-    kind: ResultKind,
-    form: str,
+    variant: Variant,
     source: Source,
     display: NDArray[np.uint8],
     findings: Findings,
     provenance: Provenance,
 ) -> Dataset | None:
     """Return the object, or None where these findings have none of that kind."""
+    kind, form = variant.kind, variant.form
     if kind is ResultKind.SEG and form in PROFILES:
         return encode_seg(source, findings, provenance, form) if has_finding(findings) else None
     if kind is ResultKind.SC and form in ENCODINGS:
@@ -120,8 +117,8 @@ def _build(
     if kind is ResultKind.GSPS and form == FORM:
         return encode_gsps(source, findings, provenance) if has_finding(findings) and findings.regions else None
     if kind is ResultKind.SR:
-        return encode_sr(source, findings, provenance, SrVariant.parse(form))
-    raise ValueError(f"there is no {kind.value} of variant {form!r}")
+        return encode_sr(source, findings, provenance, SrForm.parse(form))
+    raise ValueError(f"there is no {kind.value} of form {form!r}")
 
 
 def to_bytes(ds: Dataset) -> bytes:

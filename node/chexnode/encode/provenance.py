@@ -17,9 +17,8 @@ from pydicom.sr.codedict import codes
 
 from chexmodels.dicom.key_objects import KeyObject
 from chexnode.vocabulary.records import MANUFACTURER as MANUFACTURER
-from chexnode.vocabulary.records import variant_with
 from chexnode.vocabulary.series import OUR_NAMES, SeriesName, SeriesNames
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 DISCLAIMER = "Research use only - not for diagnosis"
 
@@ -72,7 +71,7 @@ class Provenance:
 
     def uid(self, kind: ResultKind, form: str, part: str = "instance") -> str:
         """Return the UID of the result ``form`` (such as "planar") under this label, or of a ``part`` of it."""
-        return result_uid(self.job_key, kind, variant_with(form, self.label), part)
+        return result_uid(self.job_key, Variant(kind, form, self.label), part)
 
     def series_description(self, name: SeriesName, note: str = "") -> str:
         """Return Series Description: the label in front, the series' own, and what must be known of this one."""
@@ -84,9 +83,9 @@ def derived_uid(digest: bytes) -> str:
     return f"2.25.{UUID(bytes=digest[:16], version=5).int}"
 
 
-def result_uid(job_key: str, kind: ResultKind, variant: str, part: str = "instance") -> str:
+def result_uid(job_key: str, variant: Variant, part: str = "instance") -> str:
     """Return the UID of a result, or of a ``part`` of it such as its series; the same for the same arguments."""
-    return derived_uid(sha256("\0".join((job_key, kind.value, variant, part)).encode()).digest())
+    return derived_uid(sha256("\0".join((job_key, variant.kind.value, str(variant), part)).encode()).digest())
 
 
 def shared_uid(job_key: str, part: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from highdicom import ContributingEquipment
 from highdicom.sr import (
@@ -34,8 +33,8 @@ from chexmodels.dicom.key_objects import KeyObject
 from chexnode.encode.provenance import MANUFACTURER, set_times
 from chexnode.encode.source import Source, identify
 from chexnode.vocabulary.series import SeriesName
+from chexnode.vocabulary.variants import SrClass
 
-SrClass = Literal["comprehensive3d", "comprehensive"]
 Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
 
 _CLASSES: dict[SrClass, type[Comprehensive3DSR] | type[ComprehensiveSR]] = {

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from highdicom.sc import SCImage
@@ -37,16 +37,15 @@ from chexnode.encode.provenance import (
 )
 from chexnode.encode.source import Source, acquisition, attach
 from chexnode.vocabulary.series import SeriesName
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, ScEncoding
 
-Encoding = Literal["rgb", "jpeg"]
-ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+ENCODINGS: tuple[ScEncoding, ...] = get_args(ScEncoding)
 
 _JPEG_QUALITY = 92
 
 
 def encode_sc(
-    source: Source, display: NDArray[np.uint8], findings: Findings, provenance: Provenance, encoding: Encoding
+    source: Source, display: NDArray[np.uint8], findings: Findings, provenance: Provenance, encoding: ScEncoding
 ) -> Dataset:
     """Return the Secondary Capture of ``findings`` drawn on ``display``, (h, w) uint8, MONOCHROME2 sense.
 

@@ -13,7 +13,7 @@ A source that does place itself in the patient is followed by ``planar`` and ``f
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from highdicom.color import CIELabColor
@@ -40,16 +40,15 @@ from chexnode.encode.provenance import (
     tracking_uid,
 )
 from chexnode.encode.source import Source, attach
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, SegProfile
 
-Profile = Literal["planar", "full", "none"]
-PROFILES: tuple[Profile, ...] = get_args(Profile)
+PROFILES: tuple[SegProfile, ...] = get_args(SegProfile)
 
 #: Recommended display colour, (255, 64, 64) in sRGB; the Secondary Capture's outline has the same.
 COLOUR = (255, 64, 64)
 
 
-def encode_seg(source: Source, findings: Findings, provenance: Provenance, profile: Profile) -> Dataset:
+def encode_seg(source: Source, findings: Findings, provenance: Provenance, profile: SegProfile) -> Dataset:
     """Return the Segmentation of ``findings.mask``, (rows, columns) bool in source pixels.
 
     Raises ValueError if the mask is absent, empty or not of the source's size: an image without a finding has no

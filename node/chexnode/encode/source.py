@@ -10,7 +10,7 @@ elements are dropped.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import sha256
 from typing import Literal
@@ -28,7 +28,8 @@ from pydicom.uid import (
 )
 
 from chexmodels.dicom import values
-from chexmodels.dicom.greyscale import Choice, Greyscale, offered
+from chexmodels.dicom.greyscale import Choice, Greyscale, Window, offered
+from chexmodels.dicom.shutter import declared
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
 from chexnode.encode.provenance import derived_uid
 from chexnode.vocabulary.notes import Note
@@ -68,6 +69,10 @@ class Source:
     """Height to width of a pixel, as whole numbers: from the spacing, else from Pixel Aspect Ratio; 1, 1 if unknown."""
     greyscale: Greyscale
     """How the stored values become grey."""
+    overlays: tuple[int, ...]
+    """Groups (60xx) of the overlay planes that viewers draw."""
+    shutter: Dataset
+    """Elements of the Display Shutter module (PS3.3 C.7.6.11) that are complete; perhaps none."""
     notes: tuple[Note, ...]
 
     @property
@@ -89,10 +94,13 @@ class Source:
         return ds
 
 
-def sanitise(header: Dataset, choice: Choice | None = None) -> Source:
+def sanitise(
+    header: Dataset, choice: Choice | None = None, window: Window | None = None, overlays: tuple[int, ...] = ()
+) -> Source:
     """Make a safe copy of ``header``, a parsed data set with or without pixels. Never raises on a parseable one.
 
-    ``choice``: which of its grey-scale transformations served the pixels; None: nobody has seen them.
+    ``choice``: which of its grey-scale transformations served the pixels; None: nobody has seen them. ``window``: that
+    shows the pixels where the header has none that serves. ``overlays``: groups of the planes that viewers draw.
 
     A Study, Series or SOP Instance UID that is none is replaced by one derived from the others, so that a result of
     such a file can at least be written.
@@ -130,6 +138,7 @@ def sanitise(header: Dataset, choice: Choice | None = None) -> Source:
     pixel = values.spacing(header, "PixelSpacing")
     _copy_geometry(header, ds, pixel)
     spacing = imager or pixel
+    greyscale = offered(header).pick(choice)
     return Source(
         ds=ds,
         sop_class_uid=str(sop_class_uid),
@@ -139,7 +148,9 @@ def sanitise(header: Dataset, choice: Choice | None = None) -> Source:
         spacing_kind=None if spacing is None else "imager" if imager else "pixel",
         calibrated_spacing=pixel if values.texts(header, "PixelSpacingCalibrationType") in _CALIBRATED else None,
         pixel_aspect_ratio=_aspect_ratio(spacing or values.spacing(header, "PixelAspectRatio") or (1, 1)),
-        greyscale=offered(header).pick(choice),
+        greyscale=greyscale if greyscale.voi or not window else replace(greyscale, voi=window),
+        overlays=overlays,
+        shutter=declared(header),
         notes=() if spacing else (Note.SPACING_UNKNOWN,),
     )
 

@@ -11,9 +11,8 @@ other. Only groups with an outline hold numbers, because OHIF looks for coordina
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from highdicom.sr import (
@@ -61,12 +60,10 @@ from chexnode.encode.provenance import (
     software_versions,
     tracking_uid,
 )
-from chexnode.encode.report import Device, Group, Naming, Reference, SrClass, report
-from chexnode.encode.seg import PROFILES, Profile, segment_tracking_uid
+from chexnode.encode.report import Device, Group, Naming, Reference, report
+from chexnode.encode.seg import segment_tracking_uid
 from chexnode.encode.source import Source
-from chexnode.vocabulary.variants import ResultKind
-
-Outline = Literal["box", "contour"]
+from chexnode.vocabulary.variants import ResultKind, SrForm, SrOutline
 
 LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
 PRESENCE = Code("705057003", "SCT", "Presence")
@@ -90,41 +87,11 @@ Side = Literal["left", "right"]
 #: reaches into it has no side: patients stand off centre, and the heart and the mediastinum are of neither lung.
 MIDLINE = 0.05
 
-_NO_SEG = "noseg"
 
 REPLACES = "This report replaces an earlier one of the same image."
 
 
-@dataclass(frozen=True, slots=True)
-class SrVariant:
-    """What one destination's reports are like."""
-
-    sr_class: SrClass = "comprehensive3d"
-    outline: Outline = "box"
-    seg_profile: Profile | None = None
-    """Profile of the Segmentation that the report points to. None: the destination has none."""
-
-    def __str__(self) -> str:
-        return f"{self.sr_class}-{self.outline}-{self.seg_profile or _NO_SEG}"
-
-    @classmethod
-    def parse(cls, text: str) -> SrVariant:
-        """Read what ``str`` wrote. Raises ValueError for anything else."""
-        for variant in VARIANTS:
-            if str(variant) == text:
-                return variant
-        raise ValueError(f"there is no sr of variant {text!r}")
-
-
-VARIANTS = tuple(
-    SrVariant(sr_class, shape, profile)
-    for sr_class in get_args(SrClass)
-    for shape in get_args(Outline)
-    for profile in (*PROFILES, None)
-)
-
-
-def encode_sr(source: Source, findings: Findings, provenance: Provenance, variant: SrVariant) -> Dataset:
+def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: SrForm) -> Dataset:
     """Return the report of ``findings``; its mask is (rows, columns) bool in source pixels.
 
     Raises ValueError if the mask is not of the source's size or has not the regions that it should have.
@@ -137,13 +104,13 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
         if findings.mask.shape != (source.rows, source.columns):
             raise ValueError(f"mask is {findings.mask.shape}, the source image {(source.rows, source.columns)}")
         for number, region in enumerate(findings.regions, 1):
-            points = polyline(findings.mask, region, variant.outline)
+            points = polyline(findings.mask, region, form.outline)
             groups.append(_region_group(source, provenance, number, region, points))
-        if variant.seg_profile is not None:
+        if form.seg_profile is not None:
             segmentation = Reference(
                 SegmentationStorage,
-                provenance.uid(ResultKind.SEG, variant.seg_profile),
-                provenance.uid(ResultKind.SEG, variant.seg_profile, "series"),
+                provenance.uid(ResultKind.SEG, form.seg_profile),
+                provenance.uid(ResultKind.SEG, form.seg_profile, "series"),
             )
             evidence.append(segmentation)
             groups.extend(
@@ -157,14 +124,14 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
     return report(
         source,
         Naming(
-            provenance.uid(ResultKind.SR, str(variant)),
-            provenance.uid(ResultKind.SR, str(variant), "series"),
+            provenance.uid(ResultKind.SR, str(form)),
+            provenance.uid(ResultKind.SR, str(form), "series"),
             provenance.series.sr,
             provenance.series_description(provenance.series.sr),
         ),
         _device(provenance),
         provenance.created_at,
-        variant.sr_class,
+        form.sr_class,
         groups,
         [*(line.text for line in (*texts.below, *texts.above)), *replaced],
         evidence,
@@ -173,7 +140,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, varian
     )
 
 
-def polyline(mask: NDArray[np.bool_], region: Region, shape: Outline) -> NDArray[np.float32]:
+def polyline(mask: NDArray[np.bool_], region: Region, shape: SrOutline) -> NDArray[np.float32]:
     """Return the closed outline of ``region``: (points, 2) float32 column and row, in PS3.3 C.18.6.1.2's coordinates.
 
     The corners of the pixels' own squares count: (0, 0) is the top left of the image's first pixel.

@@ -29,14 +29,19 @@ def register(app: Celery, infer: Callable[[], None], deliver: Callable[[str], No
     app.task(name=TASKS[DELIVER], shared=False)(look_for_deliveries)
 
 
-def consume(app: Celery, queues: Sequence[str], threads: int, stopping: threading.Event) -> None:
+def consume(
+    app: Celery, queues: Sequence[str], threads: int, stopping: threading.Event, on_signal: Callable[[], None]
+) -> None:
     """Consume ``queues`` until SIGTERM or SIGINT; ``stopping`` is set when that comes, so that tasks can end.
+
+    ``on_signal`` is called at each of them.
 
     Celery's own handlers are left out: they write past the log, drop what is held at the first Ctrl-C, and start the
     process anew at SIGHUP.
     """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
+        on_signal()
         stopping.set()
         state.should_stop = 0
 

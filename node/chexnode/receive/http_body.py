@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -204,6 +205,11 @@ class HttpBody:
 
     def end(self) -> None:
         """The body is over: store what is complete. Raises MultipartError where it was broken before anything was."""
+        for _ in self.ending():
+            pass
+
+    def ending(self) -> Iterator[None]:
+        """The same in steps, so that whoever sends many instances at once can be made to take turns with others."""
         if self._reader is None:
             self._finish_part()
             return
@@ -222,6 +228,7 @@ class HttpBody:
             if len(models) > MOST_PARTS:
                 raise MultipartError(f"more than {MOST_PARTS} instances")
             for number, model in enumerate(models):
+                yield
                 try:
                     self._store_model(self._separate, model)
                 except DiskRefused:  # it has no parts any more for the others either

@@ -14,7 +14,7 @@ from chexnode.receive.storage import StorageService
 from chexnode.vocabulary.records import Caller
 
 #: Messages under way when the node stops may take this long to be answered.
-GRACE_SECONDS = 30.0
+GRACE_SECONDS = 5.0
 
 _OPEN_FILES = 65_536
 

@@ -39,6 +39,7 @@ def run(settings: Settings, path: Path | None) -> list[Check]:
         ("broker", 15, lambda: broker(settings)),
         ("model", 30, lambda: model(settings)),
         ("device", 120, lambda: device(settings)),
+        ("sandbox", 90, lambda: sandbox(settings)),
     ]
     if settings.tls.certificate is not None:
         looks.append(("certificate", 10, lambda: certificate(settings)))
@@ -169,6 +170,18 @@ def device(settings: Settings) -> str:
     name = pick_device(settings.model.device)
     what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
     return f"{name} ({what})"
+
+
+def sandbox(settings: Settings) -> str:
+    """What confines the processes that decode, tried in one of them."""
+    from chexnode.sandbox.pool import Pool
+
+    with Pool("chexnode.sandbox.probe", settings.limits, 1, {}) as pool:
+        held = pool.confinement()
+    facts = f"network: {held['network']}; files: {held['files']}; system calls: {held['calls']}"
+    if held["network"] != "none" or (held["files"] == "limits only" and held["calls"] == "any"):
+        raise BadEnvironment(f"decoding is confined too little by this kernel: {facts}")
+    return f"decoding children: {facts}"
 
 
 def destination(settings: Settings, one: DestinationSettings) -> str:

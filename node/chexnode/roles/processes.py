@@ -7,21 +7,14 @@ import fcntl
 import logging
 import os
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 from chexnode.node import BEAT_SECONDS, Duty, Node
+from chexnode.roles.ending import Ending
 from chexnode.settings.tree import Settings
-from chexnode.tls import server_context
 from chexnode.vocabulary.errors import BadEnvironment, Transient
-
-if TYPE_CHECKING:
-    import uvicorn
 
 log = logging.getLogger(__name__)
 
@@ -32,57 +25,38 @@ def run_receiver(settings: Settings, supervised: bool = False) -> None:
     """Accept images until SIGTERM or SIGINT."""
     from chexnode.receive.receiver import Receiver
 
-    with _place(settings, supervised), Node.open(settings, "receiver") as node:
+    with _ending("receiver") as ending, _place(settings, supervised), Node.open(settings, "receiver") as node:
         receiver = Receiver(node)
         receiver.start()
         us = settings.node
         for port, how in ((receiver.port, "without TLS"), (receiver.tls_port, "with TLS")):
             if port is not None:
                 log.info("receiving as %s on %s:%d %s", us.ae_title, us.host, port, how)
-        _wait_for_signal(node)
+        ending.works_until(node.stopping)
+        while not node.stopping.is_set():
+            try:
+                node.report_alive(Duty.RECEIVE)
+            except Transient as error:
+                log.warning("%s", error)
+            node.stopping.wait(BEAT_SECONDS)
         receiver.stop()
 
 
 def run_web(settings: Settings, supervised: bool = False) -> None:
     """Serve HTTP until SIGTERM or SIGINT."""
-    import uvicorn
-
     from chexnode.alarms.watch import Watch
     from chexnode.receive.storage import StorageService
     from chexnode.web.app import create_app
+    from chexnode.web.server import Server
 
-    with _place(settings, supervised), Node.open(settings, "web") as node:
+    with _ending("web") as ending, _place(settings, supervised), Node.open(settings, "web") as node:
         storage = StorageService(node)
-        app = create_app(node, storage)
-        # Browsers have no certificate of ours to show; who they are is asked elsewhere.
-        web_tls = settings.tls.model_copy(update={"require_certificate": False})
-        config = uvicorn.Config(
-            app,
-            host=settings.web.host,
-            port=settings.web.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # web.proxies says whom to believe
-            limit_concurrency=settings.web.max_connections,
-            ssl_context_factory=(lambda *_: server_context(web_tls)) if web_tls.web else None,
-        )
-        # When it has ended it raises the signal that ended it again, which must not keep us from closing in order.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        server = Server(create_app(node, storage), settings, ending.begin)
+        # When the server has ended it raises the signal that ended it again: we close in order by then.
+        ending.works_until(node.stopping)
         with storage, Watch(node):
-            _serve(uvicorn.Server(config), node)
-
-
-def _serve(server: uvicorn.Server, node: Node) -> None:
-    """Run until told to stop; streams that would never end by themselves are told too."""
-    handle_exit = server.handle_exit
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        node.stopping.set()
-        handle_exit(number, frame)
-
-    server.handle_exit = stop  # type: ignore[method-assign,assignment]
-    server.run()
+            log.info("web: %s://%s:%d", "https" if settings.tls.web else "http", settings.web.host, server.port)
+            server.serve_until_stopped()
 
 
 def run_worker(settings: Settings, supervised: bool = False) -> None:
@@ -93,12 +67,25 @@ def run_worker(settings: Settings, supervised: bool = False) -> None:
     from chexnode.work.reporter import Reporter
     from chexnode.work.shift import Shift
 
-    with _place(settings, supervised), Node.open(settings, "worker") as node, Shift(node) as shift:
+    with (
+        _ending("worker") as ending,
+        _place(settings, supervised),
+        Node.open(settings, "worker") as node,
+        Shift(node) as shift,
+    ):
         shift.tick_with(Housekeeper(node, Reporter(node).report).tick)
         app = make_app(settings.broker.url, settings.node.data_dir)
         register(app, shift.infer, shift.deliver)
         log.info("working on %s as %s", ", ".join(settings.worker.queues), node.owner)
-        consume(app, settings.worker.queues, shift.threads, node.stopping)
+        ending.works_until(node.stopping, shift.give_back)
+        consume(app, settings.worker.queues, shift.threads, node.stopping, ending.begin)
+
+
+@contextmanager
+def _ending(role: str) -> Iterator[Ending]:
+    ending = Ending(role)
+    yield ending
+    ending.finish()
 
 
 @contextmanager
@@ -137,21 +124,3 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() == 1:
         raise BadEnvironment("the supervisor is gone")
-
-
-def _wait_for_signal(node: Node) -> None:
-    """Wait, and let the web role know meanwhile that the receiver lives."""
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
-    while True:
-        try:
-            node.report_alive(Duty.RECEIVE)
-        except Transient as error:
-            log.warning("%s", error)
-        if stop.wait(BEAT_SECONDS):
-            return

@@ -17,6 +17,7 @@ from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.migrate import upgrade
 from chexnode.node import job_spec
+from chexnode.roles.ending import STOP_SECONDS
 from chexnode.roles.processes import lock
 from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
@@ -25,8 +26,8 @@ from chexnode.vocabulary.errors import BadEnvironment
 log = logging.getLogger(__name__)
 
 ROLES = ("receive", "worker", "web")
-STOP_SECONDS = 30.0
-"""How long a role may take to finish what it holds."""
+_KILL_SECONDS = STOP_SECONDS + 3.0
+"""When a role that has not ended by itself is killed."""
 _STEADY_SECONDS = 30.0
 _LONGEST_PAUSE = 10.0
 
@@ -61,7 +62,9 @@ def run(settings: Settings, config: Path | None, log_level: str, json_logs: bool
                     _keep_alive(child)
                 time.sleep(0.2)
         finally:
+            log.info("asked to end")
             _stop_all(children)
+            log.info("ended")
 
 
 class _Stop:
@@ -144,12 +147,12 @@ def _stop_all(children: list[_Child]) -> None:
     for child in children:
         if child.process is not None:
             child.process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + _KILL_SECONDS
     for child in children:
         if child.process is None:
             continue
         try:
-            child.process.wait(max(0.1, deadline - time.monotonic()))
+            child.process.wait(max(0.05, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             log.error("%s did not stop in time and is killed; its work is taken up at the next start", child.role)
             child.process.kill()

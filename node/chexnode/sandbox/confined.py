@@ -3,24 +3,24 @@
 Requests are lines of JSON on standard input; an answer is two big-endian lengths, JSON, and raw bytes. No pickles: the
 parent must be able to read the answer of a child that a hostile image has taken over.
 
-What holds: address space (``RLIMIT_AS``), CPU time of each request (``RLIMIT_CPU``), no files written
-(``RLIMIT_FSIZE``), no core dumps, few descriptors, no privileges gained by exec, death with the parent, and, where the
-kernel allows user namespaces, no network. It can still read what its user can read.
+What holds everywhere: address space (``RLIMIT_AS``), CPU time of each request (``RLIMIT_CPU``), no content of files
+written (``RLIMIT_FSIZE``), no core dumps, few descriptors, no privileges gained by exec, death with the parent. What
+:mod:`chexnode.sandbox.confinement` adds depends on the kernel. It can still read what its user can read.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from struct import Struct
 from typing import Any
+
+from chexnode.sandbox.confinement import confine
 
 ANSWER = Struct(">IQ")
 """Lengths of the JSON and of the bytes behind it."""
@@ -31,10 +31,6 @@ Reply = tuple[dict[str, Any], Sequence[memoryview | bytes]]
 Handler = Callable[[dict[str, Any]], Reply]
 """Request -> answer. Whatever it raises becomes an answer too."""
 
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_MOST_DESCRIPTORS = 24
-
 
 def serve(argument: str, load: Callable[[dict[str, Any]], Handler]) -> None:
     """Answer requests until standard input closes.
@@ -44,10 +40,10 @@ def serve(argument: str, load: Callable[[dict[str, Any]], Handler]) -> None:
     """
     config = json.loads(argument)
     answers = _own_standard_output()
-    network = _confine(config["parent"])
+    confinement = confine(config["parent"])
     handle = load(config)
     _limit_memory(config["memory"])
-    _answer(answers, {"ready": True, "network": network}, [])
+    _answer(answers, {"ready": True, "confinement": confinement}, [])
     for line in sys.stdin.buffer:
         _limit_cpu(config["seconds"])
         _answer(answers, *_handled(handle, json.loads(line)))
@@ -88,21 +84,6 @@ def _own_standard_output() -> int:
     os.dup2(null, 1)
     os.close(null)
     return answers
-
-
-def _confine(parent: int) -> str:
-    """Leave the network, tie this process to its parent and take rights away. Returns ``none`` or ``shared``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(0)  # it died before the line above
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    isolated = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWNET) == 0
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_DESCRIPTORS, _MOST_DESCRIPTORS))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
-    return "none" if isolated else "shared"
 
 
 def _limit_memory(megabytes: int) -> None:

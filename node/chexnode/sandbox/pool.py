@@ -6,6 +6,7 @@ A crash convicts a file only in a fresh child; a used child's crash is tried onc
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import queue
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +27,8 @@ from chexnode.sandbox.limits import read_limits
 from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
 from chexnode.vocabulary.reasons import Reason
+
+log = logging.getLogger(__name__)
 
 _START_SECONDS = 60
 _LONGEST_FACTS = 65_536
@@ -67,11 +71,11 @@ class _Child:
             stderr=subprocess.DEVNULL,
             cwd="/",
             env=environment,
-            start_new_session=True,  # a Ctrl-C in the terminal is not for children
+            start_new_session=True,  # a process group of its own; a Ctrl-C in the terminal is not for children
             pipesize=1_048_576,
         )
         self.requests = 0
-        self._is_ready = False
+        self._confinement: dict[str, str] | None = None
 
     @property
     def pid(self) -> int:
@@ -80,17 +84,27 @@ class _Child:
     def is_worn_out(self) -> bool:
         return self.requests >= _LIFETIME or self._process.poll() is not None
 
+    def confinement(self) -> dict[str, str]:
+        """What keeps it from doing harm (:func:`chexnode.sandbox.confinement.confine`); waits until it is ready.
+
+        Raises :class:`NoChild` where it never is.
+        """
+        if self._confinement is None:
+            try:
+                facts, _ = self._receive(0, time.monotonic() + _START_SECONDS)
+            except _Died as death:
+                raise NoChild("a decoding child does not start") from death
+            self._confinement = {str(key): str(value) for key, value in facts["confinement"].items()}
+            if self._confinement["network"] != "none":
+                log.warning("a decoding child shares this machine's network: `chexnode check` says what confines it")
+        return self._confinement
+
     def ask(self, request: Mapping[str, Any], longest: int, seconds: float) -> tuple[dict[str, Any], memoryview]:
         """Hand one request over and return the answer's facts and bytes, at most ``longest`` of these.
 
         Raises :class:`_Died`, or :class:`NoChild` where the child never started.
         """
-        if not self._is_ready:
-            try:
-                self._receive(0, time.monotonic() + _START_SECONDS)
-            except _Died as death:
-                raise NoChild("a decoding child does not start") from death
-            self._is_ready = True
+        self.confinement()
         self.requests += 1
         assert self._process.stdin is not None
         try:
@@ -138,6 +152,9 @@ class _Child:
         return _Died(returncode, overran)
 
     def kill(self) -> None:
+        """End it, and whatever it may have started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -194,6 +211,15 @@ class Pool:
             return self._start()
         except NoChild:
             return None
+
+    def confinement(self) -> dict[str, str]:
+        """What keeps a child from doing harm. Raises :class:`NoChild`."""
+        child = self._free.get()
+        try:
+            child = child or self._start()
+            return child.confinement()
+        finally:
+            self._free.put(child)
 
     def ask(self, request: Mapping[str, Any], longest: int) -> tuple[dict[str, Any], memoryview]:
         """Return what a child answers, its facts and at most ``longest`` bytes; waits for a free child.

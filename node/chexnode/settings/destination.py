@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from chexnode.settings.base import AETitle, Section
+from chexnode.vocabulary.variants import ScEncoding, SegProfile, SrClass, SrOutline
 
 _ONLY: Mapping[str, tuple[str, ...]] = {
     "dicom": ("ae_title", "host", "port", "tls", "tls_name", "storage_commitment", "retrieve"),
@@ -55,12 +56,12 @@ class DestinationSettings(Section):
         ("seg", "sc", "sr"),
         description="Objects sent here, for each analysed image; none: it is only asked, by `pull` and `reconcile`.",
     )
-    seg_profile: Literal["planar", "full", "none"] = Field("planar", description="SEG plane groups, by viewer.")
-    sc_encoding: Literal["rgb", "jpeg"] = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")
-    sr_class: Literal["comprehensive3d", "comprehensive"] = Field(
+    seg_profile: SegProfile = Field("planar", description="SEG plane groups, by viewer.")
+    sc_encoding: ScEncoding = Field("rgb", description="Secondary Capture as native RGB or JPEG Baseline.")
+    sr_class: SrClass = Field(
         "comprehensive3d", description="SR as Comprehensive 3D SR, or as Comprehensive SR for older archives."
     )
-    sr_outline: Literal["box", "contour"] = Field("box", description="Regions in the SR as boxes or as contours.")
+    sr_outline: SrOutline = Field("box", description="Regions in the SR as boxes or as contours.")
     heat_map: bool = Field(False, description="Also send the heat map, as a second Secondary Capture.")
     not_analysed: bool = Field(
         False, description="Also send, when a study closes, a Structured Report of what was not analysed and why."

@@ -50,8 +50,19 @@ class WebSettings(Section):
         200, ge=0, description="Requests from one address, four times that at once; more get 429. 0: no limit."
     )
     max_request_mb: int = Field(4096, ge=1, description="Largest body of one request, in MB; larger ones get 413.")
+    header_seconds: float = Field(
+        10, gt=0, description="A new connection has this long for its TLS handshake and the whole header of a request."
+    )
     idle_seconds: float = Field(30, gt=0, description="A body, or the reading of an answer, may pause this long.")
-    max_connections: int = Field(200, ge=1, description="Connections at once; more get 503.")
+    min_kb_per_second: float = Field(
+        2, gt=0, description="A body, or the reading of an answer, that falls idle_seconds behind this rate is ended."
+    )
+    max_connections: int = Field(
+        400, ge=1, description="Connections at once; one that waits for a request makes room, else more get 503."
+    )
+    max_connections_per_address: int = Field(
+        100, ge=1, description="The same for one address, or one IPv6 /64; proxies of ours may have all."
+    )
     viewer: Path | None = Field(
         None, description="Folder that `chexnode viewer fetch` puts OHIF into; none: viewer under node.data_dir."
     )

@@ -40,6 +40,10 @@ class Note(StrEnum):
     """A Modality LUT or rescale was present but invalid, and was ignored."""
     POLARITY_CONTRADICTORY = "polarity-contradictory"
     """Photometric Interpretation and Presentation LUT Shape contradict each other."""
+    SHUTTER_APPLIED = "shutter-applied"
+    """A Display Shutter covers part of the image: the model did not see it."""
+    CODESTREAM_DIFFERS = "codestream-differs"
+    """The compressed samples have another sign or depth than the header says; the samples are right."""
     MODEL_OUTPUT_INVALID = "model-output-invalid"
     """The model answered with nothing, NaN or infinity: the image counts as not evaluated, never as negative."""
 

@@ -11,21 +11,10 @@ from enum import StrEnum
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 MANUFACTURER = "ChexNode"
 """Manufacturer (0008,0070) of everything this node makes; recognises our own results when they come back."""
-
-
-def variant_with(form: str, label: str) -> str:
-    """Return the variant string of a result ``form``, such as "planar", marked with ``label``: ``planar@RESEARCH``."""
-    return f"{form}@{label}" if label else form
-
-
-def variant_parts(variant: str) -> tuple[str, str]:
-    """Return (form, label) of a variant string; the label is empty where there is none."""
-    form, _, label = variant.partition("@")
-    return form, label
 
 
 Attributes = Mapping[str, str | int | None]
@@ -157,8 +146,7 @@ class NewResult:
     """One encoded object whose file is already durable."""
 
     uid: str
-    kind: ResultKind
-    variant: str
+    variant: Variant
     sop_class_uid: str
     sha256: str
     path: str

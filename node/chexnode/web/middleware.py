@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chexnode.settings.base import is_address
 from chexnode.settings.web import WebSettings
+from chexnode.web.addresses import is_inside, networks, subscriber
 
 _BURST_SECONDS = 4.0
 """A viewer that opens a study asks for all of it at once."""
 
 _MOST_ADDRESSES = 10_000
 
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 """Bytes of an answer that are timed together: a caller who reads slowly is not one who does not read."""
+
+
+T = TypeVar("T")
 
 
 class Buckets:
@@ -40,7 +45,7 @@ class Buckets:
 
     def take(self, address: str) -> float:
         """Take one token; return 0, or how many seconds to wait for one."""
-        now, who = self._clock(), _subscriber(address)
+        now, who = self._clock(), subscriber(address)
         level, since = self._levels.pop(who, (self._size, now))
         level = min(self._size, level + (now - since) * self._rate)
         enough = level >= 1
@@ -50,16 +55,6 @@ class Buckets:
         return 0.0 if enough else (1 - level) / self._rate
 
 
-def _subscriber(address: str) -> str:
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
-    return str(ip)
-
-
 class Limits:
     """ASGI middleware: 429, 413 and 408, and an end to callers who neither send nor read."""
 
@@ -67,8 +62,7 @@ class Limits:
         self._app = app
         rate = settings.requests_per_second
         self._buckets = Buckets(rate) if rate else None
-        self._most_bytes = settings.max_request_mb * 1_000_000
-        self._idle = settings.idle_seconds
+        self._settings, self._most_bytes = settings, settings.max_request_mb * 1_000_000
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,7 +74,7 @@ class Limits:
         elif _length(scope) > self._most_bytes:
             refusal = _refusal(413, "the body is too large", {"Connection": "close"})
         else:
-            await _Exchange(self._app, self._most_bytes, self._idle, scope, receive, send).run()
+            await _Exchange(self._app, self._settings, scope, receive, send).run()
             return
         await refusal(scope, receive, send)
 
@@ -93,14 +87,34 @@ class _BodyFault(Exception):
         self.status = status
 
 
+class _Pace:
+    """Waits for one direction of an exchange: each wait ends in time, and all together keep up with a minimum rate."""
+
+    def __init__(self, idle: float, rate: float) -> None:
+        """``idle``: seconds that one wait may take, and all may fall behind ``rate``, in bytes a second."""
+        self._idle, self._rate = idle, rate
+        self._waited, self.count = 0.0, 0
+
+    async def wait(self, action: Awaitable[T]) -> T:
+        """What ``action`` gives; only such waiting counts, not what the node itself needs. Raises TimeoutError."""
+        left = self._idle + self.count / self._rate - self._waited
+        started = time.monotonic()
+        try:
+            return await asyncio.wait_for(action, max(0.001, min(self._idle, left)))
+        finally:
+            self._waited += time.monotonic() - started
+
+
 class _Exchange:
     """One request and its answer, counted and timed."""
 
-    def __init__(self, app: ASGIApp, most_bytes: int, idle: float, scope: Scope, receive: Receive, send: Send) -> None:
-        self._app, self._most_bytes, self._idle = app, most_bytes, idle
+    def __init__(self, app: ASGIApp, settings: WebSettings, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app, self._most_bytes = app, settings.max_request_mb * 1_000_000
         self._scope, self._receive, self._send = scope, receive, send
-        self._got, self._body_is_over, self._answered = 0, False, False
+        self._body_is_over, self._answered = False, False
         self._fault: _BodyFault | None = None
+        rate = settings.min_kb_per_second * 1000
+        self._in, self._out = _Pace(settings.idle_seconds, rate), _Pace(settings.idle_seconds, rate)
 
     async def run(self) -> None:
         try:
@@ -118,26 +132,28 @@ class _Exchange:
         if self._body_is_over:  # what comes now is the end of the connection, whenever that is
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), self._idle)
+            message = await self._in.wait(self._receive())
         except TimeoutError:
-            self._fault = _BodyFault(408, f"nothing more of the body within {self._idle:g} s")
+            self._fault = _BodyFault(408, "the body does not come, or too slowly")
             raise self._fault from None
-        self._got += len(message.get("body", b""))
+        self._in.count += len(message.get("body", b""))
         self._body_is_over = not message.get("more_body", False)
-        if self._got > self._most_bytes:
+        if self._in.count > self._most_bytes:
             self._fault = _BodyFault(413, "the body is too large")
             raise self._fault
         return message
 
     async def _sending(self, message: Message) -> None:
         self._answered = True
-        body = message.get("body", b"")
-        sent = 0
-        while len(body) - sent > _PIECE:
-            piece = {"type": message["type"], "body": body[sent : sent + _PIECE], "more_body": True}
-            await asyncio.wait_for(self._send(piece), self._idle)
-            sent += _PIECE
-        await asyncio.wait_for(self._send({**message, "body": body[sent:]} if sent else message), self._idle)
+        body = memoryview(message.get("body", b""))
+        while len(body) > _PIECE:
+            await self._piece({"type": message["type"], "body": bytes(body[:_PIECE]), "more_body": True})
+            body = body[_PIECE:]
+        await self._piece({**message, "body": bytes(body)} if message["type"] == "http.response.body" else message)
+
+    async def _piece(self, message: Message) -> None:
+        await self._out.wait(self._send(message))
+        self._out.count += len(message.get("body", b""))
 
 
 def _length(scope: Scope) -> int:
@@ -175,27 +191,19 @@ class BehindProxy:
 
     def __init__(self, app: ASGIApp, proxies: Sequence[str]) -> None:
         """``proxies``: addresses and networks."""
-        self._app, self._proxies = app, [ipaddress.ip_network(one, strict=False) for one in proxies]
+        self._app, self._proxies = app, networks(proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("client") and self._is_proxy(scope["client"][0]):
+        if scope["type"] == "http" and scope.get("client") and is_inside(scope["client"][0], self._proxies):
             scope = self._forwarded(scope)
         await self._app(scope, receive, send)
-
-    def _is_proxy(self, address: str) -> bool:
-        try:
-            ip = ipaddress.ip_address(address.strip())
-        except ValueError:
-            return False
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        return any(ip in network for network in self._proxies)
 
     def _forwarded(self, scope: Scope) -> Scope:
         headers, changed = Headers(scope=scope), dict(scope)
         # Each proxy adds whom it was called by at the end: the last who is none of ours is the caller.
         chain = [one.strip() for one in ",".join(headers.getlist("x-forwarded-for")).split(",") if one.strip()]
-        caller = next((one for one in reversed(chain) if not self._is_proxy(one)), None)
-        if caller is not None and _is_address(caller):
+        caller = next((one for one in reversed(chain) if not is_inside(one, self._proxies)), None)
+        if caller is not None and is_address(caller):
             changed["client"] = (caller, 0)
         if (scheme := _last(headers, "x-forwarded-proto")) in ("http", "https"):
             changed["scheme"] = scheme
@@ -210,14 +218,6 @@ class BehindProxy:
 
 def _last(headers: Headers, name: str) -> str:
     return ",".join(headers.getlist(name)).rpartition(",")[2].strip()
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 class KnownHosts:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from io import BytesIO
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -22,9 +24,10 @@ from pydicom import Dataset
 
 from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.part10 import read
+from chexmodels.dicom.plain import as_part10
 from chexmodels.finding import Findings
 from chexmodels.pixels import from_picture
-from chexnode.deliver.routing import DEFAULT_VARIANTS, Variant
+from chexnode.deliver.routing import DEFAULT_VARIANTS
 from chexnode.encode.caption import caption
 from chexnode.encode.picture import lay_out, render
 from chexnode.node import job_spec
@@ -36,7 +39,7 @@ from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
 from chexnode.vocabulary.reports import FileReport, RegionReport
 from chexnode.vocabulary.states import InstanceState, JobState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from chexnode.work.pipeline import Pipeline, open_pipeline
 from chexnode.work.prepared import Prepared, prepare_image
 
@@ -47,11 +50,13 @@ _SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg"})
 _JSON, _HEAT, _OVERLAY = ".json", ".npz", ".overlay.png"
 #: The objects of one image, and the ends of their files' names.
 _OBJECTS: Mapping[Variant, str] = {
-    **{variant: f".{variant[0]}.dcm" for variant in DEFAULT_VARIANTS},
-    (ResultKind.GSPS, "outline"): ".pr.dcm",
+    **{variant: f".{variant.kind}.dcm" for variant in DEFAULT_VARIANTS},
+    Variant(ResultKind.GSPS, "outline"): ".pr.dcm",
 }
-_HEAT_MAP: Variant = (ResultKind.SC, "heat")
+_HEAT_MAP = Variant(ResultKind.SC, "heat")
 _HEAT_OBJECT = ".heat.dcm"
+_LONGEST_PLAIN = 500_000_000
+"""Bytes of a file that is looked at for a data set without file meta information."""
 _OUTPUTS = (_JSON, _HEAT, _OVERLAY, _HEAT_OBJECT, *_OBJECTS.values())
 
 
@@ -79,8 +84,12 @@ def analyze(settings: Settings, files: Sequence[Path], out: Path, heat: bool) ->
     now = datetime.now(UTC)
     named = list(zip(files, _stems(files, out), strict=True))
     size = settings.worker.batch_size
-    with open_pipeline(settings, spec) as pipeline, ThreadPoolExecutor(settings.worker.decoders) as decoding:
-        run = _Run(settings, spec, pipeline, now)
+    with (
+        open_pipeline(settings, spec) as pipeline,
+        ThreadPoolExecutor(settings.worker.decoders) as decoding,
+        TemporaryDirectory(prefix="chexnode-") as copies,
+    ):
+        run = _Run(settings, spec, pipeline, now, Path(copies))
         try:
             out.mkdir(parents=True, exist_ok=True)
             for start in range(0, len(named), size):
@@ -93,8 +102,9 @@ def analyze(settings: Settings, files: Sequence[Path], out: Path, heat: bool) ->
 class _Run:
     """The stages, with what all files of one call share."""
 
-    def __init__(self, settings: Settings, spec: JobSpec, pipeline: Pipeline, now: datetime) -> None:
+    def __init__(self, settings: Settings, spec: JobSpec, pipeline: Pipeline, now: datetime, copies: Path) -> None:
         self._settings, self._spec, self._pipeline, self._now = settings, spec, pipeline, now
+        self._copies = copies
         self._limits = read_limits(settings.limits)
 
     def prepare(self, file: Path, stem: str) -> _Item:
@@ -106,6 +116,7 @@ class _Run:
             if _is_picture(file):
                 item = replace(item, prepared=self._picture(file))
             else:
+                file = self._with_meta(file)
                 header, digest, verdict = self._look(file)
                 uid = str(header.get("SOPInstanceUID", ""))
                 report = replace(report, sop_instance_uid=uid, notes=[str(note) for note in verdict.notes])
@@ -167,7 +178,7 @@ class _Run:
         if item.key:
             ends = {**_OBJECTS, _HEAT_MAP: _HEAT_OBJECT} if heat else _OBJECTS
             for one in self._pipeline.encode(item.prepared, item.findings, item.key, self._now, tuple(ends)):
-                outputs[item.stem + ends[one.kind, one.variant]] = one.data
+                outputs[item.stem + ends[one.variant]] = one.data
         else:
             texts = caption(item.findings, self._pipeline.provenance("", self._now))
             layout = lay_out(item.prepared.display.shape, texts)
@@ -187,6 +198,17 @@ class _Run:
         card = self._pipeline.engine.card
         prepared = prepare_image(from_picture(file, self._limits.max_pixels), card.size, card.geometry, Dataset())
         return self._pipeline.accept(prepared)
+
+    def _with_meta(self, file: Path) -> Path:
+        """``file``, or where it lacks preamble or file meta information a copy that has them."""
+        if file.stat().st_size > _LONGEST_PLAIN:
+            return file
+        part10 = as_part10(file.read_bytes(), self._limits)
+        if part10 is None:
+            return file
+        copy = self._copies / f"{uuid4().hex}.dcm"
+        copy.write_bytes(part10)
+        return copy
 
     def _look(self, file: Path) -> tuple[Dataset, str, Verdict]:
         """The header, the data set's digest as the receiver would make it, and the gate's verdict."""

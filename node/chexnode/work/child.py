@@ -38,6 +38,8 @@ def load(config: dict[str, Any]) -> Handler:
             "stats": asdict(prepared.stats),
             "notes": prepared.notes,
             "choice": prepared.choice,
+            "window": None if prepared.window is None else asdict(prepared.window),
+            "overlays": prepared.overlays,
             "lengths": [len(part10.encoded_file_meta), len(header)],
         }
         pieces: list[memoryview | bytes] = [

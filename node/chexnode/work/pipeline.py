@@ -14,7 +14,6 @@ from chexmodels.dicom.key_objects import KeyObject
 from chexmodels.finding import Findings
 from chexmodels.interpret import interpret
 from chexmodels.model import RawItem
-from chexnode.deliver.routing import Variant
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import sanitise
@@ -25,6 +24,7 @@ from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
 from chexnode.vocabulary.records import Digests, JobSpec
 from chexnode.vocabulary.series import SeriesNames
+from chexnode.vocabulary.variants import Variant
 from chexnode.work.digests import digests_of
 from chexnode.work.engine import Engine
 from chexnode.work.prepared import Prepared
@@ -80,7 +80,8 @@ class Pipeline:
         ``predecessors``: the reports that a new one takes the place of.
         """
         provenance = replace(self.provenance(key, created_at), predecessors=predecessors)
-        return encode(sanitise(prepared.header, prepared.choice), prepared.display, findings, provenance, wanted)
+        source = sanitise(prepared.header, prepared.choice, prepared.window, prepared.overlays)
+        return encode(source, prepared.display, findings, provenance, wanted)
 
     def provenance(self, key: str, created_at: datetime) -> Provenance:
         """Who made the results of job ``key``, when and how."""

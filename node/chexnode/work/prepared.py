@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from chexmodels.dicom.decode import decode
-from chexmodels.dicom.greyscale import Choice
+from chexmodels.dicom.greyscale import Choice, Window
+from chexmodels.dicom.overlays import drawn_groups
 from chexmodels.dicom.part10 import Part10, ReadLimits
-from chexmodels.pixels import Geometry, Image, Mode, to_display, to_image
+from chexmodels.pixels import Geometry, Image, Mode, Reading, reduced, to_display
 from chexmodels.stats import PixelStats, measure
 
 
@@ -32,16 +33,22 @@ class Prepared:
     """The data set without Pixel Data and without elements longer than 64 KiB; empty for a picture file."""
     choice: Choice
     """The grey-scale transformations of the header that served the pixels."""
+    window: Window | None = None
+    """That shows the pixels where the header has no window that serves; in the units of the modality transformation."""
+    overlays: tuple[int, ...] = ()
+    """Groups (60xx) of the overlay planes that viewers draw."""
 
 
-def prepare_image(image: Image, size: int, mode: Mode, header: Dataset) -> Prepared:
-    """Fit one image into the model's square of ``size``."""
+def prepare_image(
+    image: Image, size: int, mode: Mode, header: Dataset, display: NDArray[np.uint8] | None = None
+) -> Prepared:
+    """Fit one image into the model's square of ``size``. ``display``: for eyes; None: as the model sees it."""
     rows, columns = image.pixels.shape
     geometry = Geometry(rows, columns, size, mode)
     return Prepared(
         geometry.forward(image.pixels),
         geometry,
-        to_display(image.pixels),
+        to_display(image.pixels) if display is None else display,
         measure(image),
         image.notes,
         header,
@@ -55,4 +62,7 @@ def prepare_file(part10: Part10, size: int, mode: Mode, limits: ReadLimits) -> P
     Raises :class:`chexmodels.dicom.part10.DecodeError`. Strangers' files belong in the sandbox, which calls this.
     """
     ds = part10.dataset()
-    return prepare_image(to_image(ds, decode(ds, limits.max_pixels)), size, mode, part10.header)
+    pixel_array = decode(ds, limits.max_pixels)
+    reading = Reading(ds, pixel_array)
+    prepared = prepare_image(reading.image(), size, mode, part10.header, reduced(reading.screen()))
+    return replace(prepared, window=reading.window, overlays=drawn_groups(ds, *pixel_array.shape))

@@ -19,7 +19,7 @@ from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import ResultSet, SetMember
 from chexnode.vocabulary.supersession import Supersession
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 _OF_PATIENT_AND_STUDY = tuple(k for k in IDENTITY if k not in ("SeriesInstanceUID", "SOPInstanceUID"))
 
@@ -77,8 +77,7 @@ def withdrawals(
             data = to_bytes(ds)
             verify_rejection(data)
             note = Encoded(
-                ResultKind.KO,
-                why,
+                Variant(ResultKind.KO, why),
                 str(ds.SOPInstanceUID),
                 str(ds.SOPClassUID),
                 data,

@@ -19,10 +19,10 @@ from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.errors import StaleMove, Transient
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import ClosedStudy, Unanalysed, variant_with
+from chexnode.vocabulary.records import ClosedStudy, Unanalysed
 from chexnode.vocabulary.states import JobState
 from chexnode.vocabulary.tracebacks import traceback_of
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
@@ -114,8 +114,8 @@ class Reporter:
         ds = encode_not_analysed(source, images, study.digest, facts, destination.sr_class)
         data = to_bytes(ds)
         verify_report(data, source)
-        variant = variant_with(f"not-analysed-{destination.sr_class}", destination.label)
-        return Encoded.of(ResultKind.SR, variant, ds, data)
+        variant = Variant(ResultKind.SR, f"not-analysed-{destination.sr_class}", destination.label)
+        return Encoded.of(variant, ds, data)
 
     def _source(self, study: ClosedStudy) -> Source:
         """The sanitised header of an image of the study. Raises :class:`_Unreadable` or :class:`_NoSource`."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from chexmodels.dicom import file_meta
 from chexmodels.dicom.errors import DecodeError
-from chexmodels.dicom.greyscale import Choice
+from chexmodels.dicom.greyscale import Choice, Window
 from chexmodels.dicom.part10 import LONG_ELEMENT, LONGEST_HEADER, parse_header
 from chexmodels.pixels import Geometry, Mode
 from chexmodels.stats import PixelStats
@@ -65,6 +65,8 @@ class Sandbox:
                 tuple(facts["notes"]),
                 parse_header(header, file_meta.parse(bytes(meta)), self._read_limits),
                 Choice(*facts["choice"]),
+                None if facts["window"] is None else Window(**facts["window"]),
+                tuple(facts["overlays"]),
             )
         except (DecodeError, KeyError, TypeError, ValueError) as error:
             raise Refused(Reason.UNDECODABLE, "the decoding child gave no sensible answer") from error

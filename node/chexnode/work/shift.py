@@ -99,6 +99,11 @@ class Shift:
         except Exception:
             log.exception("housekeeping or a look for work failed")
 
+    def give_back(self) -> None:
+        """Put jobs that are held back into the queue: the process ends before they do."""
+        if self._worker is not None:
+            self._worker.give_back()
+
     def __enter__(self) -> Self:
         return self
 

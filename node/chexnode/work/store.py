@@ -31,7 +31,6 @@ def _stored(spool: Spool, one: Encoded) -> NewResult:
     stored = spool.write_result(one.data)
     return NewResult(
         one.uid,
-        one.kind,
         one.variant,
         one.sop_class_uid,
         stored.digest,

@@ -89,6 +89,8 @@ class Worker:
         # Two, so that one image's files are being fsynced while the next is being encoded.
         self._finishing = ThreadPoolExecutor(2, "finish")
         self._held: dict[str, JobClaim] = {}
+        self._settling: set[str] = set()
+        """Those of them whose last move is being written down."""
         self._state = threading.Lock()
         self._busy = self._again = False
         self._refusals = 0
@@ -126,9 +128,9 @@ class Worker:
         self._finishing.shutdown()
         self._closed.set()
         self._heart.join(timeout=5)
-        self._give_back()
+        self.give_back()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Put what is still held back into the queue, untouched."""
         with self._state:
             held, self._held = list(self._held.values()), {}
@@ -153,7 +155,7 @@ class Worker:
             wait_for(finishing)
             # What is held here was decoded ahead when we were told to stop, or a bug cut the loop short; kept, it would
             # be renewed for ever.
-            self._give_back()
+            self.give_back()
 
     def _take(self) -> list[tuple[JobClaim, Future[_Ready]]]:
         if self._stopping.is_set() or time.monotonic() < self._rests_until:
@@ -239,7 +241,7 @@ class Worker:
         encoded = self._pipeline.encode(
             ready.prepared, findings, claim.key, claim.created_at, variants(chosen), predecessors(ready.valid)
         )
-        uid_of = {(one.kind, one.variant): one.uid for one in encoded}
+        uid_of = {one.variant: one.uid for one in encoded}
         replaced = self._replaced(ready)
         # First, so that a destination is told what ends before it gets what takes its place.
         notes, to = withdrawals(replaced, self._settings.destination, claim.created_at)
@@ -262,7 +264,7 @@ class Worker:
         )
         why = {job: why for job, (_, _, why) in replaced.items()}
         try:
-            self._insist(partial(self._ledger.jobs.complete, claim, analysis, results, to, why))
+            self._insist(partial(self._ledger.jobs.complete, claim, analysis, results, to, why), claim)
         except BaseException:
             # A commit whose answer was lost comes here too, as a StaleMove of the repetition: then rows name the
             # files, and they stay.
@@ -327,13 +329,16 @@ class Worker:
 
     def _settle(self, claim: JobClaim, move: Callable[[], None]) -> None:
         try:
-            self._insist(move)
+            self._insist(move, claim)
         except (StaleMove, Transient) as error:
             log.warning("job %s is left to its lease: %s", claim.id, error)
         self._forget(claim)
 
-    def _insist(self, action: Callable[[], T]) -> T:
-        """Repeat while the database is away, for a while."""
+    def _insist(self, action: Callable[[], T], settles: JobClaim | None = None) -> T:
+        """Repeat while the database is away, for a while. ``settles``: whose last move it is."""
+        if settles is not None:
+            with self._state:
+                self._settling.add(settles.id)
         give_up = time.monotonic() + INSIST_SECONDS
         failures = 0
         while True:
@@ -348,6 +353,7 @@ class Worker:
     def _forget(self, claim: JobClaim) -> None:
         with self._state:
             self._held.pop(claim.id, None)
+            self._settling.discard(claim.id)
 
     def _beat(self) -> None:
         """Extend the leases of what is held."""
@@ -355,8 +361,11 @@ class Worker:
             with self._state:
                 held = list(self._held.values())
             try:
-                for lost in self._ledger.jobs.renew(held):
-                    log.warning("the lease of job %s is lost", lost)
+                lost = self._ledger.jobs.renew(held)
+                with self._state:  # one that was settled meanwhile, or is being settled, has no lease to lose
+                    lost = {job for job in lost if job in self._held and job not in self._settling}
+                for job in lost:
+                    log.warning("the lease of job %s is lost", job)
             except Transient as error:
                 log.warning("heartbeat: %s", error)
             except Exception:  # without a next beat all that is held would be lost, now and later

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from threading import Lock
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
 
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.media_types import MediaType
 from chexnode.dicomweb.multipart import Part
+from chexnode.vocabulary.errors import Transient
 from chexnode.web.dicomweb import document
 from chexnode.web.dicomweb.decoder import CHILDREN, Decoder
 from chexnode.web.dicomweb.frames import frame_numbers
@@ -35,8 +38,10 @@ PICTURES = ("image/jpeg", "image/png", "image/gif")
 """What images are rendered to (PS3.18 table 8.7.4-1)."""
 _THUMBNAIL = Viewport(128, 128)
 _MOST_RENDERED = 100
-_MOST_BYTES = 500_000_000
+_MOST_BYTES = 100_000_000
 """Of one answer, which is in memory until it has gone out."""
+_MOST_AT_ONCE = 300_000_000
+"""Of all answers that are made or on their way, to slow readers too."""
 _PROFILES = frozenset({"no", "yes", "srgb", "adobergb", "rommrgb", "displayp3"})
 _MADE_PROFILES = frozenset({"no", "yes", "srgb"})
 
@@ -110,18 +115,54 @@ class _NoSuchForm(NotAcceptable):
     """An object has no form of a type that is accepted; others may."""
 
 
+class _Memory:
+    """Bytes of all answers in memory. Thread safe."""
+
+    def __init__(self, most: int) -> None:
+        self._left, self._lock = most, Lock()
+
+    def take(self, count: int) -> None:
+        """Raises Transient where there is no room now. A negative count gives back."""
+        with self._lock:
+            if count > self._left:
+                raise Transient("the answers that are on their way take all the memory there is for them")
+            self._left -= count
+
+
 class _Room:
     """What still fits into an answer."""
 
-    def __init__(self) -> None:
-        self._left = _MOST_BYTES
+    def __init__(self, memory: _Memory) -> None:
+        self._memory, self._taken = memory, 0
 
     def take(self, content: bytes) -> bytes:
-        """Give ``content`` back. Raises NotAcceptable where it does not fit."""
-        self._left -= len(content)
-        if self._left < 0:
+        """Give ``content`` back. Raises NotAcceptable where it does not fit, and Transient where it does not now."""
+        if self._taken + len(content) > _MOST_BYTES:
             raise NotAcceptable(f"it is more than {_MOST_BYTES} bytes: ask for fewer or smaller pictures")
+        self._memory.take(len(content))
+        self._taken += len(content)
         return content
+
+    def leave(self) -> None:
+        """The answer is gone."""
+        self._memory.take(-self._taken)
+        self._taken = 0
+
+
+class _Answer(Response):
+    """An answer that takes its room until it has gone out, or its caller has."""
+
+    def __init__(self, answer: Response, room: _Room) -> None:
+        super().__init__()
+        self.raw_headers, self.status_code = answer.raw_headers, answer.status_code
+        self._answer, self._room = answer, room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self._room.leave()
 
 
 class _Renderer:
@@ -131,12 +172,18 @@ class _Renderer:
         self._objects, self._decoder = objects, decoder
         # Who waits for a decoding child waits here, where that takes no thread from anybody else.
         self._turns = CapacityLimiter(2 * CHILDREN)
+        self._memory = _Memory(_MOST_AT_ONCE)
 
     async def in_turn(self, render: Callable[..., Response], *arguments: object) -> Response:
         """Render in a thread, when there is one for it."""
-        return await to_thread.run_sync(render, *arguments, limiter=self._turns)
+        room = _Room(self._memory)
+        try:
+            return _Answer(await to_thread.run_sync(render, room, *arguments, limiter=self._turns), room)
+        except BaseException:
+            room.leave()
+            raise
 
-    def all(self, request: Request, resource: Resource, numbers: list[int] | None) -> Response:
+    def all(self, room: _Room, request: Request, resource: Resource, numbers: list[int] | None) -> Response:
         """Those of the objects that can be rendered in a type that is accepted: several as multipart, else the first.
 
         ``numbers``: frames; None: all of them where the answer has room for several, else the first.
@@ -147,7 +194,7 @@ class _Renderer:
             raise BadRequest(f"at most {_MOST_RENDERED} frames are rendered at once")
         located, base = self._objects.find(resource), base_url(request)
         parts: list[Part] = []
-        partial, room, why = located.missing > 0 or len(located.objects) > _MOST_RENDERED, _Room(), ""
+        partial, why = located.missing > 0 or len(located.objects) > _MOST_RENDERED, ""
         takes_several = any(takes_multipart(one) for one in accepted)
         for held in located.objects[:_MOST_RENDERED]:
             try:
@@ -200,7 +247,7 @@ class _Renderer:
         is_all = numbers is not None or len(wanted) in (1, image.frames)
         return kind, [room.take(self._draw(stored, some, rendering)) for some in groups], is_all
 
-    def thumbnail(self, request: Request, resource: Resource, number: int) -> Response:
+    def thumbnail(self, room: _Room, request: Request, resource: Resource, number: int) -> Response:
         """A picture of the first object that can be rendered."""
         rendering, warnings = read_rendering(request.query_params)
         kind, _ = _preferred(accepted_by(request), PICTURES)
@@ -211,7 +258,7 @@ class _Renderer:
                 stored = self._objects.open(held)
                 if number > stored.image.frames:
                     raise NotFound(f"the instance has {stored.image.frames} frame(s)")
-                picture = self._draw(stored, [number], rendering)
+                picture = room.take(self._draw(stored, [number], rendering))
             except DecodeError as error:
                 why = error.detail
                 continue

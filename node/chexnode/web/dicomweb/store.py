@@ -7,10 +7,12 @@ as :data:`CALLER`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from threading import BoundedSemaphore
+from typing import TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from chexnode.dicomweb.json_model import Json, element, sequence
@@ -35,13 +37,21 @@ from chexnode.web.dicomweb.routes import Study, base_url, instance_url
 CALLER = "STOW-RS"
 """In place of a calling AE title."""
 
+T = TypeVar("T")
+_OVER = object()
+
 #: What a body may be, said with 415 (RFC 9110 section 12.5.1).
 TAKEN = (DICOM, *(f'multipart/related; type="{kind}"' for kind in (DICOM, DICOM_JSON, DICOM_XML)))
 _ACCEPT = {"Accept": ", ".join(TAKEN)}
 _BODY = {"requestBody": {"content": {kind: {} for kind in TAKEN}, "required": True}}
 
-#: Bytes gathered from the connection before a thread takes them.
-_PIECE = 1 << 18
+#: Bytes that a thread takes at once, gathered from the connection or out of their compression. Many small instances
+#: may be in them, and whoever sends such takes turns with the others.
+_PIECE = 1 << 16
+_THREADS = 4
+"""Storing goes on in threads of its own, which are never all that the web role has."""
+_MOST_BODIES = 100
+"""Store requests at once; more get 503."""
 
 
 def routes(service: StorageService) -> APIRouter:
@@ -54,25 +64,35 @@ def routes(service: StorageService) -> APIRouter:
         406: {"description": f"The answer is to be had as {DICOM_JSON} or {DICOM_XML}."},
         409: {"description": "None is stored: the answer says why."},
         415: {"description": "The body is of another type; Accept says which are taken."},
-        503: {"description": "None is stored: the database is away. Try again."},
+        503: {"description": "None is stored: the database is away, or too much is stored at once. Try again."},
         507: {"description": "None is stored: the disk is full, or nearly."},
     }
 
+    in_turn, bodies = InTurn(), BoundedSemaphore(_MOST_BODIES)
+
     async def store(request: Request, study: str) -> Response:
+        if not bodies.acquire(blocking=False):
+            raise HTTPException(503, "too much is stored at once", {"Connection": "close", "Retry-After": "5"})
+        try:
+            return await stored(request, study)
+        finally:
+            bodies.release()
+
+    async def stored(request: Request, study: str) -> Response:
         kind = single_model_as(accepted_by(request))
-        if not await run_in_threadpool(service.has_room):
+        if not await in_turn(service.has_room):
             raise HTTPException(507, Failure.DISK_LOW, {"Connection": "close"})
         caller = Caller(CALLER, request.client.host if request.client else "")
         coding = _decoding(request, service.settings.web.max_request_mb * 1_000_000)
         body = _body_of(request, service, caller, study)
         try:
-            await _receive(request, body, coding)
+            await _receive(request, body, coding, in_turn)
         except ClientDisconnect:
             return Response(status_code=400)  # to nobody
         except MultipartError as error:
             raise BadRequest(str(error)) from error
         finally:
-            await run_in_threadpool(body.abandon)
+            await in_turn(body.abandon)
             access().stored = body.transfers
         return _answer(body.outcomes, study, base_url(request), kind)
 
@@ -109,22 +129,37 @@ def _body_of(request: Request, service: StorageService, caller: Caller, study: s
         raise BadRequest(str(error)) from error
 
 
-async def _receive(request: Request, body: HttpBody, coding: Decoding | None) -> None:
+class InTurn:
+    """Runs what blocks in one of a few threads: who waited longest is next."""
+
+    def __init__(self) -> None:
+        self._threads = CapacityLimiter(_THREADS)
+
+    async def __call__(self, action: Callable[..., T], *arguments: object) -> T:
+        """What ``action`` returns."""
+        return await to_thread.run_sync(action, *arguments, limiter=self._threads)
+
+
+async def _receive(request: Request, body: HttpBody, coding: Decoding | None, in_turn: InTurn) -> None:
     pending = bytearray()
     async for piece in request.stream():
         pending += piece
         if len(pending) >= _PIECE:
             data, pending = bytes(pending), bytearray()
-            await run_in_threadpool(_feed, body, data, coding)
-    await run_in_threadpool(_feed, body, bytes(pending), coding)
+            await _feed(body, data, coding, in_turn)
+    await _feed(body, bytes(pending), coding, in_turn)
     if coding is not None and not coding.is_complete:
         raise MultipartError("the body ends before its gzip stream does")
-    await run_in_threadpool(body.end)
+    steps = body.ending()
+    while await in_turn(next, steps, _OVER) is not _OVER:
+        pass
 
 
-def _feed(body: HttpBody, data: bytes, coding: Decoding | None) -> None:
-    for piece in [data] if coding is None else coding.decoded(data):
-        body.feed(piece)
+async def _feed(body: HttpBody, data: bytes, coding: Decoding | None, in_turn: InTurn) -> None:
+    pieces = iter([data]) if coding is None else coding.decoded(data)
+    piece: bytes | None
+    while (piece := await in_turn(next, pieces, None)) is not None:
+        await in_turn(body.feed, piece)
 
 
 class Decoding:

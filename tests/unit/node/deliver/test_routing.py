@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.deliver.routing import CONTEXTS, DEFAULT_VARIANTS, Route, Variant, contexts, routes, variants
+from chexnode.deliver.routing import CONTEXTS, DEFAULT_VARIANTS, Route, contexts, routes, variants
 from chexnode.settings.destination import DestinationSettings
-from chexnode.vocabulary.records import variant_parts
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS
 
@@ -21,27 +20,33 @@ def destination(name: str = "pacs", **more: object) -> DestinationSettings:
 def test_each_destination_gets_its_own_variants() -> None:
     chosen = routes([destination(), destination("b", seg_profile="full", sc_encoding="jpeg")], "ORTHANC", True)
     assert chosen == (
-        Route("pacs", (SEG, "planar")),
-        Route("pacs", (SC, "rgb")),
-        Route("pacs", (SR, "comprehensive3d-box-planar")),
-        Route("b", (SEG, "full")),
-        Route("b", (SC, "jpeg")),
-        Route("b", (SR, "comprehensive3d-box-full")),
+        Route("pacs", Variant(SEG, "planar")),
+        Route("pacs", Variant(SC, "rgb")),
+        Route("pacs", Variant(SR, "comprehensive3d-box-planar")),
+        Route("b", Variant(SEG, "full")),
+        Route("b", Variant(SC, "jpeg")),
+        Route("b", Variant(SR, "comprehensive3d-box-full")),
     )
 
 
 @pytest.mark.parametrize(
     ("settings", "forms"),
     [
-        ({"results": ["sr"]}, [(SR, "comprehensive3d-box-noseg")]),
+        ({"results": ["sr"]}, [Variant(SR, "comprehensive3d-box-noseg")]),
         (
             {"results": ["sr", "seg"], "seg_profile": "none", "sr_class": "comprehensive", "sr_outline": "contour"},
-            [(SR, "comprehensive-contour-none"), (SEG, "none")],
+            [Variant(SR, "comprehensive-contour-none"), Variant(SEG, "none")],
         ),
-        ({"results": ["gsps", "gsps"]}, [(GSPS, "outline")]),
-        ({"results": ["sc"], "heat_map": True}, [(SC, "rgb"), (SC, "heat")]),
-        ({"results": ["gsps"], "heat_map": True, "sc_encoding": "jpeg"}, [(GSPS, "outline"), (SC, "heat-jpeg")]),
-        ({"results": ["seg", "sc"], "label": "RESEARCH"}, [(SEG, "planar@RESEARCH"), (SC, "rgb@RESEARCH")]),
+        ({"results": ["gsps", "gsps"]}, [Variant(GSPS, "outline")]),
+        ({"results": ["sc"], "heat_map": True}, [Variant(SC, "rgb"), Variant(SC, "heat")]),
+        (
+            {"results": ["gsps"], "heat_map": True, "sc_encoding": "jpeg"},
+            [Variant(GSPS, "outline"), Variant(SC, "heat-jpeg")],
+        ),
+        (
+            {"results": ["seg", "sc"], "label": "RESEARCH"},
+            [Variant(SEG, "planar", "RESEARCH"), Variant(SC, "rgb", "RESEARCH")],
+        ),
     ],
 )
 def test_the_form_of_each_object_follows_the_settings(settings: dict[str, object], forms: list[Variant]) -> None:
@@ -50,14 +55,13 @@ def test_the_form_of_each_object_follows_the_settings(settings: dict[str, object
 
 def test_two_labels_make_two_objects() -> None:
     chosen = routes([destination(results=["sc"]), destination("b", results=["sc"], label="RESEARCH")], "ORTHANC", True)
-    assert variants(chosen) == ((SC, "rgb"), (SC, "rgb@RESEARCH"))
-    assert variant_parts("rgb@RESEARCH") == ("rgb", "RESEARCH")
-    assert variant_parts("rgb") == ("rgb", "")
+    assert variants(chosen) == (Variant(SC, "rgb"), Variant(SC, "rgb", "RESEARCH"))
+    assert [str(variant) for variant in variants(chosen)] == ["rgb", "rgb@RESEARCH"]
 
 
 def test_a_variant_that_two_want_is_encoded_once() -> None:
     chosen = routes([destination(), destination("b", results=["sc"])], "ORTHANC", True)
-    assert variants(chosen) == ((SEG, "planar"), (SC, "rgb"), (SR, "comprehensive3d-box-planar"))
+    assert variants(chosen) == (Variant(SEG, "planar"), Variant(SC, "rgb"), Variant(SR, "comprehensive3d-box-planar"))
 
 
 @pytest.mark.parametrize(("abnormal", "sent"), [(True, True), (False, False), (None, True)])

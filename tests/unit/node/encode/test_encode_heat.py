@@ -18,7 +18,7 @@ from chexnode.encode.objects import encode
 from chexnode.encode.picture import LONGEST, Layout, lay_out
 from chexnode.encode.provenance import HeatKind
 from chexnode.encode.source import sanitise
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from support.radiographs import PROVENANCE, hot, lesion, parsed, picture, radiograph
 
 SC = ResultKind.SC
@@ -30,7 +30,7 @@ def heat_map(header: Dataset, form: str, findings: Findings | None = None, kind:
     source = sanitise(parsed(header))
     shape = (source.rows, source.columns)
     provenance = dataclasses.replace(PROVENANCE, heat_kind=kind)
-    (result,) = encode(source, picture(shape), findings or hot(shape), provenance, [(SC, form)])
+    (result,) = encode(source, picture(shape), findings or hot(shape), provenance, [Variant(SC, form)])
     return dcmread(BytesIO(result.data))
 
 
@@ -83,7 +83,7 @@ def test_it_is_a_second_secondary_capture(form: str) -> None:
     assert ds.SourceImageSequence[0].SpatialLocationsPreserved == "NO"
     assert "PixelSpacing" not in ds
     source, findings = sanitise(parsed(header)), hot(SHAPE)
-    everything = [(SC, "rgb"), (SC, "jpeg"), (SC, "heat"), (SC, "heat-jpeg")]
+    everything = [Variant(SC, "rgb"), Variant(SC, "jpeg"), Variant(SC, "heat"), Variant(SC, "heat-jpeg")]
     results = encode(source, picture(SHAPE), findings, PROVENANCE, everything)
     assert (
         len({each.uid for each in results}) == len({dcmread(BytesIO(r.data)).SeriesInstanceUID for r in results}) == 4
@@ -162,7 +162,7 @@ def test_more_heat_is_further_from_grey_in_even_steps(grey: int) -> None:
 def test_there_is_none_without_heat_and_of_nothing_evaluated(findings: Findings) -> None:
     assert not has_heat(findings)
     source = sanitise(parsed(radiograph("CR", SHAPE)))
-    assert encode(source, picture(SHAPE), findings, PROVENANCE, [(SC, form) for form in HEAT_MAPS]) == []
+    assert encode(source, picture(SHAPE), findings, PROVENANCE, [Variant(SC, form) for form in HEAT_MAPS]) == []
     with pytest.raises(ValueError, match="no heat map"):
         encode_heat(source, picture(SHAPE), findings, PROVENANCE, "heat")
 

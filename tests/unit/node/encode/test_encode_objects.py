@@ -20,21 +20,24 @@ from chexnode.encode.attributes import OPTIONAL, TYPE_2
 from chexnode.encode.objects import Encoded, encode, to_bytes
 from chexnode.encode.provenance import MANUFACTURER, Provenance, tracking_uid
 from chexnode.encode.source import sanitise
-from chexnode.encode.sr import VARIANTS
 from chexnode.encode.verify import InvalidResult, verify
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.series import SeriesSettings
-from chexnode.vocabulary.records import variant_parts
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import SR_FORMS, ResultKind, Variant
 from support.radiographs import PROVENANCE, lesion, parsed, picture, radiograph
 
 SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS
-ONE_OF_EACH = ((SEG, "planar"), (SC, "rgb"), (SR, "comprehensive3d-contour-planar"), (GSPS, "outline"))
+ONE_OF_EACH = (
+    Variant(SEG, "planar"),
+    Variant(SC, "rgb"),
+    Variant(SR, "comprehensive3d-contour-planar"),
+    Variant(GSPS, "outline"),
+)
 FORM = {SEG: "planar", SC: "rgb", SR: "comprehensive3d-box-planar", GSPS: "outline"}
 
 
 def encoded(
-    wanted: tuple[tuple[ResultKind, str], ...] = ONE_OF_EACH,
+    wanted: tuple[Variant, ...] = ONE_OF_EACH,
     findings: Findings | None = None,
     provenance: Provenance = PROVENANCE,
 ) -> list[Encoded]:
@@ -109,7 +112,7 @@ def test_the_report_points_to_the_segmentation_of_its_destination() -> None:
         settings = DestinationSettings.model_validate(
             {"name": "x", "kind": "folder", "path": "/x", "seg_profile": "full", "label": label}
         )
-        by_kind = {each.kind: each for each in encoded(wanted(settings))}
+        by_kind = {each.variant.kind: each for each in encoded(wanted(settings))}
         report = dcmread(BytesIO(by_kind[SR].data))
         referred = {
             instance.ReferencedSOPInstanceUID
@@ -122,7 +125,7 @@ def test_the_report_points_to_the_segmentation_of_its_destination() -> None:
 
 def test_a_label_marks_every_object_and_makes_it_another() -> None:
     plain = encoded()
-    marked = encoded(tuple((kind, f"{form}@RESEARCH") for kind, form in ONE_OF_EACH))
+    marked = encoded(tuple(dataclasses.replace(variant, label="RESEARCH") for variant in ONE_OF_EACH))
     assert not {each.uid for each in plain} & {each.uid for each in marked}
     for before, after in zip(datasets(plain), datasets(marked), strict=True):
         assert after.SeriesDescription == f"RESEARCH {before.SeriesDescription}"
@@ -141,7 +144,7 @@ def test_series_are_named_by_the_settings_and_never_too_long() -> None:
     source = sanitise(parsed(radiograph("CR", ImagerPixelSpacing=None)))
     shape = (source.rows, source.columns)
     provenance = dataclasses.replace(PROVENANCE, series=names)
-    (result,) = encode(source, picture(shape), lesion(shape), provenance, [(SEG, "planar@LABEL-OF-12.")])
+    (result,) = encode(source, picture(shape), lesion(shape), provenance, [Variant(SEG, "planar", "LABEL-OF-12.")])
     description = dcmread(BytesIO(result.data)).SeriesDescription
     assert len(description) == 64
     assert description.startswith("LABEL-OF-12. x")
@@ -154,17 +157,17 @@ def test_without_a_finding_nothing_is_outlined(abnormal: bool | None, kinds: lis
     findings = lesion(shape, abnormal)
     if not abnormal:
         findings = dataclasses.replace(findings, regions=(), mask=None if abnormal is None else findings.mask)
-    assert [each.kind for each in encoded(findings=findings)] == kinds
+    assert [each.variant.kind for each in encoded(findings=findings)] == kinds
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", SR_FORMS, ids=str)
 def test_routing_asks_for_reports_that_exist(variant: object) -> None:
     sr_class, outline, profile = str(variant).split("-")
     settings = {"sr_class": sr_class, "sr_outline": outline, "results": ["sr"]}
     if profile != "noseg":
         settings |= {"results": ["sr", "seg"], "seg_profile": profile}
     destination = DestinationSettings.model_validate({"name": "x", "kind": "folder", "path": Path("/x")} | settings)
-    assert variants(routes([destination], "A", True))[0] == (SR, str(variant))
+    assert variants(routes([destination], "A", True))[0] == Variant(SR, str(variant))
 
 
 @pytest.mark.parametrize("sc_encoding", ["rgb", "jpeg"])
@@ -187,7 +190,7 @@ def test_what_is_proposed_to_a_destination_is_what_is_stored_for_it(sc_encoding:
 )
 def test_an_unknown_variant_is_a_bug(kind: ResultKind, variant: str) -> None:
     with pytest.raises(ValueError, match="there is no"):
-        encoded(((kind, variant),))
+        encoded((Variant(kind, variant),))
 
 
 def damage(ds: Dataset, how: str) -> None:
@@ -255,7 +258,7 @@ def test_what_is_wrong_names_the_object_and_the_attribute(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(objects, "_build", forget)
     with pytest.raises(InvalidResult, match=r"^seg planar: ContentLabel \(Type 1\) is absent, and 1 more$"):
-        encoded(((SEG, "planar"),))
+        encoded((Variant(SEG, "planar"),))
 
 
 @pytest.mark.parametrize("kind", FORM)
@@ -280,17 +283,13 @@ def test_every_required_attribute_is_missed(kind: ResultKind) -> None:
 
 
 def test_items_of_sequences_are_looked_into_and_copied_ones_are_not() -> None:
-    (ds,) = datasets(encoded(((SEG, "planar"),)))
+    (ds,) = datasets(encoded((Variant(SEG, "planar"),)))
     del ds.SegmentSequence[0].SegmentLabel
     del ds.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning
     assert sorted(rules.faults(ds)) == [
         "SegmentSequence.SegmentLabel (Type 1) is absent",
         "SegmentSequence.SegmentedPropertyTypeCodeSequence.CodeMeaning (Type 1) is absent",
     ]
-    (ds,) = datasets(encoded(((SC, "rgb"),)))
+    (ds,) = datasets(encoded((Variant(SC, "rgb"),)))
     ds.ProcedureCodeSequence = [Dataset()]
     assert rules.faults(ds) == []
-
-
-def test_variant_strings_are_taken_apart() -> None:
-    assert variant_parts("comprehensive3d-box-planar@A-1") == ("comprehensive3d-box-planar", "A-1")

@@ -35,7 +35,7 @@ from chexnode.encode.heat import heat_caption
 from chexnode.encode.objects import encode
 from chexnode.encode.picture import Layout, lay_out
 from chexnode.encode.source import Source, sanitise
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from chexnode.work.prepared import Prepared, prepare_file
 from support.radiographs import GEOMETRY, PROVENANCE, part10, radiograph
 
@@ -75,10 +75,10 @@ class Case:
     source: Source
     prepared: Prepared
     findings: Findings
-    results: dict[tuple[ResultKind, str], bytes]
+    results: dict[Variant, bytes]
 
     def dataset(self, kind: ResultKind, form: str) -> Dataset:
-        return dcmread(BytesIO(self.results[kind, form]))
+        return dcmread(BytesIO(self.results[Variant(kind, form)]))
 
 
 @cache
@@ -95,12 +95,14 @@ def case(name: str) -> Case:
     findings = interpret(RawItem((prepared.image - 0.65) * 40), card(), "only", prepared.geometry)
     source = sanitise(prepared.header)
     wanted = [
-        *((SEG, profile) for profile in ("planar", "full", "none")), (SC, "rgb"), (SC, "jpeg"), (SC, "heat"),
-        (SR, "comprehensive3d-box-planar"), (SR, "comprehensive-contour-noseg"), (GSPS, FORM),
-    ]  # fmt: skip
+        *(Variant(SEG, profile) for profile in ("planar", "full", "none")),
+        *(Variant(SC, form) for form in ("rgb", "jpeg", "heat")),
+        *(Variant(SR, form) for form in ("comprehensive3d-box-planar", "comprehensive-contour-noseg")),
+        Variant(GSPS, FORM),
+    ]
     provenance = replace(PROVENANCE, heat_kind="probability")
     results = encode(source, prepared.display, findings, provenance, wanted)
-    return Case(truth, source, prepared, findings, {(each.kind, each.variant): each.data for each in results})
+    return Case(truth, source, prepared, findings, {each.variant: each.data for each in results})
 
 
 def card() -> ModelCard:
@@ -160,7 +162,7 @@ def test_the_reports_outlines_are_around_the_lesion(name: str) -> None:
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     cell = max(found.truth.shape) / GRID  # what the model's grid can tell
     for form, is_box in (("comprehensive3d-box-planar", True), ("comprehensive-contour-noseg", False)):
-        report = srread(BytesIO(found.results[SR, form]))
+        report = srread(BytesIO(found.results[Variant(SR, form)]))
         regions = report.content.get_planar_roi_measurement_groups(graphic_type=GraphicTypeValues.POLYLINE)
         (points,) = [group.roi.value for group in regions]
         around = (*points.min(axis=0), *points.max(axis=0))
@@ -255,7 +257,7 @@ def nrrd(path: Path) -> tuple[dict[str, str], NDArray[np.int16]]:
 def test_dcmqi_reads_the_full_profile_into_the_right_pixels(name: str, tmp_path: Path) -> None:
     """The engine of 3D Slicer's QuantitativeReporting: first element fastest along the row, first row first."""
     found = case(name)
-    (tmp_path / "seg.dcm").write_bytes(found.results[SEG, "full"])
+    (tmp_path / "seg.dcm").write_bytes(found.results[Variant(SEG, "full")])
     tool = Path(sys.executable).with_name("segimage2itkimage")  # of dcmqi, installed beside us
     arguments = ["--inputDICOM", "seg.dcm", "--outputDirectory", ".", "-t", "nrrd", "-p", "out"]
     subprocess.run([tool, *arguments], cwd=tmp_path, check=True, capture_output=True, timeout=60)

@@ -28,11 +28,11 @@ from chexnode.encode.sc import ENCODINGS
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import sanitise
 from chexnode.vocabulary.notes import Note
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, picture, radiograph
 
 SEG, SC = ResultKind.SEG, ResultKind.SC
-EVERYTHING = [*((SEG, profile) for profile in PROFILES), *((SC, encoding) for encoding in ENCODINGS)]
+EVERYTHING = [*(Variant(SEG, profile) for profile in PROFILES), *(Variant(SC, encoding) for encoding in ENCODINGS)]
 IDENTITY = (
     "StudyInstanceUID", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "AccessionNumber", "StudyID", "ReferringPhysicianName", "StudyDescription",
@@ -41,7 +41,7 @@ IDENTITY = (
 
 def encoded(
     header: Dataset,
-    wanted: list[tuple[ResultKind, str]] = EVERYTHING,
+    wanted: list[Variant] = EVERYTHING,
     findings: Findings | None = None,
     provenance: Provenance = PROVENANCE,
 ) -> list[Encoded]:
@@ -50,8 +50,8 @@ def encoded(
     return encode(source, picture(shape), findings or lesion(shape), provenance, wanted)
 
 
-def one(header: Dataset, kind: ResultKind, variant: str, findings: Findings | None = None) -> Dataset:
-    (result,) = encoded(header, [(kind, variant)], findings)
+def one(header: Dataset, kind: ResultKind, form: str, findings: Findings | None = None) -> Dataset:
+    (result,) = encoded(header, [Variant(kind, form)], findings)
     return dcmread(BytesIO(result.data))
 
 
@@ -59,15 +59,15 @@ def one(header: Dataset, kind: ResultKind, variant: str, findings: Findings | No
 def test_results_belong_to_the_study_and_to_a_series_of_their_own(kind: Kind) -> None:
     header = radiograph(kind)
     results = encoded(header)
-    assert [(each.kind, each.variant) for each in results] == EVERYTHING
+    assert [each.variant for each in results] == EVERYTHING
     series = set()
     for each in results:
         ds = dcmread(BytesIO(each.data))
         assert {keyword: ds[keyword].value for keyword in IDENTITY} == {k: header[k].value for k in IDENTITY}
         assert (ds.SOPInstanceUID, ds.SOPClassUID) == (each.uid, each.sop_class_uid)
         assert ds.Manufacturer == MANUFACTURER
-        assert ds.SeriesNumber == {SEG: 9001, SC: 9201}[each.kind]
-        assert ds.Modality == ("SEG" if each.kind is SEG else header.Modality)
+        assert ds.SeriesNumber == {SEG: 9001, SC: 9201}[each.variant.kind]
+        assert ds.Modality == ("SEG" if each.variant.kind is SEG else header.Modality)
         assert "not for diag" in ds.SeriesDescription.lower()
         node = [item for item in ds.ContributingEquipmentSequence if item.Manufacturer == MANUFACTURER]
         assert [item.PurposeOfReferenceCodeSequence[0].CodeValue for item in node] == ["109102"]
@@ -156,7 +156,10 @@ def test_there_is_no_segmentation_of_nothing(mask: NDArray[np.bool_] | None) -> 
     findings = Findings(None, mask, (), 0.9, True, "m")
     with pytest.raises(ValueError, match="empty mask"):
         encode_seg(source, findings, PROVENANCE, "planar")
-    assert [each.kind for each in encode(source, picture((96, 80)), findings, PROVENANCE, EVERYTHING)] == [SC, SC]
+    assert [each.variant.kind for each in encode(source, picture((96, 80)), findings, PROVENANCE, EVERYTHING)] == [
+        SC,
+        SC,
+    ]
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
@@ -167,14 +170,14 @@ def test_a_mask_of_another_size_is_refused() -> None:
 @pytest.mark.parametrize("abnormal", [False, None])
 def test_no_finding_and_not_evaluated_have_a_capture_but_no_segmentation(abnormal: bool | None) -> None:
     marked = dataclasses.replace(lesion((96, 80)), abnormal=abnormal)
-    assert [each.kind for each in encoded(radiograph(), findings=marked)] == [SC, SC]
+    assert [each.variant.kind for each in encoded(radiograph(), findings=marked)] == [SC, SC]
     assert not red(drawn(picture((96, 80)), marked, Caption((), ()))).any()
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    for kind, variant in ((SEG, "rgb"), (SC, "planar"), (ResultKind.SR, "3d")):
-        with pytest.raises(ValueError, match=variant):
-            encoded(radiograph(), [(kind, variant)])
+    for kind, form in ((SEG, "rgb"), (SC, "planar"), (ResultKind.SR, "3d")):
+        with pytest.raises(ValueError, match=form):
+            encoded(radiograph(), [Variant(kind, form)])
 
 
 def words(findings: Findings) -> str:
@@ -393,5 +396,5 @@ def test_another_job_gives_other_uids_and_another_time_the_same() -> None:
     uids = {each.uid for each in encoded(radiograph())}
     assert {each.uid for each in encoded(radiograph(), provenance=later)} == uids
     assert not {each.uid for each in encoded(radiograph(), provenance=other)} & uids
-    assert uids == {result_uid(PROVENANCE.job_key, kind, variant) for kind, variant in EVERYTHING}
+    assert uids == {result_uid(PROVENANCE.job_key, variant) for variant in EVERYTHING}
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in uids)

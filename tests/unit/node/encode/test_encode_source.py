@@ -22,18 +22,23 @@ from chexnode.encode.gsps import FORM
 from chexnode.encode.objects import encode
 from chexnode.encode.source import Source, sanitise
 from chexnode.vocabulary.notes import Note
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, picture, radiograph
 
 SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS
-EVERY_KIND = ((SEG, "planar"), (SC, "rgb"), (SR, "comprehensive3d-box-planar"), (GSPS, FORM))
+EVERY_KIND = (
+    Variant(SEG, "planar"),
+    Variant(SC, "rgb"),
+    Variant(SR, "comprehensive3d-box-planar"),
+    Variant(GSPS, FORM),
+)
 
 
-def results(source: Source, wanted: Sequence[tuple[ResultKind, str]] = EVERY_KIND) -> list[Dataset]:
+def results(source: Source, wanted: Sequence[Variant] = EVERY_KIND) -> list[Dataset]:
     """Encode what is wanted, which checks it as before it is stored, and read it back."""
     shape = (source.rows, source.columns)
     encoded = encode(source, picture(shape), lesion(shape), PROVENANCE, wanted)
-    assert [(each.kind, each.variant) for each in encoded] == list(wanted)
+    assert [each.variant for each in encoded] == list(wanted)
     return [dcmread(BytesIO(each.data)) for each in encoded]
 
 
@@ -343,7 +348,7 @@ def test_a_private_sop_class_is_named_in_the_references() -> None:
 
 def test_an_over_long_manufacturer_is_cut() -> None:
     header = radiograph(Manufacturer="M" * 80, StationName="S" * 40, InstitutionName=["A", "B"])
-    for ds in results(sanitise(parsed(header)), [(SEG, "planar"), (SC, "rgb"), (GSPS, FORM)]):
+    for ds in results(sanitise(parsed(header)), [Variant(SEG, "planar"), Variant(SC, "rgb"), Variant(GSPS, FORM)]):
         item = ds.ContributingEquipmentSequence[0]
         assert (item.Manufacturer, item.StationName, item.InstitutionName) == ("M" * 64, "S" * 16, "A")
 

@@ -28,20 +28,21 @@ from chexnode.encode.objects import to_bytes
 from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER, Provenance, tracking_uid
 from chexnode.encode.seg import PROFILES, encode_seg
 from chexnode.encode.source import sanitise
-from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, VARIANTS, Side, SrVariant, encode_sr, side
+from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, Side, encode_sr, side
 from chexnode.encode.verify import InvalidResult
+from chexnode.vocabulary.variants import SR_FORMS, SrForm
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, radiograph
 from support.reports import check_sr
 from support.validators import dciodvfy, dicom_sr_validator, unexplained
 
-DEFAULT = SrVariant(seg_profile="planar")
+DEFAULT = SrForm(seg_profile="planar")
 SHAPE = (96, 80)
 
 
 def written(
     header: Dataset,
     findings: Findings | None = None,
-    variant: SrVariant = DEFAULT,
+    variant: SrForm = DEFAULT,
     provenance: Provenance = PROVENANCE,
 ) -> bytes:
     source = sanitise(header)
@@ -81,22 +82,22 @@ def found(mask: NDArray[np.bool_]) -> Findings:
 
 
 def test_a_variant_is_its_string() -> None:
-    assert len({str(variant) for variant in VARIANTS}) == len(VARIANTS) == 2 * 2 * 4
-    assert [SrVariant.parse(str(variant)) for variant in VARIANTS] == list(VARIANTS)
-    assert str(SrVariant()) == "comprehensive3d-box-noseg"
-    assert str(SrVariant("comprehensive", "contour", "full")) == "comprehensive-contour-full"
+    assert len({str(variant) for variant in SR_FORMS}) == len(SR_FORMS) == 2 * 2 * 4
+    assert [SrForm.parse(str(variant)) for variant in SR_FORMS] == list(SR_FORMS)
+    assert str(SrForm()) == "comprehensive3d-box-noseg"
+    assert str(SrForm("comprehensive", "contour", "full")) == "comprehensive-contour-full"
 
 
 @pytest.mark.parametrize("text", ["", "rgb", "comprehensive3d", "comprehensive3d-box", "comprehensive3d-box-None"])
 def test_another_string_is_no_variant(text: str) -> None:
-    with pytest.raises(ValueError, match="no sr of variant"):
-        SrVariant.parse(text)
+    with pytest.raises(ValueError, match="no sr of form"):
+        SrForm.parse(text)
 
 
 def test_a_report_is_preliminary_of_the_study_and_of_its_own_series() -> None:
     header = radiograph()
     series, instances = set(), set()
-    for variant in VARIANTS:
+    for variant in SR_FORMS:
         ds = dcmread(BytesIO(written(parsed(header), variant=variant)))
         assert (ds.CompletionFlag, ds.PreliminaryFlag, ds.VerificationFlag) == (
             "COMPLETE", "PRELIMINARY", "UNVERIFIED",
@@ -114,7 +115,7 @@ def test_a_report_is_preliminary_of_the_study_and_of_its_own_series() -> None:
         assert PROVENANCE.model_digest in node[0].ContributionDescription
         series.add(ds.SeriesInstanceUID)
         instances.add(ds.SOPInstanceUID)
-    assert len(series) == len(instances) == len(VARIANTS)
+    assert len(series) == len(instances) == len(SR_FORMS)
 
 
 @pytest.mark.parametrize("abnormal", [True, False, None])
@@ -134,8 +135,8 @@ def test_the_observer_is_the_device_with_its_model() -> None:
     assert device.serial_number == PROVENANCE.model_digest
 
 
-@pytest.mark.parametrize("variant", [DEFAULT, SrVariant("comprehensive", "contour", "none")], ids=str)
-def test_highdicom_reads_every_region_back(variant: SrVariant) -> None:
+@pytest.mark.parametrize("variant", [DEFAULT, SrForm("comprehensive", "contour", "none")], ids=str)
+def test_highdicom_reads_every_region_back(variant: SrForm) -> None:
     mask = np.zeros((240, 200), bool)
     mask[20:60, 130:170] = True
     mask[100:103, 20:70] = True
@@ -184,7 +185,7 @@ def test_the_segment_is_tracked_and_referred_to(profile: Any, several: bool) -> 
         findings.mask[90, 3] = True
         findings = found(findings.mask)
     seg = encode_seg(sanitise(parsed(radiograph())), findings, PROVENANCE, profile)
-    data = written(parsed(radiograph()), findings, SrVariant(seg_profile=profile))
+    data = written(parsed(radiograph()), findings, SrForm(seg_profile=profile))
     for number, _region in enumerate(findings.regions, 1):
         outline, segment = content(data).get_planar_roi_measurement_groups(
             tracking_uid=tracking_uid(PROVENANCE.job_key, number)
@@ -205,7 +206,7 @@ def test_the_segment_is_tracked_and_referred_to(profile: Any, several: bool) -> 
 
 
 def test_without_a_segmentation_there_is_no_reference_to_one() -> None:
-    data = written(parsed(radiograph()), variant=SrVariant())
+    data = written(parsed(radiograph()), variant=SrForm())
     assert len(content(data).get_planar_roi_measurement_groups()) == 1
     assert [uid for *_, uid, _class in srread(BytesIO(data)).get_evidence()] == [radiograph().SOPInstanceUID]
 
@@ -296,7 +297,7 @@ def test_a_lesion_keeps_its_place_however_the_image_is_turned(
     header = radiograph("DX", shape, photometric_interpretation, PatientOrientation=orientation)
     header.ImagerPixelSpacing = [0.1, 0.3]
     box = lesion(shape).regions[0].box
-    (group,) = outlined(written(parsed(header), variant=SrVariant(outline="contour")))
+    (group,) = outlined(written(parsed(header), variant=SrForm(outline="contour")))
     assert group.roi.value.min(axis=0).tolist() == [box.x0, box.y0]
     assert group.roi.value.max(axis=0).tolist() == [box.x1, box.y1]
     (site,) = group.finding_sites
@@ -361,7 +362,7 @@ def test_any_regions_are_told_and_read_back(mask: NDArray[np.bool_]) -> None:
         mask[0, 0] = True
     findings = found(mask)
     header = parsed(radiograph("CR", mask.shape))
-    for variant in (DEFAULT, SrVariant(outline="contour")):
+    for variant in (DEFAULT, SrForm(outline="contour")):
         groups = outlined(written(header, findings, variant))
         assert len(groups) == len(findings.regions)
         for group, region in zip(groups, findings.regions, strict=True):
@@ -378,7 +379,7 @@ def test_a_mask_that_contradicts_its_regions_or_the_source_is_refused() -> None:
         encode_sr(source, lesion((80, 96)), PROVENANCE, DEFAULT)
     elsewhere = dataclasses.replace(findings, regions=(Region(Box(0, 0, 4, 4), 16, 0.9, 0.9),))
     with pytest.raises(ValueError, match="no region"):
-        encode_sr(source, elsewhere, PROVENANCE, SrVariant(outline="contour"))
+        encode_sr(source, elsewhere, PROVENANCE, SrForm(outline="contour"))
 
 
 def _group(ds: Dataset, number: int = 0) -> Dataset:
@@ -445,7 +446,7 @@ def test_no_answer_passes_for_another(abnormal: bool | None, other: bool | None)
 @pytest.mark.parametrize("kind", ["CR", "DX", "SC"])
 def test_dciodvfy_has_no_complaint(kind: Kind, abnormal: bool | None) -> None:
     header = parsed(radiograph(kind, (97, 83)))
-    for variant in VARIANTS[::3]:
+    for variant in SR_FORMS[::3]:
         assert dciodvfy(written(header, lesion((97, 83), abnormal), variant)) == [], str(variant)
 
 
@@ -453,13 +454,11 @@ def test_dciodvfy_has_no_complaint(kind: Kind, abnormal: bool | None) -> None:
     ("abnormal", "attributes", "variant"),
     [
         (True, {}, DEFAULT),
-        (True, {"PatientOrientation": None, "ImagerPixelSpacing": None}, SrVariant("comprehensive", "contour")),
+        (True, {"PatientOrientation": None, "ImagerPixelSpacing": None}, SrForm("comprehensive", "contour")),
         (False, {}, DEFAULT),
     ],
 )
-def test_dicom_sr_validator_finds_no_error(
-    abnormal: bool | None, attributes: dict[str, Any], variant: SrVariant
-) -> None:
+def test_dicom_sr_validator_finds_no_error(abnormal: bool | None, attributes: dict[str, Any], variant: SrForm) -> None:
     assert dicom_sr_validator(written(parsed(radiograph("CR", **attributes)), lesion(SHAPE, abnormal), variant)) == []
 
 

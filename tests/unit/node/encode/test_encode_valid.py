@@ -18,16 +18,16 @@ from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.sc import ENCODINGS
 from chexnode.encode.seg import PROFILES
 from chexnode.encode.source import sanitise
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, hot, lesion, parsed, part10, picture, radiograph
 from support.validators import dcentvfy, dciodvfy, unexplained
 
 EVERYTHING = [
-    *((ResultKind.SEG, profile) for profile in PROFILES),
-    *((ResultKind.SC, encoding) for encoding in (*ENCODINGS, *HEAT_MAPS)),
-    (ResultKind.SR, "comprehensive3d-box-planar"),
-    (ResultKind.SR, "comprehensive-contour-noseg"),
-    (ResultKind.GSPS, FORM),
+    *(Variant(ResultKind.SEG, profile) for profile in PROFILES),
+    *(Variant(ResultKind.SC, encoding) for encoding in (*ENCODINGS, *HEAT_MAPS)),
+    Variant(ResultKind.SR, "comprehensive3d-box-planar"),
+    Variant(ResultKind.SR, "comprehensive-contour-noseg"),
+    Variant(ResultKind.GSPS, FORM),
 ]
 CHEST = (
     "nih_dx_implicit", "rg1_cr_pa_j2k_lossy", "rg1_cr_pa_jpegls_near", "rsna_cr_ap_jpeg_baseline",
@@ -48,10 +48,10 @@ def test_real_radiographs_have_valid_results(stem: str, shared: Path, tmp_path: 
     files = [path]
     header = dcmread(path, stop_before_pixels=True)
     encoded = results(header)
-    assert [(each.kind, each.variant) for each in encoded] == EVERYTHING
+    assert [each.variant for each in encoded] == EVERYTHING
     for each in encoded:
         assert unexplained(each.data, path.read_bytes()) == [], each.variant
-        files.append(tmp_path / f"{each.kind}-{each.variant}.dcm")
+        files.append(tmp_path / f"{each.variant.kind}-{each.variant}.dcm")
         files[-1].write_bytes(each.data)
     repaired = {k for k in (*TYPE_2, *OPTIONAL) if (k in header) != (k in sanitise(header).ds)}
     excused = [f"present in one instance but not the other - Element=<{keyword}>" for keyword in repaired]
@@ -121,7 +121,7 @@ def test_dirty_sources_have_results_without_a_new_complaint(kind: Kind, name: st
 @pytest.mark.parametrize("abnormal", [False, None])
 def test_no_finding_and_not_evaluated_are_valid(abnormal: bool | None) -> None:
     encoded = results(parsed(radiograph()), abnormal)
-    assert [each.kind for each in encoded] == [ResultKind.SC] * 2 + [ResultKind.SR] * 2
+    assert [each.variant.kind for each in encoded] == [ResultKind.SC] * 2 + [ResultKind.SR] * 2
     for each in encoded:
         assert dciodvfy(each.data) == []
 
@@ -138,7 +138,7 @@ def test_the_judge_of_several_files_does_complain(tmp_path: Path) -> None:
     (tmp_path / "source.dcm").write_bytes(part10(header))
     files = [tmp_path / "source.dcm"]
     for each in results(parsed(header)):
-        files.append(tmp_path / f"{each.kind}-{each.variant}.dcm")
+        files.append(tmp_path / f"{each.variant.kind}-{each.variant}.dcm")
         files[-1].write_bytes(each.data)
     assert dcentvfy(files) == []
     ds = dcmread(files[-1])

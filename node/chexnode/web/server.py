@@ -1,0 +1,75 @@
+"""The HTTP server around the application: uvicorn, with the limits on connections that it has not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from chexnode.settings.tree import Settings
+from chexnode.tls import server_context
+from chexnode.web.connections import Connections, Listener, Tracked, listen
+
+GRACE_SECONDS = 5
+"""How long requests under way may take when the server is asked to end."""
+
+_SWITCH_SECONDS = 0.001
+"""Between two threads that compute: the event loop is one of them, and waits for its turn at every connection."""
+
+
+class Server(uvicorn.Server):
+    """Serves ``app`` on web.host and web.port, which are bound at once. Raises BadEnvironment.
+
+    ``on_signal`` is called when a signal asks it to end.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, on_signal: Callable[[], None]) -> None:
+        self._on_signal = on_signal
+        self.connections = Connections(settings.web)
+        self.listener: Listener = listen(settings.web.host, settings.web.port, self.connections)
+        # Browsers have no certificate of ours to show; who they are is asked elsewhere.
+        tls = settings.tls.model_copy(update={"require_certificate": False})
+        super().__init__(
+            uvicorn.Config(
+                Tracked(app, self.connections, settings.web.max_connections),
+                loop="asyncio",  # others do not accept through our socket
+                http="h11",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,  # web.proxies says whom to believe
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                ssl_context_factory=(lambda *_: server_context(tls)) if tls.web else None,
+            )
+        )
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return int(self.listener.getsockname()[1])
+
+    def serve_until_stopped(self) -> None:
+        """Serve until a signal, or :attr:`should_exit`, ends it."""
+        self.run(sockets=[self.listener])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, and say so."""
+        self._on_signal()
+        super().handle_exit(sig, frame)
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, and look after idle connections meanwhile."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        sweeping = asyncio.create_task(self.connections.keep_sweeping())
+        try:
+            await super().main_loop()
+        finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping

@@ -77,7 +77,7 @@ def recipients(node: Node, report: Mapping[str, Any]) -> list[Recipient]:
         return []
     chosen = routing(node.settings.destination, "", report["abnormal"])
     names = dict.fromkeys(route.destination for route in chosen)
-    return [Recipient(name, tuple(r.variant[0].upper() for r in chosen if r.destination == name)) for name in names]
+    return [Recipient(name, tuple(r.variant.kind.upper() for r in chosen if r.destination == name)) for name in names]
 
 
 async def _save(request: Request, file: Path, most: int) -> None:

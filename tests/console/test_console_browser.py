@@ -13,6 +13,9 @@ from chexnode.vocabulary.roles import Role
 from console.place import Place
 from viewers.browser import Chromium
 
+#: A whole node and a browser: `make console`.
+pytestmark = pytest.mark.long
+
 PASSWORD = "a password that is long"
 
 

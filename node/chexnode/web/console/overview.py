@@ -33,6 +33,7 @@ _STATES = (
     JobState.RUNNING,
     JobState.QUEUED,
     InstanceState.NOT_ANALYSED,
+    JobState.SKIPPED,
     JobState.CANCELLED,
     JobState.REFUSED,
     InstanceState.QUARANTINED,

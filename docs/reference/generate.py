@@ -53,6 +53,7 @@ from chexnode.web.dicomweb.routes import ROOT
 from chexnode.web.metrics import METRICS
 from chextrain.config import Config
 from chextrain.recipes.registry import RECIPES
+from chextrain.recipes.stages import STAGES
 
 REFERENCE = Path(__file__).parent
 
@@ -334,7 +335,7 @@ def _training() -> str:
                 (
                     f"`{name}`",
                     f"`{recipe.architecture}`",
-                    ", ".join(f"`--{stage}`" for stage in recipe.stages),
+                    ", ".join(f"`--{stage}`" for stage in STAGES.get(name, {})),
                     ", ".join(
                         f"`{section}.{key}={_toml(value)}`"
                         for section, values in recipe.defaults.items()

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from chexmodels.bundle import BundleError, HeatKind, ModelCard, read_card, verified_weights
 from chexmodels.model import Raw
+from chexmodels.nets.adopted import MonaiNetwork, OnnxNetwork
 from chexmodels.nets.attention import AttentionUNet
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee
 from chexmodels.nets.ddad import DDAD
+from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.nets.restorer import Restorer
 from chexmodels.nets.siamese import siamese
@@ -36,8 +38,11 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "chexnomaly": CheXNomaly,
     "committee": committee,
     "ddad": DDAD,
+    "encoder": EncoderUNet,
     "max_ensemble": MaxEnsemble,
     "model_ensemble": ModelEnsemble,
+    "monai": MonaiNetwork,
+    "onnx": OnnxNetwork,
     "unet": UNet,
 }
 """Architecture name in ``model.json`` -> what is called with its ``parameters``."""
@@ -52,7 +57,8 @@ def heat_kind(architecture: str) -> HeatKind:
 
 @dataclass(frozen=True)
 class Localiser:
-    """A network that returns logits or anomaly heat ``(B,1,S,S)``, with the card of the bundle it came from."""
+    """A network that returns logits or anomaly heat ``(B,1,S,S)``, or outputs by the names of :class:`Raw`, with the
+    card of the bundle it came from."""
 
     card: ModelCard
     network: nn.Module
@@ -60,7 +66,8 @@ class Localiser:
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Raw:
         """Run on ``(B,1,S,S)`` in [0,1] on the network's device."""
-        return Raw(heat=self.network(image))
+        answer = self.network(image)
+        return Raw(**{"heat": None, **answer}) if isinstance(answer, dict) else Raw(heat=answer)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Localiser:

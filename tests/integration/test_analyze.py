@@ -222,3 +222,27 @@ def test_an_unusable_folder_or_model_is_the_environment(inputs: Path, tmp_path: 
         analysed(tmp_path / "file" / "results", inputs / "one.dcm")
     with pytest.raises(BadEnvironment, match="shipped are"):
         list(analyze(Settings(model={"bundle": "nothing-of-the-kind"}), [inputs / "one.dcm"], tmp_path, False))
+
+
+def test_an_anomaly_model_writes_heat_and_score_and_never_says_probability(tmp_path: Path) -> None:
+    (phantom,) = phantom_files(tmp_path / "in", 1)
+    settings = Settings(model={"bundle": "ddad", "device": "cpu"}, worker={"decoders": 1})
+    (report,) = analyze(settings, [phantom], tmp_path / "out", heat=True)
+    assert report.state == "DONE"
+    assert report.model == "ddad 0.1"
+    assert report.score is not None
+    assert 0 <= report.score < 1  # one minus an empirical p-value is never 1
+    stem = tmp_path / "out" / phantom.stem
+    kept = np.load(stem.with_suffix(".npz"))
+    assert kept["heat"].shape == (512, 432)
+    assert 0 <= kept["heat"].min() < kept["heat"].max() <= 1
+    assert float(kept["score"]) == pytest.approx(report.score)
+    assert read_card(find("ddad")).heat_kind == "anomaly"
+    written = sorted((tmp_path / "out").glob("*.dcm"))
+    assert stem.with_suffix(".heat.dcm") in written
+    for path in written:
+        elements = pydicom.dcmread(path, stop_before_pixels=True).iterall()
+        said = [text for text in (str(element.value).lower() for element in elements) if "probab" in text]
+        assert not [text for text in said if "not a probability" not in text and "no probability" not in text], (
+            path.name
+        )

@@ -57,7 +57,7 @@ def test_a_healthy_node(node: Node, orthanc: Orthanc, redis: Redis, postgres_url
     upgraded(node)
     found = checked(node)
     assert list(found) == [
-        "settings", "disk", "database", "data_dir", "broker", "model", "device", "destination pacs",
+        "settings", "disk", "database", "data_dir", "broker", "model", "device", "sandbox", "destination pacs",
         "destination folder",
     ]  # fmt: skip
     assert {name: ok for name, (ok, _) in found.items() if not ok} == {}
@@ -167,6 +167,32 @@ def test_clocks_that_differ(node: Node, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Database, "server_time", lambda self: utc_now() + timedelta(seconds=60))
     with pytest.raises(BadEnvironment, match="differ by 60 s"):
         check.database(load(node.config)[0])
+
+
+def test_a_peer_whose_host_nobody_knows(node: Node) -> None:
+    known = [
+        {"ae_title": "CT*", "host": ["localhost", "10.1.0.0/16", "10.2.0.1-10.2.0.9", "::1"]},
+        {"ae_title": "*", "host": LOOPBACK},
+    ]
+    node.tables |= {"peer": known}
+    node.write_settings()
+    settings, _ = load(node.config)
+    assert check.peers(settings) == "2 may call"
+    node.tables |= {"peer": [*known, {"ae_title": "LOST", "host": "nowhere.invalid"}]}
+    node.write_settings()
+    settings, _ = load(node.config)
+    with pytest.raises(BadEnvironment, match=r"nowhere\.invalid \(LOST\)"):
+        check.peers(settings)
+
+
+@pytest.mark.parametrize("key", ["web.port", "node.port"])
+def test_up_on_a_taken_port_ends_with_one_sentence(node: Node, key: str) -> None:
+    port = node.web_port if key == "web.port" else node.port
+    with socket.create_server((LOOPBACK, port)):
+        ended = node.run("up", check=False)
+    assert ended.returncode != 0
+    assert f"cannot listen on {LOOPBACK}:{port} ({key}): another program listens there" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_looking_makes_nothing(node: Node) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from chexnode.keep import backup
 from chexnode.keep.housekeeping import KNOW_SECONDS, ORPHAN_SECONDS, Housekeeper
 from chexnode.ledger.deliveries import FORGOTTEN_AFTER
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import DeliveryOutcome
 from chexnode.vocabulary.states import DeliveryState
 from support.disks import undeletable
@@ -134,6 +136,28 @@ def test_retention_deletes_what_is_delivered_and_old_and_nothing_else(
     assert not any(spool.exists(path) for path in paths[delivered.path])
     assert all(spool.exists(path) for path in paths[owed.path])
     assert ledger.accounts.account().difference == 0
+
+
+def test_retention_waits_for_a_backup(
+    ledger: Ledger, spool: Spool, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = arrival()
+    record(ledger, old)
+    ledger.jobs.refuse(claim(ledger), Reason.CONSTANT, "all pixels are 0")
+    put(spool, old.path)
+    clock.forward(31 * DAY)
+    keeper, copied = housekeeper(ledger, spool), []
+    whole = backup._copied
+
+    def while_it_runs(source: Path, target: Path, *, link: bool) -> bool:
+        copied.append(keeper.retain())
+        return whole(source, target, link=link)
+
+    monkeypatch.setattr(backup, "_copied", while_it_runs)
+    made = backup.save(ledger, spool.data_dir, tmp_path.with_name(f"{tmp_path.name}-backup"))
+    assert copied == [0]
+    assert made.files == 1
+    assert keeper.retain() == 1
 
 
 def test_the_sweep_deletes_old_files_without_a_row_only(ledger: Ledger, spool: Spool) -> None:

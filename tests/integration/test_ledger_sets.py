@@ -11,6 +11,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.objects import Query
 from chexnode.ledger.rows import NEVER_COMMITTED
 from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, DeliveryOutcome, Digests, JobClaim, NewResult
 from chexnode.vocabulary.states import DeliveryState, JobState
 from chexnode.vocabulary.supersession import Supersession
@@ -152,9 +153,9 @@ def test_an_answer_is_found_by_its_content_and_model_until_retention_takes_it(le
 
 def test_a_version_that_needs_no_results_is_counted_as_skipped(ledger: Ledger, clock: Clock) -> None:
     _, again = two_versions(ledger, clock)
-    ledger.jobs.skip(again, "the same as an earlier version", Digests("content", "identity"))
+    ledger.jobs.skip(again, Reason.SAME_IMAGE, "the same as an earlier version", Digests("content", "identity"))
     view = ledger.views.job(again.id)
-    assert (view.state, view.error) == (JobState.SKIPPED, "the same as an earlier version")
+    assert (view.state, view.reason) == (JobState.SKIPPED, Reason.SAME_IMAGE)
     account = ledger.accounts.account()
     assert (account.received, account.analysed, account.skipped, account.difference) == (2, 1, 1, 0)
     assert ledger.reports.due() == []
@@ -179,7 +180,7 @@ def test_a_version_that_is_the_latest_again_gets_results_again_under_other_uids(
 
 def test_a_version_whose_results_stand_gets_no_others_when_it_is_the_latest_again(ledger: Ledger, clock: Clock) -> None:
     old, again = two_versions(ledger, clock)
-    ledger.jobs.skip(again, "the same as an earlier version", Digests("content", old.digest))
+    ledger.jobs.skip(again, Reason.SAME_IMAGE, "the same as an earlier version", Digests("content", old.digest))
     [one] = [view for view in ledger.views.jobs() if view.id == old.id]
     for content in ("", "corrected", ""):
         study = one.study_instance_uid

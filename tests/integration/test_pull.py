@@ -74,7 +74,7 @@ def test_studies_come_in_once(node: Node, pacs: servers.Orthanc) -> None:
     ]
     keep(pacs, *first, image("1.2.30", "CT"), image("1.2.31"), image("1.2.32", date="20240101"))
     said = node.json("pull", "--from", "archive", "--study", "1.2.30")
-    assert said == {"studies": 1, "found": 3, "held": 0, "stored": 3, "failed": {}, "incomplete": []}
+    assert said == {"studies": 1, "expected": 3, "found": 3, "held": 0, "stored": 3, "failed": {}, "incomplete": []}
     assert received(node) == {ds.SOPInstanceUID for ds in first}
 
     # The transfer syntax is the stored one, and the bytes are those that the PACS gives.
@@ -86,9 +86,9 @@ def test_studies_come_in_once(node: Node, pacs: servers.Orthanc) -> None:
         assert data_set_bytes(ours) == data_set_bytes(theirs)
 
     again = node.json("pull", "--from", "archive", "--study", "1.2.30")
-    assert again == {"studies": 1, "found": 3, "held": 3, "stored": 0, "failed": {}, "incomplete": []}
+    assert again == {"studies": 1, "expected": 3, "found": 3, "held": 3, "stored": 0, "failed": {}, "incomplete": []}
     found = node.json("pull", "--from", "archive", "--query", "StudyDate=20250101-20250131")
-    assert found == {"studies": 2, "found": 4, "held": 3, "stored": 1, "failed": {}, "incomplete": []}
+    assert found == {"studies": 2, "expected": 4, "found": 4, "held": 3, "stored": 1, "failed": {}, "incomplete": []}
     assert node.account()["received"] == 4
     assert node.account()["duplicates"] == 0
 
@@ -117,6 +117,31 @@ def test_a_page_that_the_archive_cut_short_is_not_the_last(tmp_path: Path, hones
             assert len(asked.studies({})) == given
             assert bool(asked.incomplete) != honest
             assert all("There are 4 additional" in sentence for sentence in asked.incomplete)
+
+
+def test_it_is_said_how_many_were_expected(tmp_path: Path) -> None:
+    """A series says that it has 5 instances, and 3 are listed; another says nothing, and 3 are listed."""
+
+    def search(path: str) -> Reply:
+        parts = urlsplit(path)
+        offset = int(parse_qs(parts.query)["offset"][0])
+        level = parts.path.rsplit("/", 1)[1]
+        rows: list[dict[str, Any]] = [{"00080018": {"vr": "UI", "Value": [f"1.2.9.{number}"]}} for number in range(3)]
+        if level == "series":
+            facts = {"00080060": {"vr": "CS", "Value": ["CR"]}}
+            said = {"00201209": {"vr": "IS", "Value": [5]}}
+            rows = [facts | {"0020000E": {"vr": "UI", "Value": [f"1.2.8.{n}"]}} | (said if n else {}) for n in range(2)]
+        return Reply(200, json.dumps(rows[offset:]).encode(), {})
+
+    settings = a_settings(tmp_path)
+    with service(search=search) as (url, _), opened_ledger(settings.database.url) as ledger:
+        archive = DestinationSettings(name="archive", kind="stow", url=url, results=())
+        with pull.Service(node_on(ledger, settings), archive) as asked:
+            assert len(list(asked.instances("1.2.7", ["CR"]))) == 6
+            assert asked.expected == 8
+            (sentence,) = asked.incomplete
+            assert "1.2.8.1" in sentence
+            assert "3 of 5" in sentence
 
 
 def test_a_service_that_is_away_is_waited_for_and_then_told(node: Node, pacs: servers.Orthanc) -> None:

@@ -30,7 +30,7 @@ _HALF_HEADER = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Never: "
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("siege")
-    authority = Authority.open(folder / "certs", 30)
+    authority = Authority.open(folder / "certs")
     issued = authority.issue("CHEXNODE", [LOOPBACK], 1)
     node = Node(
         folder,

@@ -10,10 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from chexnode.cli.commands import app as commands
 from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.schema import results
 from chexnode.node import Duty
 from chexnode.settings.loading import load
 from chexnode.settings.tree import Settings
@@ -269,9 +271,46 @@ def test_lists_are_narrowed_down(client: httpx.Client, ledger: Ledger) -> None:
             assert client.get(path, params=nothing).json() == []
 
 
+@pytest.mark.parametrize("query", ["", "state=queued&state=not_analysed&"])
+def test_pages_of_a_list_are_the_whole(client: httpx.Client, ledger: Ledger, query: str) -> None:
+    record(ledger, *(arrival() for _ in range(7)))
+    whole = [job["id"] for job in client.get(f"/api/jobs?{query}").json()]
+    assert len(whole) == len(set(whole)) == 7
+    found: list[str] = []
+    following = f"/api/jobs?{query}limit=3"
+    for size in (3, 3, 1):
+        answer = client.get(following)
+        found += [job["id"] for job in answer.json()]
+        assert len(answer.json()) == size
+        assert ("link" in answer.headers) == (len(found) < 7)
+        following = answer.links["next"]["url"] if "link" in answer.headers else ""
+    assert found == whole
+    assert client.get("/api/jobs?offset=7").json() == []
+
+
+def test_deliveries_of_a_result_that_is_in_no_study_are_found_by_its_image(
+    client: httpx.Client, ledger: Ledger
+) -> None:
+    fill(ledger)
+    (job, *_) = [
+        one for one in client.get("/api/jobs").json() if client.get(f"/api/jobs/{one['id']}").json()["deliveries"]
+    ]
+    mine = client.get("/api/deliveries").json()
+    with ledger.database.write() as conn:
+        conn.execute(update(results).values(study_instance_uid=None))
+    study = job["study_instance_uid"]
+    assert client.get("/api/deliveries", params={"study": study}).json() == [
+        one for one in mine if one["job"] == job["id"]
+    ]
+    assert client.get("/api/deliveries", params={"study": "1.2.9"}).json() == []
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [
+        ("/api/jobs?offset=-1", 422),
+        ("/api/deliveries?ofset=1", 400),
+        ("/api/account?limit=1", 400),
         ("/api/jobs?state=dine", 400),
         ("/api/jobs?acession=A1", 400),
         ("/api/jobs?since=last+week", 400),

@@ -97,11 +97,23 @@ def test_a_token_expires(ledger: Ledger, clock: Clock) -> None:
     assert ledger.tokens.are_needed(), "the door must not open because a token has run out"
 
 
+def test_revoking_the_last_token_does_not_open_the_node_at_the_next_start(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.tokens.add("viewer", [Scope.READ])
+    with pytest.raises(Usage, match="revoke and remove"):
+        ledger.tokens.open_door()
+    ledger.tokens.revoke("viewer")
+    with serving(settings(tmp_path), ledger) as client:
+        assert client.get("/api/jobs").status_code == 401
+    ledger.tokens.open_door()
+    with serving(settings(tmp_path), ledger) as client:
+        assert client.get("/api/jobs").status_code == 200
+
+
 def test_on_loopback_without_a_token_everybody_may(
     ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), serving(settings(tmp_path), ledger) as client:
-        assert "no token exists" in caplog.text
+        assert "neither a token nor a user exists" in caplog.text
         assert client.get("/api/jobs").status_code == 200
         # The first token closes the door, at once and for as long as we run.
         _, secret = ledger.tokens.add("viewer", [Scope.READ])

@@ -61,6 +61,8 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "interpret": "finding bundle postprocess calibration pixels model",
         "nets": "",
         "registry": "bundle model nets",
+        "adopt": "bundle nets",
+        "trial": "bundle registry interpret pixels",
     },
     "chextrain": {
         "data": "",

@@ -77,6 +77,22 @@ def test_systemd_accepts_its_units(unit: Path, tmp_path: Path) -> None:
     assert run(find("systemd-analyze"), "verify", copy) == ""
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_is_confined(unit: Path) -> None:
+    """Memory, tasks and system calls bounded; what systemd itself says of it stays below the figure in the how-to."""
+    text = unit.read_text()
+    for line in (
+        "MemoryMax=",
+        "TasksMax=",
+        "SystemCallFilter=@system-service",
+        "UMask=0077",
+        "StateDirectoryMode=0700",
+    ):
+        assert f"\n{line}" in text
+    said = run(find("systemd-analyze"), "security", "--offline=true", "--threshold=26", unit)
+    assert "Overall exposure level" in said
+
+
 def test_there_is_a_unit_for_each_role_and_for_everything() -> None:
     commands = {
         re.findall(r"^ExecStart=/opt/chexnode/bin/chexnode (\w+)$", unit.read_text(), re.M)[0] for unit in UNITS

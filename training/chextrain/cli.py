@@ -1,27 +1,27 @@
 """Check data sets, train models, export them as bundles, evaluate them, draw phantoms."""
+# Nothing heavy is imported at the top: --help answers at once, and a wrong option before torch is loaded.
 
 from __future__ import annotations
 
 import functools
 import inspect
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chextrain.config import ConfigError, keys_text, load_config
-from chextrain.data.cases import Collection
-from chextrain.data.consensus import Consensus
-from chextrain.data.findings import UnknownFinding
-from chextrain.data.formats import Format, Source
-from chextrain.data.rows import BadData
-from chextrain.recipes import training
-from chextrain.recipes.registry import RECIPES, all_stages
+from chextrain.data.kinds import Consensus, Format
+from chextrain.recipes.stages import NAMES, all_stages
+
+if TYPE_CHECKING:
+    from chextrain.data.cases import Collection
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -34,7 +34,7 @@ class Split(StrEnum):
     TEST = "test"
 
 
-RecipeName = StrEnum("RecipeName", {name.upper(): name for name in RECIPES})
+RecipeName = StrEnum("RecipeName", {name.upper(): name for name in NAMES})
 """What can be trained."""
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the data set; phantoms need none.")]
@@ -69,6 +69,7 @@ def index(
 ) -> None:
     """Check a data set: count what is there, name the rows that cannot be used; exit code 1 if there are any."""
     from chextrain.data import indexing
+    from chextrain.data.formats import Source
 
     source = Source(format_, data, consensus or Consensus.SOFT, split_seed or 0, sizes, groups)
     listing = None if format_ is Format.PHANTOM else source.listing()
@@ -88,19 +89,45 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; else the defaults.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, after the file.")] = None,
     cache: CacheOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last epoch.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last epoch, perhaps for more epochs.")
+    ] = False,
+    devices: Annotated[
+        str | None, typer.Option("--devices", help="How many GPUs or processes. [default: auto]")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="Lightning's, such as ddp. [default: auto]")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Lightning's, such as 32-true. [default: bf16-mixed]")
+    ] = None,
     consensus: ConsensusOption = None,
     split_seed: SeedOption = None,
     sizes: SizesOption = None,
     groups: GroupsOption = None,
+    folds: Annotated[
+        int, typer.Option("--folds", min=0, help="Train as often, each time with another fold for validation.")
+    ] = 0,
     **stages: Path | None,
 ) -> None:
     """Train RECIPE, keep the weights that validate best in OUT. Keys and defaults: docs/reference/training.md."""
+    from chextrain.recipes import training
+    from chextrain.recipes.folds import cross_validate
+    from chextrain.recipes.registry import RECIPES
+
     name = recipe.value
-    values = load_config(config, [*(set_ or ()), *_options(consensus, split_seed)], RECIPES[name].defaults)
+    options = _options(
+        ("data", {"consensus": consensus, "split_seed": split_seed}),
+        ("training", {"devices": devices, "strategy": strategy, "precision": precision}),
+    )
+    values = load_config(config, [*(set_ or ()), *options], RECIPES[name].defaults)
     collection = read(format_, data, values.data.consensus, values.data.split_seed, sizes, groups)
     given = {stage: folder for stage, folder in stages.items() if folder is not None}
+    if folds:
+        typer.echo(cross_validate(name, collection, format_, values, out, given, folds, cache=cache, resume=resume))
+        return
     training.train(name, collection, format_, values, out, given, cache=cache, resume=resume, report=typer.echo)
+    typer.echo(training.summary(name, out, format_))
 
 
 def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
@@ -143,6 +170,10 @@ def export(
         float, typer.Option("--clean-normals", min=0, max=1, help="What second_reader promises, as a share.")
     ] = 0.8,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average with what is seen in the mirrored image.")] = False,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Also a model that marks nothing or is below the mean mask; the card says so."),
+    ] = False,
     sizes: SizesOption = None,
     groups: GroupsOption = None,
 ) -> None:
@@ -155,7 +186,9 @@ def export(
     values = run.values["data"]
     collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
     try:
-        card = write(run, network, out, name, version, failures.read_text().strip(), collection, cache, clean_normals)
+        card = write(
+            run, network, out, name, version, failures.read_text().strip(), collection, cache, clean_normals, anyway
+        )
     except NothingToScore as error:
         raise ConfigError(str(error)) from error
     typer.echo((out / "card.md").read_text())
@@ -194,8 +227,39 @@ def evaluate(
     except (BundleError, NothingToScore) as error:
         raise ConfigError(str(error)) from error
     typer.echo(report.markdown())
+    if report.known:
+        typer.echo(f"chextrain: {report.known}", err=True)
     for path in write(report, out) if out else ():
         typer.echo(path)
+
+
+class Target(StrEnum):
+    """Formats that a bundle is written in."""
+
+    CHEXNODE = "chexnode"
+    ONNX = "onnx"
+    MONAI_BUNDLE = "monai-bundle"
+
+
+@app.command()
+def convert(
+    bundle: Annotated[str, typer.Argument(help="Name of a shipped bundle, or a folder.")],
+    to: Annotated[Target, typer.Option("--to", help="Format.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder.")],
+) -> None:
+    """Write a bundle as an ONNX graph or a MONAI bundle, if it gives the same map within 0.001."""
+    from chexmodels.bundle import BundleError, find
+    from chextrain.evaluate.convert import to_monai, to_onnx
+
+    try:
+        if to is Target.CHEXNODE:
+            shutil.copytree(find(bundle), out)
+            typer.echo(f"{out}: the bundle as it is")
+            return
+        difference = (to_onnx if to is Target.ONNX else to_monai)(bundle, out)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    typer.echo(f"{out}: maps differ by at most {difference:.1g} from the bundle's")
 
 
 @app.command()
@@ -221,19 +285,27 @@ def read(
     groups: Path | None = None,
 ) -> Collection:
     """The data set at ``data``; raises ``BadData``."""
+    from chextrain.data.formats import Source
+
     return Source(format_, data, Consensus(consensus or Consensus.SOFT), split_seed or 0, sizes, groups).collection()
 
 
-def _options(consensus: Consensus | None, split_seed: int | None) -> list[str]:
+def _options(*sections: tuple[str, dict[str, Any]]) -> list[str]:
     """Options that are values of a recipe, as ``--set`` would give them."""
-    given = {"consensus": consensus, "split_seed": split_seed}
-    return [f"data.{key}={value}" for key, value in given.items() if value is not None]
+    return [
+        f"{section}.{key}={value}" for section, given in sections for key, value in given.items() if value is not None
+    ]
 
 
 def main() -> None:
     """Entry point; wrong configuration and unusable data exit with code 2."""
     try:
         app()
-    except (ConfigError, BadData, UnknownFinding) as error:
+    except ValueError as error:
+        from chextrain.data.findings import UnknownFinding
+        from chextrain.data.rows import BadData
+
+        if not isinstance(error, ConfigError | BadData | UnknownFinding):
+            raise
         typer.echo(f"chextrain: {error}", err=True)
         sys.exit(2)

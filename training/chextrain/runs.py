@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from chextrain.config import Config, ConfigError
 
 RUN_JSON = "run.json"
 BEST = "best.pt"
+BEST_JSON = "best.json"
 Parameters = dict[str, Any]
 
 
@@ -67,6 +68,33 @@ class Run:
     def read(cls, folder: Path) -> Run:
         """Read ``run.json``; raises OSError where there is none."""
         return cls(**json.loads((folder / RUN_JSON).read_text()))
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Which epoch a run's weights are of."""
+
+    epoch: int
+    """Counted from 1."""
+    epochs: int
+    """That were trained, or were to be."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What validation gave then; empty where nothing was validated."""
+
+    def write(self, folder: Path) -> None:
+        """Write ``best.json``."""
+        (folder / BEST_JSON).write_text(json.dumps(dataclasses.asdict(self)) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Best | None:
+        """Read ``best.json``; None where there is none."""
+        path = folder / BEST_JSON
+        return cls(**json.loads(path.read_text())) if path.is_file() else None
+
+    def __str__(self) -> str:
+        """As part of a sentence."""
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
+        return f"best epoch {self.epoch} of {self.epochs}: {figures}" if figures else f"all {self.epochs} epochs done"
 
 
 def load_network(folder: Path) -> nn.Module:

@@ -35,6 +35,13 @@ _MAX_FRAGMENTS = 200_000
 #: Commands and file meta information (PS3.5 section 7.1). Some senders leave them in a data set.
 _NOT_OF_DATA_SETS = (0x0000, 0x0002)
 
+#: Whose image it is and what its pixels are (Specific Character Set, UIDs, Modality, Accession Number, the patient):
+#: there, and in group 0028, a value representation that is none is a fault and not read past.
+_ESSENTIAL = frozenset(
+    {0x00080005, 0x00080016, 0x00080018, 0x00080050, 0x00080060, 0x0020000D, 0x0020000E}
+    | {0x00100010, 0x00100020, 0x00100030, 0x00100040}
+)
+
 _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
@@ -276,8 +283,10 @@ class _Walk:
         """An element whose VR is none: its length is that which leads to another element, or to the end.
 
         Of 32 bits as PS3.5 section 7.1.2 has it for a VR that is not known, or of 16 bits as most senders of such mean
-        it, or of 32 bits without a VR. Its value is taken for UN. Raises :class:`Broken`.
+        it, or of 32 bits without a VR. Its value is taken for UN. Raises :class:`Broken`, also where it is essential.
         """
+        if tag in _ESSENTIAL or tag >> 16 == 0x0028:
+            raise Broken("an unknown value representation")
         candidates = [(position + 8, self.explicit_at(self.data, position)[3])]
         if bytes(self.data[position + 6 : position + 8]) == b"\0\0" and position + 12 <= end:
             candidates.insert(0, (position + 12, self.long_at(self.data, position + 8)[0]))

@@ -11,6 +11,7 @@ are queued, so that those of today are not behind those of ten years, and while 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ ATTEMPTS = 5
 """Of one request, with the back-off between them, before the service counts as down."""
 
 _STUDY, _SERIES, _MODALITY, _INSTANCE = "0020000D", "0020000E", "00080060", "00080018"
+_RELATED = "00201209"
 _PART10 = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 
@@ -61,6 +63,8 @@ class Pulled:
     """What one run came to; also what ``--json`` prints."""
 
     studies: int = 0
+    expected: int = 0
+    """Instances that the service says are in series of the wanted modalities; where it does not, those found."""
     found: int = 0
     """Instances in series of the wanted modalities."""
     held: int = 0
@@ -81,6 +85,8 @@ class Service:
 
     def __init__(self, node: Node, settings: DestinationSettings, sleep: Callable[[float], None] = time.sleep) -> None:
         self.settings, self._sleep, self._trail = settings, sleep, node.trail
+        self.expected = 0
+        """Instances of the series listed so far, by what the service says of each."""
         self.incomplete: list[str] = []
         """Searches that ended though the service had said that there is more, each as a sentence."""
         self._tls = client_context(node.settings.tls) if settings.speaks_tls else None
@@ -102,8 +108,15 @@ class Service:
         for one in list(self._search(f"/studies/{study}/series", _SERIES, {})):
             if _value(one, _MODALITY).strip().upper() in wanted:
                 series = _value(one, _SERIES)
-                for uid in self._uids(f"/studies/{study}/series/{series}/instances", _INSTANCE, {}):
-                    yield series, uid
+                uids = self._uids(f"/studies/{study}/series/{series}/instances", _INSTANCE, {})
+                said = _value(one, _RELATED)
+                expected = max(len(uids), int(said) if re.fullmatch("[0-9]{1,9}", said) else 0)
+                self.expected += expected
+                if len(uids) < expected:
+                    self.incomplete.append(
+                        f"series {series} of study {study}: {len(uids)} of {expected} instances were listed"
+                    )
+                yield from ((series, uid) for uid in uids)
 
     def retrieve(self, study: str, series: str, instance: str, into: Callable[[str], HttpBody]) -> HttpBody:
         """Stream one instance into the body that ``into`` makes for a boundary; return it, ended.
@@ -255,7 +268,7 @@ def pull(node: Node, service: Service, storage: StorageService, studies: Iterabl
                     said.failed[uid] = why
         finally:
             node.trail.fetched(service.settings, transfers)
-        said.incomplete = service.incomplete
+        said.incomplete, said.expected = service.incomplete, service.expected
         if said.studies % TOLD_EVERY == 0:
             log.info("pulled", extra={"studies": said.studies, "stored": said.stored, "held": said.held})
     return said

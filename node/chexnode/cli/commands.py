@@ -5,6 +5,7 @@ Nothing heavy is imported at the top: looking at jobs starts fast, and the recei
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 
 from chexnode.cli.alarms import alarms_app
 from chexnode.cli.backup import backup, recover, restore
+from chexnode.cli.models import models_app
 from chexnode.cli.options import (
     Accession,
     Exit,
@@ -56,6 +58,7 @@ app.add_typer(tokens_app, name="tokens")
 app.add_typer(users_app, name="users")
 app.add_typer(alarms_app, name="alarms")
 app.add_typer(viewer_app, name="viewer")
+app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
 app.command()(backup)
 app.command()(restore)
@@ -64,6 +67,7 @@ app.command()(recover)
 
 def main() -> None:
     """Entry point of ``chexnode``."""
+    os.umask(0o077)  # images, results, the database, keys: nothing is for other users of this machine
     try:
         app(prog_name="chexnode")
     except NodeError as error:
@@ -420,7 +424,8 @@ def pull(
     if json:
         print_json(said)
     else:
-        print(f"{said.studies} studies, {said.found} images: {said.stored} fetched, {said.held} held before")
+        images = f"{said.found} of {said.expected} images" if said.found < said.expected else f"{said.found} images"
+        print(f"{said.studies} studies, {images}: {said.stored} fetched, {said.held} held before")
         for uid, why in said.failed.items():
             print(f"{uid}: {escaped(why)}")
         for sentence in said.incomplete:

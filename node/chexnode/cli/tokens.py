@@ -59,6 +59,14 @@ def revoke(ctx: typer.Context, name: Name, json: Json = False) -> None:
     tell(json, {"revoked": name}, f"{name} is revoked")
 
 
+@tokens_app.command("open")
+def open_door(ctx: typer.Context, json: Json = False) -> None:
+    """Ask nobody for a token again, once all tokens are revoked and all users removed; on a loopback address only."""
+    with ledger_of(ctx) as ledger:
+        ledger.tokens.open_door()
+    tell(json, {"open": True}, "whoever is on this machine may do everything over HTTP")
+
+
 def facts(token: Token) -> dict[str, object]:
     """What ``--json`` prints of a token."""
     return {

@@ -63,11 +63,15 @@ class FolderDestination:
         with suppress(FileNotFoundError):
             if target.stat().st_size == len(content) and target.read_bytes() == content:
                 return False
+        mode = (
+            self._path.stat().st_mode & 0o666
+        )  # who may use the folder may read it: another program takes it from there
         part = self._path / f".{name}.{secrets.token_hex(8)}.part"
         try:
             with part.open("xb") as file:
                 file.write(content)
                 file.flush()
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             part.replace(target)
         except OSError:

@@ -71,6 +71,8 @@ MEANINGS: Mapping[Cause, str] = {
     Reason.OUT_OF_SCOPE: "Not a radiograph of the chest",
     Reason.TOO_SMALL: "Picture is too small",
     Reason.SOURCE_MISSING: "Stored image was lost before it was analysed",
+    Reason.SAME_IMAGE: "The same image has results",
+    Reason.LATER_VERSION: "A later version of the image has results",
     JobState.FAILED: "Analysis failed",
     JobState.CANCELLED: "Analysis was cancelled",
 }

@@ -1,7 +1,8 @@
 """A backup: the ledger's snapshot first, then the files of the spool, which never change and are copied once.
 
-Whatever was acknowledged before the backup began is in the snapshot, and its file was durable before. Files that come
-while it runs are copied too and have no row in it: after a restore they are recorded again.
+Whatever was acknowledged before the backup began is in the snapshot, and its file was durable before. Retention waits
+until the backup is complete. Files that come while it runs are copied too and have no row in it: after a restore they
+are recorded again.
 
     DIR/backup.json   what it is; written last, so that a folder without it is no backup
     DIR/ledger/       the snapshot
@@ -11,9 +12,13 @@ while it runs are copied too and have no row in it: after a restore they are rec
 from __future__ import annotations
 
 import json
+import logging
 import os
+import secrets
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +29,13 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.spool.spool import Spool
-from chexnode.vocabulary.errors import BadEnvironment, Usage
+from chexnode.vocabulary.errors import BadEnvironment, Transient, Usage
+
+log = logging.getLogger(__name__)
+
+HOLD = "backup"
+"""The lease that holds off retention."""
+_HOLD_SECONDS = 600.0
 
 _MARK, _LEDGER, _SPOOL = "backup.json", "ledger", "spool"
 
@@ -56,6 +67,37 @@ def save(ledger: Ledger, data_dir: Path, folder: Path) -> Backup:
         raise BadEnvironment(f"{folder} is neither empty nor a backup")
     if folder.resolve().is_relative_to(data_dir.resolve()):
         raise BadEnvironment(f"{folder} lies inside data_dir: back up to another place")
+    with _nothing_expires(ledger):
+        return _save(ledger, data_dir, folder, name)
+
+
+@contextmanager
+def _nothing_expires(ledger: Ledger) -> Iterator[None]:
+    """Hold off retention: what the snapshot names is copied before it may be deleted. Raises BadEnvironment."""
+    lease = ledger.leases.take(HOLD, secrets.token_hex(8), _HOLD_SECONDS)
+    if lease is None:
+        raise BadEnvironment("another backup of this node is under way")
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(_HOLD_SECONDS / 10):
+            try:
+                ledger.leases.renew(lease, _HOLD_SECONDS)
+            except Transient as error:  # the next one may come through before it ends
+                log.warning("retention may go on before the backup is complete: %s", error)
+
+    keeper = threading.Thread(target=keep, name="backup", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+        ledger.leases.release(lease)
+
+
+def _save(ledger: Ledger, data_dir: Path, folder: Path, name: str) -> Backup:
+    mark = folder / _MARK
     taken_at = ledger.clock()
     try:
         fresh = folder / f"{_LEDGER}.part"
@@ -126,7 +168,7 @@ def _files(root: Path) -> Iterator[str]:
     for kind in ("sources", "results"):
         for folder, _, names in os.walk(root / kind):
             for name in names:
-                if name.endswith(".dcm"):
+                if not name.endswith(".part"):
                     yield os.path.relpath(os.path.join(folder, name), root)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import islice
 
+from chexnode.keep.backup import HOLD
 from chexnode.keep.recovery import Fate, Recovery
 from chexnode.node import Node
 
@@ -63,10 +64,10 @@ class Housekeeper:
             self._swept = time.monotonic()
 
     def retain(self) -> int:
-        """Delete the files of old, finished, delivered work; return how many."""
+        """Delete the files of old, finished, delivered work, unless a backup is under way; return how many."""
         before = self._ledger.clock() - timedelta(days=self._settings.retention.days)
         deleted = 0
-        while paths := self._ledger.files.expire(before):
+        while HOLD not in self._ledger.leases.live("") and (paths := self._ledger.files.expire(before)):
             deleted += sum(self._spool.unlink(path) for path in paths)
         if deleted:
             log.info("%d file(s) past retention deleted", deleted)

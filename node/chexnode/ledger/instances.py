@@ -180,14 +180,15 @@ class _Batch:
         uid, digest = arrival.sop_instance_uid, arrival.digest
         state, path = versions[digest]
         self.duplicates[uid, digest] += 1
-        self.events.append(happened("instance", name, Event.DUPLICATE, self.now))
-        where = version(uid, digest)
-        job = None
+        at = self.now
         if self.newest[uid][1] != digest:  # A, B, and A again
-            self.latest_again[uid, digest] = self._becomes_latest(uid, digest)
+            at = self.latest_again[uid, digest] = self._becomes_latest(uid, digest)
             if arrival.verdict.state is not InstanceState.QUARANTINED:
                 self.corrected.add(arrival.study_instance_uid)
                 self._add_study(arrival)
+        self.events.append(happened("instance", name, Event.DUPLICATE, at))
+        where = version(uid, digest)
+        job = None
         if path is None:  # retention had deleted the file; this one takes its place
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))

@@ -119,11 +119,11 @@ class Jobs:
                 conn.execute(update(deliveries).where(notes).values(next_attempt=under_way))
             return JobState.DONE if finish_delivered(conn, [claim.id], now) else JobState.DELIVERING
 
-    def skip(self, claim: JobClaim, why: str, digests: Digests) -> None:
+    def skip(self, claim: JobClaim, reason: Reason, why: str, digests: Digests) -> None:
         """Another version of the image has the results. Raises StaleMove when the lease is lost."""
         now = self._db.clock()
         with self._db.write() as conn:
-            facts = {"error": why, "finished_at": now, **_digests(digests)}
+            facts = {"reason": reason, "error": why, "finished_at": now, **_digests(digests)}
             _move(conn, claim, JobState.SKIPPED, Event.SKIPPED, now, why, **facts)
 
     def refuse(self, claim: JobClaim, reason: Reason, detail: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, or_, select
 
-from chexnode.ledger.schema import deliveries, instances, results, studies
+from chexnode.ledger.rows import JOB_OF_VERSION
+from chexnode.ledger.schema import deliveries, instances, jobs, results, studies
 from chexnode.vocabulary.filters import Filter
 
 
@@ -22,7 +23,14 @@ def of_deliveries(wanted: Filter) -> list[ColumnElement[bool]]:
     """Conditions of a query of deliveries: when they were made or last asked for, and of whose results."""
     conditions: list[ColumnElement[bool]] = []
     if of_whom := _of_studies(wanted, results.c.study_instance_uid):
-        conditions.append(deliveries.c.result_uid.in_(select(results.c.uid).where(*of_whom)))
+        # A result that is in no study here (its source names no series) is known by the image that it was made of.
+        source = (
+            select(jobs.c.id)
+            .join(instances, JOB_OF_VERSION)
+            .where(*_of_studies(wanted, instances.c.study_instance_uid))
+        )
+        found = deliveries.c.result_uid.in_(select(results.c.uid).where(*of_whom))
+        conditions.append(or_(found, deliveries.c.job_id.in_(source)))
     if wanted.since is not None:
         conditions.append(deliveries.c.created_at >= wanted.since)
     if wanted.until is not None:

@@ -383,6 +383,15 @@ tokens = Table(
     Column("expires_at", UtcDateTime),
 )
 
+#: Browsers that were given a token.
+token_sessions = Table(
+    "token_sessions",
+    metadata,
+    Column("sha256", String(64), primary_key=True),  # of the secret in the browser's cookie, which is kept nowhere
+    Column("token_name", ForeignKey("tokens.name", ondelete="CASCADE"), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
 #: People who sign in to the console.
 users = Table(
     "users",

@@ -14,15 +14,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import IntegrityError
 
-from chexnode.ledger.database import Database, add_rows
+from chexnode.ledger.database import Database, add_missing, add_rows
 from chexnode.ledger.moves import happened, record
-from chexnode.ledger.schema import tokens, users
+from chexnode.ledger.schema import markers, token_sessions, tokens, users
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.scopes import Scope
+
+_CLOSED = "callers must say who they are"
 
 PREFIX = "chexnode_"
 """Begins every token, so that a search for leaked secrets can find them."""
@@ -66,6 +68,7 @@ class Tokens:
         try:
             with self._db.write() as conn:
                 add_rows(conn, tokens, [row])
+                close_door(conn)
                 record(conn, [happened("token", name, Event.ADDED, now, detail=" ".join(token.scopes))])
         except IntegrityError as error:
             raise Usage(f"there is a token {name!r} already; revoke it first") from error
@@ -79,6 +82,7 @@ class Tokens:
     def revoke(self, name: str) -> None:
         """End a token at once. Raises Usage if there is none of that name."""
         with self._db.write() as conn:
+            conn.execute(delete(token_sessions).where(token_sessions.c.token_name == name))
             if conn.execute(delete(tokens).where(tokens.c.name == name)).rowcount != 1:
                 raise Usage(f"there is no token {name!r}")
             record(conn, [happened("token", name, Event.REVOKED, self._db.clock())])
@@ -97,10 +101,45 @@ class Tokens:
         token = _token(row)
         return None if token.expires_at is not None and token.expires_at <= self._db.clock() else token
 
-    def are_needed(self) -> bool:
-        """Whether callers must say who they are: there is a token, an expired one included, or a user."""
+    def open_session(self, token: Token, lifetime: timedelta) -> str:
+        """Begin a session of a browser that was given ``token``; return its secret, which only the browser keeps."""
+        secret, now = secrets.token_urlsafe(32), self._db.clock()
+        ends = min(now + lifetime, token.expires_at or now + lifetime)
+        with self._db.write() as conn:
+            conn.execute(delete(token_sessions).where(token_sessions.c.expires_at < now))
+            add_rows(conn, token_sessions, [{"sha256": _digest(secret), "token_name": token.name, "expires_at": ends}])
+        return secret
+
+    def of_session(self, secret: str) -> Token | None:
+        """The token that a browser's session stands for; None where session or token have ended."""
+        now = self._db.clock()
+        query = (
+            select(tokens)
+            .join_from(token_sessions, tokens)
+            .where(token_sessions.c.sha256 == _digest(secret), token_sessions.c.expires_at > now)
+        )
         with self._db.read() as conn:
-            return any(conn.execute(select(column).limit(1)).first() for column in (tokens.c.name, users.c.name))
+            row = conn.execute(query).one_or_none()
+        return None if row is None else _token(row)
+
+    def close_session(self, secret: str) -> None:
+        """End a session, if it is one."""
+        with self._db.write() as conn:
+            conn.execute(delete(token_sessions).where(token_sessions.c.sha256 == _digest(secret)))
+
+    def are_needed(self) -> bool:
+        """Whether callers must say who they are: a token or a user was once made, and :meth:`open_door` not called."""
+        closed = select(markers.c.name).where(markers.c.name == _CLOSED)
+        with self._db.read() as conn:
+            return conn.execute(closed).first() is not None or _anybody(conn)
+
+    def open_door(self) -> None:
+        """Let whoever is on this machine do everything again. Raises Usage while there is a token or a user."""
+        with self._db.write() as conn:
+            if _anybody(conn):
+                raise Usage("there are tokens or users: revoke and remove them first")
+            conn.execute(delete(markers).where(markers.c.name == _CLOSED))
+            record(conn, [happened("token", "*", Event.REVOKED, self._db.clock(), detail="none is needed any more")])
 
     def check(self, host: str, *, is_open_to_others: bool) -> bool:
         """Whether a web role at ``host`` asks who calls. Raises BadEnvironment where it must and knows nobody."""
@@ -111,6 +150,15 @@ class Tokens:
                 "`chexnode tokens add NAME --scope read` or `chexnode users add NAME --role admin`"
             )
         return needed
+
+
+def _anybody(conn: Connection) -> bool:
+    return any(conn.execute(select(column).limit(1)).first() for column in (tokens.c.name, users.c.name))
+
+
+def close_door(conn: Connection) -> None:
+    """From now on callers must say who they are, also when the last token is revoked and the last user removed."""
+    add_missing(conn, markers, [{"name": _CLOSED, "value": "a token or a user was made"}])
 
 
 def _digest(secret: str) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from chexnode.ledger.database import Database, add_rows
 from chexnode.ledger.moves import happened, record
 from chexnode.ledger.schema import sessions, users
+from chexnode.ledger.tokens import close_door
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.roles import Role
@@ -57,6 +58,7 @@ class Users:
         try:
             with self._db.write() as conn:
                 add_rows(conn, users, [row])
+                close_door(conn)
                 record(conn, [happened("user", name, Event.ADDED, now, detail=role)])
         except IntegrityError as error:
             raise Usage(f"there is a user {name!r} already") from error

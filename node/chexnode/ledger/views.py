@@ -109,13 +109,15 @@ class Views:
         wanted: Filter = EVERYTHING,
         sop_instance_uid: str | None = None,
         limit: int | None = 100,
+        offset: int = 0,
     ) -> list[JobView]:
         """Every received instance version with its jobs, newest first; one without a job shows its verdict."""
         query = _jobs_query().where(*of_instances(wanted))
         if sop_instance_uid:
             query = query.where(instances.c.sop_instance_uid == sop_instance_uid)
-        if limit is not None:
-            query = query.limit(limit)
+        end = None if limit is None else offset + limit
+        if end is not None:
+            query = query.limit(end)
         named = [s.upper() for s in states]
         # Each an index can serve, in its order; one that looks into both tables at once would read them all.
         jobless = [state for state in named if state in (InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)]
@@ -128,14 +130,14 @@ class Views:
             rows = [row for one in chosen for row in conn.execute(one)]
         if named:
             rows.sort(key=lambda row: row.received_at, reverse=True)
-        return [_job_view(row) for row in rows[:limit]]
+        return [_job_view(row) for row in rows[offset:end]]
 
     def job(self, name: str) -> JobDetail:
         """One job by id, or one instance without a job by its ``i...`` name. Raises Usage if there is none."""
         query = _jobs_query()
         with self._db.read() as conn:
             if name.startswith("i"):
-                # Its first event is of the moment that its row is of.
+                # Its row is of the moment of its first event, or of that in which it became the latest version again.
                 first = select(events.c.at).where(events.c.subject == "instance", events.c.subject_id == name)
                 rows = conn.execute(query.where(instances.c.received_at.in_(first), jobs.c.id.is_(None))).all()
                 row = next((r for r in rows if instance_id(r.sop_instance_uid, r.digest) == name), None)
@@ -167,6 +169,7 @@ class Views:
         job: str | None = None,
         limit: int | None = 100,
         wanted: Filter = EVERYTHING,
+        offset: int = 0,
     ) -> list[DeliveryView]:
         """Deliveries, newest first."""
         named = {"job": deliveries.c.job_id, "sop_instance_uid": deliveries.c.result_uid}
@@ -179,7 +182,7 @@ class Views:
         if job:
             query = query.where(deliveries.c.job_id == job)
         if limit is not None:
-            query = query.limit(limit)
+            query = query.limit(limit).offset(offset)
         with self._db.read() as conn:
             return records(conn, DeliveryView, query)
 

@@ -6,16 +6,14 @@ Blocking, so never called in the event loop. Nothing that comes is kept in memor
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
-
-from pydicom.filereader import data_element_generator
-from pydicom.uid import UID
 
 from chexmodels.dicom import file_meta
+from chexmodels.dicom.elements import Fault, walk
 from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import inflate
+from chexmodels.dicom.transfer_syntaxes import DEFLATED, encoding_of
 from chexnode.audit.transfers import Transfers
 from chexnode.dicomweb.json_model import Json
 from chexnode.dicomweb.media_types import DICOM, BadMediaType, parse_media_type
@@ -34,6 +32,9 @@ MOST_PARTS = 50_000
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _IDENTIFYING = 65_536
 """Bytes at the beginning of a data set in which its SOP Class and Instance UID are looked for."""
+_INFLATED = 2_000_000
+"""Bytes that they may have where they are deflated."""
+_MOST_ELEMENTS, _MOST_NESTING = 10_000, 64
 _DOES_NOT_MATCH = 0xB007
 
 
@@ -132,22 +133,17 @@ class _File:
 
 def identity(data_set: bytes, transfer_syntax_uid: str) -> tuple[str, str]:
     """SOP Class and Instance UID at the beginning of an encoded data set; empty where they cannot be read there."""
-    syntax = UID(transfer_syntax_uid)
     found: dict[int, str] = {}
     try:
-        if syntax.is_deflated:
-            data_set = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set, _IDENTIFYING)
-        elements = data_element_generator(
-            BytesIO(data_set),
-            syntax.is_implicit_VR,
-            syntax.is_little_endian,
-            stop_when=lambda tag, *_: tag > _SOP_INSTANCE_UID,
-        )
-        for one in elements:
-            if one.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID) and isinstance(one.value, bytes):
-                found[one.tag] = one.value.decode("latin-1").strip("\0 ")
-    except Exception as error:  # whatever a stranger's bytes make the library raise; what was read until then counts
-        log.debug("a data set's first elements cannot be read: %s", type(error).__name__)
+        if transfer_syntax_uid in DEFLATED:
+            data_set = next(inflate(data_set, _INFLATED))
+        for one in walk(data_set, encoding_of(transfer_syntax_uid), _MOST_ELEMENTS, _MOST_NESTING):
+            if one.tag > _SOP_INSTANCE_UID:
+                break
+            if one.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
+                found[one.tag] = data_set[one.start : one.start + one.length].decode("latin-1").strip("\0 ")
+    except (Fault, DecodeError) as error:  # what was read until then counts
+        log.debug("a data set's first elements cannot be read: %s", error)
     uids = (found.get(tag, "") for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID))
     return tuple(uid if is_safe_uid(uid) else "" for uid in uids)  # type: ignore[return-value]
 

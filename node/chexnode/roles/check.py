@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ def run(settings: Settings, path: Path | None) -> list[Check]:
         looks.append(("certificate", 10, lambda: certificate(settings)))
     if settings.audit.url:
         looks.append(("audit", 30, lambda: audit(settings)))
+    if settings.peer:
+        looks.append(("peers", 20, lambda: peers(settings)))
     for one in settings.destination:
         looks.append((f"destination {one.name}", one.timeout_seconds + 10, lambda one=one: destination(settings, one)))  # type: ignore[misc]
     pending = [_Look(name, seconds, look) for name, seconds, look in looks]
@@ -63,6 +66,23 @@ def disk(settings: Settings) -> str:
             f"{settings.disk.reserve_gb:g} left: images are refused"
         )
     return f"{place} has room" if place == there else f"{there} has room; {place} is made when the node starts"
+
+
+def peers(settings: Settings) -> str:
+    """Whether the name of every host that may call is known: an unknown one keeps its peer out."""
+    from chexnode.settings.base import read_range
+
+    unknown = []
+    for peer in settings.peer:
+        for host in peer.host:
+            if read_range(host) is None and "/" not in host:
+                try:
+                    socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                except OSError:
+                    unknown.append(f"{host} ({peer.ae_title})")
+    if unknown:
+        raise BadEnvironment(f"no address of {', '.join(unknown)}: whoever calls from there is rejected")
+    return f"{len(settings.peer)} may call"
 
 
 def certificate(settings: Settings) -> str:
@@ -154,9 +174,13 @@ def model(settings: Settings) -> str:
         bundle.verified_weights(folder)
     except bundle.BundleError as error:
         raise BadEnvironment(str(error)) from error
-    if settings.model.operating_point not in card.operating_points:
+    point = card.operating_points.get(settings.model.operating_point)
+    if point is None:
         raise BadEnvironment(f"{card.title} has no operating point {settings.model.operating_point!r}")
-    return f"{card.title}, digest {card.digest}, weights verified"
+    line = f"{card.title}, digest {card.digest}, weights verified"
+    if point.sensitivity:
+        return line
+    return f"{line}; {settings.model.operating_point} marks nothing, or nobody has measured what it marks"
 
 
 def device(settings: Settings) -> str:

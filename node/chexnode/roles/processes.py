@@ -14,6 +14,7 @@ from pathlib import Path
 from chexnode.node import BEAT_SECONDS, Duty, Node
 from chexnode.roles.ending import Ending
 from chexnode.settings.tree import Settings
+from chexnode.spool.identity import keep_private
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _place(settings: Settings, supervised: bool) -> Iterator[None]:
 def lock(data_dir: Path, exclusive: bool) -> Iterator[None]:
     """Lock ``data_dir``: ``up`` alone, or any number of single roles. Raises BadEnvironment if another is there."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        keep_private(data_dir)
         file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise BadEnvironment(f"cannot use data_dir {data_dir}: {error.strerror}") from error

@@ -32,12 +32,23 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def masked(url: str) -> str:
-    """``url`` with its password, if any, replaced by stars."""
+    """``url`` with its passwords, before the host or in the query, replaced by stars."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    query = "&".join(_hidden(one) for one in parts.query.split("&"))
+    netloc = parts.netloc
+    if parts.password is not None:
+        netloc = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
+    return (
+        url
+        if (netloc, query) == (parts.netloc, parts.query)
+        else urlunsplit(parts._replace(netloc=netloc, query=query))
+    )
+
+
+def _hidden(parameter: str) -> str:
+    name, equals, _ = parameter.partition("=")
+    is_secret = any(word in name.lower() for word in ("pass", "pwd", "secret", "token", "key"))
+    return f"{name}=***" if equals and is_secret else parameter
 
 
 def flat(settings: BaseModel) -> Iterator[tuple[str, Any]]:

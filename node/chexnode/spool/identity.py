@@ -6,6 +6,7 @@ copied configuration) would acknowledge images that no worker can ever read.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from contextlib import suppress
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from chexnode.vocabulary.errors import BadEnvironment
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = ".chexnode-id"
 _MARKER = "data_dir"
@@ -36,7 +39,7 @@ def prove(data_dir: Path, markers: Markers, *, recovering: bool = False) -> str:
     """
     path = data_dir / FILE_NAME
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        keep_private(data_dir)
         made = write(data_dir, secrets.token_hex(16))
         name = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -60,6 +63,15 @@ def prove(data_dir: Path, markers: Markers, *, recovering: bool = False) -> str:
         f"data_dir {data_dir} belongs to another database ({FILE_NAME} is {name}, not {recorded}): set database.url to "
         "that one, or name an empty data_dir"
     )
+
+
+def keep_private(data_dir: Path) -> None:
+    """Make ``data_dir``, or close it to other users if it is ours. Raises OSError."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = data_dir.stat()
+    if state.st_uid == os.geteuid() and state.st_mode & 0o077:
+        data_dir.chmod(0o700)
+        log.warning("%s was open to other users of this machine: it is closed to them now", data_dir)
 
 
 def _holds_objects(data_dir: Path) -> bool:

@@ -69,3 +69,9 @@ class Reason(StrEnum):
     """Fewer than 64 rows or columns."""
     SOURCE_MISSING = "source-missing"
     """The stored source file is gone or its digest differs."""
+
+    # SKIPPED, because results stand already
+    SAME_IMAGE = "same-image"
+    """An earlier version of the image, or another in its place, has the same pixels and identity, and results."""
+    LATER_VERSION = "later-version"
+    """A later version of the image has results."""

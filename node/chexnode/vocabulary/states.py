@@ -34,7 +34,7 @@ class JobState(StrEnum):
     CANCELLED = "CANCELLED"
     """A person cancelled it."""
     SKIPPED = "SKIPPED"
-    """The results of another version of the image stand, and nothing is made or sent; the error says why."""
+    """The results of another version of the image stand, and nothing is made or sent; the reason says why."""
 
 
 class DeliveryState(StrEnum):

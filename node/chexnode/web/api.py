@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response, params
@@ -19,6 +20,7 @@ from chexnode.vocabulary.scopes import Scope
 from chexnode.web.auth import require
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most this many, newest first.")]
+Offset = Annotated[int, Query(ge=0, description="Without this many of the newest; give `until` too while images come.")]
 States = Annotated[list[str], Query(alias="state", description="Only these states; repeatable, any case.")]
 
 
@@ -51,12 +53,15 @@ def router(ledger: Ledger) -> APIRouter:
 
     @routes.get("/jobs", response_model=list[JobView])
     def jobs(
+        request: Request,
         wanted: Narrowed,
         states: States = [],  # noqa: B006  (FastAPI copies defaults)
         limit: Limit = 100,
+        offset: Offset = 0,
     ) -> Response:
         """What was received and what became of it, as `chexnode jobs --json`."""
-        return _answer(ledger.views.jobs(filters.job_states(states), wanted, limit=limit))
+        found = ledger.views.jobs(filters.job_states(states), wanted, limit=limit + 1, offset=offset)
+        return _page(request, found, limit, offset)
 
     @routes.get("/jobs/{job}", response_model=JobDetail, responses={404: {"description": "There is no such job."}})
     def job(job: str) -> Response:
@@ -73,16 +78,28 @@ def router(ledger: Ledger) -> APIRouter:
 
     @routes.get("/deliveries", response_model=list[DeliveryView])
     def deliveries(
+        request: Request,
         wanted: Narrowed,
         states: States = [],  # noqa: B006
         destination: Annotated[str | None, Query(description="Only to this destination.")] = None,
         limit: Limit = 100,
+        offset: Offset = 0,
     ) -> Response:
         """What was sent where, as `chexnode deliveries --json`."""
-        found = ledger.views.deliveries(filters.delivery_states(states), destination, limit=limit, wanted=wanted)
-        return _answer(found)
+        named = filters.delivery_states(states)
+        found = ledger.views.deliveries(named, destination, limit=limit + 1, wanted=wanted, offset=offset)
+        return _page(request, found, limit, offset)
 
     return routes
+
+
+def _page(request: Request, found: Sequence[object], limit: int, offset: int) -> Response:
+    """``found`` without the one that tells that there is more, to which a Link leads then (RFC 8288)."""
+    response = _answer(found[:limit])
+    if len(found) > limit:
+        following = request.url.include_query_params(limit=limit, offset=offset + limit)
+        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return response
 
 
 def _answer(value: object) -> Response:

@@ -23,7 +23,7 @@ from chexnode.web.console import service as console
 from chexnode.web.console.visitor import Turned
 from chexnode.web.dicomweb import service
 from chexnode.web.dicomweb.routes import ROOT
-from chexnode.web.middleware import BehindProxy, Head, KnownHosts, Limits, PlainPaths, SecurityHeaders
+from chexnode.web.middleware import BehindProxy, Head, KnownHosts, Limits, NoControls, PlainPaths, SecurityHeaders
 from chexnode.web.viewer import service as viewer
 
 
@@ -64,6 +64,7 @@ def _protect(app: FastAPI, settings: Settings) -> None:
     web = settings.web
     app.add_middleware(Head)
     app.add_middleware(PlainPaths, root=ROOT)
+    app.add_middleware(NoControls)
     if is_loopback(web.host) or web.names:
         app.add_middleware(KnownHosts, names=["localhost", "127.0.0.1", "::1", "[::1]", web.host, *web.names])
     if web.cors_origins:

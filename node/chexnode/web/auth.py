@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPBearer
@@ -53,7 +54,7 @@ class Doorkeeper:
             log.warning("tokens and patient data are served without TLS, unless a proxy adds it: see tls.web")
 
     def is_open(self) -> bool:
-        """Whether nobody needs a token. Once closed it stays so, also when the last token is revoked."""
+        """Whether nobody needs a token. Once closed it stays so: `chexnode tokens open` opens it."""
         if self._open:
             with suppress(Transient):  # the database is away: there is nothing to be read then but that it is
                 self._open = not self._tokens.are_needed()
@@ -64,7 +65,7 @@ class Doorkeeper:
         headers = request.headers.getlist("authorization")
         if not headers:
             kept = cookie.secret_of(request)
-            token = self._tokens.recognise(kept) if kept else None
+            token = self._tokens.of_session(kept) if kept else None
             return token or self._reader(request)
         scheme, secret = get_authorization_scheme_param(headers[0])
         if len(headers) > 1 or not secret or scheme.lower() != "bearer":
@@ -86,18 +87,18 @@ class Doorkeeper:
         secret = cookie.session_of(request)
         return self._users.of_session(secret, is_active=is_active) if secret else None
 
-    def sign_in(self, request: Request, secret: str) -> bool:
-        """Whether a browser is to keep ``secret``, a token that can do no more than read; not where none is needed.
+    def sign_in(self, request: Request, secret: str) -> str | None:
+        """A session for a browser that shows ``secret``, a token that only reads; None where none is needed.
 
         Raises 401 or 403 for any other.
         """
         if self.is_open():
-            return False
+            return None
         token = self._tokens.recognise(secret)
         address = request.client.host if request.client else ""
         if token is not None and cookie.may_be_kept(token):
             self._trail.signed_in(token.name, address)
-            return True
+            return self._tokens.open_session(token, timedelta(seconds=cookie.SECONDS))
         if token is None:
             refusal = _refusal(401, "the token is unknown, revoked or expired", error="invalid_token")
             self._trail.refused(address, "", refusal.detail, Cause.TOKEN)
@@ -105,6 +106,11 @@ class Doorkeeper:
             refusal = _refusal(403, "the token can do more than read: a browser keeps only one that cannot")
             self._trail.refused(address, token.name, refusal.detail, Cause.SCOPE)
         raise refusal
+
+    def sign_out(self, request: Request) -> None:
+        """End the session that the browser keeps, if any."""
+        if kept := cookie.kept_by(request):
+            self._tokens.close_session(kept)
 
     def allows(self, request: Request, scope: Scope) -> bool:
         """Whether ``request`` may see what needs ``scope``, without an exception where not."""

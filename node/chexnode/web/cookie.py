@@ -1,7 +1,7 @@
-"""What a browser keeps for us in cookies: a token for the viewer, or the session of a person who has signed in.
+"""What a browser keeps for us in cookies: a session of whoever showed a token, or of a person who has signed in.
 
-A token is kept for pages that cannot send an Authorization header with all they load. Its cookie is good for reading
-only: it counts on GET and HEAD alone, and only tokens that may do nothing but read are ever put into one. So no page of
+The first is for pages that cannot send an Authorization header with all they load. Its cookie is good for reading
+only: it counts on GET and HEAD alone, and only tokens that may do nothing but read are ever given one. So no page of
 another's can make a browser that has it change anything, and it cannot read either: ``SameSite=Strict`` keeps the
 cookie at home, and answers are for pages of this origin.
 """
@@ -25,8 +25,13 @@ def may_be_kept(token: Token) -> bool:
 
 
 def secret_of(request: Request) -> str | None:
-    """The secret that the browser keeps, if it does and if the request is one that only reads."""
-    return request.cookies.get(_name(request)) if only_reads(request) else None
+    """The session of a token that the browser keeps, if it does and if the request is one that only reads."""
+    return kept_by(request) if only_reads(request) else None
+
+
+def kept_by(request: Request) -> str | None:
+    """The session of a token that the browser keeps, if it does."""
+    return request.cookies.get(_name(request))
 
 
 def only_reads(request: Request) -> bool:
@@ -39,6 +44,12 @@ def keep(request: Request, response: Response, secret: str) -> None:
     response.set_cookie(
         _name(request), secret, max_age=SECONDS, path="/", secure=_is_secure(request), httponly=True, samesite="strict"
     )
+
+
+def forget(request: Request, response: Response) -> None:
+    """Have the browser forget it."""
+    name, secure = _name(request), _is_secure(request)
+    response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
 
 
 def session_of(request: Request) -> str | None:

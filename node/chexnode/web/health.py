@@ -53,8 +53,10 @@ def router(node: Node) -> APIRouter:
             _check("database", lambda: check_schema(ledger.database), "schema is current"),
             _check("data_dir", lambda: probe_folder(data_dir, name), "writable"),
         ]
-        checks += _duties(node)
-        if not _may_read(request):
+        # A database that is away takes seconds to say so: it is not asked again for what cannot be known then.
+        is_there = not isinstance(checks[0], _Away)
+        checks += _duties(node) if is_there else []
+        if not (is_there and _may_read(request)):
             checks = [replace(check, detail="") for check in checks]
         code = 200 if all(check.ok for check in checks[:2]) else 503
         return Response(to_json(checks), code, media_type="application/json")
@@ -92,9 +94,15 @@ def _may_read(request: Request) -> bool:
         return False
 
 
+class _Away(Check):
+    """Of something that does not answer now."""
+
+
 def _check(name: str, action: Callable[[], None], well: str) -> Check:
     try:
         action()
+    except Transient as error:
+        return _Away(name, False, str(error))
     except NodeError as error:
         return Check(name, False, str(error))
     return Check(name, True, well)

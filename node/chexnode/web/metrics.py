@@ -37,7 +37,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_duplicates_total": ("Acknowledged instances whose very bytes were known.", ()),
     "chexnode_own_results_total": ("Our own results that came back and were dropped.", ()),
     "chexnode_instances": ("Instance versions by verdict and reason.", ("state", "reason")),
-    "chexnode_jobs": ("Jobs by state and, if REFUSED, reason.", ("state", "reason")),
+    "chexnode_jobs": ("Jobs by state and, if REFUSED or SKIPPED, reason.", ("state", "reason")),
     "chexnode_database_clock_skew_seconds": ("How far the database's clock is ahead of this host's.", ()),
     "chexnode_notes": ("Images by what was noted about them.", ("note",)),
     "chexnode_deliveries": ("Deliveries by destination, kind of result and state.", ("destination", "kind", "state")),
@@ -136,11 +136,14 @@ def _of_account(account: Account) -> Iterator[Metric]:
     yield _family("chexnode_account_difference", [((), account.difference)])
 
 
+_WITH_REASON = (JobState.REFUSED, JobState.SKIPPED)
+
+
 def _of_tally(tally: Tally) -> Iterator[Metric]:
     # Every state is always there: a series that appears only with its first failure cannot be alarmed on.
     verdicts: dict[tuple[str, str | None], int] = {(InstanceState.ANALYSABLE, None): 0}
     yield _family("chexnode_instances", _coded(verdicts | tally.instances))
-    states: dict[tuple[str, str | None], int] = {(s, None): 0 for s in JobState if s is not JobState.REFUSED}
+    states: dict[tuple[str, str | None], int] = {(s, None): 0 for s in JobState if s not in _WITH_REASON}
     yield _family("chexnode_jobs", _coded(states | tally.jobs))
     yield _family("chexnode_notes", (((note,), tally.notes[note]) for note in Note))
 

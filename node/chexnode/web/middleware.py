@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -163,6 +163,25 @@ def _length(scope: Scope) -> int:
 
 def _refusal(status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
     return JSONResponse({"detail": detail}, status, headers)
+
+
+#: C0 and C1 controls and DEL, NUL among them: no name, number or UID has one, and databases refuse some.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+class NoControls:
+    """ASGI middleware: 400 for control characters in the path or the query, written as they are or percent-encoded."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            query = unquote_plus(scope["query_string"].decode("utf-8", "replace"))
+            if _CONTROLS.search(scope["path"]) or _CONTROLS.search(query):
+                await _refusal(400, "there are control characters in the address", {})(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class PlainPaths:

@@ -56,9 +56,9 @@ class _Unreadable(Transient):
 class _Stands(Exception):
     """Results of another version of the image stand; the text says which."""
 
-    def __init__(self, why: str, digests: Digests) -> None:
+    def __init__(self, reason: Reason, why: str, digests: Digests) -> None:
         super().__init__(why)
-        self.digests = digests
+        self.reason, self.digests = reason, digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,11 @@ class Worker:
         valid = self._insist(partial(sets.valid, claim.sop_instance_uid))
         for old in valid:
             if old.digest != claim.digest and old.received_at > claim.received_at:
-                raise _Stands("a later version of the image has results", digests)
+                raise _Stands(Reason.LATER_VERSION, "a later version of the image has results", digests)
             if old.digests == digests and old.spec == self._node.spec:
                 version = instance_id(claim.sop_instance_uid, old.digest)
-                raise _Stands(f"the same as an earlier version, {version}: its results stand", digests)
+                why = f"the same as an earlier version, {version}: its results stand"
+                raise _Stands(Reason.SAME_IMAGE, why, digests)
         path = self._insist(partial(sets.answer, claim.sop_instance_uid, digests.content, claim.model_digest))
         return _Ready(prepared, digests, valid, None if path is None else self._answer(path))
 
@@ -292,7 +293,7 @@ class Worker:
             self._forget(claim)
         except _Stands as error:
             log.info("job %s skipped: %s", claim.id, error)
-            self._settle(claim, partial(self._ledger.jobs.skip, claim, str(error), error.digests))
+            self._settle(claim, partial(self._ledger.jobs.skip, claim, error.reason, str(error), error.digests))
         except Refused as error:
             log.info("job %s refused: %s", claim.id, error.reason)
             self._settle(claim, partial(self._ledger.jobs.refuse, claim, error.reason, error.detail))

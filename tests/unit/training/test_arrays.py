@@ -14,9 +14,9 @@ from chextrain.data import arrays as arrays_module
 from chextrain.data import phantom, processes
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection, share
-from chextrain.data.consensus import Consensus
-from chextrain.data.formats import Format, Source
+from chextrain.data.formats import Source
 from chextrain.data.images import BadImage
+from chextrain.data.kinds import Consensus, Format
 from chextrain.fit.augmentation import Augmentation
 from support import datasets
 

@@ -17,7 +17,8 @@ from chexmodels.pixels import to_image
 from chextrain.data import phantom
 from chextrain.data.arrays import Samples, load
 from chextrain.data.cases import Case, Collection, box_mask
-from chextrain.data.formats import Format, Source
+from chextrain.data.formats import Source
+from chextrain.data.kinds import Format
 from chextrain.data.pairs import draw
 from chextrain.data.phantom_dicom import write_files
 from chextrain.data.rows import BadData

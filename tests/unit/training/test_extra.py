@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 
 import pytest
 
 import chextrain
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = "import sys, chextrain.cli; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "scipy", "lightning", "pydicom", "matplotlib"} & set(said)
 
 
 def test_missing_packages_are_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from chextrain.cli import app, main
 from chextrain.config import DataConfig
-from chextrain.data.consensus import Consensus
-from chextrain.data.formats import Format, Source
+from chextrain.data.formats import Source
+from chextrain.data.kinds import Consensus, Format
 from chextrain.data.rows import BadData
 from chextrain.runs import BEST, Run, load_network
 from support import datasets

@@ -20,7 +20,8 @@ from chextrain.config import load_config
 from chextrain.data import indexing
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection
-from chextrain.data.formats import Format, Source
+from chextrain.data.formats import Source
+from chextrain.data.kinds import Format
 from chextrain.data.leakage import COPY, auroc_of, copies, descriptor, labels_by
 from chextrain.data.splits import straddling
 from chextrain.recipes.model_ensemble import folds
@@ -255,7 +256,7 @@ def test_lines_and_calibration_do_not_know_the_test_split(study: tuple[Path, Pat
     folder, out = study
     (tmp_path / "failures.md").write_text("everywhere")
     options = ["--format", "vindr", "--data", folder, "--name", "x", "--version", "1"]
-    options += ["--failures", tmp_path / "failures.md"]
+    options += ["--failures", tmp_path / "failures.md", "--anyway"]
     run("export", out, "--out", tmp_path / "before", *options)
     test_labels = [folder / "annotations" / f"{name}_test.csv" for name in ("annotations", "image_labels")]
     kept = [path.read_text() for path in test_labels]

@@ -15,7 +15,8 @@ from PIL import Image
 from chextrain.data import vindr
 from chextrain.data.build import Built
 from chextrain.data.cases import Case
-from chextrain.data.formats import Format, Source
+from chextrain.data.formats import Source
+from chextrain.data.kinds import Format
 from chextrain.data.rows import BadData, box, groups, sizes
 from support import datasets
 

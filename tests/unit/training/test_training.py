@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,17 +17,23 @@ import torch
 from typer.testing import CliRunner
 
 from chexmodels import registry
-from chexmodels.bundle import read_card
+from chexmodels.bundle import OperatingPoint, read_card
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chextrain.cli import app, main
 from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.findings import UnknownFinding
-from chextrain.evaluate.export import export
+from chextrain.evaluate.bootstrap import Estimate
+from chextrain.evaluate.evaluation import MEAN_MASK
+from chextrain.evaluate.export import NotWorthIt, export, faults
 from chextrain.evaluate.predict import logits
+from chextrain.evaluate.scoring import Scorer
+from chextrain.fit.curves import CURVES
+from chextrain.fit.curves import read as curves
 from chextrain.recipes import chexnomaly, siamese, supermodel
-from chextrain.runs import BEST, Run, committee, load_network
+from chextrain.recipes.training import summary
+from chextrain.runs import BEST, Best, Run, committee, load_network
 
 SMALL = (
     "data.size=64",
@@ -183,9 +193,111 @@ def test_a_committee_of_runs_is_exported_as_one_network(trained: Path, data: dic
         committee([trained, other], mirror=False)
 
 
+def test_a_model_that_marks_nothing_or_less_than_the_mean_mask_is_not_exported(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = phantom.collection(train=80, val=24, test=24)
+    run, network = committee([trained], mirror=False)
+    torch.nn.init.zeros_(network.head.weight)  # type: ignore[union-attr,arg-type]
+    scored: list[str] = []
+    score = Scorer.score
+    monkeypatch.setattr(Scorer, "score", lambda self, model: scored.append(self.name) or score(self, model))
+    with pytest.raises(NotWorthIt, match=r"pixel AP is .*, and of the mean training mask .*--anyway"):
+        export(run, network, tmp_path, "tiny", "0.1", "It fails often.", collection)
+    assert scored == ["val"]  # the test images are not looked at
+    assert not list(tmp_path.iterdir())
+    export(run, network, tmp_path, "tiny", "0.1", "It fails often.", collection, anyway=True)
+    assert "**On the validation split, pixel AP is" in (tmp_path / "card.md").read_text()
+
+
+def test_a_line_that_marks_nothing_is_a_fault() -> None:
+    point = OperatingPoint(threshold=1, min_area=0, image_threshold=1, sensitivity=0, clean_normals=1)
+    rows = {"second_reader": {"pixel_ap": Estimate(0.5, 0.4, 0.6)}, MEAN_MASK: {"pixel_ap": Estimate(0.3, 0.2, 0.4)}}
+    decision = SimpleNamespace(points={"second_reader": point})
+    assert faults(SimpleNamespace(rows=rows), decision) == ["the operating point second_reader marks nothing"]  # type: ignore[arg-type]
+
+
+def test_a_finished_run_goes_on_for_more_epochs(trained: Path, data: dict[str, Arrays], tmp_path: Path) -> None:
+    folder = tmp_path / "longer"
+    shutil.copytree(trained, folder)
+    seen: list[tuple[float, int]] = []
+
+    class Watched(supermodel.Localisation):  # type: ignore[name-defined,misc]
+        def on_train_batch_start(self, batch: object, index: int) -> None:
+            (optimizer,) = self.trainer.optimizers
+            seen.append((optimizer.param_groups[0]["lr"], self.global_step))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(supermodel, "Localisation", Watched)
+        longer = config("training.epochs=4", "training.learning_rate=1e-3")
+        supermodel.train(data["train"], data["val"], longer, folder, resume=True)
+    assert epochs(folder, 1) == {"2", "3"}
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3), 1e-3, total_steps=40, pct_start=0.15
+    )
+    rates = []
+    for _ in range(40):
+        rates.append(reference.get_last_lr()[0])
+        reference.step() if len(rates) < 40 else None
+    assert [step for _, step in seen] == list(range(20, 40))
+    assert [rate for rate, _ in seen] == pytest.approx(rates[20:], rel=1e-6)
+    with pytest.raises(ConfigError, match=r"training\.epochs is 1, and the run has done 4"):
+        supermodel.train(data["train"], data["val"], config("training.epochs=1"), folder, resume=True)
+
+
+def test_a_run_says_which_epoch_was_best_and_draws_its_curves(trained: Path) -> None:
+    best = Best.read(trained)
+    assert best is not None
+    assert best.epochs == 2
+    assert best.figures["val_ap"] == pytest.approx(max(log(trained, "val_ap")))
+    assert best.figures["val_ap"] == pytest.approx(log(trained, "val_ap")[best.epoch - 1])
+    assert (trained / CURVES).read_bytes().startswith(b"\x89PNG")
+    columns = curves(trained)
+    assert [x for x, _ in columns["val_ap"]] == [0, 1]
+    assert len(columns["loss"]) >= 2
+    said = summary("supermodel", trained, "phantom")
+    assert re.fullmatch(
+        r"supermodel, best epoch \d of 2: val_ap 0\.\d+, val_pointing \d\.\d+; .*chextrain export .*", said
+    )
+    assert "\n" not in said
+    assert "network:\n  dropout" in (trained / "log" / "version_0" / "hparams.yaml").read_text()
+
+
+def test_a_logger_that_is_not_installed_is_named(
+    data: dict[str, Arrays], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(**options: object) -> object:
+        raise ModuleNotFoundError("No module named 'wandb'")
+
+    monkeypatch.setattr("chextrain.fit.trainer.WandbLogger", missing)
+    with pytest.raises(ConfigError, match=r"training\.loggers: No module named 'wandb'"):
+        supermodel.train(data["train"], data["val"], config('training.loggers=["wandb"]'), tmp_path)
+
+
+def test_training_says_nothing_but_what_it_has_to_say(tmp_path: Path) -> None:
+    words = ["train", "supermodel", "--format", "phantom", "--out", str(tmp_path / "run"), "--devices", "1"]
+    for value in (*SMALL, "training.epochs=1", "data.normals=0.01"):
+        words += ["--set", value]
+    script = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from chextrain.data import phantom\n"
+        "import chextrain.cli as cli\n"
+        "cli.read = lambda *options: phantom.collection(train=24, val=8, test=8)\n"
+        f"sys.argv = ['chextrain', *{words!r}]\ncli.main()"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1].startswith("supermodel, best epoch 1 of 1: ")
+    heard = [
+        line for line in re.split(r"[\r\n]+", said.stderr) if line.strip() and "it/s" not in line and "0/?" not in line
+    ]
+    assert not heard
+
+
 def test_what_is_exported_is_what_was_trained(trained: Path, data: dict[str, Arrays], tmp_path: Path) -> None:
     collection = phantom.collection(train=80, val=24, test=24)
-    card = export(*committee([trained], mirror=False), tmp_path, "tiny", "0.1", "It fails often.", collection)
+    card = export(
+        *committee([trained], mirror=False), tmp_path, "tiny", "0.1", "It fails often.", collection, anyway=True
+    )
     model = registry.load(tmp_path)
     assert model.card == read_card(tmp_path) == card
     expected = logits(load_network(trained).half().float(), data["test"])

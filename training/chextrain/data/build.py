@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chextrain.data.cases import Box, Case, Collection, Label, Mark
-from chextrain.data.consensus import Agreed, Consensus, agree, without_repeats
+from chextrain.data.consensus import Agreed, agree, without_repeats
 from chextrain.data.images import BadImage, Header, header, load_case
+from chextrain.data.kinds import Consensus
 from chextrain.data.processes import watched
 from chextrain.data.rows import BadData, Facts, Listing, Problem, Row
 from chextrain.data.splits import assign, straddling
@@ -164,6 +165,7 @@ def _case(
         expert=facts.expert,
         findings=frozenset(r.finding for r in rows if r.finding),
         exhaustive=facts.exhaustive,
+        fold=facts.fold,
         strata=strata,
         box_findings=tuple(item.findings for item in agreed),
         votes=votes,

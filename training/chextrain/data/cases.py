@@ -60,6 +60,8 @@ class Case:
     """The readers of this image, those included who found nothing; empty where it is not known who looked."""
     path: Path | None = None
     """The file, where there is one."""
+    fold: str = ""
+    """Of a cross-validation, where the data set names folds."""
 
     @property
     def localised(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import combinations
 
 import numpy as np
@@ -16,27 +15,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from chextrain.data.cases import Box, Mark
+from chextrain.data.kinds import Consensus
 
 SAME_READER = 0.9
 """Boxes of one reader that overlap so much are one box drawn twice."""
 CLUSTER_IOU = 0.25
 WBF_IOU = 0.4
 """As in the second place of the VinBigData challenge; others took 0.45 to 0.5, the third place any overlap."""
-
-
-class Consensus(StrEnum):
-    """How the boxes of several readers become one truth."""
-
-    UNION = "union"
-    """Every box of every reader (the code behind the paper)."""
-    VOTE = "vote"
-    """Pixels that more than half of the readers marked."""
-    SOFT = "soft"
-    """Every box is scored; what is learnt is the share of the readers who marked a pixel."""
-    WBF = "wbf"
-    """Weighted boxes fusion, per finding."""
-    CLUSTER = "cluster"
-    """Mean box of each cluster of overlapping boxes of different readers, per finding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from chextrain.data import ddad, generic, nih, phantom, rsna, vinbigdata, vindr
 from chextrain.data.build import Built, build, usable
 from chextrain.data.cases import Collection
-from chextrain.data.consensus import Consensus
+from chextrain.data.kinds import Consensus, Format
 from chextrain.data.rows import BadData, Listing, groups, sizes
-
-
-class Format(StrEnum):
-    """Layouts of data sets that can be read; docs/how-to/train-on-your-data.md shows each."""
-
-    VINDR = "vindr"
-    VINBIGDATA = "vinbigdata"
-    RSNA = "rsna"
-    NIH = "nih"
-    GENERIC = "generic"
-    DDAD = "ddad"
-    PHANTOM = "phantom"
-
 
 Reader = Callable[[Path, Mapping[str, tuple[int, int]], Mapping[str, str]], Listing]
 READERS: Mapping[Format, Reader] = {

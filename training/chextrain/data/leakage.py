@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmodels.pixels import resized
+from chexmodels.pixels import Geometry, resized
 from chextrain.data.cases import Case
 
+Images = NDArray[np.uint8]
 SIDE = 32
 COPY = 0.99
 """Correlation from which on two images are copies."""
@@ -65,6 +66,25 @@ def copies(cases: Sequence[Case], descriptors: NDArray[np.float32], *, across: b
             if not across or first.split != second.split:
                 found.append(Copy(first, second, correlation))
     return tuple(found)
+
+
+def known(cases: Sequence[Case], images: Images, learnt: Sequence[Case], others: Images) -> tuple[str, ...]:
+    """Which of ``cases`` look like one of ``learnt``, whatever their sizes: image ids, in order.
+
+    ``images`` and ``others`` are letterboxed ``(N,S,S)`` uint8; only what the letterbox shows is compared.
+    """
+    first, second = (np.stack(list(_descriptors(*pair))) for pair in ((cases, images), (learnt, others)))
+    found = []
+    for start in range(0, len(first), BLOCK):
+        alike = (np.abs(first[start : start + BLOCK] @ second.T) >= COPY).any(axis=1)
+        found += [cases[start + int(i)].image_id for i in np.flatnonzero(alike)]
+    return tuple(found)
+
+
+def _descriptors(cases: Sequence[Case], images: Images) -> Iterator[NDArray[np.float32]]:
+    for case, image in zip(cases, images, strict=True):
+        box = Geometry(case.rows, case.columns, image.shape[-1]).content
+        yield descriptor(image[box.y0 : box.y1, box.x0 : box.x1].astype(np.float32))
 
 
 def _alike(descriptors: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:

@@ -1,8 +1,9 @@
 """Reader of the NIH ChestX-ray14 selection whose ``manifest.csv`` names split, label and boxes of every image.
 
 Columns used: ``image_id, file, split, label, label_tier, boxes, box_coverage, group, width, height``; ``boxes``
-is a JSON list of ``{"box": [x0, y0, x1, y1], ...}`` in stored pixels; and ``view``, where it is there. Rows of another
-split (``qc_reject``) are left out. ``matched_pairs.json`` beside it, if there, lists pairs [normal, abnormal] of ids.
+is a JSON list of ``{"box": [x0, y0, x1, y1], ...}`` in stored pixels; and ``view`` and ``fold``, where they are there.
+Rows of another split (``qc_reject``) are left out. ``matched_pairs.json`` beside it, if there, lists pairs [normal,
+abnormal] of ids.
 """
 
 from __future__ import annotations
@@ -81,5 +82,6 @@ def _read(folder: Path, cells: Mapping[str, str]) -> tuple[list[Row], Facts]:
         expert=expert,
         exhaustive=cells["box_coverage"] == EXHAUSTIVE,
         strata={"view": cells["view"]} if cells.get("view") else {},
+        fold=cells.get("fold", ""),
     )
     return rows, facts

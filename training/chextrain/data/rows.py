@@ -75,6 +75,8 @@ class Facts:
     exhaustive: bool = True
     """See ``Case.exhaustive``."""
     strata: Mapping[str, str] = field(default_factory=dict)
+    fold: str = ""
+    """See ``Case.fold``."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy.stats import binomtest
 
@@ -27,6 +27,27 @@ def assign(group: str, seed: int, shares: Mapping[Split, int]) -> Split:
             return split
         number -= share
     raise ValueError(f"shares of {sum(shares.values())} per cent")
+
+
+def folded(cases: Sequence[Case], count: int, number: int) -> tuple[Case, ...]:
+    """``cases`` with the fold ``number`` (from 0) of ``count`` in val, and all others that are not test in train.
+
+    The folds are those that the data set names, sorted; else those of a hash of the group: sha256("fold:group"), its
+    first eight bytes modulo ``count``, so that adding data moves nobody. Raises ``ValueError`` where the data set names
+    another number of folds.
+    """
+    named = sorted({case.fold for case in cases if case.split != "test" and case.fold})
+    if named and len(named) != count:
+        raise ValueError(f"the data set has {len(named)} folds, not {count}: {', '.join(named)}")
+
+    def is_here(case: Case) -> bool:
+        if named:
+            return case.fold == named[number]
+        return int.from_bytes(hashlib.sha256(f"fold:{case.group}".encode()).digest()[:8], "big") % count == number
+
+    return tuple(
+        case if case.split == "test" else replace(case, split="val" if is_here(case) else "train") for case in cases
+    )
 
 
 def strata(case: Case) -> Iterator[tuple[str, str]]:

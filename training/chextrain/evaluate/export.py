@@ -13,10 +13,11 @@ from chexmodels.registry import heat_kind, serialise
 from chextrain.data.cases import Collection
 from chextrain.evaluate import markdown
 from chextrain.evaluate.calibrate import CLEAN_NORMALS, Decision, decide
-from chextrain.evaluate.evaluation import Evaluation
+from chextrain.evaluate.evaluation import MEAN_MASK, Evaluation
 from chextrain.evaluate.markdown import grid
 from chextrain.evaluate.models import ScoredModel, variant_of
 from chextrain.evaluate.predict import device, logits
+from chextrain.evaluate.scored_split import NothingToScore
 from chextrain.evaluate.scoring import Scorer
 from chextrain.runs import Run
 
@@ -39,12 +40,14 @@ def export(
     collection: Collection,
     cache: Path | None = None,
     clean_normals: float = CLEAN_NORMALS,
+    anyway: bool = False,
 ) -> ModelCard:
     """Write the bundle of ``network``, made by ``run``, to ``out``; :func:`chextrain.runs.committee` gives both.
 
     Everything is fitted on the validation images of ``collection``; the test images are scored once, for the card.
     ``failures`` is the card's prose on where the model fails, which no program knows; ``clean_normals`` is what the
-    second reader's operating point promises. Raises ``NothingToFit``.
+    second reader's operating point promises. Raises ``NothingToFit``, and ``NotWorthIt`` for a model that
+    :func:`faults` has something against, unless it is to be written ``anyway``.
     """
     network = network.half().float().to(device())  # what the bundle will hold
     val, test = (Scorer(collection, split, cache, collection) for split in ("val", "test"))
@@ -78,8 +81,30 @@ def export(
         decision.calibration,
         decision.points,
     )
-    text = card_text(manifest, run, decision, val.score(model).evaluation, test.score(model).evaluation, failures)
+    on_val = val.score(model).evaluation
+    against = faults(on_val, decision)
+    if against and not anyway:
+        raise NotWorthIt(f"{'; '.join(against)}: --anyway exports it all the same")
+    failures = "\n\n".join([*(f"**On the validation split, {fault}.**" for fault in against), failures])
+    text = card_text(manifest, run, decision, on_val, test.score(model).evaluation, failures)
     return write_bundle(out, manifest, serialise(network), text)
+
+
+class NotWorthIt(NothingToScore):
+    """A model that no node should run; the message says why."""
+
+
+def faults(val: Evaluation, decision: Decision) -> list[str]:
+    """What speaks against a model, on the validation split: a line that marks nothing, or less than a map without any
+    network gives."""
+    found = [
+        f"the operating point {name} marks nothing" for name, point in decision.points.items() if not point.sensitivity
+    ]
+    own = val.rows[next(iter(decision.points))]["pixel_ap"].value
+    mean = val.rows[MEAN_MASK]["pixel_ap"].value
+    if own < mean:
+        found.append(f"pixel AP is {own:.2f}, and of the mean training mask {mean:.2f}")
+    return found
 
 
 def card_text(

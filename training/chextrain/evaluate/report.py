@@ -13,6 +13,7 @@ from typing import Any
 
 from chextrain.data.arrays import Arrays, load
 from chextrain.data.cases import Collection
+from chextrain.data.leakage import known
 from chextrain.evaluate.chexnomaly_stages import score_siamese, score_specialists
 from chextrain.evaluate.chexnomaly_tables import LocaliserNumbers, SiameseNumbers, SpecialistNumbers, paper_tables
 from chextrain.evaluate.ddad_table import DdadNumbers, ddad_table, score_ddad
@@ -33,10 +34,14 @@ class Report:
     siamese: tuple[SiameseNumbers, ...] = ()
     ddad: tuple[DdadNumbers, ...] = ()
     predictions: tuple[Predictions, ...] = field(default=(), repr=False)
+    known: str = ""
+    """What must be said of an external set that holds images which were trained on; empty: nothing."""
 
     def markdown(self) -> str:
         """The tables of the papers whose models were given, then each model's metrics."""
         parts = [f"# Evaluation on {self.collection}, {self.split}"]
+        if self.known:
+            parts.append(f"**{self.known}**")
         if self.ddad:
             parts += ["## Table 1 of DDAD", ddad_table(self.ddad)]
         if len(self.ddad) < len(self.models) or self.specialists or self.siamese:
@@ -52,6 +57,10 @@ class Report:
         named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "predictions"}
         return json.dumps(_plain(named), indent=2) + "\n"
 
+
+LOOK = 64
+"""Side in pixels at which images are compared."""
+SHOWN = 5
 
 NOTE = """\
 The tables of the paper (arXiv 2311.01777) in its own measures: ours, and in brackets what it printed for its own data,
@@ -102,7 +111,30 @@ def assemble(
         else:
             siamese.append(score_siamese(model, val(model.size)))
     return Report(
-        collection.name, split, tuple(models), tuple(specialists), tuple(siamese), tuple(ddad), tuple(predictions)
+        collection.name,
+        split,
+        tuple(models),
+        tuple(specialists),
+        tuple(siamese),
+        tuple(ddad),
+        tuple(predictions),
+        _known(collection, external, cache) if external else "",
+    )
+
+
+def _known(collection: Collection, external: Collection, cache: Path | None) -> str:
+    """Say which images of ``external`` look like images that ``collection`` has to learn from; empty: none."""
+    learnt = load(collection, "train", LOOK, cache)
+    other = load(_as_test(external), "test", LOOK, cache)
+    if not learnt.cases or not other.cases:
+        return ""
+    found = known(other.cases, other.images, learnt.cases, learnt.images)
+    if not found:
+        return ""
+    shown = ", ".join(found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
+    return (
+        f"{len(found)} of the {len(other.cases)} external images look like images of {collection.name} that are learnt "
+        f"from ({shown}): numbers on them are no test of a model trained there."
     )
 
 

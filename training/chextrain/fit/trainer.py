@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,19 +17,21 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
     WeightAveraging,
 )
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.unet import UNet, start_at
-from chextrain.config import Config
+from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Batch, Samples
 from chextrain.fit.augmentation import Augmentation
 from chextrain.fit.box_transform import TRANSFORMS
+from chextrain.fit.curves import draw
 from chextrain.fit.losses import pixel_loss, soft_dice
+from chextrain.fit.quiet import quiet
 from chextrain.metrics import pixel_ap, pointing_game
-from chextrain.runs import BEST
+from chextrain.runs import BEST, Best
 
 SMALLEST = 100
 """Pixels at 512 px of the smallest component that is boxed in the loss, as in post-processing."""
@@ -46,6 +48,32 @@ class Fitted(pl.LightningModule):
         self.network = network
         self.config = config
         self.augmentation = Augmentation(**dict(config.augmentation))
+        self.save_hyperparameters(config.model_dump(mode="json"))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the learning rates and the schedule of this run's values, where those of the checkpoint differ.
+
+        The schedule is laid over all epochs that there now are, and taken up at the step that the checkpoint has
+        reached. Raises ``ConfigError`` where these are fewer than are done.
+        """
+        done, epochs = checkpoint["epoch"] + 1, self.config.training.epochs
+        if done > epochs:
+            raise ConfigError(f"training.epochs is {epochs}, and the run has done {done}")
+        fresh = self.configure_optimizers()
+        if isinstance(fresh, dict):
+            optimizer, schedule = fresh["optimizer"], fresh["lr_scheduler"]["scheduler"]
+            schedule.last_epoch = min(checkpoint["lr_schedulers"][0]["last_epoch"], schedule.total_steps - 1)
+            for group, rate in zip(optimizer.param_groups, schedule.get_lr(), strict=True):
+                group["lr"] = rate
+            checkpoint["lr_schedulers"][0] = schedule.state_dict()
+        else:
+            optimizer = fresh
+        for group, now in zip(checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups, strict=True):
+            group.update({name: value for name, value in now.items() if name != "params"})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What learns; a group with ``lr`` has a highest learning rate of its own."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     @property
     def progress(self) -> float:
@@ -54,11 +82,11 @@ class Fitted(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         values = self.config.training
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=values.learning_rate, weight_decay=values.weight_decay)
+        groups = self.parameter_groups()
+        optimizer = torch.optim.AdamW(groups, lr=values.learning_rate, weight_decay=values.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=values.learning_rate,
+            max_lr=[group.get("lr", values.learning_rate) for group in groups],
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=values.warmup,
         )
@@ -89,19 +117,24 @@ class Localisation(Fitted):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         image, target, weight, named = self.augment(batch)
         weight = torch.where((target > 0).any(dim=(1, 2, 3), keepdim=True), weight, self.config.loss.normal * weight)
-        single: Tensor | float = 0.0
-        if self.findings:
-            network = cast(UNet | CheXNomaly, self.network)
-            features = network.features(image)
-            logits = network.logits(features, image)
-            single = self.config.loss.findings * self._single_loss(self.single(features).float(), named, weight)
-        else:
-            logits = self.network(image)
+        logits, more = self.answer(image, target, weight, named)
         # Half the resolution loses nothing that a box could tell, and costs a quarter.
         logits, target, weight = (map_[:, :, ::2, ::2] for map_ in (logits.float(), target, weight))
-        loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after) + single
+        loss = self.loss(logits, target, weight, boxed=self.progress >= self.config.loss.boxed_after) + more
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def answer(self, image: Tensor, target: Tensor, weight: Tensor, named: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The network's logits on ``image``, and the scalar loss of what else it is to tell."""
+        if not self.findings:
+            return self.network(image), 0.0
+        network = cast(UNet | CheXNomaly, self.network)
+        features = network.features(image)
+        return network.logits(features, image), self.single_loss(features, named, weight)
+
+    def single_loss(self, features: Tensor, named: Tensor, weight: Tensor) -> Tensor:
+        """The weighted loss of the maps of single findings that are drawn from the last decoder level."""
+        return self.config.loss.findings * self._single_loss(self.single(features).float(), named, weight)
 
     def augment(self, batch: Batch) -> Batch:
         """What the network is shown instead of ``batch``."""
@@ -149,8 +182,10 @@ def fit(
     """Train ``module`` on whatever accelerator there is, on all GPUs at once (DDP) where there are several.
 
     Leaves in ``folder``: ``last.ckpt`` (to resume), ``best.pt`` (averaged weights that validated best or, of a module
-    without a monitor, the last weights as they are; returned), and for each start ``log/version_N/metrics.csv`` and the
-    same for TensorBoard. With ``resume``, go on from ``last.ckpt`` if it is there.
+    without a monitor, the last weights as they are; returned), ``best.json`` (which epoch that was), ``curves.png``,
+    and for each start ``log/version_N/metrics.csv`` and what other loggers write. With ``resume``, go on from
+    ``last.ckpt`` if it is there, with this run's values of ``training``. Raises ``ConfigError`` for a logger that is
+    not installed.
     """
     values = module.config.training
     best = folder / BEST
@@ -159,28 +194,52 @@ def fit(
         TQDMProgressBar(refresh_rate=5),
     ]
     if module.monitor is not None:
-        callbacks = [KeepBest(best, module.monitor), Averaging(decay=values.ema), *callbacks]
+        callbacks = [KeepBest(folder, module.monitor), Averaging(decay=values.ema), *callbacks]
         if values.patience:
             callbacks.append(EarlyStopping(module.monitor, mode="max", patience=values.patience))
-    csv = CSVLogger(folder, name="log")
-    trainer = pl.Trainer(
+    with quiet():
+        trainer = _trainer(module.config, folder, callbacks, len(train))
+        last = folder / "last.ckpt"
+        trainer.fit(module, train, val, ckpt_path=last if resume and last.exists() else None, weights_only=False)
+    if trainer.is_global_zero:
+        if module.monitor is None:
+            torch.save(module.network.state_dict(), best)
+            Best(values.epochs, values.epochs).write(folder)
+        draw(folder)
+    trainer.strategy.barrier("the best weights are written")
+    module.network.load_state_dict(torch.load(best, weights_only=True))
+    return best
+
+
+def _trainer(config: Config, folder: Path, callbacks: list[Callback], batches: int) -> pl.Trainer:
+    values = config.training
+    devices = values.devices
+    return pl.Trainer(
         max_epochs=values.epochs,
         precision=cast(Any, supported(values.precision)),
         gradient_clip_val=values.clip,
         callbacks=callbacks,
-        logger=[csv, TensorBoardLogger(folder, name="log", version=csv.version)],
-        log_every_n_steps=10,
+        devices=int(devices) if str(devices).isdecimal() else devices,
+        strategy=values.strategy,
+        logger=_loggers(values.loggers, folder),
+        log_every_n_steps=max(1, min(10, batches)),
         num_sanity_val_steps=0,
         enable_model_summary=False,
         deterministic="warn",
     )
-    last = folder / "last.ckpt"
-    trainer.fit(module, train, val, ckpt_path=last if resume and last.exists() else None, weights_only=False)
-    if module.monitor is None and trainer.is_global_zero:
-        torch.save(module.network.state_dict(), best)
-    trainer.strategy.barrier("the best weights are written")
-    module.network.load_state_dict(torch.load(best, weights_only=True))
-    return best
+
+
+def _loggers(names: Sequence[str], folder: Path) -> list[Logger]:
+    csv = CSVLogger(folder, name="log")
+    makers: dict[str, Callable[[], Logger]] = {
+        "tensorboard": lambda: TensorBoardLogger(folder, name="log", version=csv.version),
+        "mlflow": lambda: MLFlowLogger(run_name=folder.name, tracking_uri=(folder / "mlruns").absolute().as_uri()),
+        "wandb": lambda: WandbLogger(name=folder.name, save_dir=folder, offline=True),
+    }
+    try:
+        return [csv, *(makers[name]() for name in dict.fromkeys(names) if name != "csv")]
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"training.loggers: {str(error).splitlines()[0]}") from error
 
 
 def supported(precision: str) -> str:
@@ -215,8 +274,8 @@ class KeepBest(Callback):
     :class:`Averaging`, which takes the averaged weights out.
     """
 
-    def __init__(self, path: Path, monitor: str) -> None:
-        self.path = path
+    def __init__(self, folder: Path, monitor: str) -> None:
+        self.folder = folder
         self.monitor = monitor
         self.best = -np.inf
 
@@ -226,7 +285,9 @@ class KeepBest(Callback):
             return
         self.best = value
         if trainer.is_global_zero:
-            torch.save(cast(Fitted, pl_module).network.state_dict(), self.path)
+            torch.save(cast(Fitted, pl_module).network.state_dict(), self.folder / BEST)
+            figures = {name: float(each) for name, each in trainer.callback_metrics.items() if name.startswith("val_")}
+            Best(trainer.current_epoch + 1, trainer.max_epochs or 0, figures).write(self.folder)
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best}

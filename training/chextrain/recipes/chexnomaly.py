@@ -16,7 +16,7 @@ from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fit.trainer import Localisation, fit, loader
-from chextrain.recipes.recipe import Recipe, Stage
+from chextrain.recipes.recipe import Recipe
 from chextrain.recipes.supermodel import single_findings
 from chextrain.runs import Parameters
 
@@ -77,21 +77,4 @@ def train(
     return network
 
 
-RECIPE = Recipe(
-    "chexnomaly",
-    "chexnomaly",
-    parameters,
-    train,
-    {
-        "supermodel": Stage(
-            "supermodel",
-            "Run that chexnomaly starts from; else trained.",
-            lambda config: config.chexnomaly.supermodel_epochs if config.chexnomaly.warm_start else 0,
-        ),
-        "siamese": Stage(
-            "siamese",
-            "Run whose maps chexnomaly sees; else trained.",
-            lambda config: config.chexnomaly.siamese_epochs if config.chexnomaly.extractor == "contrastive" else 0,
-        ),
-    },
-)
+RECIPE = Recipe("chexnomaly", "chexnomaly", parameters, train)

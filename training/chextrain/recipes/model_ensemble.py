@@ -26,7 +26,7 @@ from chextrain.data.arrays import Arrays, Batch, Samples
 from chextrain.data.selection import boxed_in
 from chextrain.fit.trainer import Localisation, fit, loader
 from chextrain.recipes import max_ensemble
-from chextrain.recipes.recipe import Recipe, Stage
+from chextrain.recipes.recipe import Recipe
 from chextrain.runs import BEST, Parameters
 
 BATCH = 16
@@ -127,11 +127,4 @@ class Combination(Localisation):
         return batch
 
 
-RECIPE = Recipe(
-    "model_ensemble",
-    "model_ensemble",
-    parameters,
-    train,
-    {"specialists": Stage("max_ensemble", "max_ensemble run that model_ensemble combines; else trained.")},
-    findings=max_ensemble.findings,
-)
+RECIPE = Recipe("model_ensemble", "model_ensemble", parameters, train, findings=max_ensemble.findings)

@@ -1,36 +1,28 @@
-"""All recipes by name: a new one is written beside these and added here."""
+"""All recipes by name: a new one is written beside these and named in :mod:`chextrain.recipes.stages`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
-from chextrain.recipes import (
-    attention,
-    chexnomaly,
-    ddad,
-    masked,
-    max_ensemble,
-    model_ensemble,
-    siamese,
-    specialist,
-    supermodel,
-)
-from chextrain.recipes.recipe import Recipe, Stage
-
-RECIPES: Mapping[str, Recipe] = {
-    module.RECIPE.name: module.RECIPE
-    for module in (masked, supermodel, attention, siamese, chexnomaly, specialist, max_ensemble, model_ensemble, ddad)
-}
+from chextrain.recipes.recipe import Recipe
+from chextrain.recipes.stages import NAMES
 
 
-def stages(recipe: str) -> dict[str, Stage]:
-    """The runs that a recipe can begin with, and those that these can begin with."""
-    found: dict[str, Stage] = {}
-    for name, stage in RECIPES[recipe].stages.items():
-        found |= {name: stage, **stages(stage.recipe)}
-    return found
+class _Recipes(Mapping[str, Recipe]):
+    """Imports a recipe, and with it what it is made of, when it is asked for."""
+
+    def __getitem__(self, name: str) -> Recipe:
+        if name not in NAMES:
+            raise KeyError(name)
+        recipe: Recipe = import_module(f"chextrain.recipes.{name}").RECIPE
+        return recipe
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
 
 
-def all_stages() -> dict[str, Stage]:
-    """Every stage of every recipe: one option of ``chextrain train`` each."""
-    return {name: stage for recipe in RECIPES.values() for name, stage in recipe.stages.items()}
+RECIPES: Mapping[str, Recipe] = _Recipes()

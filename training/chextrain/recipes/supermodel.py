@@ -16,7 +16,7 @@ from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fit.trainer import Localisation, fit, loader
-from chextrain.recipes.recipe import Recipe, Stage
+from chextrain.recipes.recipe import Recipe
 from chextrain.runs import Parameters
 
 
@@ -66,14 +66,4 @@ def learn(
     fit(module, loader(samples, config, train=True), loader(Samples(boxed), config, train=False), folder, resume=resume)
 
 
-RECIPE = Recipe(
-    "supermodel",
-    "unet",
-    parameters,
-    train,
-    {
-        "masked": Stage(
-            "masked", "Run that a supermodel starts from; else trained if masked.epochs.", lambda c: c.masked.epochs
-        )
-    },
-)
+RECIPE = Recipe("supermodel", "unet", parameters, train)

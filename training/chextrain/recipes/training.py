@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from chexmodels.registry import BUILDERS
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import load
 from chextrain.data.cases import Collection
-from chextrain.recipes.registry import RECIPES, stages
-from chextrain.runs import Run, load_network
+from chextrain.recipes.registry import RECIPES
+from chextrain.recipes.stages import STAGES, stages
+from chextrain.runs import BEST, Best, Run, load_network
 
 
 def train(
@@ -48,7 +50,7 @@ def train(
     def run(name: str, config: Config, folder: Path, known: Mapping[str, Any]) -> nn.Module:
         recipe = RECIPES[name]
         begun: dict[str, nn.Module] = {}
-        for stage, what in recipe.stages.items():
+        for stage, what in STAGES.get(name, {}).items():
             if stage in networks:
                 begun[stage] = networks[stage]
             elif epochs := what.epochs(config):
@@ -60,6 +62,19 @@ def train(
         return recipe.train(train_set, val_set, config, folder, resume=resume, **known, **begun)
 
     return run(name, config, folder, known)
+
+
+def summary(name: str, folder: Path, format_: str) -> str:
+    """One sentence at the end of a training: which epoch was the best, where it is, and what comes next."""
+    architecture = RECIPES[name].architecture
+    best = Best.read(folder)
+    done = f"{name}, {best}" if best else f"{name}: done"
+    if architecture not in BUILDERS:
+        using = [recipe for recipe, begins in STAGES.items() for stage in begins.values() if stage.recipe == name]
+        following = f"chextrain train {using[0]} --{name} {folder} ..." if using else f"chextrain evaluate {folder} ..."
+    else:
+        following = f"chextrain evaluate {folder} --split val --format {format_} ... and chextrain export {folder} ..."
+    return f"{done}; {folder / BEST}, curves beside it. Next: {following}"
 
 
 def _check(

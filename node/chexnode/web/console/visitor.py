@@ -91,6 +91,8 @@ async def form_of(request: Request) -> dict[str, str]:
         if len(body) > _MOST_FORM:
             raise Turned(413, "turned.form")
     fields = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+    if any("\0" in value for value in fields.values()):
+        raise Turned(400, "turned.form")
     await run_in_threadpool(check_origin, request, fields)
     return fields
 

@@ -62,7 +62,7 @@ class ObjectStore:
         if size is None:
             log.error("a file that the ledger names is not there", extra={"path": held.path})
             return None
-        return replace(held, size=size)
+        return held if size == held.size else replace(held, size=size)
 
     def tag(self, held: Held, content_type: str) -> str:
         """The strong entity tag (RFC 9110 section 8.8.3) of what is made of the file in this form. Raises Gone.

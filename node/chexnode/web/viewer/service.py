@@ -91,6 +91,16 @@ def router(settings: Settings) -> APIRouter:
         except FileNotFoundError:  # an update took it away at this moment
             return _form(path, "missing.html", 404)
 
+    @routes.post("/sign-out")
+    async def sign_out(request: Request) -> Response:
+        """End the browser's session."""
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            raise HTTPException(403, "a session is ended on this node's own page")
+        await run_in_threadpool(_doorkeeper(request).sign_out, request)
+        response = RedirectResponse("./", 303, {"Cache-Control": "no-store"})
+        cookie.forget(request, response)
+        return response
+
     @routes.post("/{path:path}")
     async def sign_in(request: Request, path: str) -> Response:
         """Take a token, have the browser keep it, and show the page that was asked for."""
@@ -98,13 +108,13 @@ def router(settings: Settings) -> APIRouter:
             raise HTTPException(403, "a token is given on this node's own page")
         secret = await _token_of(request)
         try:
-            is_kept = await run_in_threadpool(_doorkeeper(request).sign_in, request, secret)
+            session = await run_in_threadpool(_doorkeeper(request).sign_in, request, secret)
         except HTTPException as refusal:
             return _form(path, "sign-in.html", refusal.status_code, str(refusal.detail))
         query = f"?{request.url.query}" if request.url.query else ""
         response = RedirectResponse(f"./{path.rpartition('/')[2]}{query}", 303, {"Cache-Control": "no-store"})
-        if is_kept:
-            cookie.keep(request, response, secret)
+        if session is not None:
+            cookie.keep(request, response, session)
         return response
 
     return routes

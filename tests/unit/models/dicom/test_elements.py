@@ -93,6 +93,13 @@ def test_what_leads_nowhere_is_broken() -> None:
         assert [*found.elements] == [0x00080018]
 
 
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("tag", [0x00100010, 0x00100020, 0x00280010, 0x0020000E])
+def test_whose_image_it_is_and_its_pixels_are_not_guessed(odd: str, tag: int) -> None:
+    found = walked(HEAD + ODD[odd](tag, b"A value of some length. ") + PIXELS)
+    assert (found.broken, [*found.elements]) == ("an unknown value representation", [0x00080018])
+
+
 @pytest.mark.parametrize("tag", [0x00020010, 0x00000002, 0x00020000])
 def test_a_group_of_no_data_set_is_left_out(tag: int) -> None:
     for syntax, one in ((EXPLICIT, lambda t: short(t, b"UI", b"1.2\0")), (IMPLICIT, lambda t: implicit(t, b"1.2\0"))):

@@ -227,6 +227,10 @@ def test_secrets_are_masked() -> None:
     assert "hunter2" not in str(list(flat(settings)))
     assert settings.database.url.count("hunter2") == 1
     assert masked("sqlite:///x.db") == "sqlite:///x.db"
+    assert masked("postgresql://h/db?user=u&password=p%20w&sslmode=require") == (
+        "postgresql://h/db?user=u&password=***&sslmode=require"
+    )
+    assert masked("rediss://:s@h/0?ssl_keyfile=k&x=1") == "rediss://:***@h/0?ssl_keyfile=***&x=1"
 
 
 def test_every_setting_is_shown() -> None:

@@ -274,7 +274,7 @@ def test_every_code_of_the_gate_has_its_row() -> None:
     from_pixels = {reason for reason, _test in gate.PIXEL_REASONS}
     elsewhere = {
         Reason.MALFORMED, Reason.TOO_DEEP, Reason.UNDECODABLE, Reason.PIXEL_SIZE, Reason.DECODE_LIMIT,
-        Reason.SOURCE_MISSING,
+        Reason.SOURCE_MISSING, Reason.SAME_IMAGE, Reason.LATER_VERSION,
     }  # fmt: skip
     assert from_header | from_pixels | elsewhere == set(Reason)
     assert not (from_header | from_pixels) & elsewhere

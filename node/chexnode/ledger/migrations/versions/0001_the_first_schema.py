@@ -347,6 +347,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_sessions")),
     )
     op.create_table(
+        "token_sessions",
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("token_name", sa.String(length=64), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["token_name"], ["tokens.name"], name=op.f("fk_token_sessions_token_name"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("sha256", name=op.f("pk_token_sessions")),
+    )
+    op.create_table(
         "alarms",
         sa.Column("rule", sa.String(length=32), nullable=False),
         sa.Column("subject", sa.String(length=128), nullable=False),
@@ -360,6 +370,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("alarms")
+    op.drop_table("token_sessions")
     op.drop_table("sessions")
     op.drop_table("users")
     with op.batch_alter_table("commitments", schema=None) as batch_op:

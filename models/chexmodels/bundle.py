@@ -85,6 +85,15 @@ class OperatingPoint(_Data):
     """Share of the normal validation images in which nothing was marked."""
 
 
+class ScopeLine(_Data):
+    """How an image is told that is none of the kind that the network learnt from; fitted on the validation split."""
+
+    layer: str
+    """The network's layer whose maps are compared, by the name of its module; see :mod:`chexmodels.nets.scope`."""
+    threshold: Annotated[float, Field(gt=0)]
+    """Largest distance of an image in scope."""
+
+
 class Manifest(_Data):
     """``model.json``, key for key; unknown keys are refused."""
 
@@ -103,6 +112,8 @@ class Manifest(_Data):
     calibration: Calibration | AnomalyCalibration
     """Of the kind that ``heat_kind`` names."""
     operating_points: Annotated[Mapping[str, OperatingPoint], Field(min_length=1)]
+    scope: ScopeLine | None = None
+    """None: the model cannot tell."""
     weights_sha256: Sha256
     """Of ``model.safetensors``, checked when the model is loaded."""
     licence: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,22 @@ OUTPUT_INVALID = "model-output-invalid"
 """Note: the network answered with nothing, or with NaN or infinity; the image counts as not evaluated."""
 
 
+OUT_OF_SCOPE = "scope-doubtful"
+"""Note: the image is none of the kind that the model learnt from; the image counts as not evaluated."""
+
+
+def is_out_of_scope(raw: RawItem, card: ModelCard) -> bool:
+    """Whether the model says that the image is none of the kind that it learnt from."""
+    return card.scope is not None and raw.distance is not None and raw.distance > card.scope.threshold
+
+
 def interpret(raw: RawItem, card: ModelCard, operating_point: str, geometry: Geometry) -> Findings:
+    """As :func:`_interpret`, and :data:`OUT_OF_SCOPE` among the notes where it :func:`is_out_of_scope`."""
+    found = _interpret(raw, card, operating_point, geometry)
+    return replace(found, notes=(*found.notes, OUT_OF_SCOPE)) if is_out_of_scope(raw, card) else found
+
+
+def _interpret(raw: RawItem, card: ModelCard, operating_point: str, geometry: Geometry) -> Findings:
     """Calibrate, threshold, take components, drop small ones, map back to the source.
 
     With a heat map an image is abnormal exactly if something is marked: its score reaches the operating point's image

@@ -23,6 +23,8 @@ class RawItem(NamedTuple):
     """Raw image score, of probabilities in [0, 1]; None: it is derived from the heat."""
     classes: NDArray[np.float32] | None = None
     """(C,) float32 logits, in the order of the card's ``classes``."""
+    distance: float | None = None
+    """How unlike the image is to those that were learnt from, about 1 for such; None: the model cannot tell."""
 
 
 class Raw(NamedTuple):
@@ -34,18 +36,22 @@ class Raw(NamedTuple):
     """(B,) raw image scores in [0, 1]."""
     classes: Tensor | None = None
     """(B, C) logits."""
+    distance: Tensor | None = None
+    """(B,) distances from what was learnt from."""
 
     def items(self) -> list[RawItem]:
         """One item per image, on the host in float32."""
         heat = None if self.heat is None else self.heat[:, 0].float().cpu().numpy()
         score = None if self.score is None else self.score.float().cpu().tolist()
         classes = None if self.classes is None else self.classes.float().cpu().numpy()
+        distance = None if self.distance is None else self.distance.float().cpu().tolist()
         batch = next(len(part) for part in (heat, score, classes) if part is not None)
         return [
             RawItem(
                 None if heat is None else heat[i],
                 None if score is None else score[i],
                 None if classes is None else classes[i],
+                None if distance is None else distance[i],
             )
             for i in range(batch)
         ]

@@ -22,6 +22,7 @@ from chexmodels.nets.ddad import DDAD
 from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.nets.restorer import Restorer
+from chexmodels.nets.scope import Scope, Watched
 from chexmodels.nets.siamese import siamese
 from chexmodels.nets.unet import UNet
 
@@ -50,6 +51,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {**BUILDERS, "masked": Restorer,
 """The same with those that a training begins with, of which no bundle is made."""
 
 
+SCOPE = "scope."
+"""Before the names of a scope's tensors among a bundle's weights."""
+
+
 def heat_kind(architecture: str) -> HeatKind:
     """What the networks of an architecture return: logits of a probability, or anomaly heat."""
     return "anomaly" if architecture == "ddad" else "probability"
@@ -62,12 +67,18 @@ class Localiser:
 
     card: ModelCard
     network: nn.Module
+    scope: tuple[Watched, Scope] | None = None
+    """What tells that an image is of another kind, where the bundle has that."""
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Raw:
         """Run on ``(B,1,S,S)`` in [0,1] on the network's device."""
         answer = self.network(image)
-        return Raw(**{"heat": None, **answer}) if isinstance(answer, dict) else Raw(heat=answer)
+        raw = Raw(**{"heat": None, **answer}) if isinstance(answer, dict) else Raw(heat=answer)
+        if self.scope is None:
+            return raw
+        watched, scope = self.scope
+        return raw._replace(distance=scope(watched.take()))
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Localiser:
@@ -84,15 +95,23 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Localiser:
         )
     try:
         network = BUILDERS[card.architecture](**card.parameters)
-        network.load_state_dict(safetensors.torch.load(weights))
-    except (TypeError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        state = safetensors.torch.load(weights)
+        own = {name.removeprefix(SCOPE): state.pop(name) for name in list(state) if name.startswith(SCOPE)}
+        network.load_state_dict(state)
+        scope = None
+        if card.scope is not None:
+            scope = Watched(network, card.scope.layer), Scope(**{name: own[name].float() for name in own}).to(device)
+    except (TypeError, KeyError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
     network.requires_grad_(False).eval().to(device)
-    return Localiser(card, network)
+    return Localiser(card, network, scope)
 
 
-def serialise(network: nn.Module) -> bytes:
-    """The network's weights as fp16 safetensors, counters as they are; the same weights give the same bytes."""
+def serialise(network: nn.Module, scope: Scope | None = None) -> bytes:
+    """The network's weights as fp16 safetensors, counters as they are, and those of ``scope`` as float32; the same
+    weights give the same bytes."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    if scope is not None:
+        state |= {f"{SCOPE}{name}": value.detach().cpu().contiguous() for name, value in scope.state_dict().items()}
     return safetensors.torch.save(state)

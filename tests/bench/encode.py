@@ -63,7 +63,7 @@ def main() -> None:
     header = parsed(radiograph("DX", SHAPE))
     source, findings = sanitise(header), ellipse()
     fitting = picture((DISPLAY_LONGEST, DISPLAY_LONGEST * SHAPE[1] // SHAPE[0]))
-    layout = lay_out(fitting.shape, caption(findings, PROVENANCE), source.pixel_aspect_ratio)
+    layout = lay_out(fitting.shape, caption(findings, PROVENANCE, source.described), source.pixel_aspect_ratio)
     report = SrForm("comprehensive3d", "contour", "planar")
     seg, rgb, jpeg, heat = Variant(SEG, "planar"), Variant(SC, "rgb"), Variant(SC, "jpeg"), Variant(SC, "heat")
     sr, gsps = Variant(SR, str(report)), Variant(GSPS, FORM)

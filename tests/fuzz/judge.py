@@ -30,7 +30,8 @@ _SLACK = 3
 """Open files and threads that a process may have more after hundreds of cases: pools grow; a leak is more."""
 
 _CODED = {reason.value for reason in Reason}
-_SETTLED = {JobState.DONE, JobState.REFUSED}
+_CODED_ENDS = {JobState.REFUSED, JobState.SKIPPED}
+_SETTLED = {JobState.DONE} | _CODED_ENDS
 
 
 class Judge:
@@ -140,7 +141,7 @@ class Judge:
             assert not digests or digests & known[uid], f"{uid} is not what was acknowledged"
         for job in ends:
             assert job.state in _SETTLED, f"{job.state}: {job.error}"
-            assert (job.reason in _CODED) == (job.state == JobState.REFUSED)
+            assert (job.reason in _CODED) == (job.state in _CODED_ENDS)
         sources = set((self.node.data_dir / "spool" / "sources").rglob("*.dcm"))
         digests = {row.digest for row in rows}  # the same bytes in another transfer syntax may leave one for the sweep
         assert all(path.name.partition("-")[0] in digests for path in sources), "files without rows"

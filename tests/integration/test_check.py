@@ -123,9 +123,10 @@ def test_a_destination_that_takes_no_segmentations(node: Node, tmp_path: Path) -
         node.write_settings()
         assert checked(node)["destination pacs"] == (
             False,
-            f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Segmentation, Comprehensive 3D SR",
+            f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Segmentation, Comprehensive 3D SR, "
+            "Key Object Selection Document",
         )
-        node.tables["destination"] = destination(scp.port, results=["sc"])
+        node.tables["destination"] = destination(scp.port, results=["sc"], withdraw="none")
         node.write_settings()
         assert checked(node)["destination pacs"] == (
             True,
@@ -137,7 +138,7 @@ def test_a_destination_that_takes_no_segmentations(node: Node, tmp_path: Path) -
         assert checked(node)["destination pacs"] == (
             False,
             f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Secondary Capture Image as JPEG Baseline (Process 1), "
-            "Grayscale Softcopy Presentation State, Comprehensive SR",
+            "Grayscale Softcopy Presentation State, Comprehensive SR, Key Object Selection Document",
         )
 
 

@@ -63,7 +63,9 @@ def fits(end: End, expect: str) -> bool:
         return not (stored and end.state == "DONE")
     if not stored or (end.state == "QUARANTINED" and "quarantine" not in expect):
         return False
-    return end.state == "DONE" or "quarantine" in expect or any(word in expect for word in _FLAGGED)
+    # Several hold the same picture under the same UIDs, which is analysed once.
+    is_analysed = end.state == "DONE" or end.reason == Reason.SAME_IMAGE
+    return is_analysed or "quarantine" in expect or any(word in expect for word in _FLAGGED)
 
 
 def listed(shared: Path) -> dict[Path, str]:

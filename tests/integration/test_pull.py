@@ -72,7 +72,9 @@ def test_studies_come_in_once(node: Node, pacs: servers.Orthanc) -> None:
         image("1.2.30", "DX", syntax=ImplicitVRLittleEndian),
         image("1.2.30", syntax=JPEGBaseline8Bit),
     ]
-    keep(pacs, *first, image("1.2.30", "CT"), image("1.2.31"), image("1.2.32", date="20240101"))
+    capture = image("1.2.30")  # of another ChexNode
+    capture.Manufacturer, capture.SeriesDescription = "ChexNode", "AI Overlay - NOT FOR DIAGNOSTIC USE"
+    keep(pacs, *first, capture, image("1.2.30", "CT"), image("1.2.31"), image("1.2.32", date="20240101"))
     said = node.json("pull", "--from", "archive", "--study", "1.2.30")
     assert said == {"studies": 1, "expected": 3, "found": 3, "held": 0, "stored": 3, "failed": {}, "incomplete": []}
     assert received(node) == {ds.SOPInstanceUID for ds in first}

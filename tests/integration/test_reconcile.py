@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
@@ -47,6 +48,12 @@ def test_what_was_never_sent_is_found_and_fetched_and_deleted_results_are_missed
     ds = dcmread(knee)
     ds.BodyPartExamined = "KNEE"
     ds.save_as(knee)
+    pacs.post(knee)
+    other_node = dcmread(files[0])  # a capture of another ChexNode, which this one did not make
+    other_node.SOPInstanceUID, other_node.SeriesInstanceUID = generate_uid(), generate_uid()
+    other_node.file_meta.MediaStorageSOPInstanceUID = other_node.SOPInstanceUID
+    other_node.Manufacturer, other_node.SeriesDescription = "ChexNode", "AI Overlay - NOT FOR DIAGNOSTIC USE"
+    other_node.save_as(knee)
     pacs.post(knee)
     with node.up:
         pacs.store("node", ids[0])

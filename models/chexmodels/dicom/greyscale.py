@@ -182,6 +182,8 @@ def _first(offered: tuple[object, ...]) -> int | None:
 
 MOST_WHITE, MOST_BLACK = 0.4, 0.8
 """Share of the anatomy that a window may leave at its bright and its dark end: more, and it is not of these pixels."""
+MOST_SATURATED = 0.9
+"""Share at both ends together: more, and what is left is a silhouette."""
 
 
 def serves(window: Lut | Window, values: Levels, counts: Counts, inverse: bool) -> bool:
@@ -196,7 +198,8 @@ def serves(window: Lut | Window, values: Levels, counts: Counts, inverse: bool) 
         low, high = window.range
     ends = [float(counts[mapped <= low].sum()), float(counts[mapped >= high].sum())]
     black, white = (share / max(1, counts.sum()) for share in (ends[::-1] if inverse else ends))
-    return _spread(mapped, counts) >= 0.01 and white <= MOST_WHITE and black <= MOST_BLACK
+    fits = white <= MOST_WHITE and black <= MOST_BLACK and white + black <= MOST_SATURATED
+    return fits and _spread(mapped, counts) >= 0.01
 
 
 def _spread(values: Levels, counts: Counts) -> float:

@@ -33,6 +33,7 @@ from chexnode.receive.http_body import HttpBody
 from chexnode.receive.storage import StorageService
 from chexnode.settings.destination import DestinationSettings
 from chexnode.tls import client_context
+from chexnode.triage.reading import is_by_algorithm
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
 from chexnode.vocabulary.records import Caller
@@ -54,6 +55,7 @@ ATTEMPTS = 5
 """Of one request, with the back-off between them, before the service counts as down."""
 
 _STUDY, _SERIES, _MODALITY, _INSTANCE = "0020000D", "0020000E", "00080060", "00080018"
+_MANUFACTURER, _SERIES_DESCRIPTION = "00080070", "0008103E"
 _RELATED = "00201209"
 _PART10 = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
@@ -103,10 +105,14 @@ class Service:
         return self._uids("/studies", _STUDY, query)
 
     def instances(self, study: str, modalities: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Yield (Series, SOP Instance UID) of series of ``modalities`` in a study. Raises DestinationDown."""
+        """Yield (Series, SOP Instance UID) of series of ``modalities`` in a study, results of algorithms left out.
+
+        Raises DestinationDown.
+        """
         wanted = {modality.strip().upper() for modality in modalities}
-        for one in list(self._search(f"/studies/{study}/series", _SERIES, {})):
-            if _value(one, _MODALITY).strip().upper() in wanted:
+        for one in list(self._search(f"/studies/{study}/series", _SERIES, {"includefield": _MANUFACTURER})):
+            by_algorithm = is_by_algorithm(_value(one, _MANUFACTURER), _value(one, _SERIES_DESCRIPTION))
+            if _value(one, _MODALITY).strip().upper() in wanted and not by_algorithm:
                 series = _value(one, _SERIES)
                 uids = self._uids(f"/studies/{study}/series/{series}/instances", _INSTANCE, {})
                 said = _value(one, _RELATED)

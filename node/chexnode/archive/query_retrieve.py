@@ -38,6 +38,7 @@ from chexnode.receive.session import StorageSession
 from chexnode.receive.storage import StorageService
 from chexnode.settings.destination import DestinationSettings
 from chexnode.tls import client_context
+from chexnode.triage import reading
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import Caller
@@ -98,6 +99,8 @@ class Held:
     """Empty where the archive does not say."""
     sop_class_uid: str = ""
     """Empty where the archive does not say."""
+    is_by_algorithm: bool = False
+    """Whether its series is a result of an algorithm, ours or another's."""
 
 
 def asking(settings: DestinationSettings) -> tuple[Context, ...]:
@@ -149,10 +152,14 @@ class Archive:
 
     def instances(self, study_instance_uid: str) -> Iterator[Held]:
         """Yield everything it holds of a study. Raises DestinationDown."""
-        keys = dict.fromkeys(("SeriesInstanceUID", "Modality", "BodyPartExamined"), "")
+        named = ("SeriesInstanceUID", "Modality", "BodyPartExamined", "SeriesDescription", "Manufacturer")
+        keys = dict.fromkeys(named, "")
         series = list(self._find(_identifier("SERIES", StudyInstanceUID=study_instance_uid, **keys)))
         for one in series:
             uid = str(one.SeriesInstanceUID)
+            is_by_algorithm = reading.is_by_algorithm(
+                str(one.get("Manufacturer") or ""), str(one.get("SeriesDescription") or "")
+            )
             above = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": uid}
             for match in self._find(_identifier("IMAGE", **above, SOPInstanceUID="", SOPClassUID="")):
                 yield Held(
@@ -162,6 +169,7 @@ class Archive:
                     str(one.get("Modality") or ""),
                     str(one.get("BodyPartExamined") or ""),
                     str(match.get("SOPClassUID") or ""),
+                    is_by_algorithm,
                 )
 
     def _find(self, identifier: Dataset) -> Iterator[Dataset]:

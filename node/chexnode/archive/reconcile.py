@@ -45,7 +45,7 @@ class Reconciliation:
     studies: int
     """Studies looked at."""
     radiographs: int
-    """Images of the modalities that are analysed, no other body part being named; results of ours left out."""
+    """Images of the modalities that are analysed, no other body part being named; results of algorithms left out."""
     missed: list[Missed]
     results: int
     """Results the PACS had accepted since."""
@@ -80,7 +80,11 @@ def reconcile(
         absent = delivered.get(study, set()) - {one.sop_instance_uid for one in held}
         gone += [Gone(study, uid) for uid in sorted(absent)]
         eligible = [
-            one for one in held if one.modality in wanted and body_part_of(one.body_part_examined) is not BodyPart.OTHER
+            one
+            for one in held
+            if one.modality in wanted
+            and not one.is_by_algorithm
+            and body_part_of(one.body_part_examined) is not BodyPart.OTHER
         ]
         uids = [one.sop_instance_uid for one in eligible]
         ours, received = ledger.holdings.made(uids), ledger.holdings.received(uids)

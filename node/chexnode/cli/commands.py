@@ -167,13 +167,32 @@ def analyze(
 
 
 @app.command()
-def check(ctx: typer.Context, json: Json = False) -> None:
+def check(
+    ctx: typer.Context,
+    file: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Say instead what would be done with this DICOM file.")
+    ] = None,
+    calling_ae_title: Annotated[
+        str, typer.Option("--from", metavar="AE", help="With --file: as if it had come from this AE title.")
+    ] = "",
+    json: Json = False,
+) -> None:
     """Look at everything the node needs: settings, disk, database, broker, model, device, destinations."""
     from chexnode.cli import tables
-    from chexnode.roles.check import run
     from chexnode.settings.loading import load
 
     settings, path = load(ctx.obj.config)
+    if file:
+        from chexnode.roles.trial import trial
+
+        trials = [trial(settings, one, calling_ae_title) for one in file]
+        if json:
+            print_json(trials)
+        else:
+            tables.show(tables.trials_table(trials))
+        return
+    from chexnode.roles.check import run
+
     checks = run(settings, path)
     if json:
         print_json(checks)

@@ -67,8 +67,12 @@ class Options:
 
 def start(ctx: typer.Context, json: bool) -> Settings:
     """What every role does first."""
+    from chexnode.roles.trial import read_words
+
     configure(ctx.obj.log_level, True if json else None)
-    return settings_of(ctx)
+    settings = settings_of(ctx)
+    read_words(settings)
+    return settings
 
 
 def settings_of(ctx: typer.Context) -> Settings:

@@ -24,7 +24,7 @@ from chexnode.ledger.account import Account
 from chexnode.ledger.views import JobDetail
 from chexnode.logs import escaped
 from chexnode.vocabulary.records import DeliveryView, JobView
-from chexnode.vocabulary.reports import Check, FileReport, Setting
+from chexnode.vocabulary.reports import Check, FileReport, Setting, Trial
 
 if TYPE_CHECKING:
     from chexnode.archive.reconcile import Reconciliation
@@ -276,6 +276,19 @@ def checks_table(checks: Iterable[Check]) -> Listing:
     for check in checks:
         mark = Text("ok", style="green") if check.ok else Text("NOT OK", style="bold red")
         table.add_row(check.name, mark, Text(escaped(check.detail), overflow="fold"))
+    return table
+
+
+def trials_table(trials: Iterable[Trial]) -> Listing:
+    """``chexnode check --file``."""
+    table = Listing("FILE", "VERDICT", "RULE", "PRIORITY", "RESULTS TO", "EVIDENCE")
+    for one in trials:
+        verdict = one.state if one.reason is None else f"{one.state} {one.reason}"
+        always = set(one.destinations_without_finding)
+        to = ", ".join(name if name in always else f"{name} (not without a finding)" for name in one.destinations)
+        noted = f"; noted: {', '.join(one.notes)}" if one.notes else ""
+        cells = (one.file, verdict, one.rule or "-", one.priority, to or "-", one.detail + noted)
+        table.add_row(*(Text(escaped(cell), overflow="fold") for cell in cells))
     return table
 
 

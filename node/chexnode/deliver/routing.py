@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 
 from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.rule import RuleSettings
 from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
 
 Context = tuple[str, str]
@@ -52,9 +53,12 @@ class Route:
 
 
 def routes(
-    destinations: Sequence[DestinationSettings], calling_ae_title: str, abnormal: bool | None
+    destinations: Sequence[DestinationSettings],
+    calling_ae_title: str,
+    abnormal: bool | None,
+    rule: RuleSettings | None = None,
 ) -> tuple[Route, ...]:
-    """Every (destination, variant) for an image from ``calling_ae_title``.
+    """Every (destination, variant) for an image from ``calling_ae_title``, on which ``rule`` of the site decides.
 
     ``abnormal`` None ("not evaluated") goes also to those who want only abnormal ones: a missing answer must never
     look like a normal one.
@@ -62,6 +66,7 @@ def routes(
     return tuple(
         Route(d.name, variant)
         for d in destinations
+        if rule is None or rule.destinations is None or d.name in rule.destinations
         if (not d.peers or calling_ae_title in d.peers) and not (d.send == "abnormal" and abnormal is False)
         for variant in wanted(d)
     )

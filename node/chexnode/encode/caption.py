@@ -44,6 +44,7 @@ NOTED: Mapping[str, str] = {
     Note.NOT_CONFORMANT: "data set not as DICOM has it, image whole",
     Note.WINDOW_IGNORED: "display window unusable and ignored",
     Note.MODALITY_LUT_IGNORED: "modality transformation unusable and ignored",
+    Note.SITE_RULE: "analysed by a rule of this site, which the header speaks against",
     Note.SHUTTER_APPLIED: "the display shutter was applied",
     Note.CODESTREAM_DIFFERS: "pixels and header differ on sign or depth",
     Note.MODEL_OUTPUT_INVALID: "the AI gave no usable answer",
@@ -72,13 +73,18 @@ def has_finding(findings: Findings) -> bool:
     return findings.abnormal is True and findings.mask is not None and bool(findings.mask.any())
 
 
-def caption(findings: Findings, provenance: Provenance) -> Caption:
-    """Say what was found, by whom, and what it is not for. "Not evaluated" never looks like "no finding"."""
+def caption(findings: Findings, provenance: Provenance, described: str = "") -> Caption:
+    """Say what was found, by whom, and what it is not for. "Not evaluated" never looks like "no finding".
+
+    ``described``: which image it is, on results that may be looked at without it.
+    """
     doubts = [DOUBTS[note] for note in findings.notes if note in DOUBTS]
     above = [Line(DISCLAIMER, AMBER)]
     if doubts:
         above.append(Line(f"DOUBTFUL: {'; '.join(doubts)}", AMBER))
     above.append(Line(f"{WHAT_IT_IS}. {provenance.model_name} {provenance.model_version}"))
+    if described:
+        above.append(Line(f"Radiograph: {described}"))
     return Caption(tuple(above), (*_answer(findings, provenance, doubts), *noted(findings)))
 
 

@@ -98,7 +98,7 @@ def encode_gsps(source: Source, findings: Findings, provenance: Provenance) -> D
     ds: Dataset = GrayscaleSoftcopyPresentationState(
         referenced_images=[template],
         series_instance_uid=provenance.uid(ResultKind.GSPS, FORM, "series"),
-        series_number=provenance.series.gsps.number,
+        series_number=source.numbered(provenance.series.gsps.number),
         sop_instance_uid=provenance.uid(ResultKind.GSPS, FORM),
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -120,7 +120,7 @@ def encode_gsps(source: Source, findings: Findings, provenance: Provenance) -> D
         # else that inverts (PS3.3 C.11.6.1.2).
         presentation_lut_transformation=PresentationLUTTransformation("INVERSE" if tone.inverse else "IDENTITY"),
         contributing_equipment=[*acquisition(source), equipment(provenance)],
-        series_description=provenance.series_description(provenance.series.gsps),
+        series_description=provenance.series_description(provenance.series.gsps, source.mark),
         specific_character_set="ISO_IR 192",
     )
     (area,) = ds.DisplayedAreaSelectionSequence

@@ -57,7 +57,8 @@ def encode_heat(
         raise ValueError("there is no heat map of nothing evaluated")
     if findings.heat.shape != (source.rows, source.columns):
         raise ValueError(f"heat is {findings.heat.shape}, the source image {(source.rows, source.columns)}")
-    layout = lay_out(display.shape, heat_caption(findings, provenance), source.pixel_aspect_ratio, _LEGEND_LINES)
+    texts = heat_caption(findings, provenance, source.described)
+    layout = lay_out(display.shape, texts, source.pixel_aspect_ratio, _LEGEND_LINES)
     return capture(
         source,
         render_heat(display, findings.heat, layout, provenance.heat_kind),
@@ -69,11 +70,11 @@ def encode_heat(
     )
 
 
-def heat_caption(findings: Findings, provenance: Provenance) -> Caption:
+def heat_caption(findings: Findings, provenance: Provenance, described: str = "") -> Caption:
     """Say what the colours mean, beside who made them and what the image scored."""
     lines = (_MEANING[provenance.heat_kind], image_score(findings, provenance))
     below = (*(Line(text) for text in lines if text), *noted(findings))
-    return Caption(caption(findings, provenance).above, below)
+    return Caption(caption(findings, provenance, described).above, below)
 
 
 def render_heat(

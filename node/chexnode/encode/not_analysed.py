@@ -27,7 +27,15 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from chexnode.encode.provenance import DISCLAIMER, MANUFACTURER, derived_uid, long_string, result_uid
+from chexnode.encode.provenance import (
+    DISCLAIMER,
+    MANUFACTURER,
+    SCHEME,
+    derived_uid,
+    long_string,
+    private_scheme,
+    result_uid,
+)
 from chexnode.encode.report import Device, Group, Naming, Reference, report
 from chexnode.encode.source import Source
 from chexnode.encode.verify import modules
@@ -38,8 +46,7 @@ from chexnode.vocabulary.variants import ResultKind, SrClass, Variant
 
 Cause = Reason | Literal[JobState.FAILED, JobState.CANCELLED]
 
-#: Our own codes, for which there is no public scheme; each report declares it (PS3.3 C.12.1.1.4).
-SCHEME = "99CHEXNODE"
+#: For this there is no public code.
 REASON = Code("reason", SCHEME, "Reason for the absence of an analysis")
 #: Code meanings by code value, at most 64 characters (LO).
 MEANINGS: Mapping[Cause, str] = {
@@ -49,6 +56,7 @@ MEANINGS: Mapping[Cause, str] = {
     Reason.COLOUR: "Colour image",
     Reason.MULTI_FRAME: "More than one frame",
     Reason.NO_PIXEL_DATA: "No pixel data",
+    Reason.SITE_RULE: "Left out by a rule of the site",
     Reason.LATERAL_VIEW: "Lateral view",
     Reason.OBLIQUE_VIEW: "Oblique view",
     Reason.BODY_PART: "Not of the chest",
@@ -132,7 +140,7 @@ def encode_not_analysed(
     evidence = [Reference(i.sop_class_uid, i.sop_instance_uid, i.series_instance_uid) for i in referable]
     ds = report(
         study,
-        Naming(uid("instance"), uid("series"), name, " ".join(filter(None, (node.label, name.description)))),
+        Naming(uid("instance"), uid("series"), name.number, " ".join(filter(None, (node.label, name.description)))),
         _device(node),
         node.created_at,
         sr_class,
@@ -140,7 +148,7 @@ def encode_not_analysed(
         (DISCLAIMER, *_sentences(images)),
         evidence or [Reference(study.ds.SOPClassUID, study.ds.SOPInstanceUID, study.ds.SeriesInstanceUID)],
     )
-    ds.CodingSchemeIdentificationSequence = [_scheme()]
+    ds.CodingSchemeIdentificationSequence = [private_scheme()]
     return ds
 
 
@@ -194,11 +202,3 @@ def _device(node: NodeFacts) -> Device:
             contribution_description=f"Decided which images are analysed. {DISCLAIMER}.",
         ),
     )
-
-
-def _scheme() -> Dataset:
-    item = Dataset()
-    item.CodingSchemeDesignator = SCHEME
-    item.CodingSchemeName = f"{MANUFACTURER} private codes"
-    item.CodingSchemeResponsibleOrganization = MANUFACTURER
-    return item

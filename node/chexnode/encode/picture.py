@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from chexmodels.finding import Findings
+from chexmodels.postprocess import label
 from chexnode.encode.caption import AMBER, COLOUR, Caption, Line, has_finding, numbered
 from chexnode.encode.contours import topmost
 
@@ -29,6 +30,10 @@ MARGIN = 8
 #: Pixels as nearly square as this are left as they are.
 _SQUARE_ENOUGH = 0.01
 _MOST_LABELS = 20
+#: The picture's longer side in radii of the smoothing of outlines: about a pixel of the model.
+_SMOOTHING = 400
+#: Radius in pixels by which the edges of lines are blurred.
+_SOFTNESS = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +117,35 @@ def _draw_outline(picture: Image.Image, mask: NDArray[np.bool_], layout: Layout)
     """Colour a band just outside of the mask. A region of a single source pixel still gets its ring."""
     band = max(3, max(layout.rows, layout.columns) // 512)  # two pixels would lose their colour in a 4:2:2 JPEG
     scale_y, scale_x = layout.height / mask.shape[0], layout.width / mask.shape[1]
-    y0, y1 = _span(np.logical_or.reduce(mask, axis=1), scale_y, band, layout.height)
-    x0, x1 = _span(np.logical_or.reduce(mask, axis=0), scale_x, band, layout.width)
+    y0, y1 = _span(np.logical_or.reduce(mask, axis=1), scale_y, band + 2, layout.height)
+    x0, x1 = _span(np.logical_or.reduce(mask, axis=0), scale_x, band + 2, layout.width)
     small = Image.fromarray(mask.view(np.uint8) * np.uint8(255)).resize(
         (x1 - x0, y1 - y0),
         Image.Resampling.BOX,
         box=(x0 / scale_x, y0 / scale_y, min(x1 / scale_x, mask.shape[1]), min(y1 / scale_y, mask.shape[0])),
     )
-    inside = np.asarray(small) > 0
+    inside = _smoothed(np.asarray(small) > 0, max(layout.width, layout.height) / _SMOOTHING)
     ring = _grow(_grow(inside, band).T, band).T & ~inside
-    picture.paste(COLOUR, (layout.x + x0, layout.y + y0), Image.fromarray(ring.view(np.uint8) * np.uint8(255)))
+    soft = Image.fromarray(ring.view(np.uint8) * np.uint8(255)).filter(ImageFilter.GaussianBlur(_SOFTNESS))
+    picture.paste(COLOUR, (layout.x + x0, layout.y + y0), ImageChops.lighter(soft, soft.point(_opaque)))
+
+
+def _opaque(level: int) -> int:
+    """What is half covered by the line is full of it, so that a thin line keeps its colour."""
+    return min(255, 2 * level)
+
+
+def _smoothed(inside: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Smooth the steps of the model's own pixels; regions that are too small for it stay as they are."""
+    if radius < 1:
+        return inside
+    blurred = Image.fromarray(inside.view(np.uint8) * np.uint8(255)).filter(ImageFilter.GaussianBlur(radius))
+    smooth = np.asarray(blurred) > 127
+    labels, count = label(inside)
+    kept = np.zeros(count + 1, np.bool_)
+    kept[np.unique(labels[smooth & inside])] = True
+    kept[0] = True  # no region
+    return np.asarray(smooth | ~kept[labels], np.bool_)
 
 
 def _span(occupied: NDArray[np.bool_], scale: float, band: int, end: int) -> tuple[int, int]:

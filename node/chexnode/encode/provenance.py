@@ -27,6 +27,8 @@ CATEGORY = codes.SCT.MorphologicallyAbnormalStructure
 #: What is marked is abnormal; what it is nobody said, so that the type is the category.
 ABNORMALITY = CATEGORY
 THORAX = codes.SCT.Thorax
+#: Coding Scheme Designator of our own codes: one that begins with 99 is private (PS3.16 section 8.2).
+SCHEME = "99CHEXNODE"
 #: Algorithm Family, CID 7162.
 ARTIFICIAL_INTELLIGENCE = codes.DCM.ArtificialIntelligence
 #: Purpose of Reference (CID 7202), and Derivation (CID 7203).
@@ -73,9 +75,16 @@ class Provenance:
         """Return the UID of the result ``form`` (such as "planar") under this label, or of a ``part`` of it."""
         return result_uid(self.job_key, Variant(kind, form, self.label), part)
 
-    def series_description(self, name: SeriesName, note: str = "") -> str:
-        """Return Series Description: the label in front, the series' own, and what must be known of this one."""
-        return " ".join(filter(None, (self.label, name.description))) + (f" - {note}" if note else "")
+    def series_description(self, name: SeriesName, *notes: str) -> str:
+        """Return Series Description: the label in front, the series' own, and what must be known of this one.
+
+        A note that a Long String has no room for is left out.
+        """
+        described = " ".join(filter(None, (self.label, name.description)))
+        for note in filter(None, notes):
+            longer = f"{described} - {note}"
+            described = longer if len(longer) <= 64 else described
+        return described
 
 
 def derived_uid(digest: bytes) -> str:
@@ -140,6 +149,15 @@ def algorithm(provenance: Provenance) -> AlgorithmIdentificationSequence:
             "weights_sha256": provenance.model_digest,
         },
     )
+
+
+def private_scheme() -> Dataset:
+    """Return the item of Coding Scheme Identification that declares our own codes (PS3.3 C.12.1.1.4)."""
+    item = Dataset()
+    item.CodingSchemeDesignator = SCHEME
+    item.CodingSchemeName = f"{MANUFACTURER} private codes"
+    item.CodingSchemeResponsibleOrganization = MANUFACTURER
+    return item
 
 
 def stamp(ds: Dataset, provenance: Provenance) -> None:

@@ -19,6 +19,7 @@ from highdicom.sr import (
     DeviceObserverIdentifyingAttributes,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
     ObservationContext,
     ObserverContext,
     PlanarROIMeasurementsAndQualitativeEvaluations,
@@ -32,7 +33,6 @@ from pydicom.sr.coding import Code
 from chexmodels.dicom.key_objects import KeyObject
 from chexnode.encode.provenance import MANUFACTURER, set_times
 from chexnode.encode.source import Source, identify
-from chexnode.vocabulary.series import SeriesName
 from chexnode.vocabulary.variants import SrClass
 
 Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
@@ -68,7 +68,7 @@ class Naming:
 
     sop_instance_uid: str
     series_instance_uid: str
-    series: SeriesName
+    series_number: int
     description: str
 
 
@@ -91,9 +91,11 @@ def report(
     words: Iterable[str],
     evidence: Sequence[Reference],
     library: ContainerContentItem | None = None,
+    numbers: Sequence[NumContentItem] = (),
     predecessors: Sequence[KeyObject] = (),
 ) -> Dataset:
-    """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line.
+    """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line,
+    and behind them ``numbers`` of the image as a whole: OHIF looks for coordinates beside those of a group.
 
     ``evidence`` is every instance that the groups and the library refer to, at least one. ``predecessors``: the reports
     that this one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2).
@@ -116,12 +118,12 @@ def report(
     )[0]
     if library is not None:
         root.ContentSequence.insert(_index(root, codes.DCM.ImagingMeasurements), library)
-    root.ContentSequence.append(_remarks(words))
+    root.ContentSequence.append(_remarks(words, numbers))
     ds: Dataset = _CLASSES[sr_class](
         evidence=_instances(source, evidence),
         content=root,
         series_instance_uid=naming.series_instance_uid,
-        series_number=naming.series.number,
+        series_number=naming.series_number,
         sop_instance_uid=naming.sop_instance_uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -164,10 +166,10 @@ def _documents(named: Sequence[KeyObject]) -> list[Dataset]:
     return documents
 
 
-def _remarks(words: Iterable[str]) -> ContainerContentItem:
+def _remarks(words: Iterable[str], numbers: Sequence[NumContentItem]) -> ContainerContentItem:
     container = ContainerContentItem(QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
     container.ContentSequence = ContentSequence(
-        [TextContentItem(codes.DCM.Comment, line, RelationshipTypeValues.CONTAINS) for line in words]
+        [*(TextContentItem(codes.DCM.Comment, line, RelationshipTypeValues.CONTAINS) for line in words), *numbers]
     )
     return container
 

@@ -51,7 +51,7 @@ def encode_sc(
 
     ``rgb`` is native Explicit VR Little Endian; ``jpeg`` is JPEG Baseline, a tenth of the size and lossy.
     """
-    layout = lay_out(display.shape, caption(findings, provenance), source.pixel_aspect_ratio)
+    layout = lay_out(display.shape, caption(findings, provenance, source.described), source.pixel_aspect_ratio)
     return capture(
         source,
         render(display, findings, layout),
@@ -86,14 +86,14 @@ def capture(
         patient_orientation=("L", "F"),
         study_instance_uid=source.ds.StudyInstanceUID,
         series_instance_uid=provenance.uid(ResultKind.SC, form, "series"),
-        series_number=series.number,
+        series_number=source.numbered(series.number),
         sop_instance_uid=provenance.uid(ResultKind.SC, form),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=long_string(provenance.model_name),
         software_versions=software_versions(provenance),
         device_serial_number=long_string(provenance.model_digest),
-        series_description=provenance.series_description(series),
+        series_description=provenance.series_description(series, source.mark),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
         contributing_equipment=[*acquisition(source), equipment(provenance)],

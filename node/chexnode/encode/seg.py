@@ -83,7 +83,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
             )
         ],
         series_instance_uid=provenance.uid(ResultKind.SEG, profile, "series"),
-        series_number=provenance.series.seg.number,
+        series_number=source.numbered(provenance.series.seg.number),
         sop_instance_uid=uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -95,7 +95,9 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
         content_description=DISCLAIMER,
         omit_empty_frames=False,
         contributing_equipment=[equipment(provenance)],
-        series_description=provenance.series_description(provenance.series.seg, "" if source.spacing else "unscaled"),
+        series_description=provenance.series_description(
+            provenance.series.seg, "" if source.spacing else "unscaled", source.mark
+        ),
         specific_character_set="ISO_IR 192",
     )
     ds.ContentCreatorName = f"{MANUFACTURER}^"

@@ -73,6 +73,10 @@ class Source:
     """Groups (60xx) of the overlay planes that viewers draw."""
     shutter: Dataset
     """Elements of the Display Shutter module (PS3.3 C.7.6.11) that are complete; perhaps none."""
+    view: str
+    """View Position; empty where there is none."""
+    series_number: int | None
+    instance_number: int | None
     notes: tuple[Note, ...]
 
     @property
@@ -84,6 +88,40 @@ class Source:
     def has_geometry(self) -> bool:
         """Whether the image is placed in the patient (PS3.3 C.7.6.2), which hardly any radiograph is."""
         return "ImagePositionPatient" in self.ds
+
+    @property
+    def described(self) -> str:
+        """Which image of the study it is, for a reader: date, view, series and instance, as far as they are known."""
+        date = str(self.ds.StudyDate or "")
+        said = (
+            f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 else "",
+            self.view,
+            "" if self.series_number is None else f"series {self.series_number}",
+            "" if self.instance_number is None else f"image {self.instance_number}",
+        )
+        return ", ".join(filter(None, said))
+
+    @property
+    def mark(self) -> str:
+        """What tells results of this image from those of others of its study in Series Description.
+
+        Empty for the first image of the first series, which most studies are.
+        """
+        series, instance = self._place
+        return "" if (series, instance) == (1, 1) else f"S{series} I{instance}"
+
+    def numbered(self, series_number: int) -> int:
+        """Return Series Number of a result: ``series_number``, and behind it the source's series and image of several.
+
+        Two digits each; never more than an IS holds (PS3.5 section 6.2).
+        """
+        series, instance = self._place
+        number = (series_number * 100 + series % 100) * 100 + instance % 100
+        return series_number if (series, instance) == (1, 1) or number >= 2**31 else number
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return max(1, self.series_number or 1), max(1, self.instance_number or 1)
 
     def template(self) -> Dataset:
         """Return the header with its identity blank, for highdicom, which warns about and refuses real-life names."""
@@ -151,6 +189,9 @@ def sanitise(
         greyscale=greyscale if greyscale.voi or not window else replace(greyscale, voi=window),
         overlays=overlays,
         shutter=declared(header),
+        view=(values.texts(header, "ViewPosition") or [""])[0].upper()[:16],
+        series_number=values.integer(header, "SeriesNumber"),
+        instance_number=values.integer(header, "InstanceNumber"),
         notes=() if spacing else (Note.SPACING_UNKNOWN,),
     )
 

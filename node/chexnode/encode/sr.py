@@ -52,11 +52,13 @@ from chexnode.encode.provenance import (
     ARTIFICIAL_INTELLIGENCE,
     CATEGORY,
     MANUFACTURER,
+    SCHEME,
     THORAX,
     Provenance,
     derived_uid,
     equipment,
     long_string,
+    private_scheme,
     software_versions,
     tracking_uid,
 )
@@ -66,6 +68,9 @@ from chexnode.encode.source import Source
 from chexnode.vocabulary.variants import ResultKind, SrForm, SrOutline
 
 LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
+#: Score of the image as a whole and what decides on it, both in per cent of the same scale; DCM has no such concepts.
+IMAGE_SCORE = Code("image-score", SCHEME, "Abnormality score of the image")
+IMAGE_THRESHOLD = Code("image-threshold", SCHEME, "Score from which an image is called abnormal")
 PRESENCE = Code("705057003", "SCT", "Presence")
 #: Status of Results (CID 6042) of an image that was analysed without an answer.
 SUMMARY, FAILED = codes.DCM.SummaryOfAnalyses, codes.DCM.Failed
@@ -121,13 +126,13 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         groups.append(_image_group(image, findings, provenance))
     texts = caption(findings, provenance)
     replaced = [REPLACES] if provenance.predecessors else []
-    return report(
+    ds = report(
         source,
         Naming(
             provenance.uid(ResultKind.SR, str(form)),
             provenance.uid(ResultKind.SR, str(form), "series"),
-            provenance.series.sr,
-            provenance.series_description(provenance.series.sr),
+            source.numbered(provenance.series.sr.number),
+            provenance.series_description(provenance.series.sr, source.mark),
         ),
         _device(provenance),
         provenance.created_at,
@@ -136,8 +141,23 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         [*(line.text for line in (*texts.below, *texts.above)), *replaced],
         evidence,
         image_library(source),
+        image_numbers(findings, provenance),
         provenance.predecessors,
     )
+    ds.CodingSchemeIdentificationSequence = [private_scheme()]
+    return ds
+
+
+def image_numbers(findings: Findings, provenance: Provenance) -> list[NumContentItem]:
+    """Return the image's score and the threshold that decided, in per cent; nothing where there is no answer."""
+    if findings.abnormal is None:
+        return []
+    numbers = [(IMAGE_SCORE, findings.score), (IMAGE_THRESHOLD, provenance.image_threshold)]
+    return [
+        NumContentItem(name, round(value * 100, 2), codes.UCUM.Percent, relationship_type=_CONTAINS)
+        for name, value in numbers
+        if value is not None
+    ]
 
 
 def polyline(mask: NDArray[np.bool_], region: Region, shape: SrOutline) -> NDArray[np.float32]:

@@ -292,6 +292,8 @@ class Reception:
                 sop_class_uid=header.sop_class_uid,
                 transfer_syntax_uid=self._announced.transfer_syntax_uid,
                 flaws=header.scan.flaws,
+                rules=settings.rule,
+                calling_ae_title=self._caller.ae_title,
             )
         except Exception as error:  # a bug in the gate must not lose an image
             self._log(logging.ERROR, "gate failed", error=fault(error))

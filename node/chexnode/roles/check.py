@@ -42,6 +42,8 @@ def run(settings: Settings, path: Path | None) -> list[Check]:
         ("device", 120, lambda: device(settings)),
         ("sandbox", 90, lambda: sandbox(settings)),
     ]
+    if settings.gate.lexicon is not None:
+        looks.append(("words", 5, lambda: words(settings)))
     if settings.tls.certificate is not None:
         looks.append(("certificate", 10, lambda: certificate(settings)))
     if settings.audit.url:
@@ -66,6 +68,14 @@ def disk(settings: Settings) -> str:
             f"{settings.disk.reserve_gb:g} left: images are refused"
         )
     return f"{place} has room" if place == there else f"{there} has room; {place} is made when the node starts"
+
+
+def words(settings: Settings) -> str:
+    """Whether the site's own words can be read."""
+    from chexnode.roles.trial import read_words
+
+    read_words(settings)
+    return f"{settings.gate.lexicon} is read"
 
 
 def peers(settings: Settings) -> str:

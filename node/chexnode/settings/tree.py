@@ -22,6 +22,7 @@ from chexnode.settings.model import ModelSettings
 from chexnode.settings.node import NodeSettings
 from chexnode.settings.peer import PeerSettings
 from chexnode.settings.retention import RetentionSettings
+from chexnode.settings.rule import RuleSettings
 from chexnode.settings.series import SeriesSettings
 from chexnode.settings.study import StudySettings
 from chexnode.settings.tls import TlsSettings
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     alarms: AlarmSettings = AlarmSettings()
     peer: tuple[PeerSettings, ...] = ()
     destination: tuple[DestinationSettings, ...] = ()
+    rule: tuple[RuleSettings, ...] = ()
 
     @property
     def viewer_home(self) -> Path:
@@ -73,6 +75,13 @@ class Settings(BaseSettings):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"destination names must differ: {', '.join(sorted(twice))}")
+        rules = [rule.name for rule in self.rule]
+        if len(set(rules)) < len(rules):
+            raise ValueError("rule names must differ")
+        for rule in self.rule:
+            unknown = set(rule.destinations or ()) - set(names)
+            if unknown:
+                raise ValueError(f"rule {rule.name!r}: no destination is called {', '.join(sorted(unknown))}")
         wanted = [*(one.tls for one in self.destination), *(one.tls for one in self.peer)]
         if any(wanted) and self.tls.authorities is None:
             raise ValueError("a destination or peer with tls needs tls.authorities, which sign its certificate")

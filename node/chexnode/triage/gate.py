@@ -16,10 +16,12 @@ from pydicom.dataset import Dataset
 from chexmodels.finding import Findings
 from chexmodels.stats import PixelStats
 from chexnode.settings.gate import GateSettings
+from chexnode.settings.rule import RuleSettings
 from chexnode.triage import reading
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, lexicon
 from chexnode.triage.reading import BodyPart, Statement, View
+from chexnode.triage.rules import deciding_rule
 from chexnode.vocabulary.notes import NEVER_NEGATIVE, NOT_EVALUATED, Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Priority, Verdict
@@ -53,6 +55,8 @@ class Subject:
     body_part: Statement[BodyPart]
     flaws: Sequence[str]
     """What the reader of the data set read past."""
+    rule: RuleSettings | None = None
+    """Of the site, that decides on this image."""
 
 
 Test = Callable[[Subject], str | None]
@@ -93,6 +97,11 @@ def _sop_class_mismatch(subject: Subject) -> str | None:
     if own != subject.sop_class_uid:
         return f"SOP Class UID is {_shown(own)}, it came as {_shown(subject.sop_class_uid)}"
     return None
+
+
+def _refused_by_rule(subject: Subject) -> str | None:
+    rule = subject.rule
+    return f"rule {rule.name!r}: {rule.reason}" if rule is not None and rule.action == "refuse" else None
 
 
 def _other_modality(subject: Subject) -> str | None:
@@ -211,6 +220,7 @@ def _image_attributes(subject: Subject) -> str | None:
 REASONS: tuple[Rule, ...] = (
     Rule(Reason.INVALID_UID, _QUARANTINED, _invalid_uid),
     Rule(Reason.SOP_CLASS_MISMATCH, _QUARANTINED, _sop_class_mismatch),
+    Rule(Reason.SITE_RULE, _NOT_ANALYSED, _refused_by_rule),
     Rule(Reason.MODALITY, _NOT_ANALYSED, _other_modality),
     Rule(Reason.FOR_PROCESSING, _NOT_ANALYSED, _for_processing),
     Rule(Reason.SOP_CLASS, _NOT_ANALYSED, _sop_class),
@@ -228,6 +238,20 @@ REASONS: tuple[Rule, ...] = (
     Rule(Reason.MULTI_FRAME, _NOT_ANALYSED, _multi_frame),
     Rule(Reason.COLOUR, _NOT_ANALYSED, _colour),
     Rule(Reason.IMAGE_ATTRIBUTES, _QUARANTINED, _image_attributes),
+)
+
+#: What the header says, and a rule of the site may know better.
+OVERRULED = frozenset(
+    {
+        Reason.PROCESSED,
+        Reason.NON_HUMAN,
+        Reason.BODY_PART,
+        Reason.LATERAL_VIEW,
+        Reason.OBLIQUE_VIEW,
+        Reason.BODY_PART_UNKNOWN,
+        Reason.VIEW_UNKNOWN,
+        Reason.UNDER_AGE,
+    }
 )
 
 #: What is noted from the header of an image that is analysed.
@@ -257,11 +281,14 @@ def judge_header(
     sop_class_uid: str = "",
     transfer_syntax_uid: str = "",
     flaws: Sequence[str] = (),
+    rules: Sequence[RuleSettings] = (),
+    calling_ae_title: str = "",
 ) -> Verdict:
     """Decide from the header (parsed, without Pixel Data) whether the image is analysed.
 
     ``sop_class_uid``: under which it was sent or filed; empty: the data set's own. ``flaws``: what was read past, as
-    :class:`chexmodels.dicom.elements.Scan` has it. Never raises, whatever ``ds`` holds;
+    :class:`chexmodels.dicom.elements.Scan` has it. ``rules``: of the site; ``calling_ae_title``: who
+    sent it. Never raises, whatever ``ds`` holds;
     ``detail`` never quotes patient data. Takes less than a millisecond.
     """
     header, words = Header(ds), lexicon(gate.lexicon)
@@ -276,13 +303,27 @@ def judge_header(
         reading.view(header, words),
         reading.body_part(header, words),
         flaws,
+        deciding_rule(rules, ds, calling_ae_title),
     )
+    overruled: list[str] = []
     for rule in REASONS:
         detail = rule.test(subject)
-        if detail is not None:
+        if detail is None:
+            continue
+        if subject.rule is None or subject.rule.action != "analyse" or rule.reason not in OVERRULED:
             return Verdict(rule.state, rule.reason, detail)
+        overruled.append(f"despite {rule.reason.value} ({detail})")
     notes = tuple(remark.note for remark in NOTES if remark.test(subject))
-    return Verdict(InstanceState.ANALYSABLE, detail=_evidence(subject), notes=notes, priority=_priority(header))
+    return Verdict(
+        InstanceState.ANALYSABLE,
+        detail="; ".join((*_ruled(subject.rule), *overruled, _evidence(subject))),
+        notes=(*notes, Note.SITE_RULE) if overruled else notes,
+        priority=Priority.URGENT if subject.rule is not None and subject.rule.urgent else _priority(header),
+    )
+
+
+def _ruled(rule: RuleSettings | None) -> tuple[str, ...]:
+    return () if rule is None else (f"rule {rule.name!r}",)
 
 
 def _evidence(subject: Subject) -> str:

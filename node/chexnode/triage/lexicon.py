@@ -22,13 +22,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from chexnode.vocabulary.errors import Usage
+
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _SPACELESS = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _PLAIN = str.maketrans({"Ł": "L", "Ø": "O", "Æ": "AE", "Œ": "OE", "Đ": "D", "Þ": "TH", "ı": "I"})
 _FILES = ("view.toml", "part.toml", "origin.toml")
 
 
-class LexiconError(ValueError):
+class LexiconError(Usage, ValueError):
     """A site's lexicon cannot be used; the message says why."""
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
+from pydicom.dataset import Dataset
+
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, Match, lexicon
 
@@ -241,6 +243,13 @@ def algorithm(header: Header, words: Lexicon) -> str | None:
     if {"AI", "CAD"} & set(header.values(0x00080008)):
         return "Image Type says AI or CAD"
     return next(_found(header, words, "picture.algorithm", (0x00080070, 0x00081090, 0x0008103E, 0x00082111)), None)
+
+
+def is_by_algorithm(manufacturer: str, series_description: str, words: Lexicon | None = None) -> bool:
+    """Whether what an archive lists of a series says that an algorithm made it, or drew on it."""
+    listed = Dataset()
+    listed.Manufacturer, listed.SeriesDescription = manufacturer, series_description
+    return algorithm(Header(listed), words or lexicon()) is not None
 
 
 _NAMES = {

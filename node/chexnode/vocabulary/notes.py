@@ -40,6 +40,8 @@ class Note(StrEnum):
     """A Modality LUT or rescale was present but invalid, and was ignored."""
     POLARITY_CONTRADICTORY = "polarity-contradictory"
     """Photometric Interpretation and Presentation LUT Shape contradict each other."""
+    SITE_RULE = "site-rule"
+    """A rule of the site (``[[rule]]``) had it analysed although the gate would not have."""
     SHUTTER_APPLIED = "shutter-applied"
     """A Display Shutter covers part of the image: the model did not see it."""
     CODESTREAM_DIFFERS = "codestream-differs"

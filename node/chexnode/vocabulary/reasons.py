@@ -40,6 +40,9 @@ class Reason(StrEnum):
     BODY_PART_UNKNOWN = "body-part-unknown"
     """No body part is stated and ``[gate] require_body_part`` asks for one."""
 
+    SITE_RULE = "site-rule"
+    """A rule of the site (``[[rule]]``) refuses it; the detail gives the rule's reason."""
+
     # QUARANTINED, from the header
     MALFORMED = "malformed"
     """The data set cannot be parsed to its end."""

@@ -26,6 +26,25 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """What ``chexnode check --file`` says of one file: what would be done with it, from its header alone."""
+
+    file: str
+    state: str
+    """ANALYSABLE, NOT_ANALYSED or QUARANTINED."""
+    reason: str | None
+    detail: str
+    """The evidence: what was read of view and part, and by which words; or what speaks against."""
+    notes: list[str]
+    priority: str
+    rule: str | None
+    """Name of the site's rule that decides on it."""
+    destinations: list[str]
+    """Who would get results if there is a finding, or no answer."""
+    destinations_without_finding: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class RegionReport:
     """One region of :class:`FileReport`."""
 

@@ -227,6 +227,7 @@ class _Run:
             sop_class_uid=str(part10.file_meta.get("MediaStorageSOPClassUID", "")),
             transfer_syntax_uid=part10.file_meta.TransferSyntaxUID,
             flaws=part10.scan.flaws,
+            rules=self._settings.rule,
         )
         return header, digest, verdict
 

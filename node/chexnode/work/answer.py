@@ -31,7 +31,8 @@ def unpack(data: bytes) -> RawItem:
     """Return the very answer that ``data`` was made of. Raises NotAnAnswer."""
     try:
         with np.load(BytesIO(zlib.decompress(data)), allow_pickle=False) as parts:
-            heat, score, classes = (parts.get(name) for name in RawItem._fields)
+            heat, score, classes, distance = (parts.get(name) for name in RawItem._fields)
     except Exception as error:  # zlib, zipfile and NumPy raise what they like
         raise NotAnAnswer("the file cannot be read") from error
-    return RawItem(heat, None if score is None else float(score), classes)
+    score, distance = (None if each is None else float(each) for each in (score, distance))
+    return RawItem(heat, score, classes, distance)

@@ -12,7 +12,7 @@ from pathlib import Path
 from chexmodels import bundle
 from chexmodels.dicom.key_objects import KeyObject
 from chexmodels.finding import Findings
-from chexmodels.interpret import interpret
+from chexmodels.interpret import interpret, is_out_of_scope
 from chexmodels.model import RawItem
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.provenance import Provenance
@@ -22,6 +22,7 @@ from chexnode.settings.model import ModelSettings
 from chexnode.settings.tree import Settings
 from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
+from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Digests, JobSpec
 from chexnode.vocabulary.series import SeriesNames
 from chexnode.vocabulary.variants import Variant
@@ -62,7 +63,12 @@ class Pipeline:
         return self.engine.infer([p.image for p in prepared])
 
     def interpret(self, prepared: Prepared, raw: RawItem) -> Findings:
-        """What the model's answer says of the image; a doubtful one is not evaluated."""
+        """What the model's answer says of the image; a doubtful one is not evaluated.
+
+        Raises Refused for one that the model did not learn from images like, unless ``[gate] out_of_scope`` notes it.
+        """
+        if self.gate.out_of_scope == "refuse" and is_out_of_scope(raw, self.engine.card):
+            raise Refused(Reason.OUT_OF_SCOPE, "the model says that it is no frontal chest radiograph")
         found = interpret(raw, self.engine.card, self.settings.operating_point, prepared.geometry)
         return settle(replace(found, notes=tuple(dict.fromkeys((*prepared.notes, *found.notes)))))
 

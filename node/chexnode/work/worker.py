@@ -25,6 +25,7 @@ from chexnode.ledger.moves import instance_id
 from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
 from chexnode.spool.spool import DiskRefused, SpoolAway
+from chexnode.triage.rules import deciding_rule
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
 from chexnode.vocabulary.reasons import Reason
@@ -238,7 +239,8 @@ class Worker:
     def _commit(self, claim: JobClaim, ready: _Ready, raw: RawItem) -> None:
         """Encode, make the files durable, and only then commit the rows."""
         findings = self._pipeline.interpret(ready.prepared, raw)
-        chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal)
+        rule = deciding_rule(self._settings.rule, ready.prepared.header, claim.calling_ae_title)
+        chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal, rule)
         encoded = self._pipeline.encode(
             ready.prepared, findings, claim.key, claim.created_at, variants(chosen), predecessors(ready.valid)
         )

@@ -10,10 +10,13 @@ from torch import nn
 
 from chexmodels.bundle import RESEARCH_USE_ONLY, AnomalyCalibration, Manifest, ModelCard, write_bundle
 from chexmodels.registry import heat_kind, serialise
+from chextrain.data.arrays import load
 from chextrain.data.cases import Collection
 from chextrain.evaluate import markdown
 from chextrain.evaluate.calibrate import CLEAN_NORMALS, Decision, decide
 from chextrain.evaluate.evaluation import MEAN_MASK, Evaluation
+from chextrain.evaluate.fit_scope import OUT
+from chextrain.evaluate.fit_scope import fit as fit_scope
 from chextrain.evaluate.markdown import grid
 from chextrain.evaluate.models import ScoredModel, variant_of
 from chextrain.evaluate.predict import device, logits
@@ -53,6 +56,8 @@ def export(
     val, test = (Scorer(collection, split, cache, collection) for split in ("val", "test"))
     arrays = val.split(run.size).arrays
     decision = decide(logits(network, arrays), arrays, clean_normals, heat_kind(run.architecture))
+    learnt = load(collection, "train", run.size, cache)
+    scope = fit_scope(network, learnt.where([case.localised for case in learnt.cases]), arrays)
     manifest = Manifest(
         format=1,
         name=name,
@@ -65,6 +70,7 @@ def export(
         classes=(),
         calibration=decision.calibration,
         operating_points=decision.points,
+        scope=scope[0] if scope else None,
         weights_sha256="0" * 64,
         licence=collection.licence,
         intended_use=RESEARCH_USE_ONLY,
@@ -87,7 +93,7 @@ def export(
         raise NotWorthIt(f"{'; '.join(against)}: --anyway exports it all the same")
     failures = "\n\n".join([*(f"**On the validation split, {fault}.**" for fault in against), failures])
     text = card_text(manifest, run, decision, on_val, test.score(model).evaluation, failures)
-    return write_bundle(out, manifest, serialise(network), text)
+    return write_bundle(out, manifest, serialise(network, scope[1] if scope else None), text)
 
 
 class NotWorthIt(NothingToScore):
@@ -138,6 +144,8 @@ threshold and the given share of the image's highest probability, in an image th
 {_operating_points(manifest)}
 
 {_calibration(manifest)}
+
+{_scope(manifest)}
 
 What clean normals cost on validation: the best box IoU with one threshold for all images, and with one that follows
 each image's peak.
@@ -193,6 +201,16 @@ def _calibration(manifest: Manifest) -> str:
     if fitted.knots:
         return f"{text}isotonic regression, {len(fitted.knots)} knots."
     return f"{text}Platt slope {fitted.slope:.3f}, intercept {fitted.intercept:.3f}."
+
+
+def _scope(manifest: Manifest) -> str:
+    if manifest.scope is None:
+        return "It cannot tell whether an image is of the kind that it learnt from."
+    return (
+        f"It answers only for images like those it learnt from. Out of scope is what lies farther from them than "
+        f"{manifest.scope.threshold:.2f}, as {OUT:.1%} of the validation images do: Mahalanobis distance of the mean "
+        f"maps of layer `{manifest.scope.layer}`."
+    )
 
 
 def _tradeoff(decision: Decision) -> str:

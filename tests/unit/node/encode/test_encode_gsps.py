@@ -30,6 +30,7 @@ from chexnode.encode.provenance import tracking_uid
 from chexnode.encode.source import sanitise
 from support.radiographs import PROVENANCE, Kind, lesion, parsed, part10, picture, radiograph
 from support.servers import find_tool
+from support.validators import unexplained
 
 SHAPE = (97, 83)
 
@@ -421,3 +422,25 @@ def test_the_phantom_is_not_symmetric() -> None:
     """Else a picture turned or flipped would pass the comparisons above."""
     grey = picture(SHAPE)
     assert not any(np.array_equal(grey, other) for other in (grey[::-1], grey[:, ::-1], grey[::-1, ::-1]))
+
+
+def test_shutters_and_overlays_of_the_source_stay() -> None:
+    """A presentation state replaces the image's own display: what it does not repeat would vanish."""
+    header = radiograph(
+        "CR", SHAPE, ShutterShape=["RECTANGULAR", "CIRCULAR"], ShutterLeftVerticalEdge=5, ShutterRightVerticalEdge=70,
+        ShutterUpperHorizontalEdge=6, ShutterLowerHorizontalEdge=90, CenterOfCircularShutter=[48, 40],
+        RadiusOfCircularShutter=60, ShutterPresentationValue=0,
+    )  # fmt: skip
+    source = sanitise(parsed(header), overlays=(0x6000, 0x6004))
+    findings = dataclasses.replace(lesion(SHAPE), notes=("shutter-applied",))
+    data = to_bytes(encode_gsps(source, findings, PROVENANCE))
+    ds = dcmread(BytesIO(data))
+    layer = ds[0x60001001].value
+    assert ds[0x60041001].value == layer
+    assert layer in [item.GraphicLayer for item in ds.GraphicLayerSequence]
+    assert (list(ds.ShutterShape), ds.ShutterLowerHorizontalEdge) == (["RECTANGULAR", "CIRCULAR"], 90)
+    assert (list(ds.CenterOfCircularShutter), ds.RadiusOfCircularShutter) == ([48, 40], 60)
+    assert unexplained(data, part10(header)) == []
+    plain = gsps(parsed(radiograph("CR", SHAPE, ShutterShape="RECTANGULAR")))
+    assert "ShutterShape" not in plain
+    assert 0x60001001 not in plain

@@ -36,7 +36,8 @@ def heat_map(header: Dataset, form: str, findings: Findings | None = None, kind:
 
 def place(shape: tuple[int, int], kind: HeatKind = "anomaly", ratio: tuple[int, int] = (15, 14)) -> Layout:
     provenance = dataclasses.replace(PROVENANCE, heat_kind=kind)
-    return lay_out(shape, heat_caption(hot(shape), provenance), ratio, 3)
+    described = sanitise(parsed(radiograph())).described
+    return lay_out(shape, heat_caption(hot(shape), provenance, described), ratio, 3)
 
 
 def radiograph_part(ds: Dataset, layout: Layout) -> NDArray[np.int64]:

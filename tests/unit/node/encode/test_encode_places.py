@@ -186,7 +186,8 @@ def scaled(mask: NDArray[np.bool_], layout: Layout) -> NDArray[np.bool_]:
 def test_the_captures_outline_is_around_what_is_bright_on_it(name: str, encoding: str) -> None:
     """Colour pixels counted: a ring all around the lesion, and none of it anywhere else."""
     found = case(name)
-    layout = lay_out(found.prepared.display.shape, caption(found.findings, PROVENANCE), found.source.pixel_aspect_ratio)
+    texts = caption(found.findings, PROVENANCE, found.source.described)
+    layout = lay_out(found.prepared.display.shape, texts, found.source.pixel_aspect_ratio)
     rgb = radiograph_part(found.dataset(SC, encoding), layout)
     truth = scaled(found.truth, layout)
     red = np.abs(rgb - COLOUR).max(axis=-1) < 60
@@ -219,7 +220,10 @@ def test_the_heat_is_on_the_lesion(name: str) -> None:
     found = case(name)
     provenance = replace(PROVENANCE, heat_kind="probability")
     layout = lay_out(
-        found.prepared.display.shape, heat_caption(found.findings, provenance), found.source.pixel_aspect_ratio, 3
+        found.prepared.display.shape,
+        heat_caption(found.findings, provenance, found.source.described),
+        found.source.pixel_aspect_ratio,
+        3,
     )
     rgb = radiograph_part(found.dataset(SC, "heat"), layout)
     assert overlap(np.ptp(rgb, axis=-1) > 60, scaled(found.truth, layout)) > 0.9

@@ -21,6 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.caption import AMBER, COLOUR, DOUBTS, Caption, caption
+from chexnode.encode.contours import outline
 from chexnode.encode.objects import Encoded, encode
 from chexnode.encode.picture import DISPLAY_LONGEST, LONGEST, lay_out, render
 from chexnode.encode.provenance import MANUFACTURER, Provenance, result_uid, tracking_uid
@@ -242,7 +243,8 @@ def drawn(display: NDArray[np.uint8], findings: Findings, texts: Caption) -> NDA
 
 def radiograph_part(ds: Dataset, findings: Findings, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], float, float]:
     """Cut the radiograph out of a Secondary Capture; return where it is red, and its scales down and across."""
-    layout = lay_out(shape, caption(findings, PROVENANCE), (15, 14))
+    described = sanitise(parsed(radiograph())).described
+    layout = lay_out(shape, caption(findings, PROVENANCE, described), (15, 14))
     assert (layout.rows, layout.columns) == (ds.Rows, ds.Columns)
     part = ds.pixel_array[layout.y : layout.y + layout.height, layout.x : layout.x + layout.width]
     return red(part), layout.height / shape[0], layout.width / shape[1]
@@ -398,3 +400,53 @@ def test_another_job_gives_other_uids_and_another_time_the_same() -> None:
     assert not {each.uid for each in encoded(radiograph(), provenance=other)} & uids
     assert uids == {result_uid(PROVENANCE.job_key, variant) for variant in EVERYTHING}
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in uids)
+
+
+def test_the_picture_says_which_image_it_is() -> None:
+    source = sanitise(parsed(radiograph(SeriesNumber=2, InstanceNumber=3)))
+    assert source.described == "2026-03-01, PA, series 2, image 3"
+    lines = caption(lesion((96, 80)), PROVENANCE, source.described).above
+    assert "Radiograph: 2026-03-01, PA, series 2, image 3" in [line.text for line in lines]
+    bare = radiograph("SC", StudyDate="", SeriesNumber=None, InstanceNumber=None)
+    assert sanitise(parsed(bare)).described == ""
+
+
+def test_several_images_of_a_study_are_told_apart_in_the_list_of_series() -> None:
+    seen = set()
+    for series, instance in ((1, 1), (1, 2), (2, 1), (12, 345), (None, 2), (2_000_000_000, 1)):
+        header = radiograph(SeriesNumber=series, InstanceNumber=instance, ImagerPixelSpacing=None)
+        for result in encoded(header, [Variant(SEG, "planar"), Variant(SC, "rgb", "RESEARCH")]):
+            ds = dcmread(BytesIO(result.data))
+            assert len(ds.SeriesDescription) <= 64
+            assert 0 < ds.SeriesNumber < 2**31
+            seen.add((result.kind, ds.SeriesNumber))
+    assert len(seen) == 2 * 5, "the series without a number counts as the first"
+    ds = one(radiograph(SeriesNumber=2, InstanceNumber=3), SC, "rgb")
+    assert (ds.SeriesNumber, ds.SeriesDescription) == (92010203, "AI Overlay - NOT FOR DIAGNOSTIC USE - S2 I3")
+
+
+def test_outlines_are_smooth_on_a_large_picture() -> None:
+    """The model's pixels are eight of the source's: no stairs, neither on the picture nor in the coordinates."""
+    y, x = np.mgrid[:384, :384]
+    coarse = (y - 180) ** 2 + (x - 200) ** 2 < 40**2
+    mask = np.repeat(np.repeat(coarse, 8, 0), 8, 1)
+    rows, columns = np.nonzero(mask)
+    box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    region = Region(box, int(mask.sum()), 0.9, 0.7)
+    points = outline(mask, region)
+    distance = np.hypot(points[:, 0] - 1604, points[:, 1] - 1444)
+    assert np.abs(distance - 320).max() < 8
+    steps = np.diff(points, axis=0)
+    angles = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
+    assert np.abs(np.diff(angles)).max() < 0.9, "stairs turn by a right angle"
+    findings = Findings(None, mask, (region,), 0.9, True, "")
+    display = np.zeros((1700, 1700), np.uint8)
+    layout = lay_out(display.shape, caption(findings, PROVENANCE))
+    drawn = render(display, findings, layout)[layout.y : layout.y + layout.height]
+    rows, columns = np.nonzero((drawn[..., 0] > 200) & (drawn[..., 1] < 100))
+    scale = 1700 / 3072
+    radius = np.hypot(columns + 0.5 - layout.x - 1604 * scale, rows + 0.5 - 1444 * scale)
+    label_free = rows > 1444 * scale - 250 * scale
+    assert np.ptp(radius[label_free]) < 3 + 8, (
+        "the line is three pixels wide, half a model's pixel out of round at most"
+    )

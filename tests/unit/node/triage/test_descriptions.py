@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from chexnode.settings.gate import GateSettings
 from chexnode.triage.gate import judge_header
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, LexiconError, lexicon
-from chexnode.triage.reading import BodyPart, View, body_part, view
+from chexnode.triage.reading import BodyPart, View, body_part, is_by_algorithm, view
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Verdict
+from chexnode.vocabulary.series import OUR_NAMES, SeriesName, SeriesNames
 from chexnode.vocabulary.states import InstanceState
 from support.radiographs import parsed, radiograph
 
@@ -230,3 +232,12 @@ def test_terms_match_words_phrases_and_scripts_without_spaces() -> None:
         assert words.find(text), text
     for text in ("abcd", "fg", "xyw", "胸", "abc z", ""):
         assert not words.find(text), text
+
+
+@pytest.mark.parametrize("name", dataclasses.fields(SeriesNames), ids=lambda field: field.name)
+def test_series_of_our_results_are_known_by_their_names(name: dataclasses.Field[SeriesName]) -> None:
+    """Archives list Series Description and perhaps Manufacturer: either is enough to pass a result over."""
+    described = getattr(OUR_NAMES, name.name).description
+    assert is_by_algorithm("", described)
+    assert is_by_algorithm("ChexNode", "renamed by the site")
+    assert not is_by_algorithm("Siemens", "Chest PA")

@@ -419,7 +419,7 @@ def test_several_images_of_a_study_are_told_apart_in_the_list_of_series() -> Non
             ds = dcmread(BytesIO(result.data))
             assert len(ds.SeriesDescription) <= 64
             assert 0 < ds.SeriesNumber < 2**31
-            seen.add((result.kind, ds.SeriesNumber))
+            seen.add((result.variant.kind, ds.SeriesNumber))
     assert len(seen) == 2 * 5, "the series without a number counts as the first"
     ds = one(radiograph(SeriesNumber=2, InstanceNumber=3), SC, "rgb")
     assert (ds.SeriesNumber, ds.SeriesDescription) == (92010203, "AI Overlay - NOT FOR DIAGNOSTIC USE - S2 I3")

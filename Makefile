@@ -19,7 +19,7 @@ FILES ?=
 IMAGES ?= 500
 SEED ?=
 
-.PHONY: help demo test check viewers chaos soak fuzz bench docs servers clean
+.PHONY: help demo test check viewers console screenshots chaos soak fuzz bench docs servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -43,6 +43,12 @@ viewers: $(VENV)/dev.stamp servers ## results in OHIF, every case; PICTURES=fold
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo 'make viewers needs Chromium (apt-get install chromium)' >&2; exit 1; }
 	@CHEXNODE_WEB__VIEWER="$${XDG_CACHE_HOME:-$$HOME/.cache}/chexnode" $(BIN)/chexnode viewer fetch
 	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest tests/viewers -m '' $(if $(PICTURES),--pictures=$(PICTURES))
+
+console: $(VENV)/dev.stamp servers ## the console in a browser, on a whole node
+	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest tests/console -m ''
+
+screenshots: $(VENV)/dev.stamp servers ## pictures of every page of the console, into docs/images/console
+	$(BIN)/python tests/console/screenshots.py
 
 chaos: $(VENV)/dev.stamp servers ## no study lost: IMAGES=500 images while everything breaks; SEED=... breaks it again as then
 	CHEXNODE_TEST_REQUIRE_SERVERS=1 CHEXNODE_CHAOS_IMAGES=$(IMAGES) CHEXNODE_CHAOS_SEED=$(SEED) \

@@ -18,6 +18,7 @@ from chexnode.spool.spool import Spool
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, Arrival, JobClaim, JobSpec, NewResult, Receipt, Verdict
 from chexnode.vocabulary.states import InstanceState
+from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind, Variant
 
 SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
@@ -126,8 +127,9 @@ def results_for(job: JobClaim, kinds: Sequence[ResultKind] = (ResultKind.SEG, Re
 
 
 def complete(ledger: Ledger, job: JobClaim, *destinations: str, score: float = 0.9) -> list[NewResult]:
-    """Finish ``job`` with a SEG and an SC to each destination."""
+    """Finish ``job`` with a SEG and an SC to each destination, in place of what other versions of the image have."""
     made = results_for(job)
     analysis = Analysis(score, score > 0.5, int(score > 0.5), ())
-    ledger.jobs.complete(job, analysis, made, [(r.uid, d) for d in destinations for r in made])
+    ends = {one.job: Supersession.REPLACED for one in ledger.sets.valid(job.sop_instance_uid) if one.job != job.id}
+    ledger.jobs.complete(job, analysis, made, [(r.uid, d) for d in destinations for r in made], ends)
     return made

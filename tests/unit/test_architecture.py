@@ -38,11 +38,12 @@ ROOMS: Mapping[str, str] = {
     "keep": "vocabulary logs settings spool ledger queue audit triage node receive",
     "work": "vocabulary logs settings spool ledger queue audit sandbox triage encode node deliver keep",
     "archive": "vocabulary logs settings tls spool ledger audit triage dimse dicomweb node receive",
-    "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive",
+    "alarms": "vocabulary settings spool ledger node",
+    "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive deliver",
     "roles": "vocabulary logs settings tls spool ledger queue audit sandbox triage dimse dicomweb node receive deliver "
-    "work archive keep web",
-    "cli": "vocabulary logs settings tls spool ledger audit dimse dicomweb node receive deliver work archive keep web "
-    "roles",
+    "work archive keep alarms web",
+    "cli": "vocabulary logs settings tls spool ledger audit dimse dicomweb node receive deliver work archive keep "
+    "alarms web roles",
 }
 
 #: The same for the two other packages, a row each.
@@ -86,7 +87,13 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "argon2": ("chexnode.ledger.users",),
     "jinja2": ("chexnode.web.console",),
     "fastapi": ("chexnode.web",),
-    "httpx": ("chexnode.dicomweb", "chexnode.deliver", "chexnode.archive", "chexnode.web.viewer"),
+    "httpx": (
+        "chexnode.dicomweb",
+        "chexnode.deliver",
+        "chexnode.archive",
+        "chexnode.alarms.channels",
+        "chexnode.web.viewer",
+    ),
     "lightning": ("chextrain",),
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chexnode.cli.alarms import alarms_app
 from chexnode.cli.backup import backup, recover, restore
 from chexnode.cli.models import models_app
 from chexnode.cli.options import (
@@ -54,13 +55,11 @@ db_app = group("The database schema.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
 app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
 app.add_typer(tokens_app, name="tokens")
-app.add_typer(users_app, name="users")
-app.add_typer(viewer_app, name="viewer")
-app.add_typer(models_app, name="models")
+for _name, _group in (("users", users_app), ("alarms", alarms_app), ("viewer", viewer_app), ("models", models_app)):
+    app.add_typer(_group, name=_name)
 app.add_typer(db_app, name="db")
-app.command()(backup)
-app.command()(restore)
-app.command()(recover)
+for _command in (backup, restore, recover):
+    app.command()(_command)
 
 
 def main() -> None:

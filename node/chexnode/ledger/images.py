@@ -183,7 +183,8 @@ def _select(search: Search) -> Select[Any]:
     of_instance = ("sop_instance_uid", "digest", "calling_ae_title", "station_name", "study_instance_uid")
     of_study = ("accession_number", "patient_id", "patient_name", "study_date")
     of_job = ("model", "score", "abnormal", "regions", "finished_at", "error")
-    counts = and_(JOB_OF_VERSION, jobs.c.superseded == false())
+    # Not by the index that begins with it, which SQLite would take before that of the version.
+    counts = and_(JOB_OF_VERSION, func.coalesce(jobs.c.superseded, false()) == false())
     columns = (
         *(instances.c[name] for name in of_instance),
         instances.c.state.label("instance_state"),

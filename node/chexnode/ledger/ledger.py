@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from chexnode.ledger.account import Accounts
+from chexnode.ledger.alarms import Alarms
 from chexnode.ledger.commitments import Commitments
 from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
@@ -29,6 +30,7 @@ from chexnode.ledger.subjects import Subjects
 from chexnode.ledger.tokens import Tokens
 from chexnode.ledger.users import Users
 from chexnode.ledger.views import Views
+from chexnode.ledger.work import Work
 
 
 class Ledger:
@@ -51,9 +53,11 @@ class Ledger:
         self.objects = Objects(self.database)
         self.tokens = Tokens(self.database)
         self.users = Users(self.database)
+        self.alarms = Alarms(self.database)
         self.views = Views(self.database)
         self.images = Images(self.database)
         self.overviews = Overviews(self.database)
+        self.work = Work(self.database)
         self.accounts = Accounts(self.database)
 
     @property

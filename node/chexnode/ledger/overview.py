@@ -158,7 +158,9 @@ class Overviews:
 def _of_today(conn: Connection, midnight: datetime) -> tuple[Counter[str], Counter[str]]:
     states, reasons = Counter[str](), Counter[str]()
     for state in JobState:
-        of_state = (jobs.c.state == state, jobs.c.created_at >= midnight, jobs.c.superseded == false())
+        # As in the images' list: the index of the day answers this, not that of what counts.
+        counts = func.coalesce(jobs.c.superseded, false()) == false()
+        of_state = (jobs.c.state == state, jobs.c.created_at >= midnight, counts)
         if count := _count(conn, *of_state):
             states[state] = count
         if state is JobState.REFUSED:

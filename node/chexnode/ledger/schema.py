@@ -413,7 +413,7 @@ sessions = Table(
     Column("expires_at", UtcDateTime, nullable=False),
 )
 
-#: What is wrong at this moment: one row from the first sight of it until it is over and that was reported too.
+#: What is wrong at this moment: one row from the first sight of it until it is over.
 alarms = Table(
     "alarms",
     metadata,
@@ -423,5 +423,4 @@ alarms = Table(
     Column("detail", SafeText, nullable=False),
     Column("since", UtcDateTime, nullable=False),
     Column("reported_at", UtcDateTime),  # NULL while it has not lasted long enough
-    Column("over_at", UtcDateTime),  # NULL while it lasts
 )

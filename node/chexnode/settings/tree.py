@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from chexnode.settings.alarms import AlarmSettings
 from chexnode.settings.audit import AuditSettings
 from chexnode.settings.broker import BrokerSettings
 from chexnode.settings.database import DatabaseSettings
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     disk: DiskSettings = DiskSettings()
     limits: LimitSettings = LimitSettings()
     audit: AuditSettings = AuditSettings()
+    alarms: AlarmSettings = AlarmSettings()
     peer: tuple[PeerSettings, ...] = ()
     destination: tuple[DestinationSettings, ...] = ()
     rule: tuple[RuleSettings, ...] = ()

@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from chexnode.node import Node
-from chexnode.web.console import overview, sign_in
+from chexnode.web.console import about, deliveries, image, images, overview, sign_in, trial
 from chexnode.web.console.pages import ROOT, Pages
 from chexnode.web.console.snapshot import Snapshots
 from chexnode.web.viewer.files import answer, listed
@@ -34,6 +34,14 @@ def router(node: Node) -> tuple[APIRouter, Callable[[Request, Exception], Respon
             raise HTTPException(404)
         return answer(request, files[name], version("chexnode"), {})
 
-    for part in (overview.router(node, pages, snapshots), sign_in.router(node, pages)):
+    for part in (
+        overview.router(node, pages, snapshots),
+        images.router(node, pages),
+        image.router(node, pages, snapshots),
+        deliveries.router(node, pages, snapshots),
+        trial.router(node, pages),
+        about.router(node, pages),
+        sign_in.router(node, pages),
+    ):
         routes.include_router(part, prefix=ROOT)
     return routes, pages.turned

@@ -364,7 +364,6 @@ def upgrade() -> None:
         sa.Column("detail", _text(), nullable=False),
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("reported_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("over_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("rule", "subject", name=op.f("pk_alarms")),
     )
 

@@ -1,0 +1,76 @@
+"""What is worth an alarm. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from chexnode.ledger.alarms import Condition
+from chexnode.ledger.overview import DestinationView
+from chexnode.node import Duty
+from chexnode.settings.alarms import AlarmSettings
+
+CRITICAL, WARNING = "critical", "warning"
+
+_GONE = {
+    Duty.RECEIVE: "No receiver is alive: modalities cannot send.",
+    Duty.INFER: "No worker is alive: images wait.",
+    Duty.DELIVER: "Nobody delivers: results wait.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rules look at."""
+
+    at: datetime
+    duties: Mapping[Duty, bool]
+    destinations: Sequence[DestinationView]
+    oldest_queued_at: datetime | None
+    difference: int
+    """Of the account."""
+    disk_refuses: bool
+    certificate_ends_at: datetime | None
+    """Of our own certificate; None where there is none."""
+    skew: timedelta
+    """How far the database's clock is ahead."""
+
+
+def conditions(facts: Facts, settings: AlarmSettings) -> list[Condition]:
+    """Everything that is wrong."""
+    return [*_of_node(facts, settings), *_of_destinations(facts, settings)]
+
+
+def _of_node(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
+    for duty, alive in facts.duties.items():
+        if not alive:
+            yield Condition(f"no-{duty}", "", CRITICAL, _GONE[duty], timedelta(minutes=settings.duty_minutes))
+    if facts.disk_refuses:
+        yield Condition("disk", "", CRITICAL, "The disk is full: new images are refused.")
+    if facts.difference:
+        text = f"{abs(facts.difference)} received image(s) cannot be accounted for. This is a bug."
+        yield Condition("account", "", CRITICAL, text)
+    waited = facts.at - facts.oldest_queued_at if facts.oldest_queued_at else timedelta()
+    if waited > timedelta(minutes=settings.queue_minutes):
+        yield Condition("queue", "", WARNING, f"The oldest image has waited {waited.total_seconds() / 60:.0f} minutes.")
+    if facts.certificate_ends_at is not None:
+        left = facts.certificate_ends_at - facts.at
+        if left < timedelta(days=settings.certificate_days):
+            severity = CRITICAL if left < timedelta() else WARNING
+            yield Condition(
+                "certificate", "", severity, f"Our certificate ends at {facts.certificate_ends_at:%Y-%m-%d}."
+            )
+    if abs(facts.skew.total_seconds()) > settings.clock_seconds:
+        text = f"The clock of this host and the database's differ by {abs(facts.skew.total_seconds()):.0f} seconds."
+        yield Condition("clock", "", WARNING, text)
+
+
+def _of_destinations(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
+    for one in facts.destinations:
+        if one.failures:
+            text = f"{one.name} does not take results: {one.last_error or 'no answer'}. {one.waiting} wait(s)."
+            grace = timedelta(minutes=settings.destination_minutes)
+            yield Condition("destination", one.name, CRITICAL, text, grace)
+        if one.dead:
+            yield Condition("dead-letters", one.name, WARNING, f"{one.dead} result(s) to {one.name} were given up.")

@@ -1,0 +1,76 @@
+"""What was given up, by destination and error, and what waits; and sending it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from chexnode.node import Node
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.roles import Role
+from chexnode.web.console.overview import stream
+from chexnode.web.console.pages import HEADERS, ROOT, Pages
+from chexnode.web.console.snapshot import Snapshots
+from chexnode.web.console.texts import plain
+from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
+
+
+def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
+    """The two pages, and the act."""
+    routes = APIRouter()
+    ledger, trail = node.ledger, node.trail
+    stays = visiting(trail, is_active=False)
+    looking, staying, operating = Depends(visiting(trail)), Depends(stays), Depends(visiting(trail, Role.OPERATOR))
+    names = [destination.name for destination in node.settings.destination]
+
+    def of_deliveries() -> dict[str, Any]:
+        return {"groups": ledger.work.dead(), "destinations": ledger.overviews.destinations(names)}
+
+    @routes.get("/deliveries")
+    def deliveries(request: Request, visitor: Visitor = looking) -> Response:
+        return pages.page(request, visitor, "deliveries", **of_deliveries())
+
+    @routes.get("/queue")
+    def queue(request: Request, visitor: Visitor = looking) -> Response:
+        return pages.page(request, visitor, "queue", jobs=ledger.work.queue())
+
+    @routes.get("/live/queue")
+    async def live_queue(request: Request, visitor: Visitor = staying) -> Response:
+        def part() -> str:
+            return pages.html(request, visitor, "_queue.html", jobs=ledger.work.queue())
+
+        return stream(request, node, part, lambda: stays(request))
+
+    @routes.get("/live/deliveries")
+    async def live_deliveries(request: Request, visitor: Visitor = staying) -> Response:
+        def part() -> str:
+            return pages.html(request, visitor, "_deliveries.html", **of_deliveries())
+
+        return stream(request, node, part, lambda: stays(request))
+
+    @routes.post("/deliveries/replay")
+    async def replay(request: Request, visitor: Visitor = operating) -> Response:
+        fields = await form_of(request)
+        await run_in_threadpool(send_again, request, fields, visitor)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/deliveries", 303, HEADERS)
+
+    def send_again(request: Request, fields: dict[str, str], visitor: Visitor) -> None:
+        """One group; all of a destination; or everything that was given up."""
+        destination, by = fields.get("destination") or None, visitor.name or None
+        try:
+            if "error" in fields and destination is not None:
+                ids = ledger.work.dead_ids(destination, fields["error"])
+                count = ledger.deliveries.replay(ids=ids, by=by) if ids else 0
+            else:
+                count = ledger.deliveries.replay(destination=destination, dead_only=True, by=by)
+        except Usage as error:
+            raise Turned(409, "turned.refused", why=plain(error)) from error
+        node.bell.ring("deliver")
+        snapshots.forget()
+        what = f"replay of {count} deliveries to {destination or 'all destinations'}"
+        trail.acted(visitor.name, request.client.host if request.client else "", what)
+
+    return routes

@@ -1,0 +1,252 @@
+"""One image: what it looks like, what was found, what happened to it, and what can be done about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import FileResponse, RedirectResponse, Response
+from pydicom.dataset import Dataset
+from starlette.concurrency import run_in_threadpool
+
+from chexmodels.dicom.part10 import DecodeError
+from chexnode.ledger.images import Search
+from chexnode.ledger.objects import Held
+from chexnode.ledger.views import JobDetail
+from chexnode.node import Node
+from chexnode.sandbox.limits import read_limits
+from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.records import Subject
+from chexnode.vocabulary.roles import Role
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
+from chexnode.vocabulary.variants import ResultKind
+from chexnode.web.access import access
+from chexnode.web.console.pages import HEADERS, ROOT, Pages
+from chexnode.web.console.regions import Outline, outlines
+from chexnode.web.console.snapshot import Snapshots
+from chexnode.web.console.texts import plain
+from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
+from chexnode.web.dicomweb.decoder import Decoder
+from chexnode.web.dicomweb.render import Rendering, Viewport, parse_window
+from chexnode.web.dicomweb.stored import Stored
+
+_LONGEST_SIDE = 1600
+
+#: What the gate reads, in the order in which it decides; free text is for those alone who may see patients.
+_CODED = (
+    "Modality",
+    "SOPClassUID",
+    "PresentationIntentType",
+    "PhotometricInterpretation",
+    "Rows",
+    "Columns",
+    "BitsStored",
+    "NumberOfFrames",
+    "ViewPosition",
+    "PatientOrientation",
+    "BodyPartExamined",
+    "ImageType",
+    "PatientAge",
+)
+_FREE = ("SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One data element that the gate looked at."""
+
+    keyword: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the file of an image says."""
+
+    rows: int
+    columns: int
+    center: float
+    width: float
+    """Of the window that it opens with."""
+    evidence: tuple[Evidence, ...]
+
+
+def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
+    """The page, its pictures and downloads, and the acts."""
+    decoder = Decoder(node.settings.limits)
+    limits = read_limits(node.settings.limits)
+    views, ledger, spool, trail = node.ledger.views, node.ledger, node.spool, node.trail
+    looking, operating = Depends(visiting(trail)), Depends(visiting(trail, Role.OPERATOR))
+
+    @asynccontextmanager
+    async def opened(_: object) -> AsyncIterator[None]:
+        with decoder:
+            yield
+
+    routes = APIRouter(lifespan=opened)
+
+    def detail(name: str) -> JobDetail:
+        try:
+            return views.job(name)
+        except Usage as error:
+            raise Turned(404, "turned.no_image") from error
+
+    def stored(path: str | None, study: str, uid: str, sop_class_uid: str) -> Stored | None:
+        """The file, noted for the audit trail; None where it is gone or cannot be read."""
+        if path is None or not spool.exists(path):
+            return None
+        try:
+            found = Stored.open(spool.path(path).absolute(), limits)
+        except (DecodeError, OSError):
+            return None
+        subject = next(iter(ledger.objects.locate(study)), None) if study else None
+        whose = subject.subject if subject is not None else Subject(study)
+        access().opened[uid] = Held(study, "", uid, sop_class_uid, "", path, 0, whose)
+        return found
+
+    def source(job: JobDetail) -> Stored | None:
+        return stored(job.source_path, job.study_instance_uid, job.sop_instance_uid, job.sop_class_uid)
+
+    def regions(job: JobDetail) -> list[Outline]:
+        reports = [result for result in job.results if result.kind == ResultKind.SR]
+        reports.sort(key=lambda result: "contour" not in result.variant)
+        for result in reports:
+            found = stored(result.path, job.study_instance_uid, result.uid, "")
+            try:
+                if found is not None:
+                    return outlines(found.header)
+            except (DecodeError, ValueError, AttributeError, TypeError):
+                continue
+        return []
+
+    @routes.get("/images/{name}")
+    def image(request: Request, name: str, visitor: Visitor = looking) -> Response:
+        job = detail(name)
+        file = source(job)
+        search = Search(text=job.sop_instance_uid, with_patients=False)
+        row = next((one for one in ledger.images.page(search, 50).rows if one.digest == job.digest), None)
+        row = row if row is None or visitor.sees_patients else row.anonymous()
+        values: dict[str, Any] = {
+            "job": job,
+            "row": row,
+            "source": None if file is None else describe(file.header, with_text=visitor.sees_patients),
+            "outlines": regions(job),
+            "can": _acts(job, visitor),
+            "gate": InstanceState.ANALYSABLE if job.model is not None else job.state,
+            "history": sorted(job.events, key=lambda event: event.at),
+        }
+        return pages.page(request, visitor, "image", **values)
+
+    @routes.get("/images/{name}/picture")
+    def picture(name: str, window: str = "", visitor: Visitor = looking) -> Response:
+        return draw(source(detail(name)), window)
+
+    @routes.get("/images/{name}/objects/{uid}/picture")
+    def picture_of(name: str, uid: str, visitor: Visitor = operating) -> Response:
+        job = detail(name)
+        result = next((one for one in job.results if one.uid == uid), None)
+        return draw(stored(result.path, job.study_instance_uid, uid, "") if result is not None else None, "")
+
+    def draw(file: Stored | None, window: str) -> Response:
+        if file is None:
+            raise Turned(404, "turned.no_file")
+        try:
+            wanted = parse_window(window) if window else None
+            side = int(max(_first(file.header, "Rows") or 0, _first(file.header, "Columns") or 0)) or _LONGEST_SIDE
+            side = min(side, _LONGEST_SIDE)
+            rendering = Rendering("image/jpeg", wanted, Viewport(side, side), 88)
+            content = decoder.picture(file, [1], rendering)
+        except ValueError as error:
+            raise Turned(400, "turned.search", why=plain(error)) from error
+        except DecodeError as error:
+            raise Turned(406, "turned.no_picture", why=plain(error.detail)) from error
+        return Response(content, 200, HEADERS, "image/jpeg")
+
+    @routes.get("/images/{name}/objects/{uid}")
+    def download(name: str, uid: str, visitor: Visitor = operating) -> Response:
+        job = detail(name)
+        paths = {result.uid: result.path for result in job.results} | {job.sop_instance_uid: job.source_path}
+        path = paths.get(uid)
+        if stored(path, job.study_instance_uid, uid, "") is None or path is None:
+            raise Turned(404, "turned.no_file")
+        return FileResponse(spool.path(path), 200, HEADERS, "application/dicom", filename=f"{uid}.dcm")
+
+    @routes.post("/images/{name}/{act}")
+    async def do(request: Request, name: str, act: str, visitor: Visitor = operating) -> Response:
+        await form_of(request)
+        await run_in_threadpool(carry_out, request, name, act, visitor)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/images/{name}", 303, HEADERS)
+
+    def carry_out(request: Request, name: str, act: str, visitor: Visitor) -> None:
+        by = visitor.name or None
+        try:
+            if act == "retry":
+                ledger.jobs.retry(name, by)
+                node.bell.ring("infer")
+            elif act == "cancel":
+                ledger.jobs.cancel(name, by)
+            elif act == "replay":
+                ids = [one.id for one in views.deliveries([*_REPLAYABLE], job=name, limit=None)]
+                ledger.deliveries.replay(ids=ids, by=by)
+                node.bell.ring("deliver")
+            else:
+                raise Turned(404, "turned.no_image")
+        except Usage as error:
+            raise Turned(409, "turned.refused", why=plain(error)) from error
+        snapshots.forget()
+        trail.acted(visitor.name, request.client.host if request.client else "", f"{act} of {name}")
+
+    return routes
+
+
+_REPLAYABLE = (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.WAITING)
+
+
+def _acts(job: JobDetail, visitor: Visitor) -> list[str]:
+    """What may be done now."""
+    if not visitor.may(Role.OPERATOR) or job.model is None:
+        return []
+    acts = ["retry"] if job.state in (JobState.REFUSED, JobState.FAILED, JobState.CANCELLED) else []
+    acts += ["cancel"] if job.state in (JobState.QUEUED, JobState.RUNNING) else []
+    return acts + (["replay"] if any(one.state in _REPLAYABLE for one in job.deliveries) else [])
+
+
+def describe(header: Dataset, *, with_text: bool) -> Source:
+    """What ``header`` says to the gate and to the screen."""
+    keywords = (*_CODED, *_FREE) if with_text else _CODED
+    evidence = [Evidence(keyword, _value(header, keyword)) for keyword in keywords]
+    bits = _first(header, "BitsStored") or 8
+    return Source(
+        int(_first(header, "Rows") or 0),
+        int(_first(header, "Columns") or 0),
+        _first(header, "WindowCenter") or 2 ** (bits - 1),
+        _first(header, "WindowWidth") or 2**bits,
+        tuple(one for one in evidence if one.value),
+    )
+
+
+def _value(header: Dataset, keyword: str) -> str:
+    try:
+        value = header.get(keyword)
+    except Exception:  # what the library cannot convert is still worth saying so
+        return "?"
+    if value is None or value == "":
+        return ""
+    if keyword == "SOPClassUID":
+        return str(getattr(value, "name", value))
+    text = "\\".join(str(one) for one in value) if not isinstance(value, str | int | float) else str(value)
+    return plain(re.sub(r"\s+", " ", text))[:200]
+
+
+def _first(header: Dataset, keyword: str) -> float | None:
+    try:
+        value = header.get(keyword)
+        if value is None or value == "":
+            return None
+        return float(value if isinstance(value, str | int | float) else value[0])
+    except Exception:
+        return None

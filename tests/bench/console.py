@@ -1,0 +1,191 @@
+"""How quickly the console answers with 100,000 images in the ledger: overview and list, p50 and p95 of requests.
+
+    python tests/bench/console.py [--images 100000] [--requests 40]
+
+Rows are made by the bulk, as they stand after a year of work; nothing else runs. The overview is asked for as a browser
+that looks for the first time does: what it shows is counted anew, no answer comes from memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from chexnode.ledger.images import Search
+from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.schema import deliveries, instances, jobs, results, series, studies
+from chexnode.settings.loading import load
+from support.ledgers import opened
+from support.webs import serving
+
+_CHUNK = 5_000
+
+
+def fill(ledger: Ledger, count: int) -> None:
+    """Images of the last hundred days, one a study, analysed and delivered; one in five has no job."""
+    now = datetime.now(UTC)
+    step = timedelta(days=100) / count
+    for start in range(0, count, _CHUNK):
+        rows: dict[str, list[dict[str, object]]] = {t.name: [] for t in (studies, series, instances, jobs, results)}
+        sent = []
+        for n in range(start, min(start + _CHUNK, count)):
+            at, uid = now - step * (count - n), f"1.2.{n}"
+            study = {"study_instance_uid": f"{uid}.1"}
+            rows["studies"].append(
+                study
+                | {
+                    "state": "CLOSED",
+                    "patient_id": f"P{n}",
+                    "patient_name": f"NAME{n % 9973}^A",
+                    "patient_name_key": f"name{n % 9973}^a",
+                    "accession_number": f"A{n}",
+                    "study_date": "20260101",
+                    "first_received_at": at,
+                    "last_received_at": at,
+                }
+            )
+            rows["series"].append(study | {"series_instance_uid": f"{uid}.2", "modality": "DX"})
+            analysed = n % 5 != 0
+            rows["instances"].append(
+                study
+                | {
+                    "sop_instance_uid": uid,
+                    "digest": f"{n:064x}",
+                    "series_instance_uid": f"{uid}.2",
+                    "conflict": False,
+                    "state": "ANALYSABLE" if analysed else "NOT_ANALYSED",
+                    "reason": None if analysed else "lateral-view",
+                    "notes": (),
+                    "priority": "routine",
+                    "sop_class_uid": "1.2.840.10008.5.1.4.1.1.1.1",
+                    "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+                    "station_name": f"STATION {n % 7}",
+                    "path": f"spool/{n}",
+                    "size": 8_000_000,
+                    "calling_ae_title": f"ROOM_{n % 5}",
+                    "address": "10.0.0.1",
+                    "duplicates": 0,
+                    "received_at": at,
+                }
+            )
+            if not analysed:
+                continue
+            job = f"{n:016x}"
+            rows["jobs"].append(
+                {
+                    "id": job,
+                    "key": f"{n:064x}",
+                    "sop_instance_uid": uid,
+                    "digest": f"{n:064x}",
+                    "model": "model 1",
+                    "model_digest": "a",
+                    "settings_digest": "b",
+                    "state": "FAILED" if n % 1000 == 1 else "DONE",
+                    "urgency": 1,
+                    "due_at": at,
+                    "attempts": 0,
+                    "crashes": 0,
+                    "fence": 1,
+                    "score": (n % 100) / 100,
+                    "abnormal": n % 3 == 0,
+                    "regions": n % 3,
+                    "superseded": False,
+                    "notes": (),
+                    "created_at": at,
+                    "finished_at": at + timedelta(seconds=3),
+                }
+            )
+            rows["results"].append(
+                study
+                | {
+                    "uid": f"2.25.{n}",
+                    "job_id": job,
+                    "series_instance_uid": f"{uid}.2",
+                    "kind": "sc",
+                    "variant": "rgb",
+                    "sop_class_uid": "1.2",
+                    "sha256": "c",
+                    "path": f"r/{n}",
+                    "size": 1,
+                    "created_at": at,
+                }
+            )
+            sent.append(
+                {
+                    "result_uid": f"2.25.{n}",
+                    "job_id": job,
+                    "destination": "pacs",
+                    "kind": "sc",
+                    "state": "DEAD" if n % 5000 == 1 else "SENT",
+                    "created_at": at,
+                    "finished_at": at,
+                }
+            )
+        with ledger.database.write() as conn:
+            for table in (studies, series, instances, jobs, results):
+                if rows[table.name]:
+                    conn.execute(table.insert(), rows[table.name])
+            conn.execute(deliveries.insert(), sent)
+
+
+def measure(ask: Callable[[], object], times: int) -> dict[str, float]:
+    """Milliseconds."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        ask()
+        taken.append((time.perf_counter() - started) * 1000)
+    taken.sort()
+    return {"p50_ms": round(taken[len(taken) // 2], 1), "p95_ms": round(taken[int(len(taken) * 0.95)], 1)}
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--requests", type=int, default=40)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "chexnode.toml"
+        config.write_text(f'[node]\ndata_dir = "{folder}/var"\n')
+        settings = load(config)[0]
+        with opened(settings.database.url) as ledger:
+            fill(ledger, arguments.images)
+            midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+            with serving(settings, ledger) as client:
+
+                def get(path: str) -> httpx.Response:
+                    answer = client.get(path, headers={"accept": "text/html"})
+                    answer.raise_for_status()
+                    return answer
+
+                older = ledger.images.page(search=Search(), size=1).rows[0].received_at - timedelta(days=50)
+                place = f"{older.isoformat()}~1~1".replace("+", "%2B")
+                pages = {
+                    "list": "/console/images",
+                    "list, 50 days back": f"/console/images?after={place}",
+                    "list, failed": "/console/images?state=FAILED",
+                    "list, abnormal": "/console/images?abnormal=yes",
+                    "search, accession": "/console/images?q=A4321",
+                    "search, name": "/console/images?q=name77",
+                    "overview, as served": "/console",
+                }
+                found = {name: measure(lambda path=path: get(path), arguments.requests) for name, path in pages.items()}  # type: ignore[misc]
+            found["overview, counted anew"] = measure(
+                lambda: ledger.overviews.look(midnight, ["pacs"]), arguments.requests
+            )
+    print(json.dumps({"images": arguments.images, **found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Pictures of every page of the console, desktop and phone, light and dark: ``make screenshots``.
+
+They show drawn chests and made-up names. Eight-bit PNG, so that the repository stays small.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from console.place import place
+
+FOLDER = Path(__file__).parents[2] / "docs" / "images" / "console"
+SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+PAGES = {
+    "overview": "",
+    "images": "/images",
+    "image": "/images?abnormal=yes",
+    "deliveries": "/deliveries",
+    "queue": "/queue",
+    "try": "/try",
+    "node": "/node",
+}
+_COLOURS = 128
+
+
+def shoot(page: Page, url: str, name: str) -> bytes:
+    """One page, drawn to its end."""
+    page.goto(f"{url}/console{PAGES[name]}")
+    if name == "image":
+        page.locator("tbody a[data-row]").first.click()
+        page.wait_for_function("[...document.images].every(one => one.complete && one.naturalWidth)")
+        page.locator(".regions li").first.hover()
+    page.wait_for_timeout(500)
+    return page.screenshot()
+
+
+def main() -> None:
+    """Make them all."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, place(Path(folder), 10) as shown, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for size, (width, height) in SIZES.items():
+            for scheme in ("light", "dark"):
+                context = browser.new_context(
+                    viewport={"width": width, "height": height},
+                    color_scheme=scheme,  # type: ignore[arg-type]
+                    locale="en-GB",
+                )
+                context.set_default_timeout(120_000)
+                page = context.new_page()
+                for name in PAGES:
+                    picture = Image.open(BytesIO(shoot(page, shown.url, name))).convert("RGB")
+                    picture.quantize(_COLOURS).save(FOLDER / f"{name}-{size}-{scheme}.png", optimize=True)
+                context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Alarms: a real mail server and a real web server get one alarm and one recovery of a PACS that goes and comes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from email import message_from_bytes, policy
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from typer.testing import CliRunner
+
+from chexnode.alarms.rules import Facts, conditions
+from chexnode.alarms.watch import Watch
+from chexnode.cli.commands import app
+from chexnode.ledger.ledger import Ledger
+from chexnode.node import Duty
+from chexnode.settings.alarms import AlarmSettings
+from chexnode.settings.loading import load
+from support.ledgers import Clock, node_on, opened
+from support.servers import LOOPBACK, free_port
+
+SECRET = "a key that both know"
+
+
+class Mailbox:
+    """An SMTP server's handler that keeps what comes."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802  (aiosmtpd's name)
+        self.messages.append(message_from_bytes(envelope.content, policy=policy.default))
+        return "250 OK"
+
+
+@pytest.fixture
+def mailbox() -> Iterator[tuple[Mailbox, int]]:
+    handler, port = Mailbox(), free_port()
+    controller = Controller(handler, LOOPBACK, port)
+    controller.start()
+    yield handler, port
+    controller.stop()
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[list[tuple[dict[str, str], bytes]], str]]:
+    posts: list[tuple[dict[str, str], bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posts.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield posts, f"http://{LOOPBACK}:{server.server_port}/hook"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def config(folder: Path, smtp_port: int, url: str) -> Path:
+    path = folder / "chexnode.toml"
+    path.write_text(
+        f'[node]\ndata_dir = "{folder}/var"\n[disk]\nwatermark = 1.0\nreserve_gb = 0\n'
+        f'[alarms]\nemail_to = ["admin@hospital.example"]\nsmtp_host = "{LOOPBACK}"\nsmtp_port = {smtp_port}\n'
+        f'webhook = "{url}"\nwebhook_secret = "{SECRET}"\n'
+        '[[destination]]\nname = "pacs"\nkind = "dicom"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
+    )
+    return path
+
+
+def all_alive(ledger: Ledger) -> None:
+    for duty in Duty:
+        ledger.leases.take(f"live/{duty}", "somebody", 10_000_000)
+
+
+def test_a_pacs_that_goes_and_comes_is_told_once_each(
+    tmp_path: Path, mailbox: tuple[Mailbox, int], hook: tuple[list[tuple[dict[str, str], bytes]], str]
+) -> None:
+    (box, port), (posts, url), clock = mailbox, hook, Clock()
+    settings = load(config(tmp_path, port, url))[0]
+    with opened(settings.database.url, clock) as ledger:
+        all_alive(ledger)
+        ledger.database.skew = timedelta  # type: ignore[method-assign,assignment]  # the test's clock is years ahead
+        node = node_on(ledger, settings)
+        watch = Watch(node)
+        watch.tick()
+        for _ in range(4):
+            ledger.deliveries.destination_failed("pacs", "connection refused", clock.now + timedelta(minutes=5))
+            watch.tick()
+            assert box.messages == []
+            clock.forward(190)
+        ledger.deliveries.destination_failed("pacs", "connection refused", clock.now + timedelta(minutes=5))
+        for _ in range(3):
+            watch.tick()
+        again = Watch(node)  # a restart
+        again.tick()
+        assert [alarm.rule for alarm in ledger.alarms.list()] == ["destination"]
+        ledger.deliveries.destination_succeeded("pacs")
+        again.tick()
+        again.tick()
+        assert ledger.alarms.list() == []
+    assert [message["Subject"] for message in box.messages] == [
+        "[CHEXNODE] CRITICAL: destination (pacs)",
+        "[CHEXNODE] OK: destination (pacs)",
+    ]
+    assert "connection refused" in box.messages[0].get_content()
+    assert box.messages[0]["To"] == "admin@hospital.example"
+    assert [json.loads(body)["event"] for _, body in posts] == ["alarm", "recovery"]
+    for headers, body in posts:
+        signature = "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+        assert headers["X-ChexNode-Signature"] == signature
+
+
+def test_a_channel_that_is_away_gets_its_alarm_later_and_holds_up_no_other(
+    tmp_path: Path, hook: tuple[list[tuple[dict[str, str], bytes]], str]
+) -> None:
+    posts, url = hook
+    port = free_port()
+    path = config(tmp_path, port, url)
+    path.write_text(path.read_text().replace("[alarms]", "[alarms]\ndestination_minutes = 0"))
+    settings = load(path)[0]
+    with opened(settings.database.url) as ledger:
+        all_alive(ledger)
+        watch = Watch(node_on(ledger, settings))
+        ledger.deliveries.destination_failed("pacs", "no route", ledger.clock() + timedelta(minutes=5))
+        watch.tick()
+        watch.tick()
+        assert [json.loads(body)["alarm"]["rule"] for _, body in posts] == ["destination"]
+        box = Mailbox()
+        controller = Controller(box, LOOPBACK, port)
+        controller.start()
+        try:
+            watch.tick()
+        finally:
+            controller.stop()
+    assert len(box.messages) == 1
+    assert len(posts) == 1
+
+
+def test_the_test_command_reaches_every_channel(
+    tmp_path: Path, mailbox: tuple[Mailbox, int], hook: tuple[list[tuple[dict[str, str], bytes]], str]
+) -> None:
+    (box, port), (posts, url) = mailbox, hook
+    run = CliRunner().invoke(app, ["--config", str(config(tmp_path, port, url)), "alarms", "test"])
+    assert run.exit_code == 0, run.output
+    assert run.output == "e-mail: sent\nwebhook: sent\n"
+    assert box.messages[0]["Subject"] == "[CHEXNODE] TEST: test"
+    assert json.loads(posts[0][1])["event"] == "test"
+    run = CliRunner().invoke(app, ["--config", str(config(tmp_path, free_port(), url)), "alarms", "test"])
+    assert run.exit_code == 1
+    assert run.output.startswith("e-mail: mail server 127.0.0.1:")
+
+
+def test_each_rule_speaks_when_it_should() -> None:
+    clock = Clock()
+    settings = AlarmSettings()
+    well = Facts(clock.now, dict.fromkeys(Duty, True), (), None, 0, False, None, timedelta())
+    assert conditions(well, settings) == []
+    wrong = Facts(
+        clock.now,
+        dict.fromkeys(Duty, False),
+        (),
+        clock.now - timedelta(minutes=16),
+        -1,
+        True,
+        clock.now + timedelta(days=29),
+        timedelta(seconds=-6),
+    )
+    assert [one.rule for one in conditions(wrong, settings)] == [
+        "no-receiver", "no-workers", "no-deliverers", "disk", "account", "queue", "certificate", "clock",
+    ]  # fmt: skip

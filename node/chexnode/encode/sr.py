@@ -52,13 +52,11 @@ from chexnode.encode.provenance import (
     ARTIFICIAL_INTELLIGENCE,
     CATEGORY,
     MANUFACTURER,
-    SCHEME,
     THORAX,
     Provenance,
     derived_uid,
     equipment,
     long_string,
-    private_scheme,
     software_versions,
     tracking_uid,
 )
@@ -69,8 +67,8 @@ from chexnode.vocabulary.variants import ResultKind, SrForm, SrOutline
 
 LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
 #: Score of the image as a whole and what decides on it, both in per cent of the same scale; DCM has no such concepts.
-IMAGE_SCORE = Code("image-score", SCHEME, "Abnormality score of the image")
-IMAGE_THRESHOLD = Code("image-threshold", SCHEME, "Score from which an image is called abnormal")
+#: Of the image as a whole: its score, and the score from which it is called abnormal.
+IMAGE_SCORE, IMAGE_THRESHOLD = codes.DCM.CertaintyOfImpression, codes.DCM.ThresholdValue
 PRESENCE = Code("705057003", "SCT", "Presence")
 #: Status of Results (CID 6042) of an image that was analysed without an answer.
 SUMMARY, FAILED = codes.DCM.SummaryOfAnalyses, codes.DCM.Failed
@@ -126,7 +124,7 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         groups.append(_image_group(image, findings, provenance))
     texts = caption(findings, provenance)
     replaced = [REPLACES] if provenance.predecessors else []
-    ds = report(
+    return report(
         source,
         Naming(
             provenance.uid(ResultKind.SR, str(form)),
@@ -144,8 +142,6 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         image_numbers(findings, provenance),
         provenance.predecessors,
     )
-    ds.CodingSchemeIdentificationSequence = [private_scheme()]
-    return ds
 
 
 def image_numbers(findings: Findings, provenance: Provenance) -> list[NumContentItem]:

@@ -68,7 +68,7 @@ def outlined(data: bytes) -> list[PlanarROIMeasurementsAndQualitativeEvaluations
 def words(data: bytes) -> list[str]:
     root = dcmread(BytesIO(data))
     (remarks,) = (i for i in root.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "C0034375")
-    return [item.TextValue for item in remarks.ContentSequence]
+    return [item.TextValue for item in remarks.ContentSequence if item.ValueType == "TEXT"]
 
 
 def found(mask: NDArray[np.bool_]) -> Findings:

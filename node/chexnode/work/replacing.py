@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from io import BytesIO
@@ -76,11 +77,10 @@ def withdrawals(
             ds = encode_rejection(identity, [key_object(m) for m in there], why, created_at, version("chexnode"))
             data = to_bytes(ds)
             verify_rejection(data)
-            note = Encoded(
-                Variant(ResultKind.KO, why),
-                str(ds.SOPInstanceUID),
-                str(ds.SOPClassUID),
-                data,
+            # Without a series DICOMweb does not serve it; its study is that of what it withdraws.
+            note = replace(
+                Encoded.of(Variant(ResultKind.KO, why), ds, data),
+                series_instance_uid="",
                 study_instance_uid=str(ds.StudyInstanceUID),
             )
             notes.setdefault(note.uid, note)

@@ -80,6 +80,7 @@ def test_everything_indexed_is_read(syntax: str) -> None:
         "photometric_interpretation": "MONOCHROME2",
         "bits_allocated": None,
         "number_of_frames": None,
+        "station_name": None,
     }
 
 

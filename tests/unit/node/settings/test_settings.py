@@ -238,8 +238,9 @@ def test_every_setting_is_shown() -> None:
     shown = [key for key, _ in flat(settings)]
     assert len(shown) == len(set(shown))
     plain = {key.replace("[0]", "") for key in shown}
-    assert set(known_keys(Settings)) - plain == {key for key in known_keys(Settings) if key.startswith("peer.")}
-    assert "peer" in plain
+    lists = {key for key in known_keys(Settings) if key.startswith(("peer.", "rule."))}
+    assert set(known_keys(Settings)) - plain == lists
+    assert {"peer", "rule"} <= plain
 
 
 def test_every_setting_has_a_description() -> None:

@@ -13,7 +13,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     """See patients too; retry, cancel and replay; try a file."""
     ADMIN = "admin"
-    """See the settings too; pause and resume destinations."""
+    """See the settings too."""
 
     def includes(self, other: Role) -> bool:
         """Whether this role may do what ``other`` may."""

@@ -1,0 +1,64 @@
+"""The list of images that a person looks through: pages, counts and conditions. On both databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from chexnode.ledger.images import Images, ImageView, Place, Search
+from chexnode.ledger.ledger import Ledger
+from support.ledgers import QUARANTINED, Clock, arrival, claim, complete, record
+
+SIZE = 5
+SEARCHES = [
+    Search(),
+    Search(caller="OTHER"),
+    Search(abnormal=True),
+    Search(least_score=0.5),
+    Search(state="QUEUED"),
+    Search(state="QUARANTINED"),
+    Search(caller="OTHER", abnormal=True),
+]
+
+
+@pytest.fixture
+def images(ledger: Ledger, clock: Clock) -> Images:
+    """Of 23 images some came at the same moment, some are analysed, two are quarantined."""
+    for number in range(23):
+        clock.forward(number % 2)
+        caller = "OTHER" if number % 3 else "MODALITY"
+        verdict = {"verdict": QUARANTINED} if number in (4, 17) else {}
+        record(ledger, arrival(f"1.2.{number}", calling_ae_title=caller, **verdict))
+    for number in range(6):
+        complete(ledger, claim(ledger), score=number / 6)
+    return ledger.images
+
+
+def pages(images: Images, search: Search) -> list[ImageView]:
+    """All of them, forward."""
+    rows: list[ImageView] = []
+    place: Place | None = None
+    while True:
+        page = images.page(search, SIZE, place)
+        assert page.has_newer is (place is not None)
+        rows += page.rows
+        if not page.has_older:
+            return rows
+        assert len(page.rows) == SIZE
+        place = page.rows[-1].place
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=str)
+def test_pages_hold_every_row_once_and_are_counted(images: Images, search: Search) -> None:
+    rows = pages(images, search)
+    assert len({row.id for row in rows}) == len(rows) > 0
+    assert [row.received_at for row in rows] == sorted((row.received_at for row in rows), reverse=True)
+    assert images.count(search) == len(rows) == len(list(images.all(search)))
+
+
+def test_a_page_back_is_the_one_before(images: Images) -> None:
+    first = images.page(Search(), SIZE)
+    second = images.page(Search(), SIZE, first.rows[-1].place)
+    place = second.rows[0].place
+    back = images.page(Search(), SIZE, Place(place.at, place.sop_instance_uid, place.digest, is_back=True))
+    assert back.rows == first.rows
+    assert (back.has_newer, back.has_older) == (False, True)

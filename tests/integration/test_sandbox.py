@@ -262,7 +262,8 @@ def test_the_judgement_on_a_file_outlives_a_child_that_cannot_be_replaced(chest:
 
 LIAR = """
 import os, struct, sys
-os.write(1, struct.pack(">IQ", 2, 0) + b"{}")
+ready = b'{"confinement": {"network": "none"}}'
+os.write(1, struct.pack(">IQ", len(ready), 0) + ready)
 sys.stdin.buffer.readline()
 os.write(1, struct.pack(">IQ", 60000, 0) + b"[" * 60000)
 """

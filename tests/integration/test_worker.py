@@ -45,6 +45,7 @@ class Read:
 
     path: Path
     notes: tuple[str, ...] = ()
+    header: Any = None
 
 
 class Pipeline:

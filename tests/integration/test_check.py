@@ -83,7 +83,7 @@ def test_a_sick_node(node: Node, postgres: Postgres) -> None:
     lines = json.loads(done.stdout)
     assert all(list(line) == ["name", "ok", "detail"] for line in lines)
     found = {line["name"]: (line["ok"], line["detail"]) for line in lines}
-    assert {name for name, (ok, _) in found.items() if ok} == {"settings", "device"}
+    assert {name for name, (ok, _) in found.items() if ok} == {"settings", "device", "sandbox"}
     assert "hunter2" not in done.stdout
     assert "reserve_gb" in found["disk"][1]
     assert "shipped are" in found["model"][1]

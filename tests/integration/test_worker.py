@@ -384,9 +384,9 @@ def test_an_object_that_lacks_what_the_standard_requires_fails_the_job_and_is_no
     source = sanitise(parsed(radiograph()))
     build = objects._build
 
-    def forget(of: ResultKind, *args: Any) -> Dataset | None:
+    def forget(of: Variant, *args: Any) -> Dataset | None:
         ds = build(of, *args)
-        if of is kind and ds is not None:
+        if of.kind is kind and ds is not None:
             del ds.InstanceNumber
         return ds
 

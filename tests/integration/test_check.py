@@ -126,12 +126,12 @@ def test_a_destination_that_takes_no_segmentations(node: Node, tmp_path: Path) -
             f"ORTHANC at {LOOPBACK}:{scp.port} does not accept Segmentation, Comprehensive 3D SR, "
             "Key Object Selection Document",
         )
-        node.tables["destination"] = destination(scp.port, results=["sc"], withdraw="none")
-        node.write_settings()
-        assert checked(node)["destination pacs"] == (
-            True,
-            f"ORTHANC at {LOOPBACK}:{scp.port} answers C-ECHO and accepts Secondary Capture Image",
-        )
+        well = f"ORTHANC at {LOOPBACK}:{scp.port} answers C-ECHO and accepts Secondary Capture Image"
+        without = ", but not Key Object Selection Document: set its withdraw to another way, or to none"
+        for keys, said in (({"withdraw": "none"}, well), ({}, well + without)):
+            node.tables["destination"] = destination(scp.port, results=["sc"], **keys)
+            node.write_settings()
+            assert checked(node)["destination pacs"] == (True, said)
         more = {"sc_encoding": "jpeg", "not_analysed": True, "sr_class": "comprehensive"}
         node.tables["destination"] = destination(scp.port, results=["sc", "gsps"], **more)
         node.write_settings()

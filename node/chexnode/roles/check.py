@@ -20,6 +20,7 @@ from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError
 from chexnode.vocabulary.reports import Check
+from chexnode.vocabulary.variants import ResultKind
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
     from chexnode.archive.query_retrieve import asking
     from chexnode.deliver import folder, stow
     from chexnode.deliver.dicom import probe
-    from chexnode.deliver.routing import contexts
+    from chexnode.deliver.routing import CONTEXTS, contexts
     from chexnode.dicomweb.client import probe_search
     from chexnode.tls import client_context
 
@@ -240,11 +241,14 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
     proposed = asking(one) if one.is_only_asked else contexts(one)
     found = probe(one, settings.node.ae_title, proposed, client_context(settings.tls) if one.tls else None)
     where = f"{one.ae_title} at {one.host}:{one.port}"
-    if found.refused:
+    if set(found.refused) - {CONTEXTS[ResultKind.KO, ""]}:
         raise BadEnvironment(f"{where} does not accept {_named(found.refused)}")
     if not found.echo:
         raise BadEnvironment(f"{where} accepts our objects but does not answer C-ECHO")
-    return f"{where} answers C-ECHO and accepts {_named(proposed)}"
+    accepted = [context for context in proposed if context not in found.refused]
+    # Results arrive all the same; it is only never told that one of them has been replaced.
+    without = f", but not {_named(found.refused)}: set its withdraw to another way, or to none" if found.refused else ""
+    return f"{where} answers C-ECHO and accepts {_named(accepted)}{without}"
 
 
 def _named(contexts: Sequence[tuple[str, str]]) -> str:

@@ -57,7 +57,7 @@ def test_what_our_own_disk_does_not_give_now_is_sent_later(
     assert node.states() == ["SENT"]
 
 
-def test_a_file_that_was_not_given_at_first_is_no_damaged_one(make_node: Callable[..., Node]) -> None:
+def test_a_file_that_is_not_given_now_is_no_damaged_one(make_node: Callable[..., Node]) -> None:
     with scripted(lambda _: 0x0000) as (port, _):
         node = make_node(port=port)
         first, second = result(), result(SegmentationStorage)
@@ -66,8 +66,7 @@ def test_a_file_that_was_not_given_at_first_is_no_damaged_one(make_node: Callabl
         pacs = DicomDestination(node.destination, "CHEXNODE", threading.Event())
         with unreadable(node.file(second)):
             answers = pacs.send(outgoing)
-            one = next(answers)
-        two = next(answers)
+            one, two = next(answers), next(answers)
         pacs.close()
     assert (one.answer, two.answer) == (Answer.ACCEPTED, Answer.RETRY)
 

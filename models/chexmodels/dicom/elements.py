@@ -232,6 +232,7 @@ class _Walk:
                     raise TooMany("too many elements")
                 if tag in PIXEL_DATA:
                     yield Element(tag, vr, at, start, length, length == UNDEFINED)
+                    is_past_pixels = False  # several of them are several chances to be wrong
                     at = self.after_pixels(start, length)
                     is_past_pixels = True
                     continue

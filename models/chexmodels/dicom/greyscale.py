@@ -184,6 +184,11 @@ MOST_WHITE, MOST_BLACK = 0.4, 0.8
 """Share of the anatomy that a window may leave at its bright and its dark end: more, and it is not of these pixels."""
 MOST_SATURATED = 0.9
 """Share at both ends together: more, and what is left is a silhouette."""
+MOST_BESIDE, UNUSED = 0.3, 0.4
+"""Share of the anatomy that is cut off at one end while this share of the grey scale is left empty at the other: the
+window lies beside the pixels, as one for unsigned values does on signed ones."""
+LEAST_CONTRAST = 16 / 256
+"""Share of the grey scale that 98 % of the anatomy must take up: less, and the window is much too wide for it."""
 
 
 def serves(window: Lut | Window, values: Levels, counts: Counts, inverse: bool) -> bool:
@@ -199,7 +204,20 @@ def serves(window: Lut | Window, values: Levels, counts: Counts, inverse: bool) 
     ends = [float(counts[mapped <= low].sum()), float(counts[mapped >= high].sum())]
     black, white = (share / max(1, counts.sum()) for share in (ends[::-1] if inverse else ends))
     fits = white <= MOST_WHITE and black <= MOST_BLACK and white + black <= MOST_SATURATED
-    return fits and _spread(mapped, counts) >= 0.01
+    if not fits or _spread(mapped, counts) < 0.01:
+        return False
+    dark, bright = (_percentile(mapped, counts, share) - low for share in (0.01, 0.99))
+    scale = high - low
+    is_beside = (ends[0] > MOST_BESIDE * counts.sum() and bright < (1 - UNUSED) * scale) or (
+        ends[1] > MOST_BESIDE * counts.sum() and dark > UNUSED * scale
+    )
+    return not is_beside and bright - dark >= LEAST_CONTRAST * scale
+
+
+def _percentile(values: Levels, counts: Counts, share: float) -> float:
+    order = np.argsort(values)
+    below = np.cumsum(counts[order]) / max(1, counts.sum())
+    return float(values[order[min(np.searchsorted(below, share), len(order) - 1)]])
 
 
 def _spread(values: Levels, counts: Counts) -> float:

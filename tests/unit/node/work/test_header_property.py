@@ -132,6 +132,9 @@ def _window(ds: Dataset, kind: str, center: float, width: float) -> None:
         ds.WindowCenter, ds.WindowWidth = ([each[n] for each in said] for n in (0, 1))
 
 
+LIKE = 0.85
+"""Correlation with the plain picture. A window that is too tight or too wide changes contrast, and the shipped model
+reads past that: 0.94 to 0.96 for what correlates by 0.86 to 0.98, against 0.96 for the plain picture."""
 PLAIN = {
     "bits": 12, "is_signed": False, "is_shifted": False, "is_inverse": False, "window": "none", "shutter": "none",
     "padding": False, "overlay": "none", "slope": None, "excess": 0,
@@ -172,10 +175,10 @@ def test_the_model_sees_the_chest_or_the_answer_is_no_negative(said: dict[str, A
     elif said["padding"]:
         shown[:, :BORDER] = 0
     inside = Geometry(*SHAPE, GRID).forward(shown) > 0.99
-    difference = np.abs(picture - plain_picture())[inside]
-    if difference.mean() > 0.03:
+    likeness = np.corrcoef(picture[inside], plain_picture()[inside])[0, 1]
+    if not likeness >= LIKE:
         answer = settle(Findings(None, None, (), 0.0, False, "", notes=notes))
-        assert answer.abnormal is None, (said, float(difference.mean()), notes)
+        assert answer.abnormal is None, (said, float(likeness), notes)
 
 
 def test_score_and_boxes_stay_for_every_kind_of_header() -> None:

@@ -25,7 +25,8 @@ class Jobs:
         for claim in held:
             if claim.id == "settled":
                 self.worker._forget(claim)
-        self.beaten.set()
+        if held:
+            self.beaten.set()
         return {claim.id for claim in held}
 
     def release(self, held: list[Any]) -> None:

@@ -141,6 +141,15 @@ class StudyPage:
         """Load a series into the viewport, as a double click does."""
         self.series(modality, description).dblclick()
 
+    def show_until(self, modality: str, words: str) -> Picture:
+        """Load a series until ``words`` are read in the viewport, and return that: a busy OHIF loses a double click."""
+        for _ in range(4):
+            self.show(modality)
+            shown = self.wait(lambda _: words in self.words(), 45)
+            if words in self.words():
+                break
+        return shown
+
     def viewport(self) -> Picture:
         """A picture of the viewport without OHIF's own words."""
         png = self.page.locator('[data-cy="viewport-pane"]').screenshot(style=_NO_WORDS)

@@ -99,8 +99,7 @@ def test_a_study_is_shown_from_the_node_alone(
         image = plain_image(page, case)
         assert_segmentation_fills(page, image, mask)
         keep(page, pictures, f"node-{case.name}-seg")
-        page.show("SR")
-        page.wait(lambda _: "Certainty of Finding" in page.words())
+        page.show_until("SR", "Certainty of Finding")
         assert "Certainty of Finding" in page.words()
         assert_picture_surrounds(page, case, mask)
         root = f"/dicom-web/studies/{case.dataset.StudyInstanceUID}"

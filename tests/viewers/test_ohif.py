@@ -34,8 +34,7 @@ def test_the_lesion_is_shown_where_it_is(
         assert_segmentation_fills(page, image, case.mask)
         keep(page, pictures, f"{case.name}-seg")
 
-        page.show("SR")
-        outlined = page.wait(lambda _: "Certainty of Finding: 91.00 %" in page.words())
+        outlined = page.show_until("SR", "Certainty of Finding: 91.00 %")
         keep(page, pictures, f"{case.name}-sr")
         assert "Certainty of Finding: 91.00 %" in page.words()
         green = screen.coloured(outlined, GREEN)
@@ -63,8 +62,7 @@ def test_a_report_without_a_finding_is_read_in_words(
     store(pacs, case, Findings(None, np.zeros(case.shape, bool), (), 0.1, abnormal, "CheX-Nomaly 1.2.3", notes=notes))
     with chromium.open(ohif.url, str(case.dataset.StudyInstanceUID)) as page:
         page.wait(lambda picture: screen.find_frame(picture) is not None)
-        page.show("SR")
-        page.wait(lambda _: words in page.words())
+        page.show_until("SR", words)
         keep(page, pictures, case.name)
         assert words in page.words()
         assert "Research use only - not for diagnosis" in page.words()

@@ -21,12 +21,13 @@ class Jobs:
         self.beaten = threading.Event()
 
     def renew(self, held: list[Any]) -> set[str]:
+        if not held:
+            return set()
         assert self.worker is not None
         for claim in held:
             if claim.id == "settled":
                 self.worker._forget(claim)
-        if held:
-            self.beaten.set()
+        self.beaten.set()
         return {claim.id for claim in held}
 
     def release(self, held: list[Any]) -> None:

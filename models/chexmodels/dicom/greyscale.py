@@ -217,7 +217,8 @@ def serves(window: Lut | Window, values: Levels, counts: Counts, inverse: bool) 
 def _percentile(values: Levels, counts: Counts, share: float) -> float:
     order = np.argsort(values)
     below = np.cumsum(counts[order]) / max(1, counts.sum())
-    return float(values[order[min(np.searchsorted(below, share), len(order) - 1)]])
+    place = min(int(np.searchsorted(below, share)), len(order) - 1)
+    return float(values[order[place]])
 
 
 def _spread(values: Levels, counts: Counts) -> float:

@@ -136,7 +136,7 @@ class ChexnomalyConfig(Section):
     supermodel_epochs: int = 10
     """``training.epochs`` of the supermodel that is trained where no run of one is given."""
     siamese_epochs: int = 4
-    """The same of the Siamese network."""
+    """``training.epochs`` of the Siamese network that is trained where no run of one is given."""
 
 
 class SpecialistConfig(Section):

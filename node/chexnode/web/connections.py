@@ -144,8 +144,11 @@ class Listener(socket.socket):
     _left = _AT_ONCE
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As the socket's own. Raises what event loops pass over: BlockingIOError where others have their turn first,
-        and ConnectionAbortedError where there is no room."""
+        """Accept one connection and return it with the caller's address.
+
+        Raises what event loops pass over: BlockingIOError where others have their turn first, and
+        ConnectionAbortedError where there is no room.
+        """
         if self._left == 0:
             self._left = _AT_ONCE
             raise BlockingIOError

@@ -21,7 +21,10 @@ SAME_READER = 0.9
 """Boxes of one reader that overlap so much are one box drawn twice."""
 CLUSTER_IOU = 0.25
 WBF_IOU = 0.4
-"""As in the second place of the VinBigData challenge; others took 0.45 to 0.5, the third place any overlap."""
+"""IoU from which boxes are fused, as in the second place of the VinBigData challenge.
+
+Others took 0.45 to 0.5, the third place any overlap.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Index:
     panels: Mapping[str, int]
     """Readers who read together -> images."""
     boxes: int
-    """As the readers drew them."""
+    """Boxes as the readers drew them, before the consensus."""
     agreed: int
     """After the consensus."""
     votes: Mapping[int, int]

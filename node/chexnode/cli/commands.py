@@ -15,6 +15,7 @@ import typer
 
 from chexnode.cli.alarms import alarms_app
 from chexnode.cli.backup import backup, recover, restore
+from chexnode.cli.destinations import destinations_app, replay
 from chexnode.cli.models import models_app
 from chexnode.cli.options import (
     Accession,
@@ -54,6 +55,8 @@ deliveries_app = group("Show what was sent where, or send it again.")
 db_app = group("The database schema.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
 app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
+app.add_typer(destinations_app, name="destinations")
+app.command()(replay)
 app.add_typer(tokens_app, name="tokens")
 for _name, _group in (("users", users_app), ("alarms", alarms_app), ("viewer", viewer_app), ("models", models_app)):
     app.add_typer(_group, name=_name)

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chexnode.ledger.account import Account
+from chexnode.ledger.destinations import DestinationView
 from chexnode.ledger.views import JobDetail
 from chexnode.logs import escaped
 from chexnode.vocabulary.records import DeliveryView, JobView
@@ -202,6 +203,17 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
         when = event.at.astimezone().strftime("%m-%d %H:%M:%S")
         history.add_row(when, event.event, event.from_state or "", event.to_state or "", detail)
     return Group(*parts, "", history)
+
+
+def destinations_table(destinations: Sequence[DestinationView]) -> Listing:
+    """``chexnode destinations list``."""
+    table = Listing("NAME", "WAITING", "DEAD", "STATE", "LAST SUCCESS", "WHY")
+    for one in destinations:
+        state = "paused" if one.paused_at else "away" if one.open_until else "well"
+        succeeded = _moment(one.last_success_at) if one.last_success_at else "never"
+        why = one.last_error if one.open_until else None
+        table.add_row(one.name, str(one.waiting), str(one.dead), state, succeeded, _why(None, why))
+    return table
 
 
 def deliveries_table(deliveries: Sequence[DeliveryView]) -> Listing:

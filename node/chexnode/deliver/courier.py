@@ -75,14 +75,19 @@ class Courier:
     def deliver(self, name: str) -> int:
         """Carry what is due to destination ``name`` until nothing is, or until we stop; return how many were answered.
 
-        Returns 0 at once where all slots are taken: whoever holds them carries it. Raises Usage for an unknown name,
-        and Transient when the database is away: claims then run out and are tried again.
+        Returns 0 at once for a paused destination, and where all slots are taken: whoever holds them carries it.
+        Raises Usage for an unknown name, and Transient when the database is away: claims then run out and are tried
+        again.
         """
         settings = self._destinations.get(name)
         if settings is None:
             raise Usage(f"no destination is called {name!r}")
         answered = 0
-        while not self._stopping.is_set() and (slot := self._take_slot(settings)) is not None:
+        while (
+            not self._stopping.is_set()
+            and not self._ledger.destinations.is_paused(name)
+            and (slot := self._take_slot(settings)) is not None
+        ):
             try:
                 destination = open_destination(settings, self._node.settings.node.ae_title, self._stopping, self._tls)
                 try:

@@ -52,12 +52,11 @@ class Deliveries:
 
     def claim(self, destination: str, limit: int) -> list[DeliveryClaim]:
         """Put up to ``limit`` due deliveries to ``destination`` under a lease, oldest first; none while its breaker
-        is open."""
+        is open or it is paused."""
         now = self._db.clock()
-        until = select(destinations.c.open_until).where(destinations.c.name == destination)
+        closed = select(destinations.c.name).where(destinations.c.name == destination, ~is_open(now))
         with self._db.write() as conn:
-            open_until = conn.execute(until).scalar_one_or_none()
-            if open_until is not None and open_until > now:
+            if conn.execute(closed).first() is not None:
                 return []
             ids = list(
                 conn.execute(
@@ -200,7 +199,7 @@ class Deliveries:
             .outerjoin(destinations, destinations.c.name == deliveries.c.destination)
             .where(
                 or_(_due(now), to_be_committed(now)),
-                or_(destinations.c.open_until.is_(None), destinations.c.open_until <= now),
+                or_(destinations.c.name.is_(None), is_open(now)),
             )
             .group_by(deliveries.c.destination)
         )
@@ -278,6 +277,12 @@ def lock_reports(conn: Connection, uids: Sequence[str]) -> None:
 def lock_jobs(conn: Connection, job_ids: Sequence[str]) -> None:
     """Wait for, and keep out, whoever else moves these jobs' deliveries."""
     locked(conn, jobs, jobs.c.id.in_(job_ids))
+
+
+def is_open(now: datetime) -> ColumnElement[bool]:
+    """Destinations to which something may be sent: neither paused nor waited for."""
+    waited_for = or_(destinations.c.open_until.is_(None), destinations.c.open_until <= now)
+    return and_(destinations.c.paused_at.is_(None), waited_for)
 
 
 def to_be_committed(now: datetime) -> ColumnElement[bool]:

@@ -14,6 +14,7 @@ from chexnode.ledger.alarms import Alarms
 from chexnode.ledger.commitments import Commitments
 from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
+from chexnode.ledger.destinations import Destinations
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
 from chexnode.ledger.images import Images
@@ -42,6 +43,7 @@ class Ledger:
         self.instances = Instances(self.database)
         self.jobs = Jobs(self.database)
         self.deliveries = Deliveries(self.database)
+        self.destinations = Destinations(self.database)
         self.commitments = Commitments(self.database)
         self.leases = Leases(self.database)
         self.sets = Sets(self.database)

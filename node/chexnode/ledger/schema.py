@@ -340,6 +340,7 @@ destinations = Table(
     Column("last_success_at", UtcDateTime),
     Column("last_failure_at", UtcDateTime),
     Column("known_at", UtcDateTime),  # when a host last had it in its settings
+    Column("paused_at", UtcDateTime),  # since when a person wants nothing sent to it; NULL: it is not paused
 )
 
 events = Table(

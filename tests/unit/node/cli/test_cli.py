@@ -250,6 +250,21 @@ def test_replay(run: Run, life: Ledger) -> None:
         assert len(ran.err.splitlines()) == 1
 
 
+def test_destinations_are_paused_resumed_and_given_their_history(run: Run, life: Ledger) -> None:
+    [before] = run("destinations", "list", "--json").json
+    assert run("destinations", "pause", "pacs").out == "pacs is paused\n"
+    [pacs] = run("destinations", "list", "--json").json
+    assert pacs["paused_at"] is not None
+    assert (before["name"], before["waiting"], before["paused_at"]) == ("pacs", pacs["waiting"], None)
+    assert "paused" in run("destinations", "list").out
+    assert run("destinations", "resume", "pacs", "--json").json["resumed"] == "pacs"
+    assert run("destinations", "resume", "pacs").code == cli.Exit.USAGE
+    assert run("destinations", "pause", "nowhere").code == cli.Exit.USAGE
+    given = run("replay", "--destination", "pacs", "--json").json
+    assert list(given) == ["results", "images", "lacking"]
+    assert run("replay", "--destination", "nowhere").code == cli.Exit.USAGE
+
+
 def test_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHEXNODE_BROKER__URL", "redis://:hunter2@h/0")
     ran = run("settings", "--json")

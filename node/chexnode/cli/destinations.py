@@ -1,0 +1,94 @@
+"""``chexnode destinations`` and ``replay``: who gets results, and who is given those of the past."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from chexnode.cli.options import (
+    Accession,
+    Json,
+    Patient,
+    Since,
+    Study,
+    Until,
+    group,
+    ledger_of,
+    print_json,
+    settings_of,
+    tell,
+)
+from chexnode.settings.destination import DestinationSettings
+from chexnode.vocabulary.errors import Usage
+
+destinations_app = group("Show the destinations, pause one, or let it go on.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The destination's name in the settings.")]
+
+
+@destinations_app.command("list")
+def show_all(ctx: typer.Context, json: Json = False) -> None:
+    """Show what waits for each destination, and how it is."""
+    from chexnode.cli import tables
+
+    with ledger_of(ctx) as ledger:
+        found = ledger.destinations.list()
+    if json:
+        print_json([asdict(one) for one in found])
+    else:
+        tables.show(tables.destinations_table(found))
+
+
+@destinations_app.command("pause")
+def pause(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Send nothing more to a destination; what is due to it waits, and does not age, until it is resumed."""
+    _settings(ctx, name)
+    with ledger_of(ctx) as ledger:
+        ledger.destinations.pause(name)
+    tell(json, {"paused": name}, f"{name} is paused")
+
+
+@destinations_app.command("resume")
+def resume(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Send to a paused destination again."""
+    with ledger_of(ctx) as ledger:
+        waiting = ledger.destinations.resume(name)
+    tell(json, {"resumed": name, "waiting": waiting}, f"{name} goes on: {waiting} deliveries waited")
+
+
+def _settings(ctx: typer.Context, name: str) -> DestinationSettings:
+    for one in settings_of(ctx).destination:
+        if one.name == name:
+            return one
+    raise Usage(f"no destination is called {name!r}")
+
+
+def replay(
+    ctx: typer.Context,
+    destination: Annotated[str, typer.Option(metavar="NAME", help="Who is given them.")],
+    accession: Accession = None,
+    patient: Patient = None,
+    study: Study = None,
+    since: Since = None,
+    until: Until = None,
+    json: Json = False,
+) -> None:
+    """Give a destination the results of the past that it never got: the valid ones, in the forms that it wants."""
+    from chexnode.deliver.routing import wanted
+    from chexnode.vocabulary import filters
+
+    settings = _settings(ctx, destination)
+    with ledger_of(ctx) as ledger:
+        given = ledger.destinations.fill(
+            destination,
+            [(variant.kind, str(variant)) for variant in wanted(settings)],
+            filters.given(accession, patient, study, since, until),
+            peers=settings.peers,
+            abnormal_only=settings.send == "abnormal",
+        )
+    sentence = f"{given.results} result(s) of {given.images} image(s) will be sent to {destination}"
+    if given.lacking:
+        sentence += f"; {given.lacking} image(s) have no results in a form that it wants"
+    tell(json, asdict(given), sentence)

@@ -38,11 +38,12 @@ def test_nothing_is_sent_to_a_paused_destination_and_nothing_ages(ledger: Ledger
     clock.forward(90 * 3600)
     assert ledger.deliveries.claim("pacs", 10) == []
     assert ledger.deliveries.due() == {"archive": 2}
-    archive, pacs = ledger.destinations.list()
+    archive, pacs = ledger.overviews.destinations([])
     assert (pacs.name, pacs.waiting, pacs.paused_at) == ("pacs", 2, clock.now - timedelta(hours=90))
     assert (archive.name, archive.waiting, archive.paused_at) == ("archive", 2, None)
     ledger.destinations.pause("pacs")
-    assert ledger.destinations.list()[1].paused_at == pacs.paused_at, "it is paused since the first time"
+    assert ledger.overviews.destinations([])[1].paused_at == pacs.paused_at, "it is paused since the first time"
+    assert ledger.views.backlog().paused == ("pacs",)
     assert ledger.destinations.resume("pacs") == 2
     assert {one.created_at for one in ledger.deliveries.claim("pacs", 10)} == {clock.now}
     with pytest.raises(Usage):
@@ -70,6 +71,7 @@ def test_it_is_given_what_it_wants_of_those_it_wants_it_of(ledger: Ledger, clock
     assert fill("late", BOTH, since) == History(2, 1, 0)
     assert fill("abnormal", BOTH, EVERYTHING, abnormal_only=True) == History(2, 1, 0)
     assert fill("modality", BOTH, EVERYTHING, peers=["MODALITY"]) == History(2, 1, 0)
+    assert fill("ruled", BOTH, EVERYTHING, permits=lambda _, caller: caller == "OTHER") == History(2, 1, 0)
 
 
 def test_superseded_results_are_no_history(ledger: Ledger, clock: Clock) -> None:

@@ -23,6 +23,7 @@ from chexnode.spool.identity import FILE_NAME, name_of, prove
 from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.web.metrics import METRICS
 from support.ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, node_on, opened, record
@@ -80,8 +81,8 @@ def fill(ledger: Ledger) -> str:
     return job.id
 
 
-def samples(client: httpx.Client) -> dict[tuple[str, tuple[str, ...]], float]:
-    answer = client.get("/metrics")
+def samples(client: httpx.Client, headers: dict[str, str] | None = None) -> dict[tuple[str, tuple[str, ...]], float]:
+    answer = client.get("/metrics", headers=headers)
     assert answer.status_code == 200
     return {
         (sample.name, tuple(sample.labels[label] for label in METRICS[sample.name][1])): sample.value
@@ -348,3 +349,21 @@ def test_openapi_describes_the_answers(client: httpx.Client) -> None:
         "abnormal", "regions", "attempts", "received_at", "finished_at", "error",
     ]  # fmt: skip
     assert set(schema["components"]["schemas"]["DeliveryState"]["enum"]) == set(DeliveryState)
+
+
+def test_a_destination_is_paused_and_resumed_by_an_administrator(client: httpx.Client, ledger: Ledger) -> None:
+    fill(ledger)
+    pause, resume = "/api/destinations/pacs/pause", "/api/destinations/pacs/resume"
+    for foreign in ({"Origin": "https://elsewhere.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert client.post(pause, headers=foreign).status_code == 403, "another site's page may have sent it"
+    reader = {"Authorization": f"Bearer {ledger.tokens.add('reader', [Scope.READ])[1]}"}
+    admin = {"Authorization": f"Bearer {ledger.tokens.add('admin', [Scope.ADMIN])[1]}"}
+    assert [client.post(pause, headers=who).status_code for who in ({}, reader)] == [401, 403]
+    assert client.post(pause, headers=admin).json() == {"paused": "pacs"}
+    assert ledger.destinations.is_paused("pacs")
+    assert samples(client, admin)["chexnode_destination_paused", ("pacs",)] == 1
+    answer = client.post(resume, headers=admin).json()
+    assert (answer["resumed"], answer["waiting"] > 0) == ("pacs", True)
+    assert client.post(resume, headers=admin).status_code == 409
+    assert client.post("/api/destinations/nowhere/pause", headers=admin).status_code == 404
+    assert client.post(f"{pause}?for=1h", headers=admin).status_code == 400

@@ -68,7 +68,7 @@ def _of_node(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
 
 def _of_destinations(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
     for one in facts.destinations:
-        if one.failures:
+        if one.failures and one.paused_at is None:
             text = f"{one.name} does not take results: {one.last_error or 'no answer'}. {one.waiting} wait(s)."
             grace = timedelta(minutes=settings.destination_minutes)
             yield Condition("destination", one.name, CRITICAL, text, grace)

@@ -14,6 +14,7 @@ from chexnode.cli.options import (
     Since,
     Study,
     Until,
+    acted,
     group,
     ledger_of,
     print_json,
@@ -33,12 +34,13 @@ def show_all(ctx: typer.Context, json: Json = False) -> None:
     """Show what waits for each destination, and how it is."""
     from chexnode.cli import tables
 
+    known = [destination.name for destination in settings_of(ctx).destination]
     with ledger_of(ctx) as ledger:
-        found = ledger.destinations.list()
+        views = ledger.overviews.destinations(known)
     if json:
-        print_json([asdict(one) for one in found])
+        print_json([asdict(view) | {"in_settings": view.name in known} for view in views])
     else:
-        tables.show(tables.destinations_table(found))
+        tables.show(tables.destinations_table(views, known))
 
 
 @destinations_app.command("pause")
@@ -47,6 +49,7 @@ def pause(ctx: typer.Context, name: Name, json: Json = False) -> None:
     _settings(ctx, name)
     with ledger_of(ctx) as ledger:
         ledger.destinations.pause(name)
+    acted(ctx, f"destination {name} paused")
     tell(json, {"paused": name}, f"{name} is paused")
 
 
@@ -55,7 +58,8 @@ def resume(ctx: typer.Context, name: Name, json: Json = False) -> None:
     """Send to a paused destination again."""
     with ledger_of(ctx) as ledger:
         waiting = ledger.destinations.resume(name)
-    tell(json, {"resumed": name, "waiting": waiting}, f"{name} goes on: {waiting} deliveries waited")
+    acted(ctx, f"destination {name} resumed")
+    tell(json, {"resumed": name, "waiting": waiting}, f"{name} is sent to again: {waiting} deliveries waited")
 
 
 def _settings(ctx: typer.Context, name: str) -> DestinationSettings:
@@ -76,18 +80,15 @@ def replay(
     json: Json = False,
 ) -> None:
     """Give a destination the results of the past that it never got: the valid ones, in the forms that it wants."""
-    from chexnode.deliver.routing import wanted
+    from chexnode.spool.spool import Spool
     from chexnode.vocabulary import filters
+    from chexnode.work.history import give_history
 
-    settings = _settings(ctx, destination)
+    settings, to = settings_of(ctx), _settings(ctx, destination)
+    of = filters.given(accession, patient, study, since, until)
     with ledger_of(ctx) as ledger:
-        given = ledger.destinations.fill(
-            destination,
-            [(variant.kind, str(variant)) for variant in wanted(settings)],
-            filters.given(accession, patient, study, since, until),
-            peers=settings.peers,
-            abnormal_only=settings.send == "abnormal",
-        )
+        given = give_history(ledger, Spool(settings.node.data_dir), settings, to, of)
+    acted(ctx, f"{given.results} results of the past given to destination {destination}")
     sentence = f"{given.results} result(s) of {given.images} image(s) will be sent to {destination}"
     if given.lacking:
         sentence += f"; {given.lacking} image(s) have no results in a form that it wants"

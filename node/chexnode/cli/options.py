@@ -123,6 +123,17 @@ def print_json(value: object) -> None:
     print(to_json(value, indent=2, inf_nan_mode="null").decode())
 
 
+def acted(ctx: typer.Context, what: str) -> None:
+    """Record in the audit trail, if anybody wants one, that a person at this host has changed the node's work."""
+    from getpass import getuser
+    from socket import gethostname
+
+    from chexnode.audit.trail import open_trail
+
+    with open_trail(settings_of(ctx), "command") as trail:
+        trail.acted(getuser(), gethostname(), what)
+
+
 def tell(json: bool, facts: dict[str, Any], text: str) -> None:
     """Say what was done: as JSON, or as a sentence."""
     if json:

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chexnode.ledger.account import Account
-from chexnode.ledger.destinations import DestinationView
+from chexnode.ledger.overview import DestinationView
 from chexnode.ledger.views import JobDetail
 from chexnode.logs import escaped
 from chexnode.vocabulary.records import DeliveryView, JobView
@@ -205,13 +205,16 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
     return Group(*parts, "", history)
 
 
-def destinations_table(destinations: Sequence[DestinationView]) -> Listing:
-    """``chexnode destinations list``."""
+def destinations_table(destinations: Sequence[DestinationView], known: Sequence[str]) -> Listing:
+    """``chexnode destinations list``; ``known``: names of those in the settings."""
     table = Listing("NAME", "WAITING", "DEAD", "STATE", "LAST SUCCESS", "WHY")
     for one in destinations:
-        state = "paused" if one.paused_at else "away" if one.open_until else "well"
+        state, why = ("fails", one.last_error) if one.failures else ("well", None)
+        if one.paused_at is not None:
+            state, why = "paused", f"since {_moment(one.paused_at)}"
+        if one.name not in known:
+            state, why = "removed", "not in the settings: what waits is given up, and kept to be replayed"
         succeeded = _moment(one.last_success_at) if one.last_success_at else "never"
-        why = one.last_error if one.open_until else None
         table.add_row(one.name, str(one.waiting), str(one.dead), state, succeeded, _why(None, why))
     return table
 

@@ -49,6 +49,8 @@ class DestinationView:
     last_error: str | None = None
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
+    paused_at: datetime | None = None
+    """Since when nothing is sent to it, because a person wants it so; None: it is not paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,9 @@ class Overviews:
             if state != DeliveryState.DEAD:
                 since[name] = min(oldest, since.get(name, oldest))
         rows = {row.name: row for row in conn.execute(select(destinations))}
+        paused = [name for name, row in rows.items() if row.paused_at is not None]
         found = []
-        for name in sorted({*known, *(name for name, _ in counts)}):
+        for name in sorted({*known, *(name for name, _ in counts), *paused}):
             row = rows.get(name)
             found.append(
                 DestinationView(
@@ -149,7 +152,7 @@ class Overviews:
                     counts.get((name, DeliveryState.DEAD), 0),
                     since.get(name),
                     *((row.failures, row.open_until, row.last_error) if row else (0, None, None)),
-                    *((row.last_success_at, row.last_failure_at) if row else (None, None)),
+                    *((row.last_success_at, row.last_failure_at, row.paused_at) if row else (None, None, None)),
                 )
             )
         return found

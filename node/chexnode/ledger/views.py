@@ -87,6 +87,8 @@ class Backlog:
     """(destination, kind, state) -> deliveries."""
     oldest_queued_at: datetime | None
     open_breakers: tuple[str, ...]
+    paused: tuple[str, ...]
+    """Destinations to which nothing is sent now, because a person wants it so."""
 
 
 _NEWEST_FIRST = (
@@ -202,10 +204,12 @@ class Views:
                 select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
             ).scalar_one_or_none()
             broken = conn.execute(select(destinations.c.name).where(destinations.c.open_until > now)).scalars()
+            paused = conn.execute(select(destinations.c.name).where(destinations.c.paused_at.is_not(None))).scalars()
             return Backlog(
                 deliveries={(destination, kind, state): int(n) for state, destination, kind, n in sent},
                 oldest_queued_at=oldest,
                 open_breakers=tuple(broken),
+                paused=tuple(paused),
             )
 
 

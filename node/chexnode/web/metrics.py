@@ -42,6 +42,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_notes": ("Images by what was noted about them.", ("note",)),
     "chexnode_deliveries": ("Deliveries by destination, kind of result and state.", ("destination", "kind", "state")),
     "chexnode_destination_breaker_open": ("1 while a destination is left alone after failures.", ("destination",)),
+    "chexnode_destination_paused": ("1 while a person wants nothing sent to a destination.", ("destination",)),
     "chexnode_account_difference": ("Acknowledged images that the account cannot explain; not 0 is a bug.", ()),
     "chexnode_oldest_queued_seconds": ("Age of the oldest QUEUED job; 0 if there is none.", ()),
     "chexnode_audit_waiting": ("Audit messages that wait for the collector.", ()),
@@ -124,6 +125,7 @@ class LedgerCollector(Collector):
         yield _family(
             "chexnode_destination_breaker_open", (((name,), float(name in backlog.open_breakers)) for name in names)
         )
+        yield _family("chexnode_destination_paused", (((name,), float(name in backlog.paused)) for name in names))
         oldest = backlog.oldest_queued_at
         age = max(0.0, (self._ledger.clock() - oldest).total_seconds()) if oldest else 0.0
         yield _family("chexnode_oldest_queued_seconds", [((), age)])

@@ -71,7 +71,8 @@ def _delivering(snapshot: Snapshot) -> Light:
     waiting = sum(one.waiting for one in overview.destinations)
     if not snapshot.duties[Duty.DELIVER]:
         return Light("delivering", Level.BAD, "light.no_courier", {"n": waiting})
-    away = [one for one in overview.destinations if one.open_until is not None and one.open_until > overview.at]
+    sent_to = [one for one in overview.destinations if one.paused_at is None]
+    away = [one for one in sent_to if one.open_until is not None and one.open_until > overview.at]
     if away:
         since = min((one.last_success_at for one in away if one.last_success_at), default=None)
         facts = {"who": ", ".join(one.name for one in away), "n": sum(one.waiting for one in away)}

@@ -252,6 +252,7 @@ def test_replay(run: Run, life: Ledger) -> None:
 
 def test_destinations_are_paused_resumed_and_given_their_history(run: Run, life: Ledger) -> None:
     [before] = run("destinations", "list", "--json").json
+    assert before["in_settings"]
     assert run("destinations", "pause", "pacs").out == "pacs is paused\n"
     [pacs] = run("destinations", "list", "--json").json
     assert pacs["paused_at"] is not None

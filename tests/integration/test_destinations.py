@@ -1,56 +1,52 @@
-"""A destination that is paused, and one that is added later, as the administrator of a running node handles them."""
+"""A destination that is paused, and one that is added later: what is sent, and what a site's rules keep from it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pydicom
-
-from support.nodes import Node
-from support.phantoms import phantom_files
-from support.senders import read_part10, store_file
-from support.servers import wait_for
-
-
-def files(folder: Path) -> dict[str, list[str]]:
-    """Modality -> SOP Instance UIDs of what the folder holds."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("*.dcm")):
-        ds = pydicom.dcmread(path, stop_before_pixels=True)
-        found.setdefault(ds.Modality, []).append(ds.SOPInstanceUID)
-    return found
+from chexnode.ledger.destinations import History
+from chexnode.settings.destination import DestinationSettings
+from chexnode.settings.rule import RuleSettings
+from chexnode.settings.tree import Settings
+from chexnode.spool.spool import Spool
+from chexnode.vocabulary.filters import EVERYTHING
+from chexnode.work.history import give_history
+from support.deliveries import Node, result
+from support.ledgers import arrival, claim, complete, opened, record
+from support.radiographs import radiograph
 
 
-def folder(name: str, **more: object) -> dict[str, object]:
-    return {"name": name, "kind": "folder", "path": name, "results": ["sr"]} | more
+def test_nothing_goes_to_a_paused_destination_and_all_of_it_once_it_is_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    node = Node(tmp_path, f"sqlite:///{tmp_path / 'chexnode.db'}", kind="folder", path=out, max_age_hours=24)
+    node.ledger.destinations.pause("pacs")
+    node.add(result())
+    node.clock.skip(90 * 3600)
+    assert node.deliver() == 0
+    assert list(out.iterdir()) == []
+    assert node.ledger.destinations.resume("pacs") == 1
+    assert node.deliver() == 1
+    assert node.states() == ["SENT"], "it has not aged"
+    assert len(list(out.iterdir())) == 1
+    node.ledger.close()
 
 
-def test_a_paused_destination_gets_all_later_and_a_new_one_its_history(tmp_path: Path) -> None:
-    two, three = phantom_files(tmp_path, 2), phantom_files(tmp_path, 3)
-    rule = {"name": "private", "calling_ae_title": "PRIVATE", "destinations": ["open"]}
-    node = Node(tmp_path / "node", destination=[folder("open"), folder("shut")], rule=[rule])
-    node.run("db", "upgrade")
-    node.run("destinations", "pause", "shut")
-    with node.up:
-        for image in two:
-            store_file(node.port, read_part10(image))
-        wait_for(lambda: len(files(tmp_path / "node" / "open").get("SR", [])) == 2, "the reports of two images")
-        assert files(tmp_path / "node" / "shut") == {}
-        assert [one["waiting"] for one in node.json("destinations", "list")] == [0, 2]
-        assert node.json("destinations", "resume", "shut")["waiting"] == 2
-        store_file(node.port, read_part10(three[2]), calling="PRIVATE")
-        node.wait_until_settled(3)
-    assert len(files(tmp_path / "node" / "shut")["SR"]) == 2, "all that waited, and nothing that a rule sends elsewhere"
-    node.tables["destination"].append(folder("new", label="COPY"))
-    node.tables["destination"].append(folder("late"))
-    node.write_settings()
-    with node.up:
-        assert node.json("replay", "--destination", "late", "--since", "today") == {
-            "results": 2,
-            "images": 2,
-            "lacking": 0,
-        }
-        assert node.json("replay", "--destination", "new")["lacking"] == 2, "none was made with its label"
-        node.wait_until_settled(3)
-    assert files(tmp_path / "node" / "late") == files(tmp_path / "node" / "shut")
-    assert node.json("replay", "--destination", "late")["results"] == 0
+def test_a_new_destination_gets_its_history_unless_a_rule_sends_it_elsewhere(tmp_path: Path) -> None:
+    rule = RuleSettings(name="research", station="LAB*", destinations=("elsewhere",))
+    late, elsewhere = (DestinationSettings(name=n, kind="folder", path=tmp_path) for n in ("late", "elsewhere"))
+    settings = Settings(node={"data_dir": tmp_path}, rule=(rule,), destination=(late, elsewhere))
+    spool = Spool(tmp_path)
+    spool.prepare()
+    with opened(f"sqlite:///{tmp_path / 'chexnode.db'}") as ledger:
+        for station in ("ROOM1", "LAB7"):
+            image = arrival()
+            path = spool.path(image.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            radiograph(StationName=station).save_as(path, enforce_file_format=True)
+            record(ledger, image)
+            complete(ledger, claim(ledger))
+        # A Segmentation and a picture of each; of reports there are none.
+        assert give_history(ledger, spool, settings, late, EVERYTHING) == History(2, 1, 1)
+        assert give_history(ledger, spool, settings, elsewhere, EVERYTHING) == History(4, 2, 2)
+        assert give_history(ledger, spool, settings, elsewhere, EVERYTHING).results == 0

@@ -1,4 +1,4 @@
-"""The past, for a destination that was added later: the valid results that it never got, by its settings and the site's."""
+"""The past, for a destination that was added later: the valid results that it never got."""
 
 from __future__ import annotations
 

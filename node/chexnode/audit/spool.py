@@ -8,16 +8,36 @@ Any number of processes put; the one that holds the lock takes.
 from __future__ import annotations
 
 import fcntl
+import html
 import itertools
 import json
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from base64 import b64decode
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SUFFIX = ".msg"
 _STALE_SECONDS = 3600.0
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
+
+
+def pattern(identities: Collection[str]) -> re.Pattern[str]:
+    """What finds any of ``identities`` as a whole word: ``12`` is not in ``1.2.12.3``, nor in ``312``."""
+    words = "|".join(re.escape(one) for one in sorted(identities, key=len, reverse=True) if one.strip())
+    return re.compile(rf"(?<![\w.^-])(?:{words or '(?!)'})(?![\w^-]|\.\w)")
+
+
+def readable(message: bytes) -> str:
+    """The text of a message, without XML's escapes, and what is in it in base 64 (queries)."""
+    text = html.unescape(message.decode("utf-8", "replace"))
+    parts = [text]
+    for encoded in _BASE64.findall(text):
+        with suppress(ValueError):
+            parts.append(b64decode(encoded, validate=True).decode("utf-8", "replace"))
+    return "\n".join(parts)
 
 
 class AuditSpool:
@@ -53,8 +73,23 @@ class AuditSpool:
             return []
 
     def read(self, names: Sequence[str]) -> list[bytes]:
-        """Their contents."""
-        return [(self._folder / name).read_bytes() for name in names]
+        """The contents of those that are still there."""
+        found = []
+        for name in names:
+            with suppress(FileNotFoundError):  # erased meanwhile
+                found.append((self._folder / name).read_bytes())
+        return found
+
+    def erase(self, identities: Collection[str]) -> int:
+        """Delete the messages that name one of ``identities`` (IDs, names, UIDs); return how many."""
+        mine = pattern(identities)
+        erased = 0
+        for name in self.waiting():
+            for message in self.read([name]):
+                if mine.search(readable(message)):
+                    (self._folder / name).unlink(missing_ok=True)
+                    erased += 1
+        return erased
 
     def remove(self, names: Sequence[str]) -> None:
         """Delete what is delivered, or given up."""

@@ -15,7 +15,9 @@ import typer
 
 from chexnode.cli.alarms import alarms_app
 from chexnode.cli.backup import backup, recover, restore
+from chexnode.cli.deliveries import deliveries_app
 from chexnode.cli.destinations import destinations_app, replay
+from chexnode.cli.erase import erase
 from chexnode.cli.models import models_app
 from chexnode.cli.options import (
     Accession,
@@ -51,12 +53,12 @@ if TYPE_CHECKING:
 
 app = group("ChexNode: finds abnormalities on chest radiographs and returns them to PACS.", no_args_is_help=True)
 jobs_app = group("Show what was received and what became of it, or act on one job.")
-deliveries_app = group("Show what was sent where, or send it again.")
 db_app = group("The database schema.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
 app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
 app.add_typer(destinations_app, name="destinations")
 app.command()(replay)
+app.command()(erase)
 app.add_typer(tokens_app, name="tokens")
 for _name, _group in (("users", users_app), ("alarms", alarms_app), ("viewer", viewer_app), ("models", models_app)):
     app.add_typer(_group, name=_name)
@@ -285,67 +287,6 @@ def account(ctx: typer.Context, json: Json = False) -> None:
         spool = Spool(settings.node.data_dir)
         tables.show(tables.account_table(counted, spool.free(), spool.has_room(settings.disk)))
     raise typer.Exit(Exit.SOME_FAILED if counted.difference else Exit.OK)
-
-
-@deliveries_app.callback()
-def deliveries(
-    ctx: typer.Context,
-    state: States = None,
-    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Only to this destination.")] = None,
-    accession: Accession = None,
-    patient: Patient = None,
-    study: Study = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Limit = 100,
-    json: Json = False,
-) -> None:
-    """Show what was sent where, newest first; or send it again."""
-    if is_for_subcommand(ctx):
-        return
-    from chexnode.cli import tables
-    from chexnode.vocabulary import filters
-
-    states = filters.delivery_states(state or ())
-    with ledger_of(ctx) as ledger:
-        wanted = filters.given(accession, patient, study, since, until)
-        found = ledger.views.deliveries(states, destination, limit=limit, wanted=wanted)
-    if json:
-        print_json(found)
-    else:
-        tables.show(tables.deliveries_table(found))
-
-
-@deliveries_app.command("replay")
-def deliveries_replay(
-    ctx: typer.Context,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Delivery ids.")] = None,
-    destination: Annotated[str | None, typer.Option(metavar="NAME", help="Everything to this destination.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Everything to every destination.")] = False,
-    dead_only: Annotated[bool, typer.Option("--dead-only", help="Of these, only the DEAD ones.")] = False,
-    accession: Accession = None,
-    patient: Patient = None,
-    study: Study = None,
-    since: Since = None,
-    until: Until = None,
-    json: Json = False,
-) -> None:
-    """Send results again, the very same bytes: of some ids, of one destination, of a patient, study or time, or all."""
-    from chexnode.vocabulary import filters
-
-    wanted = filters.given(accession, patient, study, since, until)
-    if bool(ids) + everything + (destination is not None or not wanted.is_empty) != 1:
-        raise Usage("give delivery ids; or --destination NAME, --accession, --patient, --study, --since; or --all")
-    known = [d.name for d in settings_of(ctx).destination]
-    if destination is not None and destination not in known:
-        raise Usage(f"no destination {destination!r} in the settings; there are: {', '.join(known) or 'none'}")
-    with ledger_of(ctx) as ledger:
-        count = ledger.deliveries.replay(ids=ids or (), destination=destination, dead_only=dead_only, wanted=wanted)
-        gone = 0 if ids or dead_only or not wanted.is_empty else ledger.deliveries.past_retention(destination)
-    sentence = f"{count} {'delivery' if count == 1 else 'deliveries'} will be sent again"
-    if gone:
-        sentence += f"; {gone} cannot be: retention has deleted the files"
-    tell(json, {"replayed": count, "past_retention": gone}, sentence)
 
 
 @app.command()

@@ -29,6 +29,7 @@ SERIES = SeriesName(9401, "AI Withdrawal - NOT FOR DIAGNOSTIC USE")
 #: Document Title (CID 7010) by reason.
 TITLES: Mapping[Supersession, Code] = {
     Supersession.CORRECTED: codes.DCM.IncorrectModalityWorklistEntry,
+    Supersession.ERASED: codes.DCM.DataRetentionPolicyExpired,
     Supersession.REPLACED: codes.DCM.RejectedForQualityReasons,
 }
 

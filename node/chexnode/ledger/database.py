@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SYNCHRONISE_SECONDS = 30.0
+_TRUNCATIONS = 50
 
 
 def utc_now() -> datetime:
@@ -97,6 +98,29 @@ class Database:
         with self.read() as conn:
             now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
             return now.astimezone(UTC)
+
+    def scrub(self) -> bool:
+        """Leave nothing of deleted rows in the files of the database; return whether that was possible just now.
+
+        SQLite writes its file anew and empties its log; PostgreSQL frees the space of the rows for others.
+        """
+        if self.engine.dialect.name == "postgresql":
+            with _translated(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+                conn.exec_driver_sql("VACUUM")
+            return True
+        raw = self.engine.raw_connection()
+        try:
+            connection: Any = raw.driver_connection
+            connection.execute("VACUUM")
+            for _ in range(_TRUNCATIONS):
+                if not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    return True
+                time.sleep(0.1)
+        except sqlite3.OperationalError as error:
+            log.warning("the database file could not be written anew: %s", error)
+        finally:
+            raw.close()
+        return False
 
     def close(self) -> None:
         """Close every connection."""

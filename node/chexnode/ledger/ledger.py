@@ -15,6 +15,7 @@ from chexnode.ledger.commitments import Commitments
 from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
 from chexnode.ledger.destinations import Destinations
+from chexnode.ledger.erasures import Erasures
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
 from chexnode.ledger.images import Images
@@ -51,6 +52,7 @@ class Ledger:
         self.reports = Reports(self.database)
         self.subjects = Subjects(self.database)
         self.files = Files(self.database)
+        self.erasures = Erasures(self.database)
         self.holdings = Holdings(self.database)
         self.objects = Objects(self.database)
         self.tokens = Tokens(self.database)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Event(StrEnum):
-    """What happened to an instance, a job, a delivery, a study, a token or a user."""
+    """What happened to an instance, a job, a delivery, a study, the node, a token or a user."""
 
     # to an instance
     NEW = "new"
@@ -74,6 +74,10 @@ class Event(StrEnum):
     """A report of what was not analysed in it was committed."""
     REPORT_FAILED = "report-failed"
     """That report could not be made."""
+
+    # to the node
+    ERASED = "erased"
+    """A patient or a study was erased; the detail counts what went, and names nobody."""
 
     # to a token or a user
     ADDED = "added"

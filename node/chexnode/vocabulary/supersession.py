@@ -10,5 +10,7 @@ class Supersession(StrEnum):
 
     CORRECTED = "corrected"
     """The same image came under another patient, study, series or accession number."""
+    ERASED = "erased"
+    """The patient or the study was erased."""
     REPLACED = "replaced"
     """The image came with other pixels, or was analysed anew: other results take their place."""

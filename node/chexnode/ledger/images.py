@@ -154,9 +154,13 @@ class Images:
         analysed = select(jobs.c.model).where(jobs.c.state == JobState.DONE)
         models = analysed.order_by(jobs.c.created_at.desc()).limit(_RECENT)
         with self._db.read() as conn:
-            callers, stations = zip(*conn.execute(newest).all() or [("", "")], strict=True)
-            found = {"caller": callers, "station": stations, "model": conn.execute(models).scalars()}
-        return {name: sorted({value for value in values if value})[:50] for name, values in found.items()}
+            rows = conn.execute(newest).all()
+            found: dict[str, set[str | None]] = {
+                "caller": {row.calling_ae_title for row in rows},
+                "station": {row.station_name for row in rows},
+                "model": set(conn.execute(models).scalars()),
+            }
+        return {name: sorted(value for value in values if value)[:50] for name, values in found.items()}
 
 
 def _is_by_job(search: Search) -> bool:

@@ -160,6 +160,9 @@ _JOB: dict[int | str, dict[str, Any]] = {
 _QUEUED = _example(asdict(Changed("0123456789abcdef", JobState.QUEUED, True)))
 _CANCELLED = _example(asdict(Changed("0123456789abcdef", JobState.CANCELLED, True)))
 _REPLAYED = _example(asdict(Replayed(2)))
+_UNCLEAR: dict[int | str, dict[str, Any]] = {
+    400: {"description": "Not exactly one of the three, or no such destination."}
+}
 _WHICH: dict[str, Any] = {
     "given up to one": {"value": {"destination": "pacs"}},
     "given up": {"value": {"all_dead": True}},
@@ -188,7 +191,7 @@ def router(node: Node, acts: Acts, dry_runs: DryRuns) -> APIRouter:
         """Send a job's results again, the very same bytes; what is on its way already is left alone."""
         return _answered(lambda: acts.replay_job(job, who_asks(request), dead_only=dead_only))
 
-    @routes.post("/deliveries/replay", responses={400: {"description": "Not exactly one of the three."}} | _REPLAYED)
+    @routes.post("/deliveries/replay", responses=_REPLAYED | _UNCLEAR)
     def replay(request: Request, which: Annotated[Replay, Body(openapi_examples=_WHICH)]) -> Replayed:
         """Send results again, as `chexnode deliveries replay`; what is on its way already is left alone."""
         if bool(which.ids) + (which.destination is not None) + which.all_dead != 1:

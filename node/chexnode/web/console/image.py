@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from chexnode.vocabulary.roles import Role
 from chexnode.vocabulary.states import InstanceState, JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.access import access
-from chexnode.web.actions import REPLAYABLE, Acts, Unknown
+from chexnode.web.actions import REPLAYABLE, Acts, Unknown, Who
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.regions import Outline, outlines
 from chexnode.web.console.snapshot import Snapshots
@@ -183,11 +183,15 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
         return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/images/{name}", 303, HEADERS)
 
     def carry_out(request: Request, name: str, act: str, visitor: Visitor) -> None:
-        act_on = {"retry": acts.retry, "cancel": acts.cancel, "replay": acts.replay_job}.get(act)
-        if act_on is None:
+        by_name: dict[str, Callable[[str, Who], object]] = {
+            "retry": acts.retry,
+            "cancel": acts.cancel,
+            "replay": acts.replay_job,
+        }
+        if act not in by_name:
             raise Turned(404, "turned.no_image")
         try:
-            act_on(name, visitor.who(request))
+            by_name[act](name, visitor.who(request))
         except Unknown as error:
             raise Turned(404, "turned.no_image") from error
         except Usage as error:

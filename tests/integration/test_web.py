@@ -359,11 +359,13 @@ def test_a_destination_is_paused_and_resumed_by_an_administrator(client: httpx.C
     reader = {"Authorization": f"Bearer {ledger.tokens.add('reader', [Scope.READ])[1]}"}
     admin = {"Authorization": f"Bearer {ledger.tokens.add('admin', [Scope.ADMIN])[1]}"}
     assert [client.post(pause, headers=who).status_code for who in ({}, reader)] == [401, 403]
-    assert client.post(pause, headers=admin).json() == {"paused": "pacs"}
+    paused = {"destination": "pacs", "paused": True, "changed": True, "waiting": 0}
+    assert client.post(pause, headers=admin).json() == paused
+    assert client.post(pause, headers=admin).json() == paused | {"changed": False}
     assert ledger.destinations.is_paused("pacs")
     assert samples(client, admin)["chexnode_destination_paused", ("pacs",)] == 1
     answer = client.post(resume, headers=admin).json()
-    assert (answer["resumed"], answer["waiting"] > 0) == ("pacs", True)
-    assert client.post(resume, headers=admin).status_code == 409
+    assert (answer["paused"], answer["changed"], answer["waiting"] > 0) == (False, True, True)
+    assert not client.post(resume, headers=admin).json()["changed"]
     assert client.post("/api/destinations/nowhere/pause", headers=admin).status_code == 404
     assert client.post(f"{pause}?for=1h", headers=admin).status_code == 400

@@ -45,13 +45,13 @@ class Destinations:
         with self._db.read() as conn:
             return conn.execute(paused).first() is not None
 
-    def pause(self, name: str) -> None:
-        """Send nothing more to it until :meth:`resume`; what is under way is finished."""
+    def pause(self, name: str) -> bool:
+        """Send nothing more to it until :meth:`resume`; what is under way is finished. False if it was paused."""
         now = self._db.clock()
         with self._db.write() as conn:
             add_missing(conn, destinations, [{"name": name, "failures": 0}])
             running = and_(destinations.c.name == name, destinations.c.paused_at.is_(None))
-            conn.execute(update(destinations).where(running).values(paused_at=now))
+            return conn.execute(update(destinations).where(running).values(paused_at=now)).rowcount == 1
 
     def resume(self, name: str) -> int:
         """Send again; return how many deliveries waited. None of them has aged. Raises Usage if it is not paused."""

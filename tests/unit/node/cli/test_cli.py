@@ -266,6 +266,15 @@ def test_destinations_are_paused_resumed_and_given_their_history(run: Run, life:
     assert run("replay", "--destination", "nowhere").code == cli.Exit.USAGE
 
 
+def test_erase_says_what_it_is_about_and_asks(run: Run, life: Ledger) -> None:
+    for wrong in ([], ["--patient", "P", "--study", "1.2"], ["--patient", "P"]):
+        assert run("erase", *wrong).code == cli.Exit.USAGE, wrong
+    study = run("jobs", "show", run("jobs", "--json").json[0]["id"], "--json").json["study_instance_uid"]
+    counted = run("erase", "--study", study, "--dry-run", "--json").json
+    assert (counted["studies"], counted["images"] > 0) == (1, True)
+    assert run("erase", "--study", study, "--dry-run").out.startswith("would erase 1 studies")
+
+
 def test_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHEXNODE_BROKER__URL", "redis://:hunter2@h/0")
     ran = run("settings", "--json")

@@ -33,7 +33,7 @@ from chexnode.dimse.messages import Status
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
 from chexnode.ledger.migrate import upgrade
-from chexnode.ledger.views import EventView, JobDetail, ResultView
+from chexnode.ledger.views import EventView, JobDetail, ResultView, ShadowView
 from chexnode.node import Node
 from chexnode.receive.storage import StorageService
 from chexnode.settings.keys import section_of
@@ -113,6 +113,8 @@ def _settings() -> str:
     for name, field in Settings.model_fields.items():
         model = section_of(field.annotation)
         assert model is not None
+        if name == "shadow":  # written as [[model]], which says so
+            continue
         is_list = get_origin(field.annotation) is tuple
         parts.append(
             f"## `{f'[[{name}]]' if is_list else f'[{name}]'}`\n\n{_text(model)}" + (" Repeatable." if is_list else "")
@@ -201,10 +203,17 @@ _SHAPES: Mapping[str, type] = {
     "`jobs show`, `jobs retry` and `jobs cancel`, one object: the keys of `jobs` and": JobDetail,
     "an event": EventView,
     "a result": ResultView,
+    "a model on trial": ShadowView,
     "`deliveries`, an array of": DeliveryView,
     "`account`, one object": Account,
     "`analyze`, an array of; also the content of `STEM.json`": reports.FileReport,
     "a region": reports.RegionReport,
+    "`reanalyse` and `reanalyse rollback`, one object": reports.Reanalysis,
+    "`compare`, one object": reports.Comparison,
+    "a discordant image": reports.Discordance,
+    "`drift`, `{baseline, drift}`: the baseline": reports.Baseline,
+    "`drift`, an array of": reports.Drift,
+    "`drift daily`, an array of": reports.DailyFigures,
     "`settings`, an array of": reports.Setting,
     "`check`, an array of": reports.Check,
 }

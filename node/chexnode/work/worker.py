@@ -271,7 +271,7 @@ class Worker:
         """Encode, make the files durable, and only then commit the rows."""
         findings = self._pipeline.interpret(ready.prepared, raw)
         encoded: list[Encoded] = []
-        chosen: list[Route] = []
+        chosen: tuple[Route, ...] = ()
         shadows: list[JobSpec] = []
         if claim.purpose is not Purpose.SHADOW:
             rule = deciding_rule(self._settings.rule, ready.prepared.header, claim.calling_ae_title)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from chexnode.node import Node
@@ -13,7 +13,7 @@ from chexnode.vocabulary import filters
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.reports import Comparison, Reanalysis
 from chexnode.vocabulary.scopes import Scope
-from chexnode.web.access import access
+from chexnode.web.actions import ours, who_asks
 from chexnode.web.api import Narrowed, answer, known
 from chexnode.web.auth import require
 from chexnode.web.viewer import install
@@ -44,25 +44,16 @@ class ReanalysisOf(Images):
     only_done: bool = Field(False, description="Leave out images that were refused, failed or were cancelled.")
 
 
-def is_json(request: Request) -> None:
-    """Refuse what a page of another origin could have a browser send unasked."""
-    if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-        raise HTTPException(415, "the body is application/json")
-
-
 def router(node: Node) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/api", dependencies=[Depends(known)])
-    acting = [Depends(require(Scope.ADMIN)), Depends(is_json)]
-    refusals: dict[int | str, dict[str, Any]] = {
-        400: {"description": "No such model, or no image is named."},
-        415: {"description": "Not JSON."},
-    }
+    acting = [Depends(require(Scope.ADMIN)), Depends(ours)]
+    refusals: dict[int | str, dict[str, Any]] = {400: {"description": "No such model, or no image is named."}}
 
     def recorded(request: Request, done: Reanalysis, what: str) -> Response:
         if done.queued and not done.is_dry_run:
-            address = request.client.host if request.client else ""
-            node.trail.acted(access().user, address, f"{done.queued} image(s) to be {what} by {done.model}")
+            who = who_asks(request)
+            node.trail.acted(who.name, who.address, f"{done.queued} image(s) to be {what} by {done.model}")
         return answer(done)
 
     @routes.post("/reanalysis", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=refusals)

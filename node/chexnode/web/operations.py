@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -44,11 +45,16 @@ class ReanalysisOf(Images):
     only_done: bool = Field(False, description="Leave out images that were refused, failed or were cancelled.")
 
 
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"example": asdict(Reanalysis("chexnomaly 2", 2, 0, 0, {}, None, False))}}},
+    400: {"description": "No such model, or no image is named."},
+}
+
+
 def router(node: Node) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/api", dependencies=[Depends(known)])
     acting = [Depends(require(Scope.ADMIN)), Depends(ours)]
-    refusals: dict[int | str, dict[str, Any]] = {400: {"description": "No such model, or no image is named."}}
 
     def recorded(request: Request, done: Reanalysis, what: str) -> Response:
         if done.queued and not done.is_dry_run:
@@ -56,14 +62,14 @@ def router(node: Node) -> APIRouter:
             node.trail.acted(who.name, who.address, f"{done.queued} image(s) to be {what} by {done.model}")
         return answer(done)
 
-    @routes.post("/reanalysis", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=refusals)
+    @routes.post("/reanalysis", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=_ANSWERS)
     def reanalysis(request: Request, images: ReanalysisOf) -> Response:
         """Analyse images again, as `chexnode reanalyse --json`."""
         options = {"only_done": images.only_done, "is_dry_run": images.dry_run}
         return recorded(request, reanalyse.reanalyse(node, images.wanted, images.model, **options), "analysed again")
 
     @routes.post(
-        "/reanalysis/rollback", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=refusals
+        "/reanalysis/rollback", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=_ANSWERS
     )
     def rollback(request: Request, images: Images) -> Response:
         """Put the results of before back, as `chexnode reanalyse rollback --json`."""

@@ -64,7 +64,7 @@ class Stopwatch:
         sent = {int(e.subject_id): e.at for e in page if (e.subject, e.to_state) == ("delivery", DeliveryState.SENT)}
         names = sorted({e.subject_id for e in (*analysed, *done)})
         rows: dict[str, Row[Any]] = {}
-        past: dict[str, list[Row[Any]]] = defaultdict(list)
+        past: dict[str, list[Any]] = defaultdict(list)
         steps = []
         with self._db.read() as conn:
             for some in in_chunks(names):

@@ -50,6 +50,7 @@ from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
 from chexnode.web.dicomweb.query import ATTRIBUTES
 from chexnode.web.dicomweb.routes import ROOT
+from chexnode.web.histograms import HISTOGRAMS
 from chexnode.web.metrics import METRICS
 from chextrain.config import Config
 from chextrain.recipes.registry import RECIPES
@@ -382,7 +383,7 @@ def _http() -> str:
             answer = _markdown(what.get("description", ""))
             rows.append((f"`{method.upper()} {path}`", ", ".join(f"`{s}`" for s in scopes), query, answer))
     kinds = {"_total": "counter", "_info": "info"}
-    metrics = (
+    metrics = [
         (
             f"`{name}`",
             next((kind for end, kind in kinds.items() if name.endswith(end)), "gauge"),
@@ -390,7 +391,10 @@ def _http() -> str:
             text,
         )
         for name, (text, labels) in METRICS.items()
-    )
+    ] + [
+        (f"`{name}`", "histogram" if buckets else "counter", ", ".join(f"`{label}`" for label in labels), text)
+        for name, (text, labels, buckets) in HISTOGRAMS.items()
+    ]
     return page(
         "HTTP",
         "The web role. Where tokens exist, a route needs one with its scope, or with `admin`: see [Secure the web "
@@ -407,8 +411,9 @@ def _http() -> str:
         + table(
             ("level", "attribute", "VR"), ((a.level.name.lower(), f"`{a.keyword}`", a.vr) for a in ATTRIBUTES.values())
         ),
-        "## Metrics\n\nRead from the ledger at every scrape. No label names a patient, a study or a peer.\n\n"
-        + table(("metric", "type", "labels", "meaning"), metrics),
+        "## Metrics\n\nRead from the ledger at every scrape; histograms and `chexnode_answers_total` count from the "
+        "start of the web role that is asked, and each counts all that the node did. No label names a patient, a study "
+        "or a peer.\n\n" + table(("metric", "type", "labels", "meaning"), metrics),
     )
 
 

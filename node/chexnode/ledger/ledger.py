@@ -16,6 +16,7 @@ from chexnode.ledger.comparisons import Comparisons
 from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
 from chexnode.ledger.drift import Drifts
+from chexnode.ledger.durations import Stopwatch
 from chexnode.ledger.feed import Feed
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
@@ -63,6 +64,7 @@ class Ledger:
         self.alarms = Alarms(self.database)
         self.views = Views(self.database)
         self.feed = Feed(self.database)
+        self.stopwatch = Stopwatch(self.database)
         self.images = Images(self.database)
         self.overviews = Overviews(self.database)
         self.work = Work(self.database)

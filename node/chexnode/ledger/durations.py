@@ -14,12 +14,13 @@ from chexnode.ledger.database import Database, in_chunks
 from chexnode.ledger.feed import FeedEvent
 from chexnode.ledger.schema import deliveries, events, jobs
 from chexnode.vocabulary.events import Event
+from chexnode.vocabulary.purposes import AWAITED
 from chexnode.vocabulary.states import DeliveryState, JobState
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysisTimes:
-    """A job that was analysed."""
+    """A job of a received image that was analysed."""
 
     model: str
     score: float | None
@@ -69,7 +70,8 @@ class Stopwatch:
         with self._db.read() as conn:
             for some in in_chunks(names):
                 columns = (jobs.c.id, jobs.c.model, jobs.c.score, jobs.c.abnormal, jobs.c.created_at)
-                rows |= {row.id: row for row in conn.execute(select(*columns).where(jobs.c.id.in_(some)))}
+                awaited = (jobs.c.id.in_(some), jobs.c.urgency <= AWAITED)
+                rows |= {row.id: row for row in conn.execute(select(*columns).where(*awaited))}
                 history = select(events.c.id, events.c.at, events.c.subject_id, events.c.event)
                 history = history.where(events.c.subject == "job", events.c.subject_id.in_(some))
                 for moment in conn.execute(history.order_by(events.c.id)):

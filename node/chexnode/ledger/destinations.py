@@ -17,6 +17,7 @@ from chexnode.ledger.schema import deliveries, destinations, instances, jobs, re
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.filters import Filter
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.states import DeliveryState, JobState
 from chexnode.vocabulary.variants import ResultKind
 
@@ -93,6 +94,7 @@ class Destinations:
                 jobs.c.state.in_((JobState.DONE, JobState.DELIVERING)),
                 results.c.superseded.is_(None),
                 results.c.kind != ResultKind.KO,
+                jobs.c.purpose != Purpose.SHADOW,
                 instances.c.calling_ae_title.in_(peers) if peers else true(),
                 or_(jobs.c.abnormal.is_(None), jobs.c.abnormal) if abnormal_only else true(),
             )

@@ -88,6 +88,7 @@ def samples(client: httpx.Client, headers: dict[str, str] | None = None) -> dict
         (sample.name, tuple(sample.labels[label] for label in METRICS[sample.name][1])): sample.value
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
+        if sample.name in METRICS  # those of a histogram have names of their own
     }
 
 

@@ -36,9 +36,9 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[Site]:
+def site(folder: Path, more: str = "") -> Iterator[Site]:
     config, clock = folder / "chexnode.toml", Clock()
-    config.write_text(f'[node]\ndata_dir = "{folder}/var"\n[disk]\nwatermark = 1.0\nreserve_gb = 0\n')
+    config.write_text(f'[node]\ndata_dir = "{folder}/var"\n[disk]\nwatermark = 1.0\nreserve_gb = 0\n{more}')
     settings = load(config)[0]
     with opened(settings.database.url, clock) as ledger, serving(settings, ledger) as client:
         yield Site(config, ledger, clock, str(client.base_url))
@@ -217,3 +217,23 @@ def test_users_by_command(open_site: Site) -> None:
     assert [user.role for user in known.list()] == [Role.VIEWER]
     assert users("remove", "anna") == 0
     assert users("remove", "anna") == 2
+
+
+def test_an_operator_pauses_and_resumes_a_destination(tmp_path: Path) -> None:
+    pacs = '[[destination]]\nname = "pacs"\nkind = "dicom"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
+    with site(tmp_path, pacs) as made:
+        for name, role in (("vera", Role.VIEWER), ("otto", Role.OPERATOR)):
+            made.ledger.users.add(name, role, PASSWORD)
+        with browser(made) as viewer, browser(made) as operator:
+            sign_in(viewer, "vera")
+            sign_in(operator, "otto")
+            fields = {"csrf": csrf(operator.get("/console/deliveries")), "destination": "pacs"}
+            assert viewer.post("/console/destinations/pause", data=fields).status_code == 403
+            assert "destinations/pause" not in viewer.get("/console/deliveries").text
+            for act, other, paused in (("pause", "resume", True), ("resume", "pause", False)):
+                assert operator.post(f"/console/destinations/{act}", data=fields).status_code == 303
+                assert f"destinations/{other}" in operator.get("/console/deliveries").text
+                (view,) = made.ledger.overviews.destinations(["pacs"])
+                assert (view.paused_at is not None) is paused
+            assert operator.post("/console/destinations/pause", data=fields | {"destination": "x"}).status_code == 404
+            assert operator.post("/console/destinations/erase", data=fields).status_code == 404

@@ -17,10 +17,13 @@ from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.snapshot import Snapshots
 from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
+from chexnode.web.destinations import pause, resume
+
+_ACTS = {"pause": pause, "resume": resume}
 
 
 def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRouter:
-    """The two pages, and the act."""
+    """The two pages, and the acts."""
     routes = APIRouter()
     ledger, trail = node.ledger, node.trail
     stays = visiting(trail, is_active=False)
@@ -28,7 +31,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
     names = [destination.name for destination in node.settings.destination]
 
     def of_deliveries() -> dict[str, Any]:
-        return {"groups": ledger.work.dead(), "destinations": ledger.overviews.destinations(names)}
+        return {"groups": ledger.work.dead(), "names": names, "destinations": ledger.overviews.destinations(names)}
 
     @routes.get("/deliveries")
     def deliveries(request: Request, visitor: Visitor = looking) -> Response:
@@ -56,6 +59,15 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
     async def replay(request: Request, visitor: Visitor = operating) -> Response:
         fields = await form_of(request)
         await run_in_threadpool(send_again, request, fields, visitor)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/deliveries", 303, HEADERS)
+
+    @routes.post("/destinations/{act}")
+    async def pause_or_resume(request: Request, act: str, visitor: Visitor = operating) -> Response:
+        name = (await form_of(request)).get("destination", "")
+        if act not in _ACTS or name not in names:
+            raise Turned(404, "turned.no_destination")
+        await run_in_threadpool(_ACTS[act], node, name, visitor.who(request))
+        snapshots.forget()
         return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/deliveries", 303, HEADERS)
 
     def send_again(request: Request, fields: dict[str, str], visitor: Visitor) -> None:

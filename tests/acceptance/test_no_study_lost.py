@@ -20,7 +20,7 @@ import pydicom
 import pytest
 
 from chexnode.vocabulary.errors import Transient
-from support.chaos import Chaos, FillDisk, FlushRedis, Kill, RefuseAssociations, Seconds, Target
+from support.chaos import Chaos, FillDisk, FlushRedis, Freeze, Kill, LoseRows, RefuseAssociations, Seconds, Target
 from support.datasets import dicom
 from support.disks import SmallDisk
 from support.modalities import Modality, Outgoing
@@ -34,6 +34,7 @@ PAUSE: Seconds = (1, 6)
 """Between two associations of a sender."""
 FIRST_CR = 100_001
 """An odd seed beyond those of the other phantoms: see ``phantom_dicom.KINDS``."""
+CLOCK_BEHIND = "-45s"
 START_SECONDS = 5
 """What a worker takes to start where nothing else goes on."""
 RECOVERY_SECONDS = 300
@@ -124,9 +125,14 @@ class Site:
             worker={"max_crashes": 1000},
         )
         self.node.run("db", "upgrade")
+        self.restored = LoseRows(self.node, folder / "copies", (2, 10))
         self.receiver = up.enter_context(self.node.role("receive"))
         began = time.monotonic()
-        self.workers = [up.enter_context(self.node.role("worker", number)) for number in (1, 2)]
+        # One worker's clock is three quarters of a minute behind everybody's, where the tests can make it so.
+        self.workers = [self.node.role("worker", number) for number in (1, 2)]
+        self.workers[0].clock = CLOCK_BEHIND
+        for worker in self.workers:
+            up.enter_context(worker)
         self.slowness = min(max(1.0, (time.monotonic() - began) / START_SECONDS / 2), 6.0)
 
     def targets(self) -> Iterator[Target]:
@@ -136,7 +142,8 @@ class Site:
         for worker in self.workers:
             yield Target(worker.name, [Kill(worker, short)], (5, 25), worker)
         yield Target("redis", [Kill(self.redis, (1, 10)), FlushRedis(self.redis)], (3, 12), self.redis)
-        yield Target("postgres", [Kill(self.postgres, short)], (5, 20), self.postgres)
+        yield Target("postgres", [Kill(self.postgres, short), Freeze(self.postgres, (1, 8))], (5, 20), self.postgres)
+        yield Target("database", [self.restored], (15, 40))
         yield Target("orthanc", [Kill(self.pacs, (1, 10)), RefuseAssociations(self.pacs, (1, 10))], (3, 15), self.pacs)
         yield Target("disk", [FillDisk(self.disk, "node", (2, 8))], (4, 15))
         if self.pacs_disk.is_real:

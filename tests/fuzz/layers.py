@@ -14,7 +14,9 @@ from pathlib import Path
 from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_sound
 from chexmodels.dicom.part10 import Part10 as Part10File
 from chexmodels.dicom.transfer_syntaxes import DEFLATED
+from chexnode.dimse.commitment import MAX_ELEMENTS
 from chexnode.dimse.contexts import accept
+from chexnode.dimse.datasets import NotADataSet, decode
 from chexnode.dimse.messages import CommandError, Status, read_command, write_response
 from chexnode.dimse.pdus import LOCAL_LIMIT as ANY_REJECTION
 from chexnode.dimse.pdus import PduError, read_associate_ac, read_associate_rq, read_titles, write_associate_rj
@@ -27,7 +29,7 @@ from chexnode.triage.gate import judge_header
 from chexnode.vocabulary.errors import Refused
 from chexnode.work.sandbox import Sandbox
 from fuzz.cases import Case
-from support.senders import Part10
+from support.senders import IMPLICIT_VR, Part10
 from support.senders import read_command as read_response
 
 LIMITS = LimitSettings(inflate_mb=8)
@@ -117,6 +119,8 @@ def check_conversation(said: tuple[bytes, ...]) -> None:
             assert answer[0] == 0x02
             assert int.from_bytes(answer[2:6], "big") == len(answer) - 6
             assert all(number % 2 for number in contexts)
+        with suppress(NotADataSet):
+            decode(one[12:], IMPLICIT_VR, MAX_ELEMENTS)
         with suppress(CommandError):
             command = read_command(one[12:])
             response = read_response(write_response(command, Status.CANNOT_UNDERSTAND, "x"))

@@ -246,6 +246,33 @@ def _contexts(random: Random, said: Conversation) -> Conversation:
     return [associate_rq(random.choice(kinds)), *said[1:]]
 
 
+def _oversize(random: Random, said: Conversation) -> Conversation:
+    """A request for an association beyond any bound: too long, too many contexts, one identifier again and again."""
+    request = random.choice(
+        (
+            pdu(0x01, said[0][6:] + item(0x50, bytes(60_000)) * random.choice((1, 2, 40))),
+            associate_rq([(CR_IMAGE, [EXPLICIT_VR])] * 300),
+            associate_rq([(CR_IMAGE, [EXPLICIT_VR] * 60)] * 128),
+        )
+    )
+    if random.random() < 0.3:
+        request = request[:2] + struct.pack(">L", random.choice((131_073, 1 << 24, 0x7FFFFFFF))) + request[6:]
+    return [request, *said[1:]]
+
+
+def _commitment_bomb(random: Random, said: Conversation) -> Conversation:
+    """A request for storage commitment whose data set is items in items, or a million empty ones."""
+    empty = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+    inside = random.choice((empty * random.choice((20_001, 200_000)), b""))
+    for _ in range(random.choice((0, 9, 500)) if not inside else 0):
+        inside = (
+            struct.pack("<HHL", 0xFFFE, 0xE000, 8 + len(inside)) + struct.pack("<HHL", 8, 0x1199, len(inside)) + inside
+        )
+    data = _implicit(0x00081195, "1.2.3") + struct.pack("<HHL", 0x0008, 0x1199, len(inside)) + inside
+    at = random.randrange(1, len(said) + 1)
+    return [*said[:at], *message(5, _commitment(9), data, 1 << 17), *said[at:]]
+
+
 def _user_items(random: Random, said: Conversation) -> Conversation:
     """User information that is garbage: role selection, negotiation, identity (PS3.7 annex D.3.3)."""
     items = b""
@@ -281,4 +308,5 @@ def _noise(random: Random, said: Conversation) -> Conversation:
 MUTATIONS: tuple[Mutation, ...] = (
     *(_flip, _flip, _type, _pdu_length, _value_length, _context, _control, _reorder, _drop, _repeat, _data_first),
     *(_interleave, _many_values, _command, _command, _titles, _contexts, _user_items, _user_items, _end_early, _noise),
+    *(_oversize, _commitment_bomb),
 )

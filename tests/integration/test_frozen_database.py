@@ -3,15 +3,12 @@ the process still counts as alive, and everything goes on by itself."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import pytest
 
 from support.ledgers import opened
@@ -29,17 +26,11 @@ T = TypeVar("T")
 
 @contextmanager
 def frozen(postgres: Postgres) -> Iterator[None]:
-    """SIGSTOP: the kernel still acknowledges every byte, and no time-out of the server's own can end a wait."""
-    assert postgres.process is not None
-    server = psutil.Process(postgres.process.pid)
-    pids = [server.pid, *(child.pid for child in server.children(recursive=True))]
+    postgres.freeze()
     try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
         yield
     finally:
-        for pid in reversed(pids):
-            os.kill(pid, signal.SIGCONT)
+        postgres.thaw()
 
 
 def timed(action: Callable[[], T]) -> tuple[T, float]:

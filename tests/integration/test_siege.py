@@ -25,8 +25,8 @@ from support.servers import LOOPBACK, wait_for
 
 SILENT, HALF_SHAKEN = 200, 50
 STORES = 10
-EXTRA_SECONDS = 2.0
-"""How much longer than on an undisturbed node a store may take."""
+SECONDS = 2.0
+"""What a store may take, on a machine that does it within a tenth of that when nothing else goes on."""
 
 _CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01"  # the beginning of one
 _LONG_FRAGMENT = struct.pack(">BxLLBB", 0x04, 1 << 20, (1 << 20) - 4, 1, 0x00)
@@ -132,4 +132,4 @@ def test_a_well_behaved_peer_stores_all_the_same(tmp_path: Path, capsys: pytest.
                 f"{max(under_siege[over_tls]):.3f} ({vanished} vanished)"
             )
     for over_tls in (False, True):
-        assert max(under_siege[over_tls]) <= max(quiet[over_tls]) + EXTRA_SECONDS
+        assert max(under_siege[over_tls]) <= max(SECONDS, 10 * max(quiet[over_tls]))

@@ -21,8 +21,8 @@ from support.senders import an_image, store_file
 from support.servers import LOOPBACK, free_port
 
 SILENT, HALF_SHAKEN, STORES = 200, 50, 45
-EXTRA_SECONDS = 2.0
-"""How much longer than on an undisturbed node an answer may take."""
+SECONDS = 2.0
+"""What an answer may take, on a machine that gives it within a tenth of that when nothing else goes on."""
 _CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01"  # the beginning of one
 _HALF_HEADER = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Never: "
 
@@ -129,4 +129,4 @@ def test_good_peers_are_served_within_two_seconds(node: Node, capsys: pytest.Cap
             f"\nsiege of the web role: /health/live at most {slowest[0]:.2f} s, C-STORE {slowest[1]:.2f} s; "
             f"undisturbed {quiet:.2f} s"
         )
-    assert max(slowest) < quiet + EXTRA_SECONDS
+    assert max(slowest) < max(SECONDS, 10 * quiet)

@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from sqlalchemy import text
+
+from chexnode.ledger import backup
+from chexnode.ledger.database import Database
+from chexnode.ledger.schema import metadata
+from chexnode.vocabulary.errors import Transient
 from support.disks import SmallDisk
-from support.servers import Orthanc, Redis, Server
+from support.nodes import Node
+from support.servers import Orthanc, Postgres, Redis, Server
 
 Seconds = tuple[float, float]
 """Least and most."""
@@ -50,6 +59,62 @@ class Kill:
 
     def heal(self) -> bool:
         return started(self._server)
+
+
+class Freeze:
+    """SIGSTOP: connections stay open, the kernel goes on acknowledging bytes, and nobody answers."""
+
+    def __init__(self, postgres: Postgres, lasts: Seconds) -> None:
+        self.name, self.lasts = f"{postgres.name} frozen", lasts
+        self._postgres = postgres
+
+    def strike(self, draw: random.Random) -> None:
+        self._postgres.freeze()
+
+    def heal(self) -> bool:
+        self._postgres.thaw()
+        return True
+
+
+class LoseRows:
+    """A failover to a copy of the database that is ``lasts`` seconds old while every role goes on, then ``recover``."""
+
+    def __init__(self, node: Node, folder: Path, lasts: Seconds) -> None:
+        self.name, self.lasts = "database restored to an older copy", lasts
+        self._node, self._folder = node, folder
+        self._url = node.tables["database"]["url"]
+        self._number = 0
+        self._is_copied = self._is_restored = False
+
+    def strike(self, draw: random.Random) -> None:
+        self._number += 1
+        self._is_copied = self._is_restored = False
+        self._copy()
+
+    def heal(self) -> bool:
+        """Each step is done once; what the database was too ill for is tried again."""
+        if not self._is_copied:
+            self._copy()
+        elif not self._is_restored:
+            self._restore()
+        else:
+            return self._node.run("recover", check=False).returncode == 0
+        return False
+
+    def _copy(self) -> None:
+        folder = self._folder / str(self._number)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with closing(Database(self._url)) as database, suppress(Transient):
+            backup.save(database, folder)
+            self._is_copied = True
+
+    def _restore(self) -> None:
+        tables = ", ".join(table.name for table in metadata.sorted_tables)
+        with closing(Database(self._url)) as database, suppress(Transient), database.write() as conn:
+            conn.execute(text(f"TRUNCATE {tables}"))
+            backup.fill(conn, self._folder / str(self._number))
+            self._is_restored = True
 
 
 class FlushRedis:

@@ -243,7 +243,7 @@ def associate_rq(
     items = item(0x10, APPLICATION_CONTEXT.encode())
     for index, (abstract, transfers) in enumerate(contexts):
         syntaxes = item(0x30, abstract.encode()) + b"".join(item(0x40, t.encode()) for t in transfers)
-        items += item(0x20, bytes((2 * index + 1, 0, 0, 0)) + syntaxes)
+        items += item(0x20, bytes(((2 * index + 1) % 256, 0, 0, 0)) + syntaxes)  # beyond 128 they come again
     user = item(0x51, struct.pack(">L", max_length)) + item(0x52, b"1.2.3.4.5") + user_items
     items += item(0x50, user)
     head = struct.pack(">HH16s16s32x", 1, 0, called.ljust(16).encode(), calling.ljust(16).encode())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from packaging.requirements import Requirement
 
 from chexnode.cli import commands as cli
 from chexnode.settings.keys import known_keys
@@ -49,6 +50,30 @@ def compose() -> list[str]:
 
 def test_the_dockerfile_passes_hadolint() -> None:
     run(find("hadolint"), DEPLOY / "Dockerfile")
+
+
+@pytest.mark.parametrize("name", ["build", "receiver", "torch", "worker"])
+def test_every_package_of_an_image_has_a_version_and_digests(name: str) -> None:
+    for package, entry in lock(name).items():
+        assert re.match(rf"{package}==[^ ]+ \\\n", entry), entry
+        assert re.fullmatch(r"( +--hash=sha256:[0-9a-f]{64}( \\)?\n?)+", entry.partition("\n")[2]), entry
+
+
+@pytest.mark.parametrize(("extra", "names"), [("", ["receiver"]), ("worker", ["worker", "torch"])])
+def test_the_locks_are_of_what_the_project_asks_for(extra: str, names: list[str]) -> None:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+    locked = {package: entry for name in names for package, entry in lock(name).items()}
+    for requirement in map(Requirement, asked):
+        version = locked[requirement.name].split()[0].partition("==")[2]
+        assert requirement.specifier.contains(version), f"{requirement} but {version}: run deploy/requirements/lock.py"
+
+
+def lock(name: str) -> dict[str, str]:
+    """Package -> its entry."""
+    text = (DEPLOY / "requirements" / f"{name}.txt").read_text()
+    entries = re.findall(r"^[a-z0-9].*(?:\n .*)*", text, re.M)
+    return {entry.partition("==")[0]: entry for entry in entries}
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids=["cpu", "gpu"])

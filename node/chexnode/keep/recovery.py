@@ -8,6 +8,7 @@ the same UIDs.
 from __future__ import annotations
 
 import logging
+import time
 from enum import Enum, auto
 
 from chexnode.node import Node
@@ -65,12 +66,19 @@ class Recovery:
             return Fate.UNREADABLE
 
     def recover_all(self) -> int:
-        """Record every source that no row names; return how many were recorded. Raises Transient."""
-        fates = [
-            self.recover(path)
-            for path in self._node.spool.older_than(SETTLED_SECONDS)
-            if path.startswith("spool/sources/") and not self._node.ledger.files.known([path])
-        ]
+        """Record every source that no row names; return how many were recorded. Raises Transient.
+
+        Files that are too young to be judged, as after a failover a moment ago, are waited for once.
+        """
+        if set(self._unknown(0.0)) - set(self._unknown(SETTLED_SECONDS)):
+            time.sleep(SETTLED_SECONDS)
+        fates = [self.recover(path) for path in self._unknown(SETTLED_SECONDS)]
         if broken := fates.count(Fate.NO_OBJECT):
             log.warning("%d file(s) of the spool are no whole received objects: left alone", broken)
         return fates.count(Fate.RECORDED)
+
+    def _unknown(self, seconds: float) -> list[str]:
+        """The sources written more than ``seconds`` ago that no row names."""
+        files = self._node.ledger.files
+        sources = (path for path in self._node.spool.older_than(seconds) if path.startswith("spool/sources/"))
+        return [path for path in sources if not files.known([path])]

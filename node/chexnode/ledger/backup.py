@@ -55,16 +55,19 @@ def load(database: Database, folder: Path) -> None:
             copy.backup(mine.driver_connection)  # type: ignore[arg-type]
         return
     with database.write() as conn:
-        for table in metadata.sorted_tables:
-            columns = ", ".join(f'"{column.name}"' for column in table.columns)
-            with _driver(conn).cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN") as rows:
-                for block in _blocks(folder / f"{table.name}.copy"):
-                    rows.write(block)
-        for name in ("events", "deliveries"):
-            highest = (
-                f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), COALESCE(MAX(id), 0) + 1, false) FROM {name}"  # noqa: S608
-            )
-            conn.execute(text(highest))
+        fill(conn, folder)
+
+
+def fill(conn: Connection, folder: Path) -> None:
+    """Write the rows that :func:`save` copied from PostgreSQL into its tables, which are empty, in one transaction."""
+    for table in metadata.sorted_tables:
+        columns = ", ".join(f'"{column.name}"' for column in table.columns)
+        with _driver(conn).cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN") as rows:
+            for block in _blocks(folder / f"{table.name}.copy"):
+                rows.write(block)
+    for name in ("events", "deliveries"):
+        highest = f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), COALESCE(MAX(id), 0) + 1, false) FROM {name}"  # noqa: S608
+        conn.execute(text(highest))
 
 
 def _driver(conn: Connection) -> Any:

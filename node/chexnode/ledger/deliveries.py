@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple_, union_all, update
 
 from chexnode.ledger.database import Database, add_missing, in_chunks
-from chexnode.ledger.moves import finish_delivered, locked, move, move_each
+from chexnode.ledger.moves import finish_delivered, locked, move, move_each, new_fence
 from chexnode.ledger.narrowing import of_deliveries
 from chexnode.ledger.rows import COMMITTING, TO_BE_SENT, delivery_claims
 from chexnode.ledger.schema import deliveries, destinations, jobs, results
@@ -69,7 +69,7 @@ class Deliveries:
             )
             if not ids:
                 return []
-            lease = {"fence": deliveries.c.fence + 1, "lease_until": now + LEASE}
+            lease = {"fence": new_fence(), "lease_until": now + LEASE}
             conn.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(**lease))
             return delivery_claims(conn, ids)
 
@@ -90,7 +90,7 @@ class Deliveries:
         """Give every claim back, for a start when no courier can be alive."""
         given = update(deliveries).where(deliveries.c.lease_until.is_not(None))
         with self._db.write() as conn:
-            conn.execute(given.values(lease_until=None, fence=deliveries.c.fence + 1))
+            conn.execute(given.values(lease_until=None, fence=new_fence()))
 
     def settle(self, outcomes: Sequence[DeliveryOutcome]) -> int:
         """Write what became of claimed deliveries and finish their jobs; outcomes of lost leases are left out.
@@ -174,7 +174,7 @@ class Deliveries:
                         lease_until=None,
                         commit_at=None,
                         created_at=now,
-                        fence=deliveries.c.fence + 1,
+                        fence=new_fence(),
                     )
                 )
                 again = (JobState.DONE, JobState.DELIVERING, Event.REPLAYED)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple
 
 from chexnode.ledger.database import Database, add_missing
 from chexnode.ledger.instances import AFRESH, new_job, supersede
-from chexnode.ledger.moves import allowed, finish_delivered, happened, locked, move, move_each, record
+from chexnode.ledger.moves import allowed, finish_delivered, happened, locked, move, move_each, new_fence, record
 from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import JOB_OF_VERSION, add_results, job_claims, version
 from chexnode.ledger.schema import deliveries, instances, jobs
@@ -69,7 +69,7 @@ class Jobs:
             lease: dict[str, Any] = {
                 "owner": owner,
                 "lease_until": now + LEASE,
-                "fence": jobs.c.fence + 1,
+                "fence": new_fence(),
                 "error": None,
             }
             run = (JobState.QUEUED, JobState.RUNNING, Event.CLAIMED)
@@ -194,7 +194,7 @@ class Jobs:
                     crashes=crashes,
                     error=f"the worker stopped {crashes} time(s) while this image was being analysed",
                     finished_at=now if dead else None,
-                    fence=jobs.c.fence + 1,
+                    fence=new_fence(),
                     **_NO_LEASE,
                 )
         return len(rows)
@@ -253,7 +253,7 @@ class Jobs:
 
     def cancel(self, job_id: str, by: str | None = None) -> None:
         """A person wants a QUEUED or RUNNING job left undone. Raises Usage if it is in another state."""
-        facts = {"finished_at": self._db.clock(), "fence": jobs.c.fence + 1}
+        facts = {"finished_at": self._db.clock(), "fence": new_fence()}
         self._by_hand(job_id, JobState.CANCELLED, Event.CANCELLED, by, **facts, **_NO_LEASE)
 
     def _by_hand(self, job_id: str, to: JobState, event: Event, by: str | None, **facts: Any) -> None:

@@ -239,7 +239,7 @@ jobs = Table(
     Column("due_at", UtcDateTime, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("crashes", Integer, nullable=False, default=0),
-    Column("fence", Integer, nullable=False, default=0),
+    Column("fence", BigInteger, nullable=False, default=0),
     Column("owner", SafeText),
     Column("lease_until", UtcDateTime),
     Column("score", Float),
@@ -307,7 +307,7 @@ deliveries = Table(
     Column("kind", Coded(ResultKind, 8), nullable=False),  # as the result has it
     Column("state", Coded(DeliveryState), nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
-    Column("fence", Integer, nullable=False, default=0),
+    Column("fence", BigInteger, nullable=False, default=0),
     Column("lease_until", UtcDateTime),
     Column("next_attempt", UtcDateTime),
     # When to ask for storage commitment, or to ask again; NULL where it is not wanted or was answered, and unless SENT

@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL, Connection, and_, select, update
 
 from chexnode.ledger.database import Database
-from chexnode.ledger.moves import finish_delivered, happened, locked, move_each, record
+from chexnode.ledger.moves import finish_delivered, happened, locked, move_each, new_fence, record
 from chexnode.ledger.rows import JOB_OF_VERSION, MAY_BE_THERE
 from chexnode.ledger.schema import deliveries, instances, jobs, results
 from chexnode.vocabulary.errors import Transient
@@ -126,6 +126,6 @@ def withdraw_sets(conn: Connection, job_ids: Sequence[str], why: Supersession, n
     )
     rows = locked(conn, deliveries, open_ones, deliveries.c.id, deliveries.c.job_id, deliveries.c.state)
     facts = {"lease_until": None, "next_attempt": None, "commit_at": None, "finished_at": now}
-    fence = deliveries.c.fence + 1
+    fence = new_fence()
     move_each(conn, deliveries, rows, DeliveryState.WITHDRAWN, Event.WITHDRAWN, now, why, fence=fence, **facts)
     finish_delivered(conn, job_ids, now)

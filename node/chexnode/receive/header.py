@@ -6,14 +6,14 @@ Only what is asked for is decoded: the data set handed out holds raw values that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from pydicom import Dataset
 
 from chexmodels.dicom import values
-from chexmodels.dicom.elements import Buffer, Scan, dataset_of, scan
+from chexmodels.dicom.elements import Buffer, Element, Scan, dataset_of, scan
 from chexmodels.dicom.transfer_syntaxes import encoding_of
 from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.records import Attributes
@@ -22,8 +22,10 @@ from chexnode.vocabulary.records import Attributes
 _SAFE_UID = re.compile(r"[0-9.]{1,128}")
 
 MAX_TEXT = 1024
-#: A large value is nothing the gate looks at, and a copy of it would be memory a stranger asked for.
+#: What is copied of a header, in bytes. Large values are nothing the gate looks at, and copies of them would be memory
+#: that a stranger asked for, in each of his associations.
 _MAX_VALUE = 1 << 20
+_MAX_VALUES = 4 << 20
 
 
 class NotUnderstood(Exception):
@@ -58,7 +60,7 @@ def read_header(data: Buffer, transfer_syntax_uid: str, limits: LimitSettings) -
     found = scan(data, encoding, limits.max_elements, limits.max_nesting)
     if found.too_deep:
         raise NotUnderstood(found.broken)
-    ds = dataset_of(data, (element for element in found.elements.values() if element.length <= _MAX_VALUE), encoding)
+    ds = dataset_of(data, _smallest(found.elements.values()), encoding)
     codecs = values.codecs(ds)
 
     def uid(tag: int) -> str:
@@ -80,6 +82,16 @@ def read_header(data: Buffer, transfer_syntax_uid: str, limits: LimitSettings) -
         attributes(_SERIES),
         attributes(_INSTANCE),
     )
+
+
+def _smallest(elements: Iterable[Element]) -> Iterator[Element]:
+    """The elements that are copied: the shortest first, so that long ones push out nobody but each other."""
+    left = _MAX_VALUES
+    for element in sorted(elements, key=lambda element: element.length):
+        left -= element.length
+        if element.length > _MAX_VALUE or left < 0:
+            return
+        yield element
 
 
 @cache

@@ -191,8 +191,8 @@ MOST_BESIDE, UNUSED = 0.3, 0.4
 """Share of the anatomy that is cut off at one end while this share of the grey scale is left empty at the other: the
 window lies beside the pixels, as one for unsigned values does on signed ones."""
 MUCH_WHITE, MUCH_BLACK = 0.1, 0.4
-"""Share of the anatomy at the bright and the dark end above which a window that serves is noted: those of real radiographs
-leave next to none there, but for air around the patient."""
+"""Share of the anatomy at the bright and the dark end above which a window that serves is noted: those of real
+radiographs leave next to none there, but for air around the patient."""
 LEAST_CONTRAST = 16 / 256
 """Share of the grey scale that 98 % of the anatomy must take up: less, and the window is much too wide for it."""
 

@@ -50,6 +50,7 @@ from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
 from chexnode.web.dicomweb.query import ATTRIBUTES
 from chexnode.web.dicomweb.routes import ROOT
+from chexnode.web.histograms import HISTOGRAMS
 from chexnode.web.metrics import METRICS
 from chextrain.config import Config
 from chextrain.recipes.registry import RECIPES
@@ -373,7 +374,7 @@ def _http() -> str:
             answer = _markdown(what.get("description", ""))
             rows.append((f"`{method.upper()} {path}`", ", ".join(f"`{s}`" for s in scopes), query, answer))
     kinds = {"_total": "counter", "_info": "info"}
-    metrics = (
+    metrics = [
         (
             f"`{name}`",
             next((kind for end, kind in kinds.items() if name.endswith(end)), "gauge"),
@@ -381,14 +382,17 @@ def _http() -> str:
             text,
         )
         for name, (text, labels) in METRICS.items()
-    )
+    ] + [
+        (f"`{name}`", "histogram" if buckets else "counter", ", ".join(f"`{label}`" for label in labels), text)
+        for name, (text, labels, buckets) in HISTOGRAMS.items()
+    ]
     return page(
         "HTTP",
         "The web role. Where tokens exist, a route needs one with its scope, or with `admin`: see [Secure the web "
         "role](../how-to/secure-the-web.md). Everything but "
-        "DICOMweb's storing is read only. The answers under `/api` are those of the [commands](cli.md#json) with "
-        "`--json`; their OpenAPI schema is at `/api/openapi.json`. While the database is away they are 503 with "
-        "`Retry-After`.",
+        "DICOMweb's storing and what is POSTed is read only. The answers under `/api` are those of the "
+        "[commands](cli.md#json) with `--json`; their OpenAPI schema is at `/api/openapi.json`. While the database "
+        "is away they are 503 with `Retry-After`.",
         "## Routes\n\n" + table(("route", "scope", "query", "answer"), rows),
         "## DICOMweb\n\nHow it behaves is in [Use DICOMweb](../how-to/dicomweb.md). What the routes answer "
         "besides 200; routes with the same statuses are told of once:\n\n"
@@ -398,8 +402,9 @@ def _http() -> str:
         + table(
             ("level", "attribute", "VR"), ((a.level.name.lower(), f"`{a.keyword}`", a.vr) for a in ATTRIBUTES.values())
         ),
-        "## Metrics\n\nRead from the ledger at every scrape. No label names a patient, a study or a peer.\n\n"
-        + table(("metric", "type", "labels", "meaning"), metrics),
+        "## Metrics\n\nRead from the ledger at every scrape; histograms and `chexnode_answers_total` count from the "
+        "start of the web role that is asked, and each counts all that the node did. No label names a patient, a study "
+        "or a peer.\n\n" + table(("metric", "type", "labels", "meaning"), metrics),
     )
 
 

@@ -14,6 +14,8 @@ from chexnode.ledger.alarms import Alarms
 from chexnode.ledger.commitments import Commitments
 from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
+from chexnode.ledger.durations import Stopwatch
+from chexnode.ledger.feed import Feed
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
 from chexnode.ledger.images import Images
@@ -55,6 +57,8 @@ class Ledger:
         self.users = Users(self.database)
         self.alarms = Alarms(self.database)
         self.views = Views(self.database)
+        self.feed = Feed(self.database)
+        self.stopwatch = Stopwatch(self.database)
         self.images = Images(self.database)
         self.overviews = Overviews(self.database)
         self.work = Work(self.database)

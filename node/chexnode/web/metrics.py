@@ -1,12 +1,14 @@
 """``/metrics`` for Prometheus, read from the ledger at every scrape: no role keeps counters of its own.
 
-Labels are states, codes and destination names. Nothing about a patient, a study or a peer is ever a label.
+Labels are states, codes and the names of destinations and models. Nothing about a patient, a study or a peer is ever
+a label.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, Response
@@ -20,13 +22,14 @@ from chexnode.ledger.account import Account, Tally
 from chexnode.ledger.views import Backlog
 from chexnode.node import Node
 from chexnode.spool.spool import Spool
-from chexnode.vocabulary.errors import NodeError
+from chexnode.vocabulary.errors import NodeError, Transient
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.auth import require
+from chexnode.web.histograms import Histograms
 
 #: name -> (what it says, its labels). A name ending in ``_total`` is a counter, ``_info`` an info, all others gauges.
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -58,11 +61,16 @@ def router(node: Node) -> APIRouter:
     """The one route."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(LedgerCollector(node))
+    histograms = Histograms(node.ledger, registry)
+    with suppress(Transient):  # else they begin with the first scrape that finds the database
+        histograms.start()
     routes = APIRouter(dependencies=[Depends(require(Scope.READ))])
 
     @routes.get("/metrics", tags=["metrics"], response_class=Response)
     def metrics() -> Response:
         """The Prometheus text format."""
+        with suppress(Transient):  # chexnode_ledger_up says so
+            histograms.update()
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_1_0_0)
 
     return routes

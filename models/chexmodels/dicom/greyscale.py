@@ -22,6 +22,7 @@ from chexmodels.dicom.values import integers, items, numbers, texts, unsigned, u
 
 MODALITY_LUT_IGNORED = "modality-lut-ignored"
 WINDOW_IGNORED = "window-ignored"
+WINDOW_CLIPS = "window-clips"
 POLARITY_CONTRADICTORY = "polarity-contradictory"
 
 Levels = NDArray[np.float64]
@@ -171,6 +172,8 @@ class Offered:
         )
         if self.voi and voi != 0:
             notes.append(WINDOW_IGNORED)
+        if voi is not None and clips(self.voi[voi], values, counts, self.inverse):
+            notes.append(WINDOW_CLIPS)
         if self.is_contradictory:
             notes.append(POLARITY_CONTRADICTORY)
         return Choice(modality, voi), tuple(notes)
@@ -187,6 +190,9 @@ MOST_SATURATED = 0.9
 MOST_BESIDE, UNUSED = 0.3, 0.4
 """Share of the anatomy that is cut off at one end while this share of the grey scale is left empty at the other: the
 window lies beside the pixels, as one for unsigned values does on signed ones."""
+MUCH_WHITE, MUCH_BLACK = 0.1, 0.4
+"""Share of the anatomy at the bright and the dark end above which a window that serves is noted: those of real
+radiographs leave next to none there, but for air around the patient."""
 LEAST_CONTRAST = 16 / 256
 """Share of the grey scale that 98 % of the anatomy must take up: less, and the window is much too wide for it."""
 
@@ -198,20 +204,41 @@ def serves(window: Lut | Window, values: Levels, counts: Counts, inverse: bool) 
         return False
     if _spread(values, counts) < 0.01:
         return True
-    low, high = mapped.min(), mapped.max()
-    if window.range == (0.0, 1.0):
-        low, high = window.range
-    ends = [float(counts[mapped <= low].sum()), float(counts[mapped >= high].sum())]
-    black, white = (share / max(1, counts.sum()) for share in (ends[::-1] if inverse else ends))
+    low, high = _scale(window, mapped)
+    bottom, top = _ends(mapped, counts, low, high)
+    black, white = (top, bottom) if inverse else (bottom, top)
     fits = white <= MOST_WHITE and black <= MOST_BLACK and white + black <= MOST_SATURATED
     if not fits or _spread(mapped, counts) < 0.01:
         return False
     dark, bright = (_percentile(mapped, counts, share) - low for share in (0.01, 0.99))
     scale = high - low
-    is_beside = (ends[0] > MOST_BESIDE * counts.sum() and bright < (1 - UNUSED) * scale) or (
-        ends[1] > MOST_BESIDE * counts.sum() and dark > UNUSED * scale
+    is_beside = (bottom > MOST_BESIDE and bright < (1 - UNUSED) * scale) or (
+        top > MOST_BESIDE and dark > UNUSED * scale
     )
     return not is_beside and bright - dark >= LEAST_CONTRAST * scale
+
+
+def clips(window: Lut | Window | None, values: Levels, counts: Counts, inverse: bool) -> bool:
+    """Whether a window that serves cuts off more of the anatomy than those of radiographs do."""
+    if window is None or _spread(values, counts) < 0.01:
+        return False
+    mapped = window.apply(values)
+    bottom, top = _ends(mapped, counts, *_scale(window, mapped))
+    black, white = (top, bottom) if inverse else (bottom, top)
+    return white > MUCH_WHITE or black > MUCH_BLACK
+
+
+def _scale(window: Lut | Window, mapped: Levels) -> tuple[float, float]:
+    """The ends of the grey scale: a window's own, of a LUT the lowest and highest that it gives."""
+    if window.range == (0.0, 1.0):
+        return window.range
+    return float(mapped.min()), float(mapped.max())
+
+
+def _ends(mapped: Levels, counts: Counts, low: float, high: float) -> tuple[float, float]:
+    """Share of the pixels at either end of the grey scale."""
+    pixels = max(1, counts.sum())
+    return float(counts[mapped <= low].sum() / pixels), float(counts[mapped >= high].sum() / pixels)
 
 
 def _percentile(values: Levels, counts: Counts, share: float) -> float:

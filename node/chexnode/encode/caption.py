@@ -43,6 +43,7 @@ NOTED: Mapping[str, str] = {
     Note.SPACING_UNKNOWN: "pixel size not known",
     Note.NOT_CONFORMANT: "data set not as DICOM has it, image whole",
     Note.WINDOW_IGNORED: "display window unusable and ignored",
+    Note.WINDOW_CLIPS: "display window cuts off part of the anatomy",
     Note.MODALITY_LUT_IGNORED: "modality transformation unusable and ignored",
     Note.SITE_RULE: "analysed by a rule of this site, which the header speaks against",
     Note.SHUTTER_APPLIED: "the display shutter was applied",

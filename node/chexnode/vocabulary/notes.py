@@ -36,6 +36,8 @@ class Note(StrEnum):
     """The data set breaks a rule of encoding (PS3.5) beside the image, which is whole: it was read past."""
     WINDOW_IGNORED = "window-ignored"
     """A VOI window or LUT was present but invalid, and was ignored."""
+    WINDOW_CLIPS = "window-clips"
+    """The VOI window or LUT cuts off an unusual share of the anatomy; the model sees what it leaves."""
     MODALITY_LUT_IGNORED = "modality-lut-ignored"
     """A Modality LUT or rescale was present but invalid, and was ignored."""
     POLARITY_CONTRADICTORY = "polarity-contradictory"

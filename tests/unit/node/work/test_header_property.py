@@ -135,6 +135,8 @@ def _window(ds: Dataset, kind: str, center: float, width: float) -> None:
 LIKE = 0.85
 """Correlation with the plain picture. A window that is too tight or too wide changes contrast, and the shipped model
 reads past that: 0.94 to 0.96 for what correlates by 0.86 to 0.98, against 0.96 for the plain picture."""
+MOST_DIFFERENT = 0.05
+"""Mean difference to the plain picture above which something is noted."""
 PLAIN = {
     "bits": 12, "is_signed": False, "is_shifted": False, "is_inverse": False, "window": "none", "shutter": "none",
     "padding": False, "overlay": "none", "slope": None, "excess": 0,
@@ -179,6 +181,8 @@ def test_the_model_sees_the_chest_or_the_answer_is_no_negative(said: dict[str, A
     if not likeness >= LIKE:
         answer = settle(Findings(None, None, (), 0.0, False, "", notes=notes))
         assert answer.abnormal is None, (said, float(likeness), notes)
+    if np.abs(picture - plain_picture())[inside].mean() > MOST_DIFFERENT:
+        assert notes, said
 
 
 def test_score_and_boxes_stay_for_every_kind_of_header() -> None:

@@ -62,6 +62,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "nets": "",
         "registry": "bundle model nets",
         "adopt": "bundle nets",
+        "compose": "bundle registry",
         "trial": "bundle registry interpret pixels",
     },
     "chextrain": {

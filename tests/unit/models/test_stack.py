@@ -156,9 +156,13 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: POINT.model_copy(update={"classes": {"Edema": 0.4}}) for name in ("second_reader", "triage", "other")
     }
     folder = tmp_path_factory.mktemp("classifier")
-    network = EmbeddingClassifier(**parameters).eval()  # type: ignore[arg-type]
+    network = EmbeddingClassifier(**parameters)  # type: ignore[arg-type]
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            norm.momentum = None
     with torch.no_grad():
-        network.classes.weight.mul_(40)
+        network(torch.rand(8, 1, 64, 64) * torch.rand(8, 1, 1, 1))  # maps of random weights fade without statistics
+    network.eval()
     own = manifest(
         name="which",
         architecture="cml",

@@ -151,7 +151,7 @@ class TestClusters:
         rng = np.random.default_rng(0)
         centres = np.eye(3, 8) * 6
         kind = np.repeat([0, 1, 2], [80, 80, 20])
-        clusters = Clusters(config("cml.components=3"), 9, tmp_path)
+        clusters = Clusters(config("cml.components=3", "cml.starts=4"), 9, tmp_path)
         fits = []
         for epoch in range(3):
             moved = centres + 0.2 * epoch
@@ -164,7 +164,9 @@ class TestClusters:
             assert weights.argmax() == few
         assert (fits[0][1:] == fits[1][1:]).mean() > 0.97
         assert (fits[1][1:] == fits[2][1:]).mean() > 0.97
-        strict = Clusters(config("cml.components=3", "cml.cut=0.999999", "cml.weighted=false"), 9, tmp_path)
+        strict = Clusters(
+            config("cml.components=3", "cml.starts=4", "cml.cut=0.999999", "cml.weighted=false"), 9, tmp_path
+        )
         labels, weights = strict.fit(rows)
         assert (labels < 0).any()
         assert weights.tolist() == [1, 1, 1]

@@ -386,9 +386,9 @@ def _http() -> str:
         "HTTP",
         "The web role. Where tokens exist, a route needs one with its scope, or with `admin`: see [Secure the web "
         "role](../how-to/secure-the-web.md). Everything but "
-        "DICOMweb's storing is read only. The answers under `/api` are those of the [commands](cli.md#json) with "
-        "`--json`; their OpenAPI schema is at `/api/openapi.json`. While the database is away they are 503 with "
-        "`Retry-After`.",
+        "DICOMweb's storing and what is POSTed is read only. The answers under `/api` are those of the "
+        "[commands](cli.md#json) with `--json`; their OpenAPI schema is at `/api/openapi.json`. While the database "
+        "is away they are 503 with `Retry-After`.",
         "## Routes\n\n" + table(("route", "scope", "query", "answer"), rows),
         "## DICOMweb\n\nHow it behaves is in [Use DICOMweb](../how-to/dicomweb.md). What the routes answer "
         "besides 200; routes with the same statuses are told of once:\n\n"

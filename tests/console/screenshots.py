@@ -37,7 +37,8 @@ def shoot(page: Page, url: str, name: str) -> bytes:
     page.goto(f"{url}/console{PAGES[name]}")
     if name == "image":
         page.locator("tbody a[data-row]").first.click()
-        page.wait_for_function("[...document.images].every(one => one.complete && one.naturalWidth)")
+        page.locator("[data-stage]").wait_for()
+        page.evaluate("Promise.all([...document.images].filter(one => one.checkVisibility()).map(one => one.decode()))")
         page.locator(".regions li").first.hover()
     page.wait_for_timeout(500)
     return page.screenshot()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given
@@ -23,6 +24,7 @@ PATHS = [
     "/api/jobs/{job}",
     "/api/account",
     "/api/deliveries",
+    "/api/events",
     "/health/live",
     "/health/ready",
     "/metrics",
@@ -48,7 +50,23 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_every_route_of_the_interface_is_tried(service: tuple[str, str]) -> None:
     described = httpx.get(f"{service[0]}/api/openapi.json").json()["paths"]
-    assert {path for path in described if not path.startswith("/dicom-web")} == set(PATHS)
+    reading = {path for path, methods in described.items() if "get" in methods}
+    assert {path for path in reading if not path.startswith("/dicom-web")} == set(PATHS)
+
+
+def test_examples_are_as_their_schema_says(service: tuple[str, str]) -> None:
+    document = httpx.get(f"{service[0]}/api/openapi.json").json()
+    checked = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            content = operation.get("responses", {}).get("200", {}).get("content", {}).get("application/json", {})
+            if "example" in content:
+                schema = content["schema"] | {"components": document["components"]}
+                jsonschema.validate(content["example"], schema)
+                checked += 1
+            elif method == "post" and path.startswith("/api/"):
+                assert path == "/api/analyze", path
+    assert checked >= 4
 
 
 @pytest.mark.parametrize(

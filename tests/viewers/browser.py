@@ -71,11 +71,12 @@ class Chromium:
         self._browser.close()
         self._playwright.stop()
 
-    def page(self) -> Page:
+    def page(self, *, of_ohif: bool = True) -> Page:
         """An empty page of a browser that knows nothing yet."""
         context = self._browser.new_context(viewport=SIZE, service_workers="block")
         context.set_default_timeout(_SECONDS * 1000)
-        context.add_init_script(_NO_TOUR)
+        if of_ohif:
+            context.add_init_script(_NO_TOUR)
         return context.new_page()
 
     def open(self, viewer: str, study_instance_uid: str) -> StudyPage:

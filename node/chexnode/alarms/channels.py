@@ -14,6 +14,7 @@ from email.utils import format_datetime, make_msgid
 from importlib.util import find_spec
 
 import httpx
+from pydantic import SecretStr
 from pydantic_core import to_json
 
 from chexnode.ledger.alarms import AlarmView
@@ -97,14 +98,21 @@ def mail(settings: AlarmSettings, notice: Notice) -> None:
 def post(settings: AlarmSettings, notice: Notice) -> None:
     """Post JSON, signed where there is a secret: ``sha256=`` and the hexadecimal HMAC-SHA256 of the body."""
     facts = {"event": notice.event, "node": notice.node, "at": notice.at, "url": notice.url}
-    body = to_json(facts | {"alarm": asdict(notice.alarm)})
+    post_json(settings.webhook, settings.webhook_secret, facts | {"alarm": asdict(notice.alarm)})
+
+
+def post_json(url: str, secret: SecretStr | None, value: object) -> None:
+    """Post ``value``, signed. Raises Transient unless the answer is a 2xx."""
+    body = to_json(value)
     headers = {"Content-Type": "application/json", "User-Agent": "ChexNode"}
-    if settings.webhook_secret is not None:
-        key = settings.webhook_secret.get_secret_value().encode()
+    if secret is not None:
+        key = secret.get_secret_value().encode()
         headers["X-ChexNode-Signature"] = "sha256=" + hmac.new(key, body, hashlib.sha256).hexdigest()
     try:
-        httpx.post(settings.webhook, content=body, headers=headers, timeout=SECONDS).raise_for_status()
-    except httpx.HTTPError as error:
+        httpx.post(url, content=body, headers=headers, timeout=SECONDS).raise_for_status()
+    except httpx.HTTPStatusError as error:
+        raise Transient(f"webhook: status {error.response.status_code}") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Transient(f"webhook: {type(error).__name__}") from error
 
 

@@ -21,6 +21,8 @@ from chexnode.vocabulary.states import InstanceState, JobState
 
 _COUNTED = 10_000
 """Rows are counted up to here: beyond it a person narrows the list down anyway."""
+_RECENT = 2000
+"""Callers, stations and models are offered that are among so many of the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,11 @@ class Images:
     def count(self, search: Search) -> int:
         """How many there are, counted up to 10,000."""
         query = _select(search).with_only_columns(instances.c.digest)
-        if not _asks_of_jobs(search):  # then the joins change nothing but what it costs
+        # Where one table answers, joins change nothing but what it costs.
+        if not _asks_of_jobs(search):
             query = select(instances.c.digest).where(*_conditions(search))
+        elif not _asks_of_instances(search):
+            query = select(jobs.c.digest).where(*_conditions(search), jobs.c.superseded == false())
         limited = query.limit(_COUNTED).subquery()
         with self._db.read() as conn:
             return int(conn.execute(select(func.count()).select_from(limited)).scalar_one())
@@ -143,24 +148,19 @@ class Images:
 
     def choices(self) -> dict[str, list[str]]:
         """What callers, stations and models there are, for a form."""
-        named: dict[str, Column[Any]] = {
-            "caller": instances.c.calling_ae_title,
-            "station": instances.c.station_name,
-            "model": jobs.c.model,
-        }
+        # What is older can be searched for, but need not be offered.
+        sources = select(instances.c.calling_ae_title, instances.c.station_name)
+        newest = sources.order_by(instances.c.received_at.desc()).limit(_RECENT)
+        analysed = select(jobs.c.model).where(jobs.c.state == JobState.DONE)
+        models = analysed.order_by(jobs.c.created_at.desc()).limit(_RECENT)
         with self._db.read() as conn:
-            return {
-                name: [str(value) for (value,) in conn.execute(_distinct(column)) if value]
-                for name, column in named.items()
+            rows = conn.execute(newest).all()
+            found: dict[str, set[str | None]] = {
+                "caller": {row.calling_ae_title for row in rows},
+                "station": {row.station_name for row in rows},
+                "model": set(conn.execute(models).scalars()),
             }
-
-
-def _distinct(column: Column[Any]) -> Select[Any]:
-    newest = select(column.label("value")).order_by(
-        (jobs.c.created_at if column.table is jobs else instances.c.received_at).desc()
-    )
-    recent = newest.limit(2000).subquery()  # what is older can be searched for, but need not be offered
-    return select(recent.c.value).distinct().order_by(recent.c.value).limit(50)
+        return {name: sorted(value for value in values if value)[:50] for name, values in found.items()}
 
 
 def _is_by_job(search: Search) -> bool:
@@ -172,6 +172,12 @@ def _asks_of_jobs(search: Search) -> bool:
     """Whether a condition looks at the job of a version."""
     asked = search.reason, search.model, search.abnormal is not None, search.least_score is not None
     return any(asked) or _is_by_job(search)
+
+
+def _asks_of_instances(search: Search) -> bool:
+    """Whether a condition looks at the version itself."""
+    asked = search.text.strip(), search.reason, search.caller, search.station, search.state and not _is_by_job(search)
+    return any(asked) or (not _is_by_job(search) and (search.since or search.until) is not None)
 
 
 def _order(search: Search) -> tuple[Column[Any], ...]:
@@ -228,12 +234,14 @@ def _conditions(search: Search) -> list[ColumnElement[bool]]:
         found.append(instances.c.calling_ae_title == search.caller)
     if search.station:
         found.append(instances.c.station_name == search.station)
+    # Not the bare columns: seeing that a version without a job cannot meet these, a database would begin with all jobs
+    # and sort them, where the newest images are a page already.
     if search.model:
-        found.append(jobs.c.model == search.model)
+        found.append(func.coalesce(jobs.c.model, "") == search.model)
     if search.abnormal is not None:
-        found.append(jobs.c.abnormal == search.abnormal)
+        found.append(func.coalesce(jobs.c.abnormal, not search.abnormal) == search.abnormal)
     if search.least_score is not None:
-        found.append(jobs.c.score >= search.least_score)
+        found.append(func.coalesce(jobs.c.score, -1.0) >= search.least_score)
     at = _order(search)[0]
     if search.since is not None:
         found.append(at >= search.since)

@@ -14,6 +14,7 @@ from chexnode.ledger.alarms import Alarms
 from chexnode.ledger.commitments import Commitments
 from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
+from chexnode.ledger.feed import Feed
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
 from chexnode.ledger.images import Images
@@ -55,6 +56,7 @@ class Ledger:
         self.users = Users(self.database)
         self.alarms = Alarms(self.database)
         self.views = Views(self.database)
+        self.feed = Feed(self.database)
         self.images = Images(self.database)
         self.overviews = Overviews(self.database)
         self.work = Work(self.database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ RECENT = 500
 MINUTES = 60
 """Of which images are counted minute by minute."""
 _SOURCES = 12
+_LATE_COMMIT = timedelta(minutes=10)
+"""A row is seen no later than this after the moment that it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,13 @@ class Overview:
 
 
 class Overviews:
-    """Look."""
+    """Look. Thread safe."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._lock = threading.Lock()
+        self._last: dict[tuple[str, str | None], datetime] = {}
+        """(calling AE title, station name) -> its latest image, of all that was read so far."""
 
     def look(self, midnight: datetime, known_destinations: Sequence[str]) -> Overview:
         """Count in one snapshot; ``known_destinations`` are listed even where nothing was ever sent to them."""
@@ -114,7 +120,7 @@ class Overviews:
                 evaluated=len(answers),
                 abnormal=sum(answers),
                 per_minute=_per_minute(conn, now),
-                sources=_sources(conn),
+                sources=self._sources(conn),
                 destinations=self._destinations(conn, known_destinations),
             )
 
@@ -126,7 +132,20 @@ class Overviews:
     def sources(self) -> list[SourceView]:
         """Who sent the latest images."""
         with self._db.read() as conn:
-            return _sources(conn)
+            return self._sources(conn)
+
+    def _sources(self, conn: Connection) -> list[SourceView]:
+        """All images are looked through once; from then on those that came since, and shortly before."""
+        by = (instances.c.calling_ae_title, instances.c.station_name)
+        at = instances.c.received_at
+        with self._lock:
+            if self._last:  # not grouped: the index of the time is the one to take
+                query = select(*by, at).where(at >= max(self._last.values()) - _LATE_COMMIT).order_by(at)
+            else:
+                query = select(*by, func.max(at)).group_by(*by)
+            self._last |= {(caller, station): at for caller, station, at in conn.execute(query)}
+            latest = sorted(self._last.items(), key=lambda item: item[1], reverse=True)
+        return [SourceView(caller, station, at) for (caller, station), at in latest[:_SOURCES]]
 
     def _destinations(self, conn: Connection, known: Sequence[str]) -> list[DestinationView]:
         counts: dict[tuple[str, str], int] = Counter()
@@ -199,10 +218,3 @@ def _per_minute(conn: Connection, now: datetime) -> list[int]:
     for at in conn.execute(select(instances.c.received_at).where(instances.c.received_at >= first)).scalars():
         counts[min(MINUTES - 1, int((at - first).total_seconds() // 60))] += 1
     return counts
-
-
-def _sources(conn: Connection) -> list[SourceView]:
-    by = (instances.c.calling_ae_title, instances.c.station_name)
-    last = func.max(instances.c.received_at).label("last_at")
-    rows = conn.execute(select(*by, last).group_by(*by).order_by(last.desc()).limit(_SOURCES))
-    return [SourceView(*row) for row in rows]

@@ -186,6 +186,13 @@ class Views:
         with self._db.read() as conn:
             return records(conn, DeliveryView, query)
 
+    def delivery(self, number: int) -> DeliveryView | None:
+        """One delivery; None if there is none."""
+        named = {"job": deliveries.c.job_id, "sop_instance_uid": deliveries.c.result_uid}
+        query = select(*columns_for(DeliveryView, deliveries, **named)).where(deliveries.c.id == number)
+        with self._db.read() as conn:
+            return next(iter(records(conn, DeliveryView, query)), None)
+
     def waiting(self, most: int) -> int:
         """How many jobs are to be done, counted up to ``most``."""
         due = select(jobs.c.id).where(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING])).limit(most).subquery()

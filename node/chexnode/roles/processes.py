@@ -45,6 +45,7 @@ def run_receiver(settings: Settings, supervised: bool = False) -> None:
 
 def run_web(settings: Settings, supervised: bool = False) -> None:
     """Serve HTTP until SIGTERM or SIGINT."""
+    from chexnode.alarms.hooks import Hooks
     from chexnode.alarms.watch import Watch
     from chexnode.receive.storage import StorageService
     from chexnode.web.app import create_app
@@ -55,7 +56,7 @@ def run_web(settings: Settings, supervised: bool = False) -> None:
         server = Server(create_app(node, storage), settings, ending.begin)
         # When the server has ended it raises the signal that ended it again: we close in order by then.
         ending.works_until(node.stopping)
-        with storage, Watch(node):
+        with storage, Watch(node), Hooks(node):
             log.info("web: %s://%s:%d", "https" if settings.tls.web else "http", settings.web.host, server.port)
             server.serve_until_stopped()
 

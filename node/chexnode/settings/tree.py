@@ -27,6 +27,7 @@ from chexnode.settings.series import SeriesSettings
 from chexnode.settings.study import StudySettings
 from chexnode.settings.tls import TlsSettings
 from chexnode.settings.web import WebSettings
+from chexnode.settings.webhook import WebhookSettings
 from chexnode.settings.worker import WorkerSettings
 
 
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     peer: tuple[PeerSettings, ...] = ()
     destination: tuple[DestinationSettings, ...] = ()
     rule: tuple[RuleSettings, ...] = ()
+    webhook: tuple[WebhookSettings, ...] = ()
 
     @property
     def viewer_home(self) -> Path:
@@ -78,6 +80,8 @@ class Settings(BaseSettings):
         rules = [rule.name for rule in self.rule]
         if len(set(rules)) < len(rules):
             raise ValueError("rule names must differ")
+        if len({one.name for one in self.webhook}) < len(self.webhook):
+            raise ValueError("webhook names must differ")
         for rule in self.rule:
             unknown = set(rule.destinations or ()) - set(names)
             if unknown:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response, params
 from fastapi.dependencies.utils import get_flat_params
 from pydantic_core import to_json
 
 from chexnode.ledger.account import Account
+from chexnode.ledger.feed import FeedPage
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.views import JobDetail
 from chexnode.vocabulary import filters
@@ -21,6 +23,10 @@ from chexnode.web.auth import require
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most this many, newest first.")]
 Offset = Annotated[int, Query(ge=0, description="Without this many of the newest; give `until` too while images come.")]
+After = Annotated[
+    Annotated[int, Ge(0), Le(2**63 - 1)] | Literal["latest"],
+    Query(description="Events with a higher number than this; `latest`: none, only the number of the latest."),
+]
 States = Annotated[list[str], Query(alias="state", description="Only these states; repeatable, any case.")]
 
 
@@ -89,6 +95,13 @@ def router(ledger: Ledger) -> APIRouter:
         named = filters.delivery_states(states)
         found = ledger.views.deliveries(named, destination, limit=limit + 1, wanted=wanted, offset=offset)
         return _page(request, found, limit, offset)
+
+    @routes.get("/events", response_model=FeedPage)
+    def events(after: After = 0, limit: Limit = 1000) -> Response:
+        """What happened, the oldest first: ask again with `after` = `next`, at once while there is `more`."""
+        if after == "latest":
+            return _answer(FeedPage([], ledger.feed.end(), False))
+        return _answer(ledger.feed.page(after, limit))
 
     return routes
 

@@ -16,13 +16,14 @@ from chexnode.receive.storage import StorageService
 from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient, Usage
-from chexnode.web import api, health, metrics
+from chexnode.web import actions, api, health, metrics
 from chexnode.web.access import Audited
 from chexnode.web.auth import Doorkeeper
 from chexnode.web.console import service as console
 from chexnode.web.console.visitor import Turned
 from chexnode.web.dicomweb import service
 from chexnode.web.dicomweb.routes import ROOT
+from chexnode.web.dry_run import DryRuns
 from chexnode.web.middleware import BehindProxy, Head, KnownHosts, Limits, NoControls, PlainPaths, SecurityHeaders
 from chexnode.web.viewer import service as viewer
 
@@ -46,10 +47,12 @@ def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
     _protect(app, settings)
     app.include_router(health.router(node))
     app.include_router(metrics.router(node))
+    acts, dry_runs = actions.Acts(node), DryRuns(node)
     app.include_router(api.router(ledger))
+    app.include_router(actions.router(node, acts, dry_runs))
     app.include_router(service.router(node, storage))
     app.include_router(viewer.router(settings))
-    pages, turned = console.router(node)
+    pages, turned = console.router(node, acts, dry_runs)
     app.include_router(pages)
     app.add_exception_handler(Turned, turned)
     app.add_exception_handler(405, _method_not_allowed)

@@ -138,7 +138,7 @@ class Doorkeeper:
             forbidden = _refusal(403, f"the token has no scope {scope}", error="insufficient_scope", scope=scope)
             self._trail.refused(address, token.name, forbidden.detail, Cause.SCOPE)
             raise forbidden
-        access().user = token.name
+        access().user = request.state.caller = token.name
 
 
 def require(scope: Scope) -> Callable[..., None]:

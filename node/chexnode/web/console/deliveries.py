@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from chexnode.node import Node
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.roles import Role
+from chexnode.web.actions import Acts
 from chexnode.web.console.overview import stream
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.snapshot import Snapshots
@@ -18,7 +19,7 @@ from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
 
 
-def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
+def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRouter:
     """The two pages, and the act."""
     routes = APIRouter()
     ledger, trail = node.ledger, node.trail
@@ -59,18 +60,14 @@ def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
 
     def send_again(request: Request, fields: dict[str, str], visitor: Visitor) -> None:
         """One group; all of a destination; or everything that was given up."""
-        destination, by = fields.get("destination") or None, visitor.name or None
+        destination, who = fields.get("destination") or None, visitor.who(request)
         try:
             if "error" in fields and destination is not None:
-                ids = ledger.work.dead_ids(destination, fields["error"])
-                count = ledger.deliveries.replay(ids=ids, by=by) if ids else 0
+                acts.replay_group(destination, fields["error"], who)
             else:
-                count = ledger.deliveries.replay(destination=destination, dead_only=True, by=by)
+                acts.replay_dead(destination, who)
         except Usage as error:
             raise Turned(409, "turned.refused", why=plain(error)) from error
-        node.bell.ring("deliver")
         snapshots.forget()
-        what = f"replay of {count} deliveries to {destination or 'all destinations'}"
-        trail.acted(visitor.name, request.client.host if request.client else "", what)
 
     return routes

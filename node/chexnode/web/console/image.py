@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +22,10 @@ from chexnode.sandbox.limits import read_limits
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.records import Subject
 from chexnode.vocabulary.roles import Role
-from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
+from chexnode.vocabulary.states import InstanceState, JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.access import access
+from chexnode.web.actions import REPLAYABLE, Acts, Unknown, Who
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.regions import Outline, outlines
 from chexnode.web.console.snapshot import Snapshots
@@ -75,7 +76,7 @@ class Source:
     evidence: tuple[Evidence, ...]
 
 
-def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
+def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRouter:
     """The page, its pictures and downloads, and the acts."""
     decoder = Decoder(node.settings.limits)
     limits = read_limits(node.settings.limits)
@@ -182,28 +183,22 @@ def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
         return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/images/{name}", 303, HEADERS)
 
     def carry_out(request: Request, name: str, act: str, visitor: Visitor) -> None:
-        by = visitor.name or None
+        by_name: dict[str, Callable[[str, Who], object]] = {
+            "retry": acts.retry,
+            "cancel": acts.cancel,
+            "replay": acts.replay_job,
+        }
+        if act not in by_name:
+            raise Turned(404, "turned.no_image")
         try:
-            if act == "retry":
-                ledger.jobs.retry(name, by)
-                node.bell.ring("infer")
-            elif act == "cancel":
-                ledger.jobs.cancel(name, by)
-            elif act == "replay":
-                ids = [one.id for one in views.deliveries([*_REPLAYABLE], job=name, limit=None)]
-                ledger.deliveries.replay(ids=ids, by=by)
-                node.bell.ring("deliver")
-            else:
-                raise Turned(404, "turned.no_image")
+            by_name[act](name, visitor.who(request))
+        except Unknown as error:
+            raise Turned(404, "turned.no_image") from error
         except Usage as error:
             raise Turned(409, "turned.refused", why=plain(error)) from error
         snapshots.forget()
-        trail.acted(visitor.name, request.client.host if request.client else "", f"{act} of {name}")
 
     return routes
-
-
-_REPLAYABLE = (DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.WAITING)
 
 
 def _acts(job: JobDetail, visitor: Visitor) -> list[str]:
@@ -212,7 +207,7 @@ def _acts(job: JobDetail, visitor: Visitor) -> list[str]:
         return []
     acts = ["retry"] if job.state in (JobState.REFUSED, JobState.FAILED, JobState.CANCELLED) else []
     acts += ["cancel"] if job.state in (JobState.QUEUED, JobState.RUNNING) else []
-    return acts + (["replay"] if any(one.state in _REPLAYABLE for one in job.deliveries) else [])
+    return acts + (["replay"] if any(one.state in REPLAYABLE for one in job.deliveries) else [])
 
 
 def describe(header: Dataset, *, with_text: bool) -> Source:

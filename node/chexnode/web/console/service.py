@@ -10,15 +10,17 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from chexnode.node import Node
+from chexnode.web.actions import Acts
 from chexnode.web.console import about, deliveries, image, images, overview, sign_in, trial
 from chexnode.web.console.pages import ROOT, Pages
 from chexnode.web.console.snapshot import Snapshots
+from chexnode.web.dry_run import DryRuns
 from chexnode.web.viewer.files import answer, listed
 
 _STATIC = Path(__file__).with_name("static")
 
 
-def router(node: Node) -> tuple[APIRouter, Callable[[Request, Exception], Response]]:
+def router(node: Node, acts: Acts, dry_runs: DryRuns) -> tuple[APIRouter, Callable[[Request, Exception], Response]]:
     """The routes, and what answers a request that :class:`~chexnode.web.console.visitor.Turned` turns away."""
     pages, snapshots = Pages(), Snapshots(node)
     routes = APIRouter(include_in_schema=False)
@@ -37,9 +39,9 @@ def router(node: Node) -> tuple[APIRouter, Callable[[Request, Exception], Respon
     for part in (
         overview.router(node, pages, snapshots),
         images.router(node, pages),
-        image.router(node, pages, snapshots),
-        deliveries.router(node, pages, snapshots),
-        trial.router(node, pages),
+        image.router(node, pages, snapshots, acts),
+        deliveries.router(node, pages, snapshots, acts),
+        trial.router(node, pages, dry_runs),
         about.router(node, pages),
         sign_in.router(node, pages),
     ):

@@ -18,6 +18,7 @@ from chexnode.ledger.users import User
 from chexnode.vocabulary.roles import Role
 from chexnode.web import cookie
 from chexnode.web.access import access
+from chexnode.web.actions import Who
 from chexnode.web.auth import Doorkeeper
 
 _PROCESS_KEY = secrets.token_bytes(32)
@@ -38,6 +39,10 @@ class Visitor:
     def may(self, role: str) -> bool:
         """Whether they may do what ``role`` may."""
         return self.role.includes(Role(role))
+
+    def who(self, request: Request) -> Who:
+        """The same for the history and the audit trail."""
+        return Who(self.name, request.client.host if request.client else "")
 
     @property
     def sees_patients(self) -> bool:

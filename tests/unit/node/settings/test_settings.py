@@ -238,7 +238,7 @@ def test_every_setting_is_shown() -> None:
     shown = [key for key, _ in flat(settings)]
     assert len(shown) == len(set(shown))
     plain = {key.replace("[0]", "") for key in shown}
-    lists = {key for key in known_keys(Settings) if key.startswith(("peer.", "rule."))}
+    lists = {key for key in known_keys(Settings) if key.startswith(("peer.", "rule.", "webhook."))}
     assert set(known_keys(Settings)) - plain == lists
     assert {"peer", "rule"} <= plain
 

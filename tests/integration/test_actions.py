@@ -1,0 +1,135 @@
+"""What the console does, over ``/api``: with its scope, idempotent; and the feed of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from chexnode.ledger.feed import FeedEvent, _settled
+from chexnode.ledger.ledger import Ledger
+from chexnode.settings.tree import Settings
+from chexnode.vocabulary.records import DeliveryOutcome
+from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.states import DeliveryState
+from support.ledgers import Clock, arrival, claim, complete, opened, record
+from support.webs import serving
+
+Site = tuple[httpx.Client, Ledger]
+
+
+@pytest.fixture
+def site(tmp_path: object) -> Iterator[Site]:
+    """A web role whose caller may do everything, a destination in its settings."""
+    url = f"sqlite:///{tmp_path}/chexnode.db"
+    pacs = {"name": "pacs", "kind": "dicom", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    settings = Settings(node={"data_dir": f"{tmp_path}/var"}, database={"url": url}, destination=[pacs])
+    with opened(url) as ledger, serving(settings, ledger) as client:
+        _, secret = ledger.tokens.add("all", [Scope.ADMIN])
+        client.headers["Authorization"] = f"Bearer {secret}"
+        yield client, ledger
+
+
+def dead(ledger: Ledger) -> str:
+    """A job whose deliveries were given up; its id."""
+    record(ledger, arrival())
+    job = claim(ledger)
+    complete(ledger, job, "pacs")
+    give_up(ledger)
+    return job.id
+
+
+def give_up(ledger: Ledger) -> list[int]:
+    """Both deliveries; their ids."""
+    claims = ledger.deliveries.claim("pacs", 2)
+    ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.DEAD, "refused") for one in claims])
+    return [one.id for one in claims]
+
+
+def test_a_job_is_cancelled_and_retried_once_however_often_it_is_asked_for(site: Site) -> None:
+    client, ledger = site
+    record(ledger, arrival())
+    (job,) = [view.id for view in ledger.views.jobs()]
+    assert client.post(f"/api/jobs/{job}/retry").json() == {"job": job, "state": "QUEUED", "changed": False}
+    for changed in (True, False):
+        answer = client.post(f"/api/jobs/{job}/cancel").json()
+        assert answer == {"job": job, "state": "CANCELLED", "changed": changed}
+    for changed in (True, False):
+        answer = client.post(f"/api/jobs/{job}/retry").json()
+        assert answer == {"job": job, "state": "QUEUED", "changed": changed}
+    by = [event.detail for event in ledger.views.job(job).events if event.event in ("cancelled", "retried")]
+    assert by == ["all", "all"]
+    assert client.post("/api/jobs/0123456789abcdef/cancel").status_code == 404
+
+
+def test_what_its_state_does_not_allow_is_a_conflict(site: Site) -> None:
+    client, ledger = site
+    job = dead(ledger)
+    assert client.post(f"/api/jobs/{job}/cancel").status_code == 409
+    assert client.post(f"/api/jobs/{job}/retry").status_code == 409
+
+
+def test_what_was_given_up_is_sent_again_once(site: Site) -> None:
+    client, ledger = site
+    job = dead(ledger)
+    for path, body in (
+        (f"/api/jobs/{job}/replay?dead_only=true", None),
+        ("/api/deliveries/replay", {"all_dead": True}),
+    ):
+        assert client.post(path, json=body).json() == {"replayed": 2}
+        assert client.post(path, json=body).json() == {"replayed": 0}
+        ids = give_up(ledger)
+    assert client.post("/api/deliveries/replay", json={"ids": ids[:1]}).json() == {"replayed": 1}
+    assert client.post("/api/deliveries/replay", json={"destination": "elsewhere"}).status_code == 400
+    assert client.post("/api/deliveries/replay", json={}).status_code == 400
+
+
+def test_reading_is_not_acting_and_other_sites_may_not(site: Site) -> None:
+    client, ledger = site
+    job = dead(ledger)
+    _, reader = ledger.tokens.add("reader", [Scope.READ, Scope.STORE])
+    paths = [f"/api/jobs/{job}/{act}" for act in ("retry", "cancel", "replay")]
+    for path in (*paths, "/api/deliveries/replay", "/api/analyze"):
+        refused = client.post(path, headers={"Authorization": f"Bearer {reader}"})
+        assert (refused.status_code, "insufficient_scope" in refused.headers["www-authenticate"]) == (403, True)
+        assert client.post(path, headers={"Origin": "https://evil.example"}).status_code == 403
+        assert client.post(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+def test_the_feed_has_every_event_once_and_goes_on_where_it_was(site: Site) -> None:
+    client, ledger = site
+    start = client.get("/api/events?after=latest").json()["next"]
+    dead(ledger)
+    seen, after, more = [], start, True
+    while more:
+        page = client.get(f"/api/events?after={after}&limit=2").json()
+        assert len(page["events"]) <= 2
+        seen += page["events"]
+        after, more = page["next"], page["more"]
+    assert [(one["subject"], one["event"]) for one in seen] == [
+        ("instance", "new"),
+        ("job", "created"),
+        ("job", "claimed"),
+        ("job", "analysed"),
+        ("delivery", "dead"),
+        ("delivery", "dead"),
+        ("job", "done"),
+    ]
+    assert client.get(f"/api/events?after={after}").json() == {"events": [], "next": after, "more": False}
+    everything = client.get("/api/events").json()["events"]
+    assert {one["subject"] for one in everything} == {"instance", "job", "delivery"}  # no tokens
+    assert client.get("/api/events?after=soon").status_code == 422
+
+
+def test_a_number_that_may_still_come_is_waited_for() -> None:
+    clock = Clock()
+
+    def event(number: int, age: float = 0.0) -> FeedEvent:
+        return FeedEvent(number, clock.now - timedelta(seconds=age), "job", "a", "done", None, None, None)
+
+    old = clock.now - timedelta(minutes=3)
+    assert _settled([event(5), event(6), event(8)], 4, old) == [event(5), event(6)]
+    assert _settled([event(6)], 4, old) == []
+    assert _settled([event(5, 200), event(7, 190), event(8)], 4, old) == [event(5, 200), event(7, 190), event(8)]

@@ -63,7 +63,7 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "registry": "bundle model nets",
         "adopt": "bundle nets",
         "compose": "bundle registry",
-        "trial": "bundle registry interpret pixels",
+        "trial": "bundle model registry interpret pixels",
     },
     "chextrain": {
         "data": "",

@@ -37,6 +37,7 @@ TINY = (
     "encoder.weights=random",
     "training.epochs=3",
     "training.batch_size=16",
+    'training.loggers=["csv"]',
     "cml.width=16",
     "cml.dimension=8",
     "cml.pca=4",
@@ -56,17 +57,18 @@ class Means(nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(image, 2).flatten(1)
 
 
-class Lengths:
-    """Texts as how often each letter is in them."""
+class Phrases:
+    """Texts as which phrases are in them."""
 
-    dimension = 26
+    known = ("no large", "no small", "no finding", "large", "small")
+    dimension = len(known)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        return torch.tensor([[float(text.count(chr(97 + k))) for k in range(26)] for text in texts])
+        return torch.tensor([[float(phrase in text) for phrase in self.known] for text in texts])
 
 
 CROSSES.images = Means  # type: ignore[attr-defined]
-CROSSES.texts = Lengths  # type: ignore[attr-defined]
+CROSSES.texts = Phrases  # type: ignore[attr-defined]
 CROSSES.neither = object  # type: ignore[attr-defined]
 
 
@@ -81,11 +83,11 @@ def data() -> dict[str, Arrays]:
 
 
 def points(seed: int = 0, count: int = 240) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of three kinds with their classes, the third of which is both others."""
+    """Vectors of three kinds with their classes: one, the other, none."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(3, size=count)
     centres = np.array([[4.0, 0, 0, 0, 0, 0], [0, 4, 0, 0, 0, 0], [3, 3, 3, 0, 0, 0]])
-    target = np.stack([kind != 1, kind != 0], axis=1)
+    target = np.stack([kind == 0, kind == 1], axis=1)
     return (centres[kind] + rng.normal(size=(count, 6))).astype(np.float32), target
 
 
@@ -116,7 +118,7 @@ OWN = "cml.encoder=crosses:images"
 
 
 class TestLearning:
-    @pytest.mark.parametrize("more", [(), ("cml.metric=0",), ("cml.nu=0",), ("cml.scores=prototypes",)])
+    @pytest.mark.parametrize("more", [(), ("cml.metric=0", "cml.scores=prototypes")])
     def test_classes_are_told_apart(
         self, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -140,10 +142,6 @@ class TestLearning:
         assert macro_auc(logits, target) > 0.85
         assert not network.classes.bias.any()  # type: ignore[operator, union-attr]
         assert ("no CLIP" in caplog.text) == (not more)
-
-    def test_the_same_seed_gives_the_same_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        once = [trained(config(OWN), tmp_path / name, monkeypatch)[1] for name in "ab"]
-        np.testing.assert_array_equal(*once)
 
 
 class TestClusters:

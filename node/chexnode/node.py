@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -21,11 +22,14 @@ from chexmodels.bundle import BundleError, digest, find, read_card
 from chexnode.audit.trail import OFF, Trail, open_trail
 from chexnode.ledger.ledger import Ledger
 from chexnode.queue.bell import Bell
+from chexnode.settings.model import ModelSettings
 from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.vocabulary.records import JobSpec
+
+log = logging.getLogger(__name__)
 
 
 class Rings(Protocol):
@@ -50,6 +54,14 @@ class Duty(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A model that is tried on images beside the one whose results are delivered."""
+
+    settings: ModelSettings
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """Settings and everything that they name, open. Thread safe."""
 
@@ -65,6 +77,13 @@ class Node:
     """In whose name this process takes leases."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when this process is to finish what it has begun and to begin nothing more."""
+    shadows: tuple[Shadow, ...] = ()
+    """Models on trial whose bundles can be read."""
+
+    @property
+    def offered(self) -> dict[str, JobSpec]:
+        """Name of each model in the settings -> its analysis; that which delivers comes first."""
+        return {self.settings.model.name: self.spec} | {one.settings.name: one.spec for one in self.shadows}
 
     def report_alive(self, duty: Duty) -> None:
         """Let the web role know that a process with this ``duty`` lives; to be repeated every :data:`BEAT_SECONDS`.
@@ -97,24 +116,34 @@ class Node:
             trail = stack.enter_context(open_trail(settings, role))
             bell = Bell(settings.broker.url, settings.node.data_dir)
             stack.callback(bell.close)
-            yield cls(settings, ledger, spool, bell, spec, trail)
+            yield cls(settings, ledger, spool, bell, spec, trail, shadows=tuple(_shadows(settings)))
 
 
-def job_spec(settings: Settings) -> JobSpec:
-    """Which analysis new images get: the model's digest and the settings that change a result.
+def _shadows(settings: Settings) -> Iterator[Shadow]:
+    """Those that can be read: a model on trial never keeps the node from its work."""
+    for one in settings.shadow:
+        try:
+            yield Shadow(one, job_spec(settings, one))
+        except BadEnvironment as error:
+            log.error("the model %s is not tried: %s", one.name, error)
+
+
+def job_spec(settings: Settings, model: ModelSettings | None = None) -> JobSpec:
+    """The analysis by ``model``, or by that which delivers: its digest and the settings that change a result.
 
     Raises BadEnvironment if the configured bundle cannot serve these settings.
     """
+    model = model or settings.model
     try:
-        folder = find(settings.model.bundle)
+        folder = find(model.bundle)
         card = read_card(folder)
         model_digest = digest(folder)
     except BundleError as error:
         raise BadEnvironment(str(error)) from error
-    if settings.model.operating_point not in card.operating_points:
+    if model.operating_point not in card.operating_points:
         known = ", ".join(sorted(card.operating_points))
-        raise BadEnvironment(f"{card.title} has no operating point {settings.model.operating_point!r}, only {known}")
+        raise BadEnvironment(f"{card.title} has no operating point {model.operating_point!r}, only {known}")
     # Only what changes the analysis; destinations and names do not.
-    relevant = {"operating_point": settings.model.operating_point}
+    relevant = {"operating_point": model.operating_point}
     settings_digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
     return JobSpec(card.title, model_digest, settings_digest)

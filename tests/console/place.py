@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from support.nodes import Node, loopback_destination
 from support.phantoms import phantom_files
 from support.servers import LOOPBACK, OnlySecondaryCapture, StoreSCP
 
-NAMES = ("Weber^Anna", "Okafor^Chidi", "Nguyen^Lan", "García^Lucía", "<script>alert(1)</script>^\u202eEve", "Sato^Ken")
+HOSTILE = "<script>alert(1)</script>^\u202eEve"
+NAMES = ("Weber^Anna", "Okafor^Chidi", "Nguyen^Lan", "García^Lucía", "Sato^Ken", "Dubois^Marie")
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Place:
 
 
 @contextmanager
-def place(folder: Path, count: int = 4) -> Iterator[Place]:
+def place(folder: Path, count: int = 4, names: Sequence[str] = (*NAMES[:4], HOSTILE, NAMES[4])) -> Iterator[Place]:
     """Have it run with ``count`` phantoms and a lateral view in it, all settled; one more file is left to be sent."""
     with StoreSCP(folder, ae_title="PACS") as pacs, OnlySecondaryCapture(folder, ae_title="WORKSTATION") as station:
         destinations = [
@@ -46,7 +47,7 @@ def place(folder: Path, count: int = 4) -> Iterator[Place]:
         files = phantom_files(folder / "phantoms", count + 2)
         for number, file in enumerate(files):
             ds = dcmread(file)
-            ds.PatientName, ds.PatientID = NAMES[number % len(NAMES)], f"P-{1000 + number}"
+            ds.PatientName, ds.PatientID = names[number % len(names)], f"P-{1000 + number}"
             ds.AccessionNumber, ds.StationName = f"A-{2000 + number}", ("DRX 7", "AXIOM 3")[number % 2]
             ds.SpecificCharacterSet = "ISO_IR 192"
             if number == count:

@@ -1,6 +1,7 @@
 """Pictures of every page of the console, desktop and phone, light and dark: ``make screenshots``.
 
-They show drawn chests and made-up names. Eight-bit PNG, so that the repository stays small.
+They show drawn chests and made-up names. WebP, without loss but for the page with a radiograph, so that the repository
+stays small.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from console.place import place
+from console.place import NAMES, place
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images" / "console"
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
@@ -29,10 +30,14 @@ PAGES = {
     "try": "/try",
     "node": "/node",
 }
-_COLOURS = 128
+#: A path of whoever makes the pictures is not for the documentation.
+_PLACE = """folder => {
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) walk.currentNode.nodeValue = walk.currentNode.nodeValue.replaceAll(folder, "/srv/chexnode");
+}"""
 
 
-def shoot(page: Page, url: str, name: str) -> bytes:
+def shoot(page: Page, url: str, name: str, folder: str) -> bytes:
     """One page, drawn to its end."""
     page.goto(f"{url}/console{PAGES[name]}")
     if name == "image":
@@ -40,7 +45,9 @@ def shoot(page: Page, url: str, name: str) -> bytes:
         page.locator("[data-stage]").wait_for()
         page.evaluate("Promise.all([...document.images].filter(one => one.checkVisibility()).map(one => one.decode()))")
         page.locator(".regions li").first.hover()
+        page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
+    page.evaluate(_PLACE, folder)
     return page.screenshot()
 
 
@@ -48,7 +55,11 @@ def main() -> None:
     """Make them all."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, place(Path(folder), 10) as shown, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        place(Path(folder), 10, NAMES) as shown,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for size, (width, height) in SIZES.items():
             for scheme in ("light", "dark"):
@@ -60,8 +71,9 @@ def main() -> None:
                 context.set_default_timeout(120_000)
                 page = context.new_page()
                 for name in PAGES:
-                    picture = Image.open(BytesIO(shoot(page, shown.url, name))).convert("RGB")
-                    picture.quantize(_COLOURS).save(FOLDER / f"{name}-{size}-{scheme}.png", optimize=True)
+                    picture = Image.open(BytesIO(shoot(page, shown.url, name, folder))).convert("RGB")
+                    file = FOLDER / f"{name}-{size}-{scheme}.webp"
+                    picture.save(file, lossless=name != "image", quality=84 if name == "image" else 100, method=6)
                 context.close()
         browser.close()
 

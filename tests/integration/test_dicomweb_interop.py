@@ -1,4 +1,26 @@
-"""What other people's DICOMweb clients send and expect: each kind of fault that they met here, with the right value."""
+"""What other people's DICOMweb clients send and expect: each kind of fault that they met here, with the right value.
+
+The public reports that were tried against the node, and where each is held; D is DICOMweb's own list.
+
+    01, 20, D01  holes in pages             here, test_dicomweb_pages
+    02           one reading of a name      unit/node/encode/test_one_reading, unit/node/receive/test_receive_header
+    03, 04       titles, items, contexts    unit/node/dimse/test_pdus, test_receive_protocol
+    05           Implicit VR only           test_deliver, unit/node/deliver/test_implicit
+    06           status 0213H               unit/node/deliver/test_delivery_status, unit/node/dimse/test_pdus
+    07           group 0002                 test_receive
+    08, D02, D04 lists of modalities        here, test_dicomweb_search
+    09           awkward values             unit/node/dicomweb/test_awkward_values
+    10           unknown parameters         test_dicomweb_search, unit/node/dicomweb/test_dicomweb_wire
+    12           Number of Frames 0         unit/node/triage/test_gate
+    13           a few bytes too many       unit/models/dicom/test_elements
+    14, D05      gzip, "", file meta        here
+    15           commitment to nothing      test_commitment
+    16           a page cut short           test_pull
+    17           409 without proof          test_stow, unit/node/dicomweb/test_stow_answer
+    18           a context without syntax   unit/node/dimse/test_pdus, test_deliver
+    19           padding                    unit/models/dicom/test_decode, unit/node/web/test_dicomweb_pixels
+    D03, D06-12  statuses, slashes, forms   here, test_dicomweb_forms
+"""
 
 from __future__ import annotations
 
@@ -103,6 +125,25 @@ def test_a_repeated_parameter_is_a_list(service: Service) -> None:
     assert [one["0020000D"]["Value"][0] for one in found] == ["1.2.3", "1.2.1"]
     both = [("ModalitiesInStudy", "DX"), ("ModalitiesInStudy", "CR")]
     assert len(service.client.get("/studies", params=both).json()) == 3
+
+
+def test_a_viewers_study_list_is_narrowed_by_modality(service: Service) -> None:
+    """What OHIF asks for, and what it reads of each study: what is given as empty leaves its whole list blank."""
+    bare = {"series_number": 1}
+    kinds = [{**bare, "modality": kind} for kind in ("CR", "DX", "MR")] + [bare]
+    record(service.ledger, *(replace(row(number + 1), series=kind) for number, kind in enumerate(kinds)))
+
+    def listed(**filters: str) -> list[str]:
+        asked = {"limit": "101", "offset": "0", "fuzzymatching": "false", "includefield": "00081030,00080060"}
+        found = service.client.get("/studies", params=asked | filters).json()
+        assert all(
+            one.get("Value", True) and None not in one.get("Value", []) for study in found for one in study.values()
+        )
+        return [",".join(study.get("00080061", {}).get("Value", [])) for study in found]
+
+    assert listed() == ["", "MR", "DX", "CR"]
+    assert listed(ModalitiesInStudy="CR,DX") == ["DX", "CR"]
+    assert listed(ModalitiesInStudy="SR") == []
 
 
 def test_slashes_too_many_mean_nothing(service: Service) -> None:

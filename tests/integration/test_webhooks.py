@@ -19,9 +19,9 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.node import Node
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient
-from chexnode.vocabulary.records import DeliveryOutcome
+from chexnode.vocabulary.records import Analysis, DeliveryOutcome
 from chexnode.vocabulary.states import DeliveryState
-from support.ledgers import NOT_ANALYSED, Clock, arrival, claim, complete, node_on, opened, record
+from support.ledgers import NOT_ANALYSED, OTHER_SPEC, Clock, arrival, claim, complete, node_on, opened, record
 from support.servers import LOOPBACK, wait_for
 
 SECRET = "a key that both know"
@@ -141,3 +141,14 @@ def test_the_thread_posts_and_ends(tmp_path: Path, receiver: Receiver) -> None:
             work(ledger)
             wait_for(lambda: receiver.posts, "the post")
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("webhook-")]
+
+
+def test_what_a_model_on_trial_says_is_posted_to_nobody(tmp_path: Path, receiver: Receiver) -> None:
+    with posting(tmp_path, receiver) as (node, ledger):
+        drain(node)
+        record(ledger)
+        ledger.jobs.complete(claim(ledger), Analysis(0.1, False, 0), [], [], {}, [OTHER_SPEC])
+        ledger.jobs.complete(claim(ledger, spec=OTHER_SPEC), Analysis(0.9, True, 1), [], [])
+        drain(node)
+    assert {post["job"]["model"] for post in receiver.posts} == {"model 1"}
+    assert "finding" not in {post["event"] for post in receiver.posts}

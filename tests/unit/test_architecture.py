@@ -39,11 +39,12 @@ ROOMS: Mapping[str, str] = {
     "work": "vocabulary logs settings spool ledger queue audit sandbox triage encode node deliver keep",
     "archive": "vocabulary logs settings tls spool ledger audit triage dimse dicomweb node receive",
     "alarms": "vocabulary settings spool ledger node",
-    "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive deliver",
+    "operate": "vocabulary settings ledger node",
+    "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive deliver operate",
     "roles": "vocabulary logs settings tls spool ledger queue audit sandbox triage dimse dicomweb node receive deliver "
-    "work archive keep alarms web",
+    "work archive keep alarms operate web",
     "cli": "vocabulary logs settings tls spool ledger audit dimse dicomweb node receive deliver work archive keep "
-    "alarms web roles",
+    "alarms operate web roles",
 }
 
 #: The same for the two other packages, a row each.

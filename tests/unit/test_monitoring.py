@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
-from chexnode.web.metrics import METRICS
+from chexnode.web.histograms import HISTOGRAMS
+from chexnode.web.metrics import METRICS as OF_LEDGER
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "chexnode.json"
+
+#: Name -> (what it says, its labels), as Prometheus sees them.
+METRICS = OF_LEDGER | {
+    f"{name}{suffix}": (text, (*labels, "le"))
+    for name, (text, labels, buckets) in HISTOGRAMS.items()
+    for suffix in (("_bucket", "_sum", "_count") if buckets else ("",))
+}
 
 
 def metrics(expression: str) -> set[str]:
@@ -46,3 +57,10 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
         assert metrics(expression) <= METRICS.keys(), expression
         assert {label for metric, label in labels(expression) if label not in METRICS[metric][1]} == set()
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_prometheus_understands_the_rules() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (apt-get install prometheus)")
+    subprocess.run([promtool, "check", "rules", RULES], check=True, capture_output=True, timeout=60)

@@ -16,6 +16,7 @@ from chexnode.settings.webhook import WebhookSettings
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import Transient, Usage
 from chexnode.vocabulary.events import Event
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.records import JobView
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 
@@ -131,6 +132,8 @@ class Hook:
         try:
             job = self._node.ledger.views.job(job_id) if job_id else None
         except Usage:
+            return []
+        if job is not None and job.purpose == Purpose.SHADOW:  # what a model on trial says goes nowhere
             return []
         if job is not None:
             facts |= {"job": _of_job(job), "url": f"{self._node.settings.web_url}/console/images/{job.id}"}

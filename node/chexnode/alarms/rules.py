@@ -10,6 +10,7 @@ from chexnode.ledger.alarms import Condition
 from chexnode.ledger.overview import DestinationView
 from chexnode.node import Duty
 from chexnode.settings.alarms import AlarmSettings
+from chexnode.vocabulary.reports import Drift
 
 CRITICAL, WARNING = "critical", "warning"
 
@@ -35,11 +36,13 @@ class Facts:
     """Of our own certificate; None where there is none."""
     skew: timedelta
     """How far the database's clock is ahead."""
+    drift: Sequence[Drift] = ()
+    """Recent images against the baseline."""
 
 
 def conditions(facts: Facts, settings: AlarmSettings) -> list[Condition]:
     """Everything that is wrong."""
-    return [*_of_node(facts, settings), *_of_destinations(facts, settings)]
+    return [*_of_node(facts, settings), *_of_destinations(facts, settings), *_of_drift(facts)]
 
 
 def _of_node(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
@@ -74,3 +77,17 @@ def _of_destinations(facts: Facts, settings: AlarmSettings) -> Iterator[Conditio
             yield Condition("destination", one.name, CRITICAL, text, grace)
         if one.dead:
             yield Condition("dead-letters", one.name, WARNING, f"{one.dead} result(s) to {one.name} were given up.")
+
+
+def _of_drift(facts: Facts) -> Iterator[Condition]:
+    """One for each model, station and caller, whatever of it has shifted."""
+    shifted: dict[str, list[Drift]] = {}
+    for one in facts.drift:
+        if one.is_shifted:
+            where = (
+                "" if one.calling_ae_title is None else f" from {one.station or 'no station'} ({one.calling_ae_title})"
+            )
+            shifted.setdefault(f"{one.model}{where}", []).append(one)
+    for subject, some in shifted.items():
+        figures = ", ".join(f"{one.statistic} (PSI {one.psi:.2f})" for one in some)
+        yield Condition("drift", subject, WARNING, f"Recent images of {subject} differ from the baseline: {figures}.")

@@ -13,6 +13,7 @@ from cryptography import x509
 
 from chexnode.alarms.channels import Channel, Notice, channels
 from chexnode.alarms.rules import Facts, conditions
+from chexnode.ledger.drift import Window
 from chexnode.node import Node
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _LEASE = "alarms"
 _MOST_UNSENT = 100
+DRIFT_SECONDS = 300.0
+"""How old the figures of drift may be: they are of days."""
 
 
 class Watch:
@@ -82,6 +85,7 @@ class Watch:
 def look(node: Node) -> Facts:
     """What the rules look at. Raises Transient while the database is away."""
     ledger, settings = node.ledger, node.settings
+    drift = settings.drift
     names = [destination.name for destination in settings.destination]
     try:
         refuses = not node.spool.has_room(settings.disk)
@@ -96,6 +100,7 @@ def look(node: Node) -> Facts:
         disk_refuses=refuses,
         certificate_ends_at=certificate_end(node),
         skew=ledger.database.skew(),
+        drift=ledger.drifts.look(Window(drift.days, drift.images, drift.psi), DRIFT_SECONDS),
     )
 
 

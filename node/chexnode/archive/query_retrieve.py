@@ -13,24 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLosslessRPCL
 
+from chexmodels.dicom.transfer_syntaxes import DECODED, NATIVE
 from chexnode.dimse import datasets
 from chexnode.dimse.requestor import Association, Context, NotSent
 from chexnode.node import Node
@@ -65,25 +50,9 @@ _MOST_CLASSES = 8
 """Of one association: each is proposed once in every transfer syntax, and there is room for 128 (PS3.8 9.3.2.2)."""
 
 #: One context each, so that the archive may send an image as it has stored it.
-_TRANSFER_SYNTAXES = tuple(
-    str(uid)
-    for uid in (
-        ExplicitVRLittleEndian,
-        ImplicitVRLittleEndian,
-        JPEGLosslessSV1,
-        JPEGLossless,
-        JPEGBaseline8Bit,
-        JPEGExtended12Bit,
-        JPEGLSLossless,
-        JPEGLSNearLossless,
-        JPEG2000Lossless,
-        JPEG2000,
-        HTJ2KLossless,
-        HTJ2K,
-        RLELossless,
-        DeflatedExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-    )
+_TRANSFER_SYNTAXES = (
+    str(ExplicitVRLittleEndian),
+    *sorted(map(str, (NATIVE | DECODED) - {ExplicitVRLittleEndian, HTJ2KLosslessRPCL})),
 )
 
 

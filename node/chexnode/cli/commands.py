@@ -15,6 +15,8 @@ import typer
 
 from chexnode.cli.alarms import alarms_app
 from chexnode.cli.backup import backup, recover, restore
+from chexnode.cli.compare import compare
+from chexnode.cli.drift import drift_app
 from chexnode.cli.models import models_app
 from chexnode.cli.options import (
     Accession,
@@ -38,6 +40,7 @@ from chexnode.cli.options import (
     start,
     tell,
 )
+from chexnode.cli.reanalyse import reanalyse_app
 from chexnode.cli.tokens import tokens_app
 from chexnode.cli.users import users_app
 from chexnode.cli.viewer import viewer_app
@@ -52,13 +55,11 @@ app = group("ChexNode: finds abnormalities on chest radiographs and returns them
 jobs_app = group("Show what was received and what became of it, or act on one job.")
 deliveries_app = group("Show what was sent where, or send it again.")
 db_app = group("The database schema.", no_args_is_help=True)
-app.add_typer(jobs_app, name="jobs", invoke_without_command=True)
-app.add_typer(deliveries_app, name="deliveries", invoke_without_command=True)
-app.add_typer(tokens_app, name="tokens")
-for _name, _group in (("users", users_app), ("alarms", alarms_app), ("viewer", viewer_app), ("models", models_app)):
-    app.add_typer(_group, name=_name)
-app.add_typer(db_app, name="db")
-for _command in (backup, restore, recover):
+_lists = (("jobs", jobs_app), ("deliveries", deliveries_app), ("reanalyse", reanalyse_app), ("drift", drift_app))
+_groups = (("tokens", tokens_app), ("users", users_app), ("alarms", alarms_app), ("viewer", viewer_app))
+for _name, _group in (*_lists, *_groups, ("models", models_app), ("db", db_app)):
+    app.add_typer(_group, name=_name, invoke_without_command=(_name, _group) in _lists)
+for _command in (backup, restore, recover, compare):
     app.command()(_command)
 
 
@@ -379,7 +380,7 @@ def reconcile(
 ) -> None:
     """Ask a PACS which chest radiographs and which of our results it has, and compare (C-FIND)."""
     from chexnode.archive.query_retrieve import Archive
-    from chexnode.archive.reconcile import reconcile as compare
+    from chexnode.archive.reconcile import reconcile as compared
     from chexnode.cli import tables
     from chexnode.node import Node
     from chexnode.receive.storage import StorageService
@@ -394,7 +395,7 @@ def reconcile(
         node = stack.enter_context(Node.open(settings, "reconcile"))
         storage = stack.enter_context(StorageService(node)) if fetch and one.retrieve == "get" else None
         archive = stack.enter_context(Archive(node, one, storage))
-        found = compare(node, archive, days, fetch, tables.asking(pacs))
+        found = compared(node, archive, days, fetch, tables.asking(pacs))
     if json:
         print_json(found)
     else:

@@ -23,6 +23,7 @@ from rich.text import Text
 from chexnode.ledger.account import Account
 from chexnode.ledger.views import JobDetail
 from chexnode.logs import escaped
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.reports import Check, FileReport, Setting, Trial
 
@@ -178,6 +179,7 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
         ("from", f"{job.calling_ae_title} at {job.address}"),
         ("file", job.source_path or "deleted by retention"),
         ("model", job.model and f"{job.model} ({job.model_digest})"),
+        ("purpose", job.purpose if job.purpose != Purpose.IMAGE else None),
         ("received", _moment(job.received_at)),
         ("finished", _moment(job.finished_at) if job.finished_at else None),
     ]
@@ -194,6 +196,12 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
             where = result.path or "deleted by retention"
             results.add_row(result.kind, result.variant, f"{result.size:,}", Text(where, overflow="fold"))
         parts += ["", results]
+    if job.shadows:
+        shadows = Listing("JOB", "MODEL", "STATE", "FINDING", "WHY", title="models on trial: nothing is delivered")
+        for one in job.shadows:
+            said = finding(one.score, one.abnormal, one.regions, one.state in ("DONE", "DELIVERING"))
+            shadows.add_row(one.job, escaped(one.model), _state(one.state), said, _why(None, one.error))
+        parts += ["", shadows]
     if job.deliveries:
         parts += ["", deliveries_table(job.deliveries)]
     history = Listing("WHEN", "WHAT", "FROM", "TO", "DETAIL", title="history")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,8 @@ from pydicom.dataset import Dataset
 from chexnode.deliver import status
 from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
 from chexnode.dicomweb.client import open_client, translated, unusable
+from chexnode.dicomweb.media_types import DICOM, DICOM_JSON
+from chexnode.dicomweb.multipart import MultipartBody, Part
 from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, named, read_answer
 from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown
@@ -33,8 +34,6 @@ _ALREADY_STORED = 0xB00E  # 45070, by which Microsoft's service means the same
 
 _PERHAPS_STORED = frozenset({*range(200, 300), HTTPStatus.CONFLICT})
 """Statuses after which an instance that the answer does not name may be there: Karnak's 409 means "since earlier"."""
-
-_JSON = "application/dicom+json"
 
 
 class StowDestination:
@@ -107,7 +106,7 @@ class StowDestination:
         path = f"/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances"
         with suppress(DestinationDown, ValueError), translated(self._settings.timeout_seconds):
             query = {"SOPInstanceUID": str(ds.SOPInstanceUID)}
-            answer = self._client.get(path, params=query, headers={"Accept": _JSON})
+            answer = self._client.get(path, params=query, headers={"Accept": DICOM_JSON})
             matches = answer.json() if answer.status_code == HTTPStatus.OK else []
             rows = [row for row in matches if isinstance(row, dict)] if isinstance(matches, list) else []
             return any(row.get("00080018", {}).get("Value") == [str(ds.SOPInstanceUID)] for row in rows)
@@ -162,28 +161,17 @@ def probe(settings: DestinationSettings, tls: ssl.SSLContext | None = None) -> N
 
 
 def _post(client: httpx.Client, settings: DestinationSettings, parts: Sequence[bytes], stop: Event) -> StoreAnswer:
-    boundary = secrets.token_hex(24)
-    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    end = f"--{boundary}--\r\n".encode()
+    def pieces(part: bytes) -> Iterator[bytes]:
+        for start in range(0, len(part), _CHUNK):
+            if stop.is_set():
+                raise DestinationDown("stopped by us")
+            yield part[start : start + _CHUNK]
 
-    def body() -> Iterator[bytes]:
-        for part in parts:
-            yield head
-            for start in range(0, len(part), _CHUNK):
-                if stop.is_set():
-                    raise DestinationDown("stopped by us")
-                yield part[start : start + _CHUNK]
-            yield b"\r\n"
-        yield end
-
-    headers = {
-        "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
-        "Content-Length": str(sum(len(head) + len(part) + 2 for part in parts) + len(end)),
-        "Accept": _JSON,
-    }
+    body = MultipartBody(DICOM, [Part(DICOM, pieces(part), length=len(part)) for part in parts])
+    headers = {"Content-Type": body.content_type, "Content-Length": str(body.length), "Accept": DICOM_JSON}
     with (
         translated(settings.timeout_seconds),
-        client.stream("POST", "/studies", content=body(), headers=headers) as response,
+        client.stream("POST", "/studies", content=iter(body), headers=headers) as response,
     ):
         if not is_about_instances(response.status_code):
             raise DestinationDown(unusable(response))

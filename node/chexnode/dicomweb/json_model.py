@@ -8,15 +8,14 @@ import struct
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from pydicom.datadict import DicomDictionary, dictionary_VR, tag_for_keyword  # type: ignore[attr-defined]
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 
 from chexmodels.dicom.values import codecs, mended
-from chexmodels.dicom.values import element as held
 
 Json = dict[str, Any]
 """Tag (8 hexadecimal digits) -> ``{"vr": ..., "Value": [...]}``."""
@@ -33,6 +32,10 @@ _SIZES = {vr: struct.calcsize(f"<{numbers}") for vr, numbers in _NUMBERS.items()
 _TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 #: VRs whose values are ASCII, and are read here as they were sent.
 _PLAIN = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"})
+_CHARACTERS = _PLAIN | _TEXT
+#: Text that reads the same in every character set: printable ASCII, and zeros for padding.
+_PRINTABLE = re.compile(rb"[ -~]*+[\0 ]*+")
+_AS_SENT = _PLAIN | (_BINARY - {"UN"})
 #: VRs that have one value, in which a backslash is one (PS3.5 section 6.2).
 _UNDIVIDED = frozenset({"LT", "ST", "UR", "UT"})
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -78,17 +81,18 @@ def model_of(ds: Dataset, bulk_uri: BulkUri, prefix: str = "", inherited: Sequen
     """
     model: Json = {}
     declared = codecs(ds) or inherited
-    for tag in sorted(ds.keys()):
-        if tag >> 16 == 0x0002 or not tag & 0xFFFF:  # group lengths are retired (PS3.5 section 7.2)
+    # As plain numbers: pydicom's class of tags compares in Python, and there are a hundred of them.
+    for number, raw in sorted(((int(tag), raw) for tag, raw in ds.items()), key=itemgetter(0)):
+        if number >> 16 == 0x0002 or not number & 0xFFFF:  # group lengths are retired (PS3.5 section 7.2)
             continue
-        key = f"{tag:08X}"
-        model[key] = _of_element(ds, tag, bulk_uri, prefix + key, declared)
+        key = f"{number:08X}"
+        model[key] = _of_element(ds, number, raw, bulk_uri, prefix + key, declared)
     return model
 
 
-def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declared: Sequence[str]) -> Json:
-    raw = held(ds, tag)
-    assert raw is not None
+def _of_element(
+    ds: Dataset, tag: int, raw: DataElement | RawDataElement, bulk_uri: BulkUri, path: str, declared: Sequence[str]
+) -> Json:
     value: Any = raw.value
     # Of private elements in Implicit VR the library knows some.
     vr = raw.VR or ("" if tag >> 16 & 1 else DicomDictionary.get(tag, ("",))[0])
@@ -98,13 +102,14 @@ def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declare
         if len(value) > INLINE_BYTES:
             return {"vr": vr, "BulkDataURI": bulk_uri(path)}
         value = _unpacked(vr, value, is_little)
-    elif is_encoded and vr in _PLAIN | _TEXT and _is_printable(value):
-        pass
+    elif is_encoded and vr in _CHARACTERS and _PRINTABLE.fullmatch(value):
+        if len(value) <= INLINE_BYTES:
+            return _of_values(vr, _values(vr, value))
     elif (text := mended(ds, tag, declared)) is not None:
         if text[0] in _BULK and sum(map(_size, text[1])) > INLINE_BYTES:
             return {"vr": text[0], "BulkDataURI": bulk_uri(path)}
         return {"vr": text[0], "Value": [_value(text[0], each) for each in text[1]]} if text[1] else {"vr": text[0]}
-    elif not (is_encoded and vr in _PLAIN | (_BINARY - {"UN"})):
+    elif not (is_encoded and vr in _AS_SENT):
         try:
             converted = ds[tag]
             vr, value = converted.VR, converted.value
@@ -123,14 +128,12 @@ def _of_element(ds: Dataset, tag: BaseTag, bulk_uri: BulkUri, path: str, declare
         return {"vr": vr}
     if vr in _NUMBERS and isinstance(value, bytes):  # of a length that is none of its VR
         return {"vr": vr}
-    values = [_value(vr, each) for each in _values(vr, value)]
+    return _of_values(vr, _values(vr, value))
+
+
+def _of_values(vr: str, found: Sequence[object]) -> Json:
+    values = [_value(vr, each) for each in found]
     return {"vr": vr, "Value": values} if values and values != [None] else {"vr": vr}
-
-
-def _is_printable(value: bytes) -> bool:
-    """Whether text reads the same in every character set: printable ASCII, and zeros for padding."""
-    text = value.rstrip(b"\0 ")
-    return text.isascii() and text.decode("ascii").isprintable()
 
 
 def _unpacked(vr: str, value: bytes, is_little: bool) -> list[Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chexnode.dicomweb.media_types import MULTIPART
 
-PIECE = 1 << 18
+PIECE = 1 << 20
 """Bytes that a body is written in at once, where there are so many."""
 
 #: RFC 2046 allows 70 characters; those of Orthanc's plugin have 73.
@@ -65,6 +65,10 @@ class MultipartReader:
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """Yield what ``data`` completes."""
+        is_within = self._state == self._in_part and not self._buffer and not self.is_complete
+        if is_within and (clean := self._clean(data)):
+            yield PartData(data[:clean])  # never copied to the buffer, where it is all of a piece
+            data = data[clean:]
         self._buffer += data
         while not self.is_complete:
             events, going_on = self._state()
@@ -93,8 +97,7 @@ class MultipartReader:
         while True:
             found = buffer.find(delimiter, start)
             if found < 0:
-                keep = len(delimiter) - 1
-                return self._take(max(0, len(buffer) - keep)), False
+                return self._take(self._clean(buffer, start)), False
             after = found + len(delimiter)
             kind, end = self._after_delimiter(after)
             if kind == "unknown":
@@ -112,6 +115,13 @@ class MultipartReader:
             else:
                 self._state = self._in_headers
             return events, kind == "open"
+
+    def _clean(self, data: bytes | bytearray, start: int = 0) -> int:
+        """How many bytes at the beginning of ``data`` are before any delimiter; there is none before ``start``."""
+        found = data.find(self._delimiter, start)
+        if found < 0:
+            found = data.find(b"\r", max(start, len(data) - len(self._delimiter) + 1))
+        return found if found >= 0 else len(data)
 
     def _after_delimiter(self, after: int) -> tuple[str, int]:
         """What stands behind a delimiter, and where it ends."""

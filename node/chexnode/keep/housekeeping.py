@@ -33,6 +33,7 @@ class Housekeeper:
         """``report``: reports the studies that are due for it."""
         self._settings, self._ledger, self._spool = node.settings, node.ledger, node.spool
         self._spec, self._owner, self._report = node.spec, node.owner, report
+        self._others = [one.spec for one in node.shadows]
         self._recovery = Recovery(node)
         self._swept = -SWEEP_SECONDS
         self._said = -KNOW_SECONDS
@@ -48,7 +49,7 @@ class Housekeeper:
         expired = self._ledger.jobs.expire(self._settings.worker.max_crashes)
         if expired:
             log.warning("%d job(s) taken back from workers that stopped", expired)
-        adopted = self._ledger.jobs.adopt(self._spec, ADOPT_AFTER)
+        adopted = self._ledger.jobs.adopt(self._spec, ADOPT_AFTER, self._others)
         if adopted:
             log.info("%d queued job(s) now go to %s", adopted, self._spec.model)
         wanted = any(d.not_analysed for d in self._settings.destination)

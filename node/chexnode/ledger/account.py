@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 
 from chexnode.ledger.database import Database
 from chexnode.ledger.schema import events, instances, jobs
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.records import Outcome
 from chexnode.vocabulary.states import InstanceState, JobState
 
@@ -49,7 +50,7 @@ class Tally:
     instances: Counter[tuple[str, str | None]]
     """(state, reason) -> instance versions."""
     jobs: Counter[tuple[str, str | None]]
-    """(state, reason) -> jobs, those superseded by a newer analysis included."""
+    """(state, reason) -> jobs, those superseded by another analysis included, and without those of shadow models."""
     newest: Counter[tuple[str, str | None]]
     """The same without them: one job for each version."""
     notes: Counter[str]
@@ -102,8 +103,11 @@ class Accounts:
             for state, reason, noted, count in conn.execute(select(*of, func.count()).group_by(*of)):
                 received[state, reason] += count
                 notes.update(dict.fromkeys(noted, count))
-            by = (jobs.c.superseded, jobs.c.state, jobs.c.reason, jobs.c.notes)
-            for superseded, state, reason, noted, count in conn.execute(select(*by, func.count()).group_by(*by)):
+            by = (jobs.c.superseded, jobs.c.purpose, jobs.c.state, jobs.c.reason, jobs.c.notes)
+            rows = conn.execute(select(*by, func.count()).group_by(*by))
+            for superseded, purpose, state, reason, noted, count in rows:
+                if purpose is Purpose.SHADOW:
+                    continue
                 worked[state, reason] += count
                 if not superseded:
                     newest[state, reason] += count

@@ -12,6 +12,7 @@ from chexnode.ledger.deliveries import lock_reports
 from chexnode.ledger.moves import locked
 from chexnode.ledger.rows import JOB_OF_VERSION, UNFINISHED
 from chexnode.ledger.schema import deliveries, instances, jobs, markers, results
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.states import FINAL_JOB_STATES, DeliveryState, JobState
 
 _UNFINISHED = tuple(s for s in JobState if s not in FINAL_JOB_STATES)
@@ -22,8 +23,12 @@ _KEY = (instances.c.sop_instance_uid, instances.c.digest)
 
 
 def _is_over(before: datetime) -> ColumnElement[bool]:
-    """Received before ``before``, with a file, no unfinished job and no delivery that was never accepted."""
-    busy = select(jobs.c.id).where(JOB_OF_VERSION, jobs.c.state.in_(_UNFINISHED)).exists()
+    """Received before ``before``, with a file, no unfinished job and no delivery that was never accepted.
+
+    What waits for a model on trial keeps no file: one that cannot be loaded would fill the disk.
+    """
+    waits_for_nobody = and_(jobs.c.purpose == Purpose.SHADOW, jobs.c.state == JobState.QUEUED)
+    busy = select(jobs.c.id).where(JOB_OF_VERSION, jobs.c.state.in_(_UNFINISHED), ~waits_for_nobody).exists()
     owed = select(deliveries.c.id).join(jobs, jobs.c.id == deliveries.c.job_id).where(JOB_OF_VERSION, _OWED).exists()
     return and_(instances.c.received_at < before, instances.c.path.is_not(None), ~busy, ~owed)
 

@@ -17,6 +17,7 @@ from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import columns_of, version
 from chexnode.ledger.schema import instances, jobs, results, series, studies
 from chexnode.vocabulary.events import Event
+from chexnode.vocabulary.purposes import Purpose, Urgency
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
 from chexnode.vocabulary.states import InstanceState, JobState, StudyState
@@ -328,9 +329,20 @@ class _Batch:
 
 
 def new_job(
-    sop_instance_uid: str, digest: str, spec: JobSpec, priority: str, now: datetime, number: int = 0
+    sop_instance_uid: str,
+    digest: str,
+    spec: JobSpec,
+    priority: str,
+    now: datetime,
+    number: int = 0,
+    purpose: Purpose = Purpose.IMAGE,
+    urgency: Urgency | None = None,
 ) -> dict[str, Any]:
-    """The row of a fresh job; ``number``: how many the version had, where the same analysis is wanted again."""
+    """The row of a fresh job; ``number``: how many the version had, where the same analysis is wanted again.
+
+    ``urgency``: None takes that of ``priority``. A job for another purpose than a received image does not count for
+    it, or not before it has results.
+    """
     key = spec.key(sop_instance_uid, digest, number)
     return {
         "id": key[:16],
@@ -341,13 +353,14 @@ def new_job(
         "model_digest": spec.model_digest,
         "settings_digest": spec.settings_digest,
         "state": JobState.QUEUED,
-        "urgency": 0 if priority == Priority.URGENT else 1,
+        "purpose": purpose,
+        "urgency": urgency or (Urgency.URGENT if priority == Priority.URGENT else Urgency.ROUTINE),
         "due_at": now,
         "attempts": 0,
         "crashes": 0,
         "fence": 0,
         "notes": (),
-        "superseded": False,
+        "superseded": purpose is not Purpose.IMAGE,
         "created_at": now,
     }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from chexnode.ledger.schema import deliveries, instances, jobs
 from chexnode.ledger.sets import supersede_sets
 from chexnode.vocabulary.errors import StaleMove, Usage
 from chexnode.vocabulary.events import Event
+from chexnode.vocabulary.purposes import AWAITED, Purpose, Urgency
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, Digests, JobClaim, JobSpec, NewResult, Priority
 from chexnode.vocabulary.states import JobState
@@ -27,6 +29,7 @@ LEASE = timedelta(seconds=30)
 """A worker that does not renew for this long has lost its jobs."""
 HEARTBEAT_SECONDS = 10.0
 
+NOT_OFFERED = "no worker offers this analysis any more"
 REUSED = "from what the model answered before"
 """Detail of the event of an analysis for which the model was not asked."""
 
@@ -40,8 +43,10 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def claim(self, owner: str, limit: int, spec: JobSpec) -> list[JobClaim]:
+    def claim(self, owner: str, limit: int, spec: JobSpec, most: Urgency = Urgency.BACKGROUND) -> list[JobClaim]:
         """Put up to ``limit`` due jobs of this analysis under a lease: urgent first, then oldest first.
+
+        ``most``: nothing that can wait longer.
 
         A job that has taken a worker down before comes alone, so that it harms no other.
         """
@@ -49,7 +54,7 @@ class Jobs:
         with self._db.write() as conn:
             candidates = conn.execute(
                 select(jobs.c.id, jobs.c.crashes)
-                .where(_due(spec, now))
+                .where(_due(spec, now, most))
                 .order_by(jobs.c.urgency, jobs.c.due_at, jobs.c.created_at)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
@@ -89,10 +94,12 @@ class Jobs:
         new_results: Sequence[NewResult],
         to: Sequence[tuple[str, str]],
         replaces: Mapping[str, Supersession] = _NOTHING,
+        shadows: Sequence[JobSpec] = (),
     ) -> JobState:
         """Commit results whose files are durable and their deliveries; ``to``: (result UID, destination) pairs.
 
         ``replaces``: the jobs whose sets of results are valid until now, and why they are no longer.
+        ``shadows``: the models that are to be tried on the same image.
 
         Returns DELIVERING, or DONE if there is nothing to deliver. Raises StaleMove when the lease is lost, and
         Transient where other sets are valid by now: the caller throws its result away.
@@ -105,15 +112,24 @@ class Jobs:
             "notes": analysis.notes,
             "error": None,
             "answer_path": analysis.answer_path,
+            **({} if analysis.figures is None else asdict(analysis.figures)),
             **_digests(analysis.digests),
         }
         with self._db.write() as conn:
+            if claim.purpose is not Purpose.IMAGE:  # before its jobs, as a re-send locks them
+                locked(conn, instances, version(claim.sop_instance_uid, claim.digest))
             under_way = _under_way(conn, replaces)
             why = REUSED if analysis.is_reused else None
             _move(conn, claim, JobState.DELIVERING, Event.ANALYSED, now, why, **facts)
             study = select(instances.c.study_instance_uid).where(version(claim.sop_instance_uid, claim.digest))
-            supersede_sets(conn, claim.sop_instance_uid, claim.id, replaces, now)
-            add_results(conn, new_results, to, now, conn.execute(study).scalar_one_or_none(), claim.id)
+            study_instance_uid = conn.execute(study).scalar_one_or_none()
+            if claim.purpose not in (Purpose.BESIDE, Purpose.SHADOW):
+                supersede_sets(conn, claim.sop_instance_uid, claim.id, replaces, now)
+            if claim.purpose not in (Purpose.IMAGE, Purpose.SHADOW):
+                supersede(conn, claim.sop_instance_uid, claim.digest, claim.key)
+                look_again(conn, [study_instance_uid] if study_instance_uid else [])
+            add_results(conn, new_results, to, now, study_instance_uid, claim.id)
+            _try_on(conn, claim, shadows, now)
             if under_way is not None:
                 notes = and_(deliveries.c.job_id == claim.id, deliveries.c.kind == ResultKind.KO)
                 conn.execute(update(deliveries).where(notes).values(next_attempt=under_way))
@@ -183,14 +199,15 @@ class Jobs:
                 )
         return len(rows)
 
-    def adopt(self, spec: JobSpec, older_than: timedelta) -> int:
+    def adopt(self, spec: JobSpec, older_than: timedelta, others: Collection[JobSpec] = ()) -> int:
         """Turn jobs left QUEUED for an analysis that no worker offers any more into jobs of this one.
 
-        After an upgrade of the model or its settings the receiver may have queued images under the old key. Returns
+        After an upgrade of the model or its settings the receiver may have queued images under the old key. What was
+        not queued for a received image is cancelled where the analysis is neither this nor one of ``others``. Returns
         how many were replaced.
         """
         now = self._db.clock()
-        other = or_(jobs.c.model_digest != spec.model_digest, jobs.c.settings_digest != spec.settings_digest)
+        other = and_(~_is_of(spec), jobs.c.purpose == Purpose.IMAGE)
         with self._db.write() as conn:
             # With their instances, which a re-send locks before it makes a job: one of both sees what the other did.
             stale = conn.execute(
@@ -217,6 +234,13 @@ class Jobs:
             made = [job for key, job in fresh.items() if key not in known]
             add_missing(conn, jobs, made)
             record(conn, (happened("job", job["id"], Event.CREATED, now, None, JobState.QUEUED) for job in made))
+            gone = and_(
+                jobs.c.purpose != Purpose.IMAGE,
+                jobs.c.due_at < now - older_than,
+                *(~_is_of(one) for one in (spec, *others)),
+            )
+            cancelled = (JobState.QUEUED, JobState.CANCELLED, Event.CANCELLED)
+            move(conn, jobs, *cancelled, now, gone, NOT_OFFERED, error=NOT_OFFERED, finished_at=now)
         return len(stale)
 
     def retry(self, job_id: str, by: str | None = None) -> None:
@@ -248,13 +272,13 @@ class Jobs:
             except ValueError:
                 raise Usage(f"job {job_id} is {row.state}: it cannot become {to}") from None
             move_each(conn, jobs, rows, to, event, now, by, **facts)
-            if to is JobState.QUEUED:
+            if to is JobState.QUEUED and row.purpose is Purpose.IMAGE:
                 supersede(conn, row.sop_instance_uid, row.digest, row.key)
             look_again(conn, studies)
 
-    def due(self, spec: JobSpec) -> int:
-        """How many jobs of this analysis could be claimed now."""
-        query = select(func.count()).select_from(jobs).where(_due(spec, self._db.clock()))
+    def due(self, spec: JobSpec, most: Urgency = Urgency.BACKGROUND) -> int:
+        """How many jobs of this analysis could be claimed now, without those that can wait longer than ``most``."""
+        query = select(func.count()).select_from(jobs).where(_due(spec, self._db.clock(), most))
         with self._db.read() as conn:
             return int(conn.execute(query).scalar_one())
 
@@ -271,25 +295,47 @@ def _under_way(conn: Connection, job_ids: Iterable[str]) -> datetime | None:
     return until
 
 
-def _due(spec: JobSpec, now: datetime) -> ColumnElement[bool]:
-    # One version of an image after the other: the second can then see that it needs no analysis.
-    earlier = jobs.alias("earlier")
-    waits = select(earlier.c.id).where(
-        earlier.c.sop_instance_uid == jobs.c.sop_instance_uid,
-        earlier.c.state.in_((JobState.QUEUED, JobState.RUNNING)),
-        earlier.c.model_digest == spec.model_digest,
-        earlier.c.settings_digest == spec.settings_digest,
+def _is_of(spec: JobSpec) -> ColumnElement[bool]:
+    return and_(jobs.c.model_digest == spec.model_digest, jobs.c.settings_digest == spec.settings_digest)
+
+
+def _try_on(conn: Connection, claim: JobClaim, shadows: Sequence[JobSpec], now: datetime) -> None:
+    """Queue the image for models that deliver nothing, once for each."""
+    rows = [
+        new_job(claim.sop_instance_uid, claim.digest, spec, "", now, -1, Purpose.SHADOW, Urgency.SHADOW)
+        for spec in shadows
+    ]
+    known = set(conn.execute(select(jobs.c.key).where(jobs.c.key.in_([row["key"] for row in rows]))).scalars())
+    fresh = [row for row in rows if row["key"] not in known]
+    add_missing(conn, jobs, fresh)
+    record(conn, (happened("job", row["id"], Event.CREATED, now, None, JobState.QUEUED) for row in fresh))
+
+
+def _due(spec: JobSpec, now: datetime, most: Urgency) -> ColumnElement[bool]:
+    # One version of an image after the other: the second can then see that it needs no analysis. What is analysed
+    # again, perhaps tonight, comes after what has been received, and holds it up only while it is under way.
+    other = jobs.alias("other")
+    is_earlier = or_(
+        other.c.created_at < jobs.c.created_at,
+        and_(other.c.created_at == jobs.c.created_at, other.c.id < jobs.c.id),
+    )
+    comes_first = or_(other.c.state == JobState.RUNNING, other.c.urgency <= AWAITED, other.c.urgency <= jobs.c.urgency)
+    waits = select(other.c.id).where(
+        other.c.sop_instance_uid == jobs.c.sop_instance_uid,
+        other.c.state.in_((JobState.QUEUED, JobState.RUNNING)),
+        other.c.model_digest == spec.model_digest,
+        other.c.settings_digest == spec.settings_digest,
         or_(
-            earlier.c.created_at < jobs.c.created_at,
-            and_(earlier.c.created_at == jobs.c.created_at, earlier.c.id < jobs.c.id),
+            and_(is_earlier, comes_first),
+            and_(jobs.c.urgency > AWAITED, other.c.urgency < jobs.c.urgency),
         ),
     )
     return and_(
         ~waits.exists(),
         jobs.c.state == JobState.QUEUED,
+        jobs.c.urgency <= most,
         jobs.c.due_at <= now,
-        jobs.c.model_digest == spec.model_digest,
-        jobs.c.settings_digest == spec.settings_digest,
+        _is_of(spec),
     )
 
 

@@ -12,8 +12,11 @@ from datetime import datetime
 from chexnode.ledger.account import Accounts
 from chexnode.ledger.alarms import Alarms
 from chexnode.ledger.commitments import Commitments
+from chexnode.ledger.comparisons import Comparisons
 from chexnode.ledger.database import Database
 from chexnode.ledger.deliveries import Deliveries
+from chexnode.ledger.drift import Drifts
+from chexnode.ledger.durations import Stopwatch
 from chexnode.ledger.feed import Feed
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
@@ -24,6 +27,7 @@ from chexnode.ledger.leases import Leases
 from chexnode.ledger.migrate import check_schema
 from chexnode.ledger.objects import Objects
 from chexnode.ledger.overview import Overviews
+from chexnode.ledger.reanalysis import Reanalyses
 from chexnode.ledger.reports import Reports
 from chexnode.ledger.sets import Sets
 from chexnode.ledger.studies import Studies
@@ -46,6 +50,9 @@ class Ledger:
         self.commitments = Commitments(self.database)
         self.leases = Leases(self.database)
         self.sets = Sets(self.database)
+        self.reanalyses = Reanalyses(self.database)
+        self.comparisons = Comparisons(self.database)
+        self.drifts = Drifts(self.database)
         self.studies = Studies(self.database)
         self.reports = Reports(self.database)
         self.subjects = Subjects(self.database)
@@ -57,6 +64,7 @@ class Ledger:
         self.alarms = Alarms(self.database)
         self.views = Views(self.database)
         self.feed = Feed(self.database)
+        self.stopwatch = Stopwatch(self.database)
         self.images = Images(self.database)
         self.overviews = Overviews(self.database)
         self.work = Work(self.database)

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, false, func, select
 
 from chexnode.ledger.database import Database
 from chexnode.ledger.schema import deliveries, destinations, instances, jobs
+from chexnode.vocabulary.purposes import AWAITED
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 
 RECENT = 500
@@ -111,10 +112,12 @@ class Overviews:
                 at=now,
                 states=states,
                 reasons=reasons,
-                queued=_count(conn, jobs.c.state == JobState.QUEUED),
+                queued=_count(conn, jobs.c.state == JobState.QUEUED, jobs.c.urgency <= AWAITED),
                 running=_count(conn, jobs.c.state == JobState.RUNNING),
                 oldest_queued_at=conn.execute(
-                    select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
+                    select(func.min(jobs.c.created_at)).where(
+                        jobs.c.state == JobState.QUEUED, jobs.c.urgency <= AWAITED
+                    )
                 ).scalar_one_or_none(),
                 turnarounds=sorted((end - start).total_seconds() for start, end, _ in recent if end is not None),
                 evaluated=len(answers),
@@ -205,7 +208,7 @@ def _count(conn: Connection, *conditions: ColumnElement[bool]) -> int:
 def _recent(conn: Connection) -> list[tuple[datetime, datetime | None, bool | None]]:
     query = (
         select(jobs.c.created_at, jobs.c.finished_at, jobs.c.abnormal)
-        .where(jobs.c.state == JobState.DONE)
+        .where(jobs.c.state == JobState.DONE, jobs.c.urgency <= AWAITED)
         .order_by(jobs.c.created_at.desc())
         .limit(RECENT)
     )

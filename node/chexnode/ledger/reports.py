@@ -13,6 +13,7 @@ from chexnode.ledger.rows import JOB_OF_VERSION, add_results
 from chexnode.ledger.schema import instances, jobs, results, studies
 from chexnode.vocabulary.errors import StaleMove
 from chexnode.vocabulary.events import Event
+from chexnode.vocabulary.purposes import AWAITED
 from chexnode.vocabulary.records import ClosedStudy, NewResult, Unanalysed
 from chexnode.vocabulary.states import InstanceState, JobState, StudyState
 
@@ -44,7 +45,11 @@ class Reports:
         waiting = (
             select(jobs.c.id)
             .join(instances, JOB_OF_VERSION)
-            .where(instances.c.study_instance_uid == studies.c.study_instance_uid, jobs.c.state.in_(_PENDING))
+            .where(
+                instances.c.study_instance_uid == studies.c.study_instance_uid,
+                jobs.c.state.in_(_PENDING),
+                jobs.c.urgency <= AWAITED,
+            )
             .exists()
         )
         with self._db.read() as conn:

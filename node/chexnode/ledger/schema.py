@@ -31,6 +31,7 @@ from sqlalchemy import (
     text,
 )
 
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
 from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind
@@ -233,7 +234,8 @@ jobs = Table(
     Column("state", Coded(JobState), nullable=False),
     Column("reason", String(32)),
     Column("error", SafeText),
-    Column("urgency", Integer, nullable=False),  # 0 urgent, 1 routine: claimed in this order
+    Column("purpose", Coded(Purpose), nullable=False, default=Purpose.IMAGE),
+    Column("urgency", Integer, nullable=False),  # chexnode.vocabulary.purposes.Urgency: claimed in this order
     Column("due_at", UtcDateTime, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("crashes", Integer, nullable=False, default=0),
@@ -243,11 +245,15 @@ jobs = Table(
     Column("score", Float),
     Column("abnormal", Boolean),
     Column("regions", Integer),
+    # For the watch over drift: see chexnode.vocabulary.records.Figures
+    Column("area", Float),
+    Column("brightness", Float),
+    Column("contrast", Float),
     # Of what the model was given, and of all else that the results say: see chexnode.vocabulary.records.Digests
     Column("content_digest", String(64)),
     Column("identity_digest", String(64)),
     Column("answer_path", SafeText),  # what the model answered; NULL where it was not asked, or once retention took it
-    # A newer analysis of the same version counts in its place.
+    # Another analysis of the same version counts in its place.
     Column("superseded", Boolean, nullable=False, default=False),
     Column("notes", Codes, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
@@ -258,7 +264,7 @@ jobs = Table(
     # Answers how many images of a day are in which state by itself.
     Index("ix_jobs_state_created_at", "state", "created_at", "superseded"),
     # As that of instances.
-    Index(None, "superseded", "state", "reason", "notes"),
+    Index(None, "superseded", "purpose", "state", "reason", "notes"),
     Index(None, "answer_path", **_where("answer_path IS NOT NULL")),
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy import Row, and_, func, select, tuple_
 
 from chexnode.ledger.database import Database
 from chexnode.ledger.moves import instance_id
@@ -16,6 +16,7 @@ from chexnode.ledger.rows import JOB_OF_VERSION, columns_for, records
 from chexnode.ledger.schema import deliveries, destinations, events, instances, jobs, results, studies
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import EVERYTHING, Filter
+from chexnode.vocabulary.purposes import AWAITED, Purpose
 from chexnode.vocabulary.records import DeliveryView, JobView
 from chexnode.vocabulary.states import InstanceState, JobState
 
@@ -53,6 +54,27 @@ class ResultView:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowView:
+    """What a model on trial said of the same image; nothing of it was delivered."""
+
+    job: str
+    """Id of its job."""
+    model: str
+    """Name and version."""
+    state: str
+    score: float | None
+    """In [0, 1]; None before the analysis."""
+    abnormal: bool | None
+    """None before the analysis, and where the model could not say."""
+    regions: int | None
+    answer_path: str | None
+    """What the model answered, under ``data_dir``; None before, and once retention has deleted it."""
+    finished_at: datetime | None
+    error: str | None
+    """Of the last attempt."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobDetail(JobView):
     """Everything about one job, or about one instance that got none."""
 
@@ -71,12 +93,16 @@ class JobDetail(JobView):
     """Codes of what was noticed."""
     model_digest: str | None
     """SHA-256 of the model's description and weights."""
+    purpose: str | None
+    """What the job is for: ``image``, ``reanalysis``, ``beside``, ``rollback`` or ``shadow``."""
     events: tuple[EventView, ...]
     """The history, oldest first."""
     results: tuple[ResultView, ...]
     """The encoded objects."""
     deliveries: tuple[DeliveryView, ...]
     """Newest first."""
+    shadows: tuple[ShadowView, ...]
+    """What models on trial said of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +160,7 @@ class Views:
 
     def job(self, name: str) -> JobDetail:
         """One job by id, or one instance without a job by its ``i...`` name. Raises Usage if there is none."""
-        query = _jobs_query()
+        query = _jobs_query(shadows=True)
         with self._db.read() as conn:
             if name.startswith("i"):
                 # Its row is of the moment of its first event, or of that in which it became the latest version again.
@@ -152,6 +178,13 @@ class Views:
             history = select(*columns_for(EventView, events)).where(of).order_by(events.c.at, events.c.id)
             made = select(*columns_for(ResultView, results)).where(results.c.job_id == row.job_id)
             past, objects = records(conn, EventView, history), records(conn, ResultView, made.order_by(results.c.kind))
+            tried = select(*columns_for(ShadowView, jobs, job=jobs.c.id)).where(
+                jobs.c.sop_instance_uid == row.sop_instance_uid,
+                jobs.c.digest == row.digest,
+                jobs.c.purpose == Purpose.SHADOW,
+                jobs.c.id != row.job_id,
+            )
+            shadows = records(conn, ShadowView, tried.order_by(jobs.c.created_at, jobs.c.id))
         view = _job_view(row)
         return JobDetail(
             **{f.name: getattr(view, f.name) for f in fields(view)},
@@ -160,6 +193,7 @@ class Views:
             events=tuple(past),
             results=tuple(objects),
             deliveries=tuple(self.deliveries(job=row.job_id, limit=None)) if row.job_id else (),
+            shadows=tuple(shadows),
         )
 
     def deliveries(
@@ -195,7 +229,8 @@ class Views:
 
     def waiting(self, most: int) -> int:
         """How many jobs are to be done, counted up to ``most``."""
-        due = select(jobs.c.id).where(jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING])).limit(most).subquery()
+        unfinished = jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING])
+        due = select(jobs.c.id).where(unfinished, jobs.c.urgency <= AWAITED).limit(most).subquery()
         with self._db.read() as conn:
             return int(conn.execute(select(func.count()).select_from(due)).scalar_one())
 
@@ -206,7 +241,7 @@ class Views:
             by = (deliveries.c.state, deliveries.c.destination, deliveries.c.kind)  # as an index has them
             sent = conn.execute(select(*by, func.count()).group_by(*by)).all()
             oldest = conn.execute(
-                select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
+                select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED, jobs.c.urgency <= AWAITED)
             ).scalar_one_or_none()
             broken = conn.execute(select(destinations.c.name).where(destinations.c.open_until > now)).scalars()
             return Backlog(
@@ -217,12 +252,27 @@ class Views:
 
 
 #: Fields of :class:`JobDetail` that are columns of :func:`_jobs_query`.
-_DETAIL = ("digest", "sop_class_uid", "calling_ae_title", "address", "source_path", "instance_detail", "model_digest")
+_DETAIL = (
+    *("digest", "sop_class_uid", "calling_ae_title", "address"),
+    *("source_path", "instance_detail", "model_digest", "purpose"),
+)
 
 
-def _jobs_query() -> Any:
+def _jobs_query(shadows: bool = False) -> Any:
+    """Each version with its jobs; ``shadows``: those of models on trial too."""
     of_instance = ("sop_instance_uid", "digest", "study_instance_uid", "sop_class_uid", "calling_ae_title", "address")
-    of_job = ("model", "model_digest", "score", "abnormal", "regions", "attempts", "crashes", "finished_at", "error")
+    of_job = (
+        "model",
+        "model_digest",
+        "purpose",
+        "score",
+        "abnormal",
+        "regions",
+        "attempts",
+        "crashes",
+        "finished_at",
+        "error",
+    )
     return (
         select(
             *(instances.c[name] for name in (*of_instance, "received_at")),
@@ -233,7 +283,7 @@ def _jobs_query() -> Any:
             *(jobs.c[name].label(f"job_{name}") for name in ("id", "state", "reason", "notes")),
         )
         .select_from(instances)
-        .outerjoin(jobs, JOB_OF_VERSION)
+        .outerjoin(jobs, JOB_OF_VERSION if shadows else and_(JOB_OF_VERSION, jobs.c.purpose != Purpose.SHADOW))
         .outerjoin(studies, studies.c.study_instance_uid == instances.c.study_instance_uid)
     )
 

@@ -180,6 +180,11 @@ class HttpBody:
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the body."""
+        for _ in self.feeding(data):
+            pass
+
+    def feeding(self, data: bytes) -> Iterator[None]:
+        """The same in steps, one an instance, so that whoever sends many at once can be made to take turns."""
         if self._reader is None:
             assert self._file is not None
             self._file.write(data)
@@ -193,6 +198,7 @@ class HttpBody:
                             self._writer.write(event.data)
                     elif self._separate is None:
                         self._finish_part()
+                        yield
             except MultipartError as error:
                 self._break(error)
             except DiskRefused:
@@ -205,7 +211,7 @@ class HttpBody:
             pass
 
     def ending(self) -> Iterator[None]:
-        """The same in steps, so that whoever sends many instances at once can be made to take turns with others."""
+        """The same in steps, as :meth:`feeding`."""
         if self._reader is None:
             self._finish_part()
             return

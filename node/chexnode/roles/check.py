@@ -16,6 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from chexmodels import bundle
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.keys import masked
+from chexnode.settings.model import ModelSettings
 from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError
@@ -43,6 +44,8 @@ def run(settings: Settings, path: Path | None) -> list[Check]:
         ("device", 120, lambda: device(settings)),
         ("sandbox", 90, lambda: sandbox(settings)),
     ]
+    for tried in settings.shadow:
+        looks.append((f"model {tried.name}", 30, lambda tried=tried: model(settings, tried)))  # type: ignore[misc]
     if settings.gate.lexicon is not None:
         looks.append(("words", 5, lambda: words(settings)))
     if settings.tls.certificate is not None:
@@ -177,21 +180,22 @@ def broker(settings: Settings) -> str:
     return f"{masked(settings.broker.url)} answers"
 
 
-def model(settings: Settings) -> str:
-    """The bundle's card and weights."""
+def model(settings: Settings, tried: ModelSettings | None = None) -> str:
+    """The card and weights of the bundle that delivers, or of one on trial."""
+    wanted = tried or settings.model
     try:
-        folder = bundle.find(settings.model.bundle)
+        folder = bundle.find(wanted.bundle)
         card = bundle.read_card(folder)
         bundle.verified_weights(folder)
     except bundle.BundleError as error:
         raise BadEnvironment(str(error)) from error
-    point = card.operating_points.get(settings.model.operating_point)
+    point = card.operating_points.get(wanted.operating_point)
     if point is None:
-        raise BadEnvironment(f"{card.title} has no operating point {settings.model.operating_point!r}")
+        raise BadEnvironment(f"{card.title} has no operating point {wanted.operating_point!r}")
     line = f"{card.title}, digest {card.digest}, weights verified"
     if point.sensitivity:
         return line
-    return f"{line}; {settings.model.operating_point} marks nothing, or nobody has measured what it marks"
+    return f"{line}; {wanted.operating_point} marks nothing, or nobody has measured what it marks"
 
 
 def device(settings: Settings) -> str:

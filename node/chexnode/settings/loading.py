@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from chexnode.settings.keys import known_keys
+from chexnode.settings.model import ModelSettings, delivering_and_shadows
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Usage
 
@@ -44,10 +45,10 @@ def load(path: Path | None = None) -> tuple[Settings, Path | None]:
     if faults:
         raise Usage("\n".join(faults))
     try:
-        settings = Settings(**content)
+        settings = Settings(**delivering_and_shadows(content))
     except ValidationError as error:
         raise Usage("\n".join(_sentences(error, path))) from error
-    except ValueError as error:  # pydantic-settings: a variable that should hold JSON does not
+    except ValueError as error:  # a variable that should hold JSON does not, or models of which none delivers
         raise Usage(str(error)) from error
     base = path.parent if path is not None else Path(".")
     return _resolved(settings, base.absolute()), path
@@ -56,18 +57,24 @@ def load(path: Path | None = None) -> tuple[Settings, Path | None]:
 def _resolved(settings: Settings, base: Path) -> Settings:
     """``settings`` with every path absolute, relative ones taken from ``base``."""
     settings = _with_absolute_paths(settings, base)
-    url, bundle = settings.database.url, settings.model.bundle
+    url = settings.database.url
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////") and url != "sqlite:///:memory:":
         url = "sqlite:///" + str(base / url.removeprefix("sqlite:///"))
-    if "/" in bundle or bundle.startswith("."):
-        bundle = str((base / Path(bundle).expanduser()).resolve())
     url = url or f"sqlite:///{settings.node.data_dir / 'chexnode.db'}"
     return settings.model_copy(
         update={
             "database": settings.database.model_copy(update={"url": url}),
-            "model": settings.model.model_copy(update={"bundle": bundle}),
+            "model": _with_bundle(settings.model, base),
+            "shadow": tuple(_with_bundle(one, base) for one in settings.shadow),
         }
     )
+
+
+def _with_bundle(model: ModelSettings, base: Path) -> ModelSettings:
+    bundle = model.bundle
+    if "/" in bundle or bundle.startswith("."):
+        bundle = str((base / Path(bundle).expanduser()).resolve())
+    return model.model_copy(update={"bundle": bundle})
 
 
 def _with_absolute_paths(model: _M, base: Path) -> _M:
@@ -121,7 +128,7 @@ def source_of(key: str, path: Path | None) -> str:
         if variable in environ:
             return variable
     if path is not None:
-        node: Any = tomllib.loads(path.read_text("utf-8"))
+        node: Any = delivering_and_shadows(tomllib.loads(path.read_text("utf-8")))
         for part in key.replace("[", ".").replace("]", "").split("."):
             try:
                 node = node[int(part)] if isinstance(node, list) else node[part]

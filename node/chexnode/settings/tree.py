@@ -16,11 +16,13 @@ from chexnode.settings.broker import BrokerSettings
 from chexnode.settings.database import DatabaseSettings
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.disk import DiskSettings
+from chexnode.settings.drift import DriftSettings
 from chexnode.settings.gate import GateSettings
 from chexnode.settings.limits import LimitSettings
 from chexnode.settings.model import ModelSettings
 from chexnode.settings.node import NodeSettings
 from chexnode.settings.peer import PeerSettings
+from chexnode.settings.reanalysis import ReanalysisSettings
 from chexnode.settings.retention import RetentionSettings
 from chexnode.settings.rule import RuleSettings
 from chexnode.settings.series import SeriesSettings
@@ -44,7 +46,9 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     model: ModelSettings = ModelSettings()
+    shadow: tuple[ModelSettings, ...] = ()
     worker: WorkerSettings = WorkerSettings()
+    reanalysis: ReanalysisSettings = ReanalysisSettings()
     gate: GateSettings = GateSettings()
     study: StudySettings = StudySettings()
     series: SeriesSettings = SeriesSettings()
@@ -53,6 +57,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     audit: AuditSettings = AuditSettings()
     alarms: AlarmSettings = AlarmSettings()
+    drift: DriftSettings = DriftSettings()
     peer: tuple[PeerSettings, ...] = ()
     destination: tuple[DestinationSettings, ...] = ()
     rule: tuple[RuleSettings, ...] = ()
@@ -70,6 +75,25 @@ class Settings(BaseSettings):
         if host in ("0.0.0.0", "::"):  # noqa: S104  (told from, not bound to)
             host = "localhost"
         return f"{'https' if self.tls.web else 'http'}://{f'[{host}]' if ':' in host else host}:{self.web.port}"
+
+    @property
+    def models(self) -> tuple[ModelSettings, ...]:
+        """All models, that which delivers first."""
+        return (self.model, *self.shadow)
+
+    @model_validator(mode="after")
+    def _models(self) -> Settings:
+        if self.model.mode != "deliver" or any(one.mode != "shadow" for one in self.shadow):
+            raise ValueError("model: exactly one has mode deliver")
+        if self.model.peers or self.model.rules:
+            raise ValueError("model: peers and rules are for models with mode shadow")
+        names = [one.name for one in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError("model: names must differ")
+        for one in self.shadow:
+            if unknown := set(one.rules) - {rule.name for rule in self.rule}:
+                raise ValueError(f"model {one.name!r}: no rule is called {', '.join(sorted(unknown))}")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Settings:

@@ -41,6 +41,8 @@ _DISK_ERRORS = frozenset(
 
 #: Bytes kept in memory before they are hashed and written: one turn for a small image, few for a large one.
 _BUFFER = 512 << 10
+_DIRECT = 64 << 10
+"""Bytes that are not copied there first, once a file is large."""
 
 
 class DiskRefused(Transient):
@@ -86,6 +88,10 @@ class Incoming:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append. Raises :class:`DiskRefused`, after which nothing is left of the file."""
+        if self._fd >= 0 and len(data) >= _DIRECT:
+            self._flush()
+            self._append(data)
+            return
         self._pending += data
         if len(self._pending) >= _BUFFER:
             self._flush()
@@ -135,18 +141,20 @@ class Incoming:
 
     def _flush(self) -> None:
         """Hash and write what is pending."""
-        with self._all_or_nothing(), memoryview(self._pending) as view:
+        self._append(self._pending)
+        self._pending = bytearray()
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
+        """Hash and write ``data``."""
+        with self._all_or_nothing(), memoryview(data) as view:
             if self._fd < 0:
                 self._path = f"{self._spool.data_dir}/spool/tmp/{self._spool.unique()}.part"
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-                self._hash.update(view[self._prefix :])
-            else:
-                self._hash.update(view)
+            self._hash.update(view[max(0, self._prefix - self._flushed) :])
             rest = view
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
             self._flushed += len(view)
-        self._pending = bytearray()
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -246,8 +254,8 @@ class Spool:
 
     def path(self, relative: str) -> Path:
         """The absolute path of a spooled file. Raises ValueError for a path that leaves the spool."""
-        parts = Path(relative).parts
-        if len(parts) < 2 or parts[0] != "spool" or ".." in parts:
+        root, *below = relative.split("/")
+        if root != "spool" or not any(below) or ".." in below:
             raise ValueError("not a path of the spool")
         return self.data_dir / relative
 

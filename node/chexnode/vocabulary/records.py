@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from chexnode.vocabulary.notes import Note
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 from chexnode.vocabulary.variants import ResultKind, Variant
@@ -100,7 +101,10 @@ class JobSpec:
     settings_digest: str
 
     def key(self, sop_instance_uid: str, digest: str, number: int = 0) -> str:
-        """Hex SHA-256 that identifies one analysis of one image; ``number``: not 0 where it is wanted once more."""
+        """Hex SHA-256 that identifies one analysis of one image; ``number``: not 0 where it is wanted once more.
+
+        -1 is that of a model which delivers nothing.
+        """
         parts = [sop_instance_uid, digest, self.model_digest, self.settings_digest, *([str(number)] if number else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -129,6 +133,7 @@ class JobClaim:
     notes: tuple[Note, ...]
     created_at: datetime
     """When the job was made: the time written into its results, so that the same job always makes the same bytes."""
+    purpose: Purpose = Purpose.IMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,18 @@ class Digests:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What the watch over drift needs of an analysed image."""
+
+    area: float
+    """Share of the image that is in regions, in [0, 1]."""
+    brightness: float
+    """Mean of what the model was given, in [0, 1]."""
+    contrast: float
+    """Standard deviation of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
     """What the worker tells of an analysed image, for tables and metrics."""
 
@@ -219,6 +236,7 @@ class Analysis:
     """Where the model's answer is kept, relative to ``data_dir``; its file is durable already."""
     is_reused: bool = False
     """Whether the answer is one that the model gave before: it was not asked again."""
+    figures: Figures | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 
@@ -86,3 +88,131 @@ class FileReport:
     """This file's share of decoding, inference and encoding."""
     outputs: list[str]
     """Names of the files written to the folder, this JSON left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reanalysis:
+    """What ``chexnode reanalyse`` says."""
+
+    model: str
+    """Name and version of the model that analyses the images; of a rollback, of each that does, with commas."""
+    queued: int
+    """Images that are now queued, or would be in a dry run."""
+    retried: int
+    """Those of them whose reanalysis had failed or been cancelled before."""
+    without_source: int
+    """Images that were meant and cannot be analysed: retention has deleted their files."""
+    not_offered: Mapping[str, int]
+    """Of a rollback: earlier models that no worker has, and how many images each would have."""
+    last_due_at: datetime | None
+    """When the last of them may be taken up, by the pace that the settings give; None where there are none."""
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Discordance:
+    """An image of which two models say different things."""
+
+    accession_number: str | None
+    study_instance_uid: str
+    sop_instance_uid: str
+    abnormal_a: bool
+    abnormal_b: bool
+    score_a: float | None
+    score_b: float | None
+    job_a: str
+    job_b: str
+    link: str | None
+    """Where the viewer shows the study; None where there is no viewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What ``chexnode compare`` says of two models: over the images that both have answered."""
+
+    model_a: str
+    """Name and version."""
+    model_b: str
+    images: int
+    """That both have answered, and of which both could say whether they are abnormal."""
+    not_evaluated: int
+    """Images that both have answered, and of which one or both could not say; in none of the other figures."""
+    both: int
+    """Abnormal by both."""
+    only_a: int
+    """Abnormal by the first alone."""
+    only_b: int
+    """Abnormal by the second alone."""
+    neither: int
+    """Abnormal by none."""
+    agreement: float | None
+    """Share of images of which both say the same; None without images."""
+    kappa: float | None
+    """Cohen's kappa (Educ Psychol Meas 20:37, 1960); None where chance alone makes them agree on all."""
+    pearson: float | None
+    """Correlation of the scores; None with fewer than two images, or where one model always gives the same score."""
+    spearman: float | None
+    """Correlation of the scores' ranks, likewise."""
+    discordant: tuple[Discordance, ...]
+    """The images of which they say different things, those with the greatest difference of scores first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The images that the watch over drift takes for normal, as ``chexnode drift baseline`` fixed them."""
+
+    since: datetime
+    until: datetime
+    fixed_at: datetime
+    images: Mapping[str, int]
+    """Model -> images that it analysed."""
+    groups: int
+    """How many models, and stations and callers of each, have images enough to be watched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One statistic of recent images against the baseline: one line of ``chexnode drift``."""
+
+    model: str
+    """Name and version."""
+    station: str | None
+    """Station Name, empty where images have none; None: all images of the model."""
+    calling_ae_title: str | None
+    """None: all images of the model."""
+    statistic: str
+    """``outcome``, ``score``, ``area`` of the regions, ``brightness`` or ``contrast`` of what the model was given."""
+    psi: float
+    """Population stability index."""
+    by_chance: float
+    """What the index of so many images of an unchanged stream hardly ever exceeds."""
+    images: int
+    """Recent ones."""
+    baseline_images: int
+    is_shifted: bool
+    """Above both ``[drift] psi`` and chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class DailyFigures:
+    """A day of one model, station and calling AE title: one line of ``chexnode drift daily``."""
+
+    day: str
+    """Of UTC, as 2026-01-31."""
+    model: str
+    """Name and version; empty: images that were refused by their header alone."""
+    station: str | None
+    calling_ae_title: str | None
+    images: int
+    refused: Mapping[str, int]
+    """Reason -> images."""
+    abnormal: float | None
+    """Share of the images that could be evaluated; None without any."""
+    scores: tuple[int, ...]
+    """Images by tenths of the score."""
+    area: float | None
+    """Mean share of the image that is in regions."""
+    brightness: float | None
+    """Mean of what the model was given, in [0, 1]."""
+    contrast: float | None
+    """Mean of its standard deviation."""

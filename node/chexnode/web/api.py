@@ -73,14 +73,14 @@ def router(ledger: Ledger) -> APIRouter:
     def job(job: str) -> Response:
         """One job with results, deliveries and history, as `chexnode jobs show ID --json`."""
         try:
-            return _answer(ledger.views.job(job))
+            return answer(ledger.views.job(job))
         except Usage as error:
             raise HTTPException(404, str(error)) from error
 
     @routes.get("/account", response_model=Account)
     def account() -> Response:
         """Where every acknowledged image is, as `chexnode account --json`."""
-        return _answer(ledger.accounts.account())
+        return answer(ledger.accounts.account())
 
     @routes.get("/deliveries", response_model=list[DeliveryView])
     def deliveries(
@@ -100,22 +100,23 @@ def router(ledger: Ledger) -> APIRouter:
     def events(after: After = 0, limit: Limit = 1000) -> Response:
         """What happened, the oldest first: ask again with `after` = `next`, at once while there is `more`."""
         if after == "latest":
-            return _answer(FeedPage([], ledger.feed.end(), False))
-        return _answer(ledger.feed.page(after, limit))
+            return answer(FeedPage([], ledger.feed.end(), False))
+        return answer(ledger.feed.page(after, limit))
 
     return routes
 
 
 def _page(request: Request, found: Sequence[object], limit: int, offset: int) -> Response:
     """``found`` without the one that tells that there is more, to which a Link leads then (RFC 8288)."""
-    response = _answer(found[:limit])
+    response = answer(found[:limit])
     if len(found) > limit:
         following = request.url.include_query_params(limit=limit, offset=offset + limit)
         response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
     return response
 
 
-def _answer(value: object) -> Response:
+def answer(value: object) -> Response:
+    """``value`` as JSON."""
     # Accession numbers and UIDs: no cache may keep them.
     content = to_json(value, inf_nan_mode="null")
     return Response(content, media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -16,7 +16,7 @@ from chexnode.receive.storage import StorageService
 from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient, Usage
-from chexnode.web import actions, api, health, metrics
+from chexnode.web import actions, api, health, metrics, operations
 from chexnode.web.access import Audited
 from chexnode.web.auth import Doorkeeper
 from chexnode.web.console import service as console
@@ -49,6 +49,7 @@ def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
     app.include_router(metrics.router(node))
     acts, dry_runs = actions.Acts(node), DryRuns(node)
     app.include_router(api.router(ledger))
+    app.include_router(operations.router(node))
     app.include_router(actions.router(node, acts, dry_runs))
     app.include_router(service.router(node, storage))
     app.include_router(viewer.router(settings))

@@ -1,12 +1,14 @@
 """``/metrics`` for Prometheus, read from the ledger at every scrape: no role keeps counters of its own.
 
-Labels are states, codes and destination names. Nothing about a patient, a study or a peer is ever a label.
+Labels are states, codes and the names of destinations and models. Nothing about a patient, a study or a peer is ever
+a label.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, Response
@@ -17,16 +19,19 @@ from prometheus_client.registry import Collector
 
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.account import Account, Tally
+from chexnode.ledger.drift import Window
 from chexnode.ledger.views import Backlog
 from chexnode.node import Node
 from chexnode.spool.spool import Spool
-from chexnode.vocabulary.errors import NodeError
+from chexnode.vocabulary.errors import NodeError, Transient
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.reports import Drift
 from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.auth import require
+from chexnode.web.histograms import Histograms
 
 #: name -> (what it says, its labels). A name ending in ``_total`` is a counter, ``_info`` an info, all others gauges.
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -44,12 +49,20 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_destination_breaker_open": ("1 while a destination is left alone after failures.", ("destination",)),
     "chexnode_account_difference": ("Acknowledged images that the account cannot explain; not 0 is a bug.", ()),
     "chexnode_oldest_queued_seconds": ("Age of the oldest QUEUED job; 0 if there is none.", ()),
+    "chexnode_drift_psi": (
+        "Population stability index of recent images against the baseline, the highest of stations and callers.",
+        ("model", "statistic"),
+    ),
+    "chexnode_drift_shifted": ("Stations and callers of a model with a statistic that has shifted.", ("model",)),
     "chexnode_audit_waiting": ("Audit messages that wait for the collector.", ()),
     "chexnode_audit_lost_total": ("Audit messages dropped, because the spool was full or no place to write.", ()),
     "chexnode_disk_free_bytes": ("Free space where data_dir is.", ()),
     "chexnode_disk_size_bytes": ("Size of the file system where data_dir is.", ()),
     "chexnode_disk_refusing": ("1 while images are refused because the disk is low; work goes on.", ()),
 }
+
+DRIFT_SECONDS = 300.0
+"""How old the figures of drift may be: they are of days."""
 
 _Samples = Iterable[tuple[tuple[str, ...], float]]
 
@@ -58,11 +71,16 @@ def router(node: Node) -> APIRouter:
     """The one route."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(LedgerCollector(node))
+    histograms = Histograms(node.ledger, registry)
+    with suppress(Transient):  # else they begin with the first scrape that finds the database
+        histograms.start()
     routes = APIRouter(dependencies=[Depends(require(Scope.READ))])
 
     @routes.get("/metrics", tags=["metrics"], response_class=Response)
     def metrics() -> Response:
         """The Prometheus text format."""
+        with suppress(Transient):  # chexnode_ledger_up says so
+            histograms.update()
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_1_0_0)
 
     return routes
@@ -100,6 +118,8 @@ class LedgerCollector(Collector):
         try:
             tally, backlog = self._ledger.accounts.tally(), self._ledger.views.backlog()
             duties = self._node.duties()
+            drift = self._node.settings.drift
+            found = self._ledger.drifts.look(Window(drift.days, drift.images, drift.psi), DRIFT_SECONDS)
         except NodeError:
             yield _family("chexnode_ledger_up", [((), 0)])
             return
@@ -109,6 +129,7 @@ class LedgerCollector(Collector):
         yield from _of_account(tally.account())
         yield from _of_tally(tally)
         yield from self._of_backlog(backlog)
+        yield from _of_drift(found)
 
     def _of_backlog(self, backlog: Backlog) -> Iterator[Metric]:
         names = sorted({*self._destinations, *(name for name, _, _ in backlog.deliveries)})
@@ -134,6 +155,20 @@ def _of_account(account: Account) -> Iterator[Metric]:
     yield _family("chexnode_duplicates_total", [((), account.duplicates)])
     yield _family("chexnode_own_results_total", [((), account.own_results)])
     yield _family("chexnode_account_difference", [((), account.difference)])
+
+
+def _of_drift(found: Sequence[Drift]) -> Iterator[Metric]:
+    """No station and no caller is a label: how many of them have shifted is enough to look."""
+    highest: dict[tuple[str, ...], float] = {}
+    shifted: dict[tuple[str, ...], set[tuple[str | None, str | None]]] = {}
+    for one in found:
+        key = (one.model, one.statistic)
+        highest[key] = max(one.psi, highest.get(key, 0.0))
+        groups = shifted.setdefault((one.model,), set())
+        if one.is_shifted:
+            groups.add((one.station, one.calling_ae_title))
+    yield _family("chexnode_drift_psi", highest.items())
+    yield _family("chexnode_drift_shifted", ((key, len(groups)) for key, groups in shifted.items()))
 
 
 _WITH_REASON = (JobState.REFUSED, JobState.SKIPPED)

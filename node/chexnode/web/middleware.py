@@ -100,7 +100,8 @@ class _Pace:
         left = self._idle + self.count / self._rate - self._waited
         started = time.monotonic()
         try:
-            return await asyncio.wait_for(action, max(0.001, min(self._idle, left)))
+            async with asyncio.timeout(max(0.001, min(self._idle, left))):
+                return await action
         finally:
             self._waited += time.monotonic() - started
 
@@ -147,9 +148,9 @@ class _Exchange:
         self._answered = True
         body = memoryview(message.get("body", b""))
         while len(body) > _PIECE:
-            await self._piece({"type": message["type"], "body": bytes(body[:_PIECE]), "more_body": True})
+            await self._piece({"type": message["type"], "body": body[:_PIECE], "more_body": True})
             body = body[_PIECE:]
-        await self._piece({**message, "body": bytes(body)} if message["type"] == "http.response.body" else message)
+        await self._piece({**message, "body": body} if message["type"] == "http.response.body" else message)
 
     async def _piece(self, message: Message) -> None:
         await self._out.wait(self._send(message))

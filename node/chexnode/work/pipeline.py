@@ -23,7 +23,7 @@ from chexnode.settings.tree import Settings
 from chexnode.triage.gate import judge_pixels, settle
 from chexnode.vocabulary.errors import BadEnvironment, Refused
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import Digests, JobSpec
+from chexnode.vocabulary.records import Digests, Figures, JobSpec
 from chexnode.vocabulary.series import SeriesNames
 from chexnode.vocabulary.variants import Variant
 from chexnode.work.digests import digests_of
@@ -57,6 +57,12 @@ class Pipeline:
     def digests(self, prepared: Prepared) -> Digests:
         """What the results of the image will follow from."""
         return digests_of(prepared)
+
+    def figures(self, prepared: Prepared, findings: Findings) -> Figures:
+        """What is watched for drift."""
+        pixels = prepared.geometry.rows * prepared.geometry.columns
+        area = sum(region.area for region in findings.regions) / pixels
+        return Figures(area, float(prepared.image.mean()), float(prepared.image.std()))
 
     def infer(self, prepared: Sequence[Prepared]) -> list[RawItem]:
         """Run images as one batch. Raises Transient when the device lacks memory."""
@@ -109,14 +115,15 @@ class Pipeline:
 
 
 @contextmanager
-def open_pipeline(settings: Settings, spec: JobSpec) -> Iterator[Pipeline]:
-    """Load the configured model and start the sandbox.
+def open_pipeline(settings: Settings, spec: JobSpec, model: ModelSettings | None = None) -> Iterator[Pipeline]:
+    """Load ``model``, or that which delivers, and start the sandbox.
 
     Raises BadEnvironment if the model cannot be loaded or is no longer the one that ``spec`` names.
     """
-    folder = bundle.find(settings.model.bundle)
-    engine = Engine(folder, settings.model.device)
+    model = model or settings.model
+    folder = bundle.find(model.bundle)
+    engine = Engine(folder, model.device)
     if bundle.digest(folder) != spec.model_digest:
         raise BadEnvironment("the model changed while it was being loaded")
     with Sandbox(settings.limits, engine.card.size, engine.card.geometry, settings.worker.decoders) as sandbox:
-        yield Pipeline(sandbox, engine, settings.model, settings.series.names, spec.model_digest, settings.gate)
+        yield Pipeline(sandbox, engine, model, settings.series.names, spec.model_digest, settings.gate)

@@ -15,9 +15,10 @@ from chexnode.deliver.commitments import report_due
 from chexnode.deliver.courier import Courier
 from chexnode.keep.housekeeping import TICK_SECONDS
 from chexnode.node import Duty, Node
-from chexnode.vocabulary.errors import NodeError
+from chexnode.vocabulary.errors import BadEnvironment, NodeError
+from chexnode.vocabulary.purposes import Urgency
 from chexnode.work.pipeline import open_pipeline
-from chexnode.work.worker import Worker
+from chexnode.work.worker import Worker, most_urgency
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,14 @@ class Shift:
         settings = node.settings
         self._node, self._stopping = node, node.stopping
         self._worker: Worker | None = None
+        self._shadows: list[Worker] = []
         self._courier: Courier | None = None
         self._opened = ExitStack()
         self._ticker: threading.Thread | None = None
         if "infer" in settings.worker.queues:
             pipeline = self._opened.enter_context(open_pipeline(settings, node.spec))
             self._worker = Worker(node, pipeline)
+            self._open_shadows()
         if "deliver" in settings.worker.queues:
             self._courier = Courier(node)
         self.threads = 1 + sum(d.max_associations for d in settings.destination)
@@ -45,10 +48,32 @@ class Shift:
         self._own = ThreadPoolExecutor(self.threads + 1, "tick")  # one more for reports of commitment
         self._reporting = threading.Lock()
 
+    def _open_shadows(self) -> None:
+        """A worker for each model on trial, and none for one that cannot be loaded: its jobs wait."""
+        for shadow in self._node.shadows:
+            try:
+                opened = open_pipeline(self._node.settings, shadow.spec, shadow.settings)
+                pipeline = self._opened.enter_context(opened)
+            except BadEnvironment as error:
+                log.error("the model %s is not tried: %s", shadow.settings.name, error)
+            else:
+                self._shadows.append(Worker(self._node, pipeline, shadow.spec, self._is_awaited))
+
+    def _is_awaited(self) -> bool:
+        """Whether there are images for the model that delivers, and no other is to be at work."""
+        return self._node.ledger.jobs.due(self._node.spec, Urgency.ROUTINE) > 0
+
+    def _has_work(self) -> bool:
+        jobs, most = self._node.ledger.jobs, most_urgency(self._node)
+        return any(jobs.due(spec, most) for spec in self._node.offered.values())
+
     def infer(self) -> None:
-        """Look for jobs. Raises nothing: whoever rang has nothing to do with what fails."""
+        """Look for jobs, those of models on trial last. Raises nothing: whoever rang has nothing to do with what
+        fails."""
         if self._worker is not None:
             self._logged(self._worker.look)
+            for shadow in self._shadows:
+                self._logged(shadow.look)
 
     def deliver(self, destination: str) -> None:
         """Look for deliveries to ``destination``. Raises nothing."""
@@ -76,7 +101,7 @@ class Shift:
                     self._node.report_alive(Duty.INFER)
                 if self._courier is not None:
                     self._node.report_alive(Duty.DELIVER)
-                if self._worker is not None and self._node.ledger.jobs.due(self._node.spec):
+                if self._worker is not None and self._has_work():
                     self._own.submit(self.infer)
                 if self._courier is not None:
                     if any(peer.port is not None for peer in self._node.settings.peer):
@@ -101,8 +126,11 @@ class Shift:
 
     def give_back(self) -> None:
         """Put jobs that are held back into the queue: the process ends before they do."""
-        if self._worker is not None:
-            self._worker.give_back()
+        for worker in self._workers():
+            worker.give_back()
+
+    def _workers(self) -> list[Worker]:
+        return self._shadows if self._worker is None else [self._worker, *self._shadows]
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +142,6 @@ class Shift:
         if self._ticker is not None:
             self._ticker.join()
         self._own.shutdown()
-        if self._worker is not None:
-            self._worker.close()
+        for worker in self._workers():
+            worker.close()
         self._opened.close()

@@ -18,18 +18,22 @@ from typing import TypeVar
 from pydicom.dataset import Dataset
 
 from chexmodels.model import RawItem
-from chexnode.deliver.routing import routes, variants
+from chexnode.deliver.routing import Route, routes, variants
+from chexnode.encode.objects import Encoded
 from chexnode.encode.source import sanitise
 from chexnode.ledger.jobs import HEARTBEAT_SECONDS
 from chexnode.ledger.moves import instance_id
 from chexnode.node import Node
 from chexnode.sandbox.pool import NoChild
+from chexnode.settings.model import ModelSettings
+from chexnode.settings.rule import RuleSettings
 from chexnode.spool.spool import DiskRefused, SpoolAway
 from chexnode.triage.rules import deciding_rule
 from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
+from chexnode.vocabulary.purposes import Purpose, Urgency
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import Analysis, Digests, JobClaim, ResultSet
+from chexnode.vocabulary.records import Analysis, Digests, JobClaim, JobSpec, ResultSet
 from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.tracebacks import traceback_of
 from chexnode.work.answer import SUFFIX, NotAnAnswer, pack, unpack
@@ -74,11 +78,31 @@ class _Ready:
     """What the model answered for an earlier version with the same content."""
 
 
+def most_urgency(node: Node) -> Urgency:
+    """Of the jobs that may be claimed now: what is analysed again waits for its hours."""
+    is_time = node.settings.reanalysis.are_open(node.ledger.clock())
+    return Urgency.BACKGROUND if is_time else Urgency.SHADOW
+
+
+def is_tried(model: ModelSettings, calling_ae_title: str, rule: RuleSettings | None) -> bool:
+    """Whether ``model`` is to see an image from there on which ``rule`` decides."""
+    is_from = not model.peers or calling_ae_title in model.peers
+    return is_from and (not model.rules or (rule is not None and rule.name in model.rules))
+
+
 class Worker:
     """One process's analysing side. Once the node is stopping it finishes what it holds and returns."""
 
-    def __init__(self, node: Node, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        node: Node,
+        pipeline: Pipeline,
+        spec: JobSpec | None = None,
+        gives_way: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``spec``: the analysis of ``pipeline``, where it is not that of ``node``; ``gives_way``: whether to stop."""
         self._node, self._pipeline = node, pipeline
+        self._spec, self._gives_way = spec or node.spec, gives_way
         self._settings, self._ledger, self._spool, self._stopping = (
             node.settings,
             node.ledger,
@@ -162,7 +186,10 @@ class Worker:
         if self._stopping.is_set() or time.monotonic() < self._rests_until:
             return []
         try:
-            claims = self._ledger.jobs.claim(self._node.owner, self._settings.worker.batch_size, self._node.spec)
+            if self._gives_way():
+                return []
+            most, size = most_urgency(self._node), self._settings.worker.batch_size
+            claims = self._ledger.jobs.claim(self._node.owner, size, self._spec, most)
         except Transient as error:
             log.warning("no jobs claimed: %s", error)
             return []
@@ -176,14 +203,18 @@ class Worker:
         # What the gate noted of the header is said in the results too.
         prepared = replace(prepared, notes=(*claim.notes, *prepared.notes))
         digests, sets = self._pipeline.digests(prepared), self._ledger.sets
-        valid = self._insist(partial(sets.valid, claim.sop_instance_uid))
+        valid: Sequence[ResultSet] = ()
+        if claim.purpose is not Purpose.SHADOW:
+            valid = self._insist(partial(sets.valid, claim.sop_instance_uid))
         for old in valid:
             if old.digest != claim.digest and old.received_at > claim.received_at:
                 raise _Stands(Reason.LATER_VERSION, "a later version of the image has results", digests)
-            if old.digests == digests and old.spec == self._node.spec:
+            if old.digests == digests and old.spec == self._spec and claim.purpose is not Purpose.ROLLBACK:
                 version = instance_id(claim.sop_instance_uid, old.digest)
                 why = f"the same as an earlier version, {version}: its results stand"
                 raise _Stands(Reason.SAME_IMAGE, why, digests)
+        if claim.purpose is Purpose.BESIDE:
+            valid = ()
         path = self._insist(partial(sets.answer, claim.sop_instance_uid, digests.content, claim.model_digest))
         return _Ready(prepared, digests, valid, None if path is None else self._answer(path))
 
@@ -239,11 +270,20 @@ class Worker:
     def _commit(self, claim: JobClaim, ready: _Ready, raw: RawItem) -> None:
         """Encode, make the files durable, and only then commit the rows."""
         findings = self._pipeline.interpret(ready.prepared, raw)
-        rule = deciding_rule(self._settings.rule, ready.prepared.header, claim.calling_ae_title)
-        chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal, rule)
-        encoded = self._pipeline.encode(
-            ready.prepared, findings, claim.key, claim.created_at, variants(chosen), predecessors(ready.valid)
-        )
+        encoded: list[Encoded] = []
+        chosen: tuple[Route, ...] = ()
+        shadows: list[JobSpec] = []
+        if claim.purpose is not Purpose.SHADOW:
+            rule = deciding_rule(self._settings.rule, ready.prepared.header, claim.calling_ae_title)
+            shadows = [
+                one.spec
+                for one in self._node.shadows
+                if one.spec != self._spec and is_tried(one.settings, claim.calling_ae_title, rule)
+            ]
+            chosen = routes(self._settings.destination, claim.calling_ae_title, findings.abnormal, rule)
+            encoded = self._pipeline.encode(
+                ready.prepared, findings, claim.key, claim.created_at, variants(chosen), predecessors(ready.valid)
+            )
         uid_of = {one.variant: one.uid for one in encoded}
         replaced = self._replaced(ready)
         # First, so that a destination is told what ends before it gets what takes its place.
@@ -264,10 +304,11 @@ class Worker:
             ready.digests,
             answer,
             is_reused=ready.answer is not None,
+            figures=self._pipeline.figures(ready.prepared, findings),
         )
         why = {job: why for job, (_, _, why) in replaced.items()}
         try:
-            self._insist(partial(self._ledger.jobs.complete, claim, analysis, results, to, why), claim)
+            self._insist(partial(self._ledger.jobs.complete, claim, analysis, results, to, why, shadows), claim)
         except BaseException:
             # A commit whose answer was lost comes here too, as a StaleMove of the repetition: then rows name the
             # files, and they stay.
@@ -277,6 +318,8 @@ class Worker:
         self._forget(claim)
         for destination in {destination for _, destination in to}:
             self._node.bell.ring("deliver", destination)
+        if shadows:
+            self._node.bell.ring("infer")
 
     def _replaced(self, ready: _Ready) -> dict[str, tuple[ResultSet, Dataset | None, Supersession]]:
         """The sets that end now, by job, each with whose it is and why it ends."""

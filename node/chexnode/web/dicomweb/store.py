@@ -6,6 +6,7 @@ as :data:`CALLER`.
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from threading import BoundedSemaphore
@@ -45,9 +46,8 @@ TAKEN = (DICOM, *(f'multipart/related; type="{kind}"' for kind in (DICOM, DICOM_
 _ACCEPT = {"Accept": ", ".join(TAKEN)}
 _BODY = {"requestBody": {"content": {kind: {} for kind in TAKEN}, "required": True}}
 
-#: Bytes that a thread takes at once, gathered from the connection or out of their compression. Many small instances
-#: may be in them, and whoever sends such takes turns with the others.
-_PIECE = 1 << 16
+#: Bytes that a thread takes at once, gathered from the connection or out of their compression.
+_PIECE = 1 << 18
 _THREADS = 4
 """Storing goes on in threads of its own, which are never all that the web role has."""
 _MOST_BODIES = 100
@@ -141,25 +141,37 @@ class InTurn:
 
 
 async def _receive(request: Request, body: HttpBody, coding: Decoding | None, in_turn: InTurn) -> None:
-    pending = bytearray()
-    async for piece in request.stream():
-        pending += piece
-        if len(pending) >= _PIECE:
-            data, pending = bytes(pending), bytearray()
-            await _feed(body, data, coding, in_turn)
-    await _feed(body, bytes(pending), coding, in_turn)
+    """Take the body from the connection while what came before is written."""
+
+    async def run(steps: Iterator[None]) -> None:
+        while await in_turn(next, steps, _OVER) is not _OVER:
+            pass
+
+    pending: list[bytes] = []
+    size, writing = 0, asyncio.create_task(run(iter(())))
+    try:
+        async for piece in request.stream():
+            pending.append(piece)
+            size += len(piece)
+            if size >= _PIECE:
+                await writing
+                writing = asyncio.create_task(run(_steps(body, pending, coding)))
+                pending, size = [], 0
+    finally:
+        await writing
+    await run(_steps(body, pending, coding))
     if coding is not None and not coding.is_complete:
         raise MultipartError("the body ends before its gzip stream does")
-    steps = body.ending()
-    while await in_turn(next, steps, _OVER) is not _OVER:
-        pass
+    await run(body.ending())
 
 
-async def _feed(body: HttpBody, data: bytes, coding: Decoding | None, in_turn: InTurn) -> None:
-    pieces = iter([data]) if coding is None else coding.decoded(data)
-    piece: bytes | None
-    while (piece := await in_turn(next, pieces, None)) is not None:
-        await in_turn(body.feed, piece)
+def _steps(body: HttpBody, pieces: Sequence[bytes], coding: Decoding | None) -> Iterator[None]:
+    """Feed ``pieces`` to ``body``. Who waits for a thread gets it after each instance, and each piece inflated."""
+    for piece in pieces:
+        for plain in (piece,) if coding is None else coding.decoded(piece):
+            yield from body.feeding(plain)
+            if coding is not None:
+                yield
 
 
 class Decoding:

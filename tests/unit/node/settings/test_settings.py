@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from chexnode.settings.keys import flat, known_keys, masked
 from chexnode.settings.loading import load, source_of
+from chexnode.settings.reanalysis import ReanalysisSettings
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Usage
 
@@ -238,7 +240,7 @@ def test_every_setting_is_shown() -> None:
     shown = [key for key, _ in flat(settings)]
     assert len(shown) == len(set(shown))
     plain = {key.replace("[0]", "") for key in shown}
-    lists = {key for key in known_keys(Settings) if key.startswith(("peer.", "rule.", "webhook."))}
+    lists = {key for key in known_keys(Settings) if key.startswith(("peer.", "rule.", "shadow.", "webhook."))}
     assert set(known_keys(Settings)) - plain == lists
     assert {"peer", "rule"} <= plain
 
@@ -262,3 +264,53 @@ def test_every_path_is_taken_from_the_files_folder() -> None:
     settings, _ = load(path)
     found = (settings.gate.lexicon, settings.tls.authorities, settings.web.viewer)
     assert found == tuple(path.parent.absolute() / name for name in ("words.toml", "ca.pem", "ohif"))
+
+
+MODELS = """
+[[model]]
+name = "trial"
+bundle = "models/new"
+mode = "shadow"
+peers = ["ROOM1"]
+[[model]]
+name = "main"
+device = "cpu"
+"""
+
+
+def test_of_a_list_of_models_one_delivers_and_the_others_are_on_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHEXNODE_MODEL__OPERATING_POINT", "triage")
+    path = written(MODELS, "a/chexnode.toml")
+    settings, _ = load(path)
+    assert [one.name for one in settings.models] == ["main", "trial"]
+    assert (settings.model.device, settings.model.operating_point) == ("cpu", "triage")
+    assert settings.shadow[0].bundle == str(Path("a/models/new").resolve())
+    assert source_of("model.device", path) == source_of("shadow[0].peers", path) == str(path)
+    assert source_of("shadow[0].device", path) == "default"
+
+
+@pytest.mark.parametrize(
+    ("models", "why"),
+    [
+        ('[[model]]\nname = "a"\n[[model]]\nname = "b"\n', "exactly one"),
+        ('[[model]]\nmode = "shadow"\n', "exactly one"),
+        ('[[model]]\n[[model]]\nmode = "shadow"\n', "names must differ"),
+        ('[[model]]\npeers = ["A"]\n', "are for models with mode shadow"),
+        ('[[model]]\n[[model]]\nname = "b"\nmode = "shadow"\nrules = ["none"]\n', "no rule is called none"),
+        ('[model]\nmode = "shadow"\n', "exactly one"),
+        ('[[model]]\nmood = "shadow"\n', "unknown key model.mood"),
+        ('[reanalysis]\nhours = "20-6"\n', "no span of the day"),
+        ('[reanalysis]\nhours = "06:00-06:00"\n', "begins when it ends"),
+    ],
+)
+def test_what_no_models_or_hours_can_be_is_refused(models: str, why: str) -> None:
+    with pytest.raises(Usage, match=why):
+        load(written(models))
+
+
+def test_hours_may_pass_midnight() -> None:
+    night, noon = ReanalysisSettings(hours="20:00-06:00"), ReanalysisSettings(hours="11:00-13:00")
+    at = {hour: datetime(2030, 1, 2, hour, 30).astimezone() for hour in (5, 12, 13, 21)}
+    assert [hour for hour, moment in at.items() if night.are_open(moment)] == [5, 21]
+    assert [hour for hour, moment in at.items() if noon.are_open(moment)] == [12]
+    assert ReanalysisSettings().are_open(at[12])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
@@ -55,3 +56,14 @@ def test_of_encapsulated_frames_only_the_one_is_copied() -> None:
         with copying(4 * MEGABYTE):
             (frame,) = one.stored([9])
         assert frame == frames[8]
+
+
+@pytest.mark.parametrize("excess", [b"\0", bytes(7 * 5), b"\xff" * 7 * 9, bytes(range(64))])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_padding_behind_the_last_frame_is_no_part_of_any(frames: int, excess: bytes) -> None:
+    pixels = np.arange(frames * 9 * 7, dtype=np.uint8)
+    ds = radiograph(shape=(9, 7), NumberOfFrames=frames, PixelData=pixels.tobytes() + excess)
+    one = Image(read(part10(ds), ReadLimits()), 63)
+    assert b"".join(one.native(number + 1) for number in range(frames)) == pixels.tobytes()
+    assert b"".join(one.all_native()) == pixels.tobytes()
+    np.testing.assert_array_equal([*one.values([*range(1, frames + 1)])], pixels.reshape(frames, 9, 7))

@@ -39,7 +39,7 @@ def test_a_lease_is_lost_only_where_it_was(monkeypatch: pytest.MonkeyPatch, capl
     jobs = Jobs()
     settings = SimpleNamespace(worker=SimpleNamespace(decoders=1))
     node: Any = SimpleNamespace(
-        settings=settings, ledger=SimpleNamespace(jobs=jobs), spool=None, stopping=threading.Event()
+        settings=settings, spec=None, ledger=SimpleNamespace(jobs=jobs), spool=None, stopping=threading.Event()
     )
     pipeline: Any = None
     worker = jobs.worker = Worker(node, pipeline)

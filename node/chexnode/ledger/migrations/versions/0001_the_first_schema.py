@@ -201,6 +201,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.String(length=32), nullable=True),
         sa.Column("error", _text(), nullable=True),
+        sa.Column("purpose", sa.String(length=16), nullable=False),
         sa.Column("urgency", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
@@ -211,6 +212,9 @@ def upgrade() -> None:
         sa.Column("score", sa.Float(), nullable=True),
         sa.Column("abnormal", sa.Boolean(), nullable=True),
         sa.Column("regions", sa.Integer(), nullable=True),
+        sa.Column("area", sa.Float(), nullable=True),
+        sa.Column("brightness", sa.Float(), nullable=True),
+        sa.Column("contrast", sa.Float(), nullable=True),
         sa.Column("content_digest", sa.String(length=64), nullable=True),
         sa.Column("identity_digest", sa.String(length=64), nullable=True),
         sa.Column("answer_path", _text(), nullable=True),
@@ -233,8 +237,8 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_jobs_state_urgency_due_at"), ["state", "urgency", "due_at"], unique=False)
         batch_op.create_index("ix_jobs_state_created_at", ["state", "created_at", "superseded"], unique=False)
         batch_op.create_index(
-            batch_op.f("ix_jobs_superseded_state_reason_notes"),
-            ["superseded", "state", "reason", "notes"],
+            batch_op.f("ix_jobs_superseded_purpose_state_reason_notes"),
+            ["superseded", "purpose", "state", "reason", "notes"],
             unique=False,
         )
         batch_op.create_index(
@@ -392,7 +396,7 @@ def downgrade() -> None:
     op.drop_table("results")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_jobs_answer_path"))
-        batch_op.drop_index(batch_op.f("ix_jobs_superseded_state_reason_notes"))
+        batch_op.drop_index(batch_op.f("ix_jobs_superseded_purpose_state_reason_notes"))
         batch_op.drop_index("ix_jobs_state_created_at")
         batch_op.drop_index(batch_op.f("ix_jobs_state_urgency_due_at"))
         batch_op.drop_index(batch_op.f("ix_jobs_sop_instance_uid_digest"))

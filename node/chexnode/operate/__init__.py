@@ -1,0 +1,1 @@
+"""What a person asks of the node, by a command or over HTTP."""

@@ -33,7 +33,7 @@ from chexnode.dimse.messages import Status
 from chexnode.ledger.account import Account
 from chexnode.ledger.database import Database
 from chexnode.ledger.migrate import upgrade
-from chexnode.ledger.views import EventView, JobDetail, ResultView
+from chexnode.ledger.views import EventView, JobDetail, ResultView, ShadowView
 from chexnode.node import Node
 from chexnode.receive.storage import StorageService
 from chexnode.settings.keys import section_of
@@ -50,6 +50,7 @@ from chexnode.vocabulary.transitions import TRANSITIONS
 from chexnode.web.app import create_app
 from chexnode.web.dicomweb.query import ATTRIBUTES
 from chexnode.web.dicomweb.routes import ROOT
+from chexnode.web.histograms import HISTOGRAMS
 from chexnode.web.metrics import METRICS
 from chextrain.config import Config
 from chextrain.recipes.registry import RECIPES
@@ -113,6 +114,8 @@ def _settings() -> str:
     for name, field in Settings.model_fields.items():
         model = section_of(field.annotation)
         assert model is not None
+        if name == "shadow":  # written as [[model]], which says so
+            continue
         is_list = get_origin(field.annotation) is tuple
         parts.append(
             f"## `{f'[[{name}]]' if is_list else f'[{name}]'}`\n\n{_text(model)}" + (" Repeatable." if is_list else "")
@@ -201,10 +204,17 @@ _SHAPES: Mapping[str, type] = {
     "`jobs show`, `jobs retry` and `jobs cancel`, one object: the keys of `jobs` and": JobDetail,
     "an event": EventView,
     "a result": ResultView,
+    "a model on trial": ShadowView,
     "`deliveries`, an array of": DeliveryView,
     "`account`, one object": Account,
     "`analyze`, an array of; also the content of `STEM.json`": reports.FileReport,
     "a region": reports.RegionReport,
+    "`reanalyse` and `reanalyse rollback`, one object": reports.Reanalysis,
+    "`compare`, one object": reports.Comparison,
+    "a discordant image": reports.Discordance,
+    "`drift`, `{baseline, drift}`: the baseline": reports.Baseline,
+    "`drift`, an array of": reports.Drift,
+    "`drift daily`, an array of": reports.DailyFigures,
     "`settings`, an array of": reports.Setting,
     "`check`, an array of": reports.Check,
 }
@@ -373,7 +383,7 @@ def _http() -> str:
             answer = _markdown(what.get("description", ""))
             rows.append((f"`{method.upper()} {path}`", ", ".join(f"`{s}`" for s in scopes), query, answer))
     kinds = {"_total": "counter", "_info": "info"}
-    metrics = (
+    metrics = [
         (
             f"`{name}`",
             next((kind for end, kind in kinds.items() if name.endswith(end)), "gauge"),
@@ -381,7 +391,10 @@ def _http() -> str:
             text,
         )
         for name, (text, labels) in METRICS.items()
-    )
+    ] + [
+        (f"`{name}`", "histogram" if buckets else "counter", ", ".join(f"`{label}`" for label in labels), text)
+        for name, (text, labels, buckets) in HISTOGRAMS.items()
+    ]
     return page(
         "HTTP",
         "The web role. Where tokens exist, a route needs one with its scope, or with `admin`: see [Secure the web "
@@ -398,8 +411,9 @@ def _http() -> str:
         + table(
             ("level", "attribute", "VR"), ((a.level.name.lower(), f"`{a.keyword}`", a.vr) for a in ATTRIBUTES.values())
         ),
-        "## Metrics\n\nRead from the ledger at every scrape. No label names a patient, a study or a peer.\n\n"
-        + table(("metric", "type", "labels", "meaning"), metrics),
+        "## Metrics\n\nRead from the ledger at every scrape; histograms and `chexnode_answers_total` count from the "
+        "start of the web role that is asked, and each counts all that the node did. No label names a patient, a study "
+        "or a peer.\n\n" + table(("metric", "type", "labels", "meaning"), metrics),
     )
 
 

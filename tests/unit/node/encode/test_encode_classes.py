@@ -107,4 +107,4 @@ def test_dciodvfy_finds_nothing_in_it(abnormal: bool) -> None:
     source = sanitise(parsed(radiograph()))
     findings = replace(ALONE, abnormal=abnormal, score=0.8 if abnormal else 0.1)
     (one,) = encode(source, picture((source.rows, source.columns)), findings, NAMING, (REPORT,))
-    assert dciodvfy(one.data) == []
+    assert [line for line in dciodvfy(one.data) if SCHEME not in line] == []  # it knows no private scheme

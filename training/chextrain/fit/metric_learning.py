@@ -195,7 +195,7 @@ class MetricLearning(Fitted):
                 texts = self.reading.texts[start : start + len(part)].to(self.device)
                 start += len(part)
                 found = F.normalize(torch.cat([found, self.values.text_weight * self.text(texts)], dim=1), dim=1)
-            return cast("NDArray[np.float32]", found.float().cpu().numpy())
+            return cast("NDArray[np.float32]", found.detach().float().cpu().numpy())
 
         width = self.values.dimension * (2 if both else 1)
         rows = stored(self.known().features, change, width, self.clusters.folder / f"embeddings-{self.global_rank}.npy")

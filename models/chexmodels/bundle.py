@@ -21,8 +21,12 @@ RESEARCH_USE_ONLY = "Research use only - not for diagnosis"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-HeatKind = Literal["probability", "anomaly"]
-"""What a model's heat is: logits of a probability, or a non-negative number that is none."""
+HeatKind = Literal["probability", "anomaly", "none"]
+"""What a model's heat is: logits of a probability, a non-negative number that is none, or there is no heat."""
+Kind = Literal["localiser", "classifier", "stack"]
+"""What a model answers with: where (and whether), which classes, or what several models say together."""
+Role = Literal["localiser", "scorer", "classifier"]
+"""What a member of a stack is there for: where and whether, a second opinion on whether, which classes."""
 
 
 class BundleError(Exception):
@@ -83,6 +87,8 @@ class OperatingPoint(_Data):
     """Share of the abnormal validation images in which something was marked."""
     clean_normals: Share
     """Share of the normal validation images in which nothing was marked."""
+    classes: Mapping[str, Share] = {}
+    """Class -> score from which it is called present; of a class without one nothing is said but its score."""
 
 
 class ScopeLine(_Data):
@@ -119,11 +125,27 @@ class Manifest(_Data):
     licence: str
     intended_use: str
     training_data: str
+    members: Mapping[Role, Manifest] = {}
+    """Of a stack: the models that it is made of, by what they are there for."""
+
+    @property
+    def title(self) -> str:
+        """``name version``."""
+        return f"{self.name} {self.version}"
+
+    @property
+    def kind(self) -> Kind:
+        """What the model answers with."""
+        return "stack" if self.members else "classifier" if self.heat_kind == "none" else "localiser"
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
         if (self.heat_kind == "anomaly") != isinstance(self.calibration, AnomalyCalibration):
             raise ValueError(f"the calibration is not one of {self.heat_kind} heat")
+        if self.heat_kind == "none" and not self.classes and not self.members:
+            raise ValueError("without heat there are classes")
+        if any(member.members for member in self.members.values()):
+            raise ValueError("a member of a stack is no stack")
         return self
 
 
@@ -132,11 +154,6 @@ class ModelCard(Manifest):
 
     digest: Sha256
     """SHA-256 of ``model.json`` followed by ``model.safetensors``; the prose of ``card.md`` may be mended."""
-
-    @property
-    def title(self) -> str:
-        """``name version``."""
-        return f"{self.name} {self.version}"
 
 
 def find(name_or_path: str | Path) -> Path:

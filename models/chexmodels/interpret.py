@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 
-from chexmodels.bundle import ModelCard
+from chexmodels.bundle import Manifest, Role
 from chexmodels.calibration import calibrated_heat, image_score, raw_score
 from chexmodels.finding import Box, Findings, Region
 from chexmodels.model import RawItem
@@ -25,18 +26,56 @@ OUT_OF_SCOPE = "scope-doubtful"
 """Note: the image is none of the kind that the model learnt from; the image counts as not evaluated."""
 
 
-def is_out_of_scope(raw: RawItem, card: ModelCard) -> bool:
-    """Whether the model says that the image is none of the kind that it learnt from."""
+MODELS_DISAGREE = "models-disagree"
+"""Note: the localiser and the scorer of a stack differ on whether anything is abnormal."""
+
+
+def is_out_of_scope(raw: RawItem, card: Manifest) -> bool:
+    """Whether the model, or any of a stack, says that the image is none of the kind that it learnt from."""
+    if raw.members is not None:
+        return any(is_out_of_scope(part, card.members[role]) for role, part in raw.members.items())
     return card.scope is not None and raw.distance is not None and raw.distance > card.scope.threshold
 
 
-def interpret(raw: RawItem, card: ModelCard, operating_point: str, geometry: Geometry) -> Findings:
-    """As :func:`_interpret`, and :data:`OUT_OF_SCOPE` among the notes where it :func:`is_out_of_scope`."""
+def interpret(raw: RawItem, card: Manifest, operating_point: str, geometry: Geometry) -> Findings:
+    """From what a model, or a stack of them, said of an image to findings; raises KeyError for an unknown point.
+
+    As :func:`_interpret`, and :data:`OUT_OF_SCOPE` among the notes where it :func:`is_out_of_scope`. Of a stack each
+    member is read by its own calibration and operating point, in its own grid: see :func:`_joined`.
+    """
+    if raw.members is not None:
+        parts = {
+            role: interpret(
+                part,
+                card.members[role],
+                operating_point,
+                replace(geometry, size=card.members[role].size, mode=card.members[role].geometry),
+            )
+            for role, part in raw.members.items()
+        }
+        return _joined(parts, card)
     found = _interpret(raw, card, operating_point, geometry)
     return replace(found, notes=(*found.notes, OUT_OF_SCOPE)) if is_out_of_scope(raw, card) else found
 
 
-def _interpret(raw: RawItem, card: ModelCard, operating_point: str, geometry: Geometry) -> Findings:
+def _joined(parts: Mapping[Role, Findings], card: Manifest) -> Findings:
+    """One answer of a stack's: everything of the localiser, the classes of the classifier.
+
+    The scorer's verdict is a second opinion: where it differs from the localiser's, :data:`MODELS_DISAGREE` is noted,
+    and nothing that was marked is taken back. Without a localiser the scorer's answer stands, and without both the
+    classifier's. The notes of all are kept.
+    """
+    roles: tuple[Role, ...] = ("localiser", "scorer", "classifier")
+    first = next(parts[role] for role in roles if role in parts)
+    notes = dict.fromkeys(note for role in roles if role in parts for note in parts[role].notes)
+    verdicts = {parts[role].abnormal for role in roles[:2] if role in parts} - {None}
+    if len(verdicts) > 1:
+        notes[MODELS_DISAGREE] = None
+    classes = parts["classifier"].classes if "classifier" in parts else first.classes
+    return replace(first, model=card.title, classes=classes, notes=tuple(notes))
+
+
+def _interpret(raw: RawItem, card: Manifest, operating_point: str, geometry: Geometry) -> Findings:
     """Calibrate, threshold, take components, drop small ones, map back to the source.
 
     With a heat map an image is abnormal exactly if something is marked: its score reaches the operating point's image
@@ -72,7 +111,7 @@ def _interpret(raw: RawItem, card: ModelCard, operating_point: str, geometry: Ge
 
 
 def _is_usable(raw: RawItem) -> bool:
-    parts = [np.asarray(part) for part in raw if part is not None]
+    parts = [np.asarray(part) for part in raw[:4] if part is not None]
     return bool(parts) and all(np.isfinite(part).all() for part in parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chexmodels.bundle import ModelCard
+    from chexmodels.bundle import ModelCard, Role
 
 
 class RawItem(NamedTuple):
@@ -25,6 +26,8 @@ class RawItem(NamedTuple):
     """(C,) float32 logits, in the order of the card's ``classes``."""
     distance: float | None = None
     """How unlike the image is to those that were learnt from, about 1 for such; None: the model cannot tell."""
+    members: Mapping[Role, RawItem] | None = None
+    """Of a stack: what each of its models said; all else is None."""
 
 
 class Raw(NamedTuple):
@@ -38,9 +41,15 @@ class Raw(NamedTuple):
     """(B, C) logits."""
     distance: Tensor | None = None
     """(B,) distances from what was learnt from."""
+    members: Mapping[Role, Raw] | None = None
+    """Of a stack: the answers of its models; all else is None."""
 
     def items(self) -> list[RawItem]:
         """One item per image, on the host in float32."""
+        if self.members is not None:
+            answers = {role: raw.items() for role, raw in self.members.items()}
+            batch = len(next(iter(answers.values())))
+            return [RawItem(None, members={role: items[i] for role, items in answers.items()}) for i in range(batch)]
         heat = None if self.heat is None else self.heat[:, 0].float().cpu().numpy()
         score = None if self.score is None else self.score.float().cpu().tolist()
         classes = None if self.classes is None else self.classes.float().cpu().numpy()

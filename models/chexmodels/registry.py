@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from chexmodels.bundle import BundleError, HeatKind, ModelCard, read_card, verified_weights
+from chexmodels.bundle import BundleError, HeatKind, Manifest, ModelCard, Role, read_card, verified_weights
 from chexmodels.model import Raw
 from chexmodels.nets.adopted import MonaiNetwork, OnnxNetwork
 from chexmodels.nets.attention import AttentionUNet
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee
 from chexmodels.nets.ddad import DDAD
+from chexmodels.nets.embedding import EmbeddingClassifier
 from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.nets.restorer import Restorer
@@ -29,7 +31,7 @@ from chexmodels.nets.unet import UNet
 
 def committee(member: str, count: int, mirror: bool, **parameters: Any) -> Committee:
     """``count`` networks of the architecture ``member``, each built with ``parameters``."""
-    if member == "committee" or heat_kind(member) == "anomaly":
+    if member == "committee" or heat_kind(member) != "probability":
         raise ValueError(f"a committee has no {member} for a member")
     return Committee([BUILDERS[member](**parameters) for _ in range(count)], mirror)
 
@@ -37,6 +39,7 @@ def committee(member: str, count: int, mirror: bool, **parameters: Any) -> Commi
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionUNet,
     "chexnomaly": CheXNomaly,
+    "cml": EmbeddingClassifier,
     "committee": committee,
     "ddad": DDAD,
     "encoder": EncoderUNet,
@@ -55,9 +58,13 @@ SCOPE = "scope."
 """Before the names of a scope's tensors among a bundle's weights."""
 
 
+STACK = "stack"
+"""Architecture of a bundle that is made of others; see :func:`load`."""
+
+
 def heat_kind(architecture: str) -> HeatKind:
-    """What the networks of an architecture return: logits of a probability, or anomaly heat."""
-    return "anomaly" if architecture == "ddad" else "probability"
+    """What the networks of an architecture return: logits of a probability, anomaly heat, or none."""
+    return "anomaly" if architecture == "ddad" else "none" if architecture == "cml" else "probability"
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Localiser:
     """A network that returns logits or anomaly heat ``(B,1,S,S)``, or outputs by the names of :class:`Raw`, with the
     card of the bundle it came from."""
 
-    card: ModelCard
+    card: Manifest
     network: nn.Module
     scope: tuple[Watched, Scope] | None = None
     """What tells that an image is of another kind, where the bundle has that."""
@@ -81,30 +88,79 @@ class Localiser:
         return raw._replace(distance=scope(watched.take()))
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Localiser:
+@dataclass(frozen=True)
+class Loaded(Localiser):
+    """A network that is a bundle of its own, and has its digest."""
+
+    card: ModelCard
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A localiser, a scorer and a classifier, or some of them, that see the same image, each at its own size."""
+
+    card: ModelCard
+    members: Mapping[Role, Localiser]
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> Raw:
+        """Run on ``(B,1,S,S)`` in [0,1], S the card's, on the networks' device; ``members`` of the answer is set.
+
+        For a smaller member the square is reduced with antialiasing: within rounding what it would be of the source.
+        """
+        return Raw(
+            None, members={role: member(_sized(image, member.card.size)) for role, member in self.members.items()}
+        )
+
+
+def _sized(image: Tensor, size: int) -> Tensor:
+    if image.shape[-1] == size:
+        return image
+    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Loaded | Stack:
     """Read, verify and build the bundle in ``folder``, float32 and in evaluation mode on ``device``.
+
+    The weights of a stack's members are named by their role: ``scorer.`` and so on.
 
     Raises ``BundleError``: malformed ``model.json``, weights with another digest than it names (both are in the
     message), unknown architecture, or weights that do not fit it.
     """
     card = read_card(folder)
     weights = verified_weights(folder)
+    try:
+        state = safetensors.torch.load(weights)
+    except SafetensorError as error:
+        raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
+    if not card.members:
+        return Loaded(card, *_built(folder, card, state, device))
+    members = {}
+    for role, member in card.members.items():
+        own = {name.removeprefix(f"{role}."): state[name] for name in state if name.startswith(f"{role}.")}
+        members[role] = Localiser(member, *_built(folder, member, own, device))
+    return Stack(card, members)
+
+
+def _built(
+    folder: Path, card: Manifest, state: dict[str, Tensor], device: torch.device | str
+) -> tuple[nn.Module, tuple[Watched, Scope] | None]:
+    """The network of ``card`` with the weights ``state``, and its scope."""
     if card.architecture not in BUILDERS:
         raise BundleError(
             f"{folder}: unknown architecture {card.architecture!r}; known are {', '.join(sorted(BUILDERS))}"
         )
     try:
         network = BUILDERS[card.architecture](**card.parameters)
-        state = safetensors.torch.load(weights)
         own = {name.removeprefix(SCOPE): state.pop(name) for name in list(state) if name.startswith(SCOPE)}
         network.load_state_dict(state)
         scope = None
         if card.scope is not None:
             scope = Watched(network, card.scope.layer), Scope(**{name: own[name].float() for name in own}).to(device)
-    except (TypeError, KeyError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+    except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
     network.requires_grad_(False).eval().to(device)
-    return Localiser(card, network, scope)
+    return network, scope
 
 
 def serialise(network: nn.Module, scope: Scope | None = None) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from chexmodels.bundle import BundleError
+from chexmodels.bundle import BundleError, Manifest
 from chexmodels.interpret import OUTPUT_INVALID, interpret
+from chexmodels.model import RawItem
 from chexmodels.pixels import Geometry
 from chexmodels.registry import load
 
@@ -45,19 +47,29 @@ def faults(folder: Path, operating_point: str | None = None) -> list[str]:
         for name, point in card.operating_points.items()
         if not point.sensitivity
     ]
-    for item in items:
-        if item.heat is not None and item.heat.shape != (card.size, card.size):
-            return [*found, f"its heat has the shape {item.heat.shape}, not {(card.size, card.size)}"]
-        if len(card.classes) != (0 if item.classes is None else len(item.classes)):
-            return [*found, f"it answers with other classes than the {len(card.classes)} that it names"]
+    parts = [part for item in items for part in _parts(card, item)]
+    for own, part in parts:
+        if part.heat is not None and part.heat.shape != (own.size, own.size):
+            return [*found, f"its heat has the shape {part.heat.shape}, not {(own.size, own.size)}"]
+        if len(own.classes) != (0 if part.classes is None else len(part.classes)):
+            return [*found, f"it answers with other classes than the {len(own.classes)} that it names"]
     point = next(iter(card.operating_points))
     geometry = Geometry(card.size, card.size, card.size, card.geometry)
     answers = [interpret(item, card, point, geometry) for item in items]
     if any(OUTPUT_INVALID in answer.notes for answer in answers):
         found.append("it answers some pictures with numbers that are not finite, or with nothing")
-    heats = [item.heat for item in items if item.heat is not None]
-    if heats and card.heat_kind == "anomaly" and min(float(heat.min()) for heat in heats) < 0:
+    heats = [part.heat for own, part in parts if part.heat is not None and own.heat_kind == "anomaly"]
+    if any(float(heat.min()) < 0 for heat in heats):
         found.append("its anomaly heat is negative somewhere")
     if len({round(answer.score, 6) for answer in answers}) == 1:
         found.append("it gives five different pictures the same score")
     return found
+
+
+def _parts(card: Manifest, item: RawItem) -> Iterator[tuple[Manifest, RawItem]]:
+    """A model's manifest and what it said of an image; of a stack those of each member."""
+    if item.members is None:
+        yield card, item
+        return
+    for role, part in item.members.items():
+        yield card.members[role], part

@@ -63,7 +63,8 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "nets": "",
         "registry": "bundle model nets",
         "adopt": "bundle nets",
-        "trial": "bundle registry interpret pixels",
+        "compose": "bundle registry",
+        "trial": "bundle model registry interpret pixels",
     },
     "chextrain": {
         "data": "",

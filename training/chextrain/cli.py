@@ -178,17 +178,21 @@ def export(
     groups: GroupsOption = None,
 ) -> None:
     """Calibrate RUNS on the validation split, score them on test, write bundle and card."""
+    from chexmodels.registry import heat_kind
     from chextrain.evaluate.export import export as write
+    from chextrain.evaluate.export_classifier import export_classifier
     from chextrain.evaluate.scored_split import NothingToScore
     from chextrain.runs import committee
 
     run, network = committee(runs, mirror)
     values = run.values["data"]
     collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
+    said = failures.read_text().strip()
     try:
-        card = write(
-            run, network, out, name, version, failures.read_text().strip(), collection, cache, clean_normals, anyway
-        )
+        if heat_kind(run.architecture) == "none":
+            card = export_classifier(run, network, out, name, version, said, collection, cache, clean_normals, anyway)
+        else:
+            card = write(run, network, out, name, version, said, collection, cache, clean_normals, anyway)
     except NothingToScore as error:
         raise ConfigError(str(error)) from error
     typer.echo((out / "card.md").read_text())
@@ -231,6 +235,27 @@ def evaluate(
         typer.echo(f"chextrain: {report.known}", err=True)
     for path in write(report, out) if out else ():
         typer.echo(path)
+
+
+@app.command()
+def stack(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
+    name: Annotated[str, typer.Option("--name")],
+    version: Annotated[str, typer.Option("--version")],
+    localiser: Annotated[str | None, typer.Option("--localiser", help="Bundle that says where and whether.")] = None,
+    scorer: Annotated[str | None, typer.Option("--scorer", help="Bundle for a second opinion on whether.")] = None,
+    classifier: Annotated[str | None, typer.Option("--classifier", help="Bundle that scores findings by name.")] = None,
+) -> None:
+    """Write several bundles as one, which the node runs as one model."""
+    from chexmodels.bundle import BundleError, Role, find
+    from chexmodels.compose import compose
+
+    given: dict[Role, str | None] = {"localiser": localiser, "scorer": scorer, "classifier": classifier}
+    try:
+        card = compose({role: find(bundle) for role, bundle in given.items() if bundle}, out, name, version)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    typer.echo(f"{card.title} {card.digest}")
 
 
 class Target(StrEnum):

@@ -171,6 +171,66 @@ class DdadConfig(Section):
     """Share of abnormal images among ``unlabelled``, where both kinds are in the pool."""
 
 
+class CmlConfig(Section):
+    """CXR-CML: embeddings, their mixture, and what is learnt from both. The article fixes Student's t with nu = 4, the
+    triplet loss and batches of 32; all else is a choice of ours."""
+
+    encoder: str = ""
+    """``module:function`` that returns an image encoder of your own, see ``chextrain.fit.embeddings``; empty:
+    ``encoder.name`` with ``encoder.weights``. It does not learn."""
+    embeddings: str = ""
+    """Folder in which the encoder's answers are kept for other runs; empty: the run's own."""
+    text: bool = False
+    """Learn from sentences (InfoNCE), which are made of the labels, in place of the labels (asymmetric loss)."""
+    text_encoder: str = ""
+    """``module:function`` that returns a text encoder of your own; empty: a small one that learns here, and is no
+    CLIP."""
+    text_weight: float = Field(1.0, ge=0)
+    """Length of the text's part beside the image's in what is clustered; 0: images alone. Without text it is 0."""
+    temperature: float = Field(0.07, gt=0)
+    """Of InfoNCE, prompts and prototypes."""
+    scores: Literal["", "layer", "prototypes", "prompts"] = ""
+    """How classes are scored: by a trained layer, by the mean embedding of known images (few-shot), by the texts "{}"
+    and "no {}" (zero-shot). Empty: prompts with text, else the layer."""
+    least: int = Field(2, ge=1)
+    """Names on fewer training images are no class."""
+    width: int = 256
+    """Of the hidden layer between the encoder and the embedding; 0: there is none."""
+    dimension: int = 128
+    """Numbers of an embedding, which has unit length."""
+    dropout: float = 0.2
+    metric: float = Field(0.5, ge=0)
+    """Weight of the triplet loss; 0: no mixture is fitted."""
+    margin: float = 0.3
+    """Of the triplet loss, in cosine distance."""
+    refit: int = Field(1, ge=1)
+    """Epochs between two fits of the mixture; the first is after the first epoch."""
+    pca: int = 64
+    """Principal components of the embeddings that are clustered."""
+    components: int = 0
+    """Of the mixture; 0: as many as classes."""
+    bic: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Numbers of components of which the first fit chooses by the Bayesian information criterion, such as [10, 20, 40,
+    80]; it then stays."""
+    nu: float = Field(4.0, ge=0)
+    """Degrees of freedom of Student's t; 0: infinitely many, a Gaussian mixture."""
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    regularisation: float = Field(1e-4, gt=0)
+    """Added to all variances."""
+    starts: int = Field(3, ge=1)
+    """Of EM, of which the likeliest goes on."""
+    cut: float = Field(0.6, ge=0, le=1)
+    """Images whose component is less probable have no pseudo-label."""
+    weighted: bool = True
+    """Pairs of small components count more, as ``1 / log(1 + n)``."""
+    positive: float = 0.0
+    """Exponent of the asymmetric loss for classes that are there."""
+    negative: float = 4.0
+    """Exponent for those that are not."""
+    clip: float = 0.05
+    """Probability by which those are lowered."""
+
+
 class EnsembleConfig(Section):
     """Which specialists there are, and what combines them."""
 
@@ -249,6 +309,7 @@ class Config(Section):
     specialist: SpecialistConfig = SpecialistConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     ddad: DdadConfig = DdadConfig()
+    cml: CmlConfig = CmlConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -115,7 +115,9 @@ def committee(folders: Sequence[Path], mirror: bool) -> tuple[Run, nn.Module]:
     for folder, run in zip(folders, runs, strict=True):
         if run.architecture not in BUILDERS:
             raise ConfigError(f"{folder} is a run of {run.recipe}, of which no bundle can be made")
-        if heat_kind(run.architecture) == "anomaly" and (len(runs) > 1 or mirror):
+        if heat_kind(run.architecture) == "none" and not run.parameters["encoder"]:
+            raise ConfigError(f"{folder} has learnt on another's encoder, of which no bundle can be made")
+        if heat_kind(run.architecture) != "probability" and (len(runs) > 1 or mirror):
             raise ConfigError(f"{folder} is a run of {run.recipe}, which are not averaged")
         if _shape(run) != _shape(first):
             raise ConfigError(f"{folder} and {folders[0]} are not of one architecture and size")

@@ -23,6 +23,7 @@ WHITE = (235, 235, 235)
 _MOST_LISTED = 8
 
 WHAT_IT_IS = "AI: looks for any abnormality, does not name it"
+NAMES_IT = "AI: scores findings by name, outlines none of these"
 #: Notes that head the picture, and why; the reader has to look before anything else.
 DOUBTS: Mapping[str, str] = {
     Note.POLARITY_DOUBTFUL: "the picture looks inverted (black and white exchanged)",
@@ -48,6 +49,7 @@ NOTED: Mapping[str, str] = {
     Note.SITE_RULE: "analysed by a rule of this site, which the header speaks against",
     Note.SHUTTER_APPLIED: "the display shutter was applied",
     Note.CODESTREAM_DIFFERS: "pixels and header differ on sign or depth",
+    Note.MODELS_DISAGREE: "a second AI differs on whether anything is abnormal",
     Note.MODEL_OUTPUT_INVALID: "the AI gave no usable answer",
     "out-of-distribution": "unlike the images that the AI learnt from",
 }
@@ -83,10 +85,33 @@ def caption(findings: Findings, provenance: Provenance, described: str = "") -> 
     above = [Line(DISCLAIMER, AMBER)]
     if doubts:
         above.append(Line(f"DOUBTFUL: {'; '.join(doubts)}", AMBER))
-    above.append(Line(f"{WHAT_IT_IS}. {provenance.model_name} {provenance.model_version}"))
+    above.append(
+        Line(f"{NAMES_IT if findings.classes else WHAT_IT_IS}. {provenance.model_name} {provenance.model_version}")
+    )
     if described:
         above.append(Line(f"Radiograph: {described}"))
-    return Caption(tuple(above), (*_answer(findings, provenance, doubts), *noted(findings)))
+    answer = _answer(findings, provenance, doubts)
+    return Caption(tuple(above), (*answer, *classified(findings, provenance), *noted(findings)))
+
+
+def present(findings: Findings, provenance: Provenance) -> dict[str, bool]:
+    """Class -> whether it is called present, highest score first; only classes with a threshold, of an answer."""
+    if findings.abnormal is None:
+        return {}
+    thresholds = provenance.class_thresholds
+    ranked = sorted(findings.classes, key=lambda name: -findings.classes[name])
+    return {name: findings.classes[name] >= thresholds[name] for name in ranked if name in thresholds}
+
+
+def classified(findings: Findings, provenance: Provenance) -> tuple[Line, ...]:
+    """Say the scores by name, highest first; those called present are marked."""
+    if findings.abnormal is None or not findings.classes:
+        return ()
+    called = present(findings, provenance)
+    ranked = sorted(findings.classes.items(), key=lambda item: -item[1])
+    listed = [f"{name} {_percent(score)}{' (present)' if called.get(name) else ''}" for name, score in ranked]
+    more = f", and {len(listed) - _MOST_LISTED} lower" if len(listed) > _MOST_LISTED else ""
+    return (Line(f"Scores by name - {', '.join(listed[:_MOST_LISTED])}{more}"),)
 
 
 def _answer(findings: Findings, provenance: Provenance, doubts: Sequence[str]) -> list[Line]:

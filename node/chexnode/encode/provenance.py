@@ -5,7 +5,8 @@ Everything here is deterministic: the same job and the same ``created_at`` give 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from typing import Literal
@@ -40,7 +41,7 @@ SEGMENTED, RESAMPLED, COMPRESSED = (
 )
 
 
-HeatKind = Literal["probability", "anomaly"]
+HeatKind = Literal["probability", "anomaly", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Provenance:
     """Calibrated score in [0, 1] from which an image has a finding: what decides. None: not known, and so not shown."""
     predecessors: tuple[KeyObject, ...] = ()
     """The reports that a report of this job takes the place of."""
+    class_thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Class -> score in [0, 1] from which the model calls it present; of a class without one only its score is told."""
     label: str = ""
     """What the destination's results are marked with, such as RESEARCH; part of their UIDs. Empty: nothing."""
 

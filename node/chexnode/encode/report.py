@@ -12,6 +12,7 @@ from datetime import datetime
 
 from highdicom import ContributingEquipment
 from highdicom.sr import (
+    CodeContentItem,
     Comprehensive3DSR,
     ComprehensiveSR,
     ContainerContentItem,
@@ -91,11 +92,11 @@ def report(
     words: Iterable[str],
     evidence: Sequence[Reference],
     library: ContainerContentItem | None = None,
-    numbers: Sequence[NumContentItem] = (),
+    numbers: Sequence[NumContentItem | CodeContentItem] = (),
     predecessors: Sequence[KeyObject] = (),
 ) -> Dataset:
     """Return the report of ``groups``, at least one, about the study of ``source``; ``words`` go in line by line,
-    and behind them ``numbers`` of the image as a whole: OHIF looks for coordinates beside those of a group.
+    and behind them ``numbers`` and codes of the image as a whole: OHIF looks for coordinates beside those of a group.
 
     ``evidence`` is every instance that the groups and the library refer to, at least one. ``predecessors``: the reports
     that this one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2).
@@ -166,7 +167,7 @@ def _documents(named: Sequence[KeyObject]) -> list[Dataset]:
     return documents
 
 
-def _remarks(words: Iterable[str], numbers: Sequence[NumContentItem]) -> ContainerContentItem:
+def _remarks(words: Iterable[str], numbers: Sequence[NumContentItem | CodeContentItem]) -> ContainerContentItem:
     container = ContainerContentItem(QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
     container.ContentSequence = ContentSequence(
         [*(TextContentItem(codes.DCM.Comment, line, RelationshipTypeValues.CONTAINS) for line in words), *numbers]

@@ -45,18 +45,21 @@ from pydicom.sr.coding import Code
 from pydicom.uid import SegmentationStorage
 
 from chexmodels.finding import Box, Findings, Region
-from chexnode.encode.caption import caption, has_finding
+from chexnode.encode.caption import caption, has_finding, present
+from chexnode.encode.class_codes import class_code
 from chexnode.encode.contours import outline
 from chexnode.encode.provenance import (
     ABNORMALITY,
     ARTIFICIAL_INTELLIGENCE,
     CATEGORY,
     MANUFACTURER,
+    SCHEME,
     THORAX,
     Provenance,
     derived_uid,
     equipment,
     long_string,
+    private_scheme,
     software_versions,
     tracking_uid,
 )
@@ -124,7 +127,8 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         groups.append(_image_group(image, findings, provenance))
     texts = caption(findings, provenance)
     replaced = [REPLACES] if provenance.predecessors else []
-    return report(
+    classes = class_evaluations(findings, provenance)
+    ds = report(
         source,
         Naming(
             provenance.uid(ResultKind.SR, str(form)),
@@ -139,9 +143,12 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         [*(line.text for line in (*texts.below, *texts.above)), *replaced],
         evidence,
         image_library(source),
-        image_numbers(findings, provenance),
+        [*image_numbers(findings, provenance), *classes],
         provenance.predecessors,
     )
+    if any(item.name.scheme_designator == SCHEME for item in classes):
+        ds.CodingSchemeIdentificationSequence = [private_scheme()]
+    return ds
 
 
 def image_numbers(findings: Findings, provenance: Provenance) -> list[NumContentItem]:
@@ -271,6 +278,17 @@ def _image_group(image: Reference, findings: Findings, provenance: Provenance) -
         qualitative_evaluations=[evaluation],
         source_images=[SourceImageForMeasurementGroup(image.sop_class_uid, image.sop_instance_uid)],
     )
+
+
+def class_evaluations(findings: Findings, provenance: Provenance) -> list[CodeContentItem]:
+    """Return which classes the model calls present and which absent, highest score first.
+
+    They stand beside the image's numbers, not in a group: OHIF looks for coordinates in every group.
+    """
+    return [
+        CodeContentItem(class_code(name), codes.cid240.Present if is_there else codes.cid240.Absent, _CONTAINS)
+        for name, is_there in present(findings, provenance).items()
+    ]
 
 
 def _algorithm(provenance: Provenance) -> AlgorithmIdentification:

@@ -48,6 +48,8 @@ class Note(StrEnum):
     """A Display Shutter covers part of the image: the model did not see it."""
     CODESTREAM_DIFFERS = "codestream-differs"
     """The compressed samples have another sign or depth than the header says; the samples are right."""
+    MODELS_DISAGREE = "models-disagree"
+    """Two models of a stack differ on whether anything is abnormal; the localiser's answer stands."""
     MODEL_OUTPUT_INVALID = "model-output-invalid"
     """The model answered with nothing, NaN or infinity: the image counts as not evaluated, never as negative."""
 

@@ -110,6 +110,7 @@ class Pipeline:
             heat_kind=card.heat_kind,
             series=self.series,
             image_threshold=card.operating_points[self.settings.operating_point].image_threshold,
+            class_thresholds=card.operating_points[self.settings.operating_point].classes,
         )
 
 

@@ -79,6 +79,11 @@ class Arrays:
         told = [[name in case.findings for name in names] for case in self.cases]
         return np.array(told, dtype=np.bool_).reshape(len(self.cases), len(names))
 
+    def classes(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of ``names`` each image is said to show, ``(N, len(names))``; see ``Case.classes``."""
+        told = [[name in case.classes for name in names] for case in self.cases]
+        return np.array(told, dtype=np.bool_).reshape(len(self.cases), len(names))
+
     @property
     def fraction(self) -> float:
         """Mean share of the frame that is inside a box."""

@@ -166,6 +166,7 @@ def _case(
         findings=frozenset(r.finding for r in rows if r.finding),
         exhaustive=facts.exhaustive,
         fold=facts.fold,
+        reported=facts.reported,
         strata=strata,
         box_findings=tuple(item.findings for item in agreed),
         votes=votes,

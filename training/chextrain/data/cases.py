@@ -62,6 +62,13 @@ class Case:
     """The file, where there is one."""
     fold: str = ""
     """Of a cross-validation, where the data set names folds."""
+    reported: frozenset[str] | None = None
+    """What the report of this image names, mined from its text; empty: it names nothing. None: there is no report."""
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """What a classifier is to say of the image: what its report names or, where there is none, its readers."""
+        return self.findings if self.reported is None else self.reported
 
     @property
     def localised(self) -> bool:

@@ -1,7 +1,8 @@
 """Reader of the NIH ChestX-ray14 selection whose ``manifest.csv`` names split, label and boxes of every image.
 
 Columns used: ``image_id, file, split, label, label_tier, boxes, box_coverage, group, width, height``; ``boxes``
-is a JSON list of ``{"box": [x0, y0, x1, y1], ...}`` in stored pixels; and ``view`` and ``fold``, where they are there.
+is a JSON list of ``{"box": [x0, y0, x1, y1], ...}`` in stored pixels; and ``view``, ``fold`` and ``report_findings``, a
+JSON list of what was mined from the report, where they are there.
 Rows of another split (``qc_reject``) are left out. ``matched_pairs.json`` beside it, if there, lists pairs [normal,
 abnormal] of ids.
 """
@@ -28,6 +29,7 @@ ChestX-Det (Apache-2.0; Lian et al., IEEE TMI 2021). Weights: Apache-2.0, with t
 EXHAUSTIVE = "exhaustive_13class"
 COLUMNS = ("image_id", "file", "split", "label", "label_tier", "boxes", "box_coverage", "group", "width", "height")
 LABELS = ("normal", "abnormal", "conflict")
+NO_FINDING = "No Finding"
 REPORT = "report"
 """The "reader" of an image whose label was mined from its report."""
 
@@ -48,6 +50,13 @@ def listing(folder: Path) -> Listing:
             found.facts[cells["image_id"]] = facts
             found.rows += rows
     return found
+
+
+def _reported(cell: str) -> frozenset[str] | None:
+    """Names in the order of no list; what the data set calls "No Finding" is none."""
+    if not cell:
+        return None
+    return frozenset(str(name).replace("_", " ") for name in json.loads(cell)) - {NO_FINDING}
 
 
 def _matched(path: Path) -> tuple[tuple[str, str], ...]:
@@ -83,5 +92,6 @@ def _read(folder: Path, cells: Mapping[str, str]) -> tuple[list[Row], Facts]:
         exhaustive=cells["box_coverage"] == EXHAUSTIVE,
         strata={"view": cells["view"]} if cells.get("view") else {},
         fold=cells.get("fold", ""),
+        reported=_reported(cells.get("report_findings", "")),
     )
     return rows, facts

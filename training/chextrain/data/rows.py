@@ -77,6 +77,8 @@ class Facts:
     strata: Mapping[str, str] = field(default_factory=dict)
     fold: str = ""
     """See ``Case.fold``."""
+    reported: frozenset[str] | None = None
+    """See ``Case.reported``."""
 
 
 @dataclass

@@ -109,18 +109,23 @@ def fit_calibration(
 
     temperature = float(np.exp(minimize_scalar(pixel_loss, bounds=(-2, 3), method="bounded").x))
     raw = raw_scores(pixel_probability(heat, temperature))
-    z = logit(np.clip(raw, 1e-6, 1 - 1e-6))
-    positives, negatives = abnormal.sum(), (~abnormal).sum()
-    target = np.where(abnormal, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    slope, intercept = platt(logit(np.clip(raw, 1e-6, 1 - 1e-6)), abnormal)
+    knots = _isotonic(raw, abnormal) if len(raw) >= ISOTONIC_FROM else ()
+    return Calibration(temperature=temperature, slope=slope, intercept=intercept, knots=knots)
 
-    def image_loss(parameters: NDArray[np.float64]) -> float:
+
+def platt(z: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope, not negative, and intercept on the logits ``z (N,)`` by log loss (Platt 1999, with his softened targets,
+    so that separable scores do not give an infinite slope)."""
+    count, others = positive.sum(), (~positive).sum()
+    target = np.where(positive, (count + 1) / (count + 2), 1 / (others + 2))
+
+    def loss(parameters: NDArray[np.float64]) -> float:
         logits = parameters[0] * z + parameters[1]
         return float(np.mean(np.logaddexp(0, logits) - target * logits))
 
-    fitted = minimize(image_loss, x0=(1.0, 0.0), bounds=((0.0, None), (None, None)))
-    slope, intercept = (float(value) for value in fitted.x)
-    knots = _isotonic(raw, abnormal) if len(raw) >= ISOTONIC_FROM else ()
-    return Calibration(temperature=temperature, slope=slope, intercept=intercept, knots=knots)
+    slope, intercept = minimize(loss, x0=(1.0, 0.0), bounds=((0.0, None), (None, None))).x
+    return float(slope), float(intercept)
 
 
 def candidates(

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from chexmodels.bundle import AnomalyCalibration, BundleError, Calibration, OperatingPoint, find
-from chexmodels.registry import heat_kind, load
+from chexmodels.registry import Stack, heat_kind, load
 from chextrain.data.arrays import Arrays
 from chextrain.evaluate.calibrate import decide
 from chextrain.evaluate.predict import device, logits
@@ -35,11 +35,13 @@ class ScoredModel:
     """Which autoencoder DDAD is of; empty for all others."""
     calibration: Calibration | AnomalyCalibration | None = None
     points: Mapping[str, OperatingPoint] | None = None
+    classes: tuple[str, ...] = ()
+    """What a classifier scores; empty for all others."""
 
     @property
     def localises(self) -> bool:
         """It marks any finding, and is scored as a localiser."""
-        return self.architecture != SIAMESE and not self.finding
+        return self.architecture != SIAMESE and not self.finding and not self.classes
 
 
 def read_model(source: str) -> ScoredModel:
@@ -48,6 +50,8 @@ def read_model(source: str) -> ScoredModel:
         run = Run.read(Path(source))
         if run.architecture == MASKED:
             raise BundleError(f"{source}: what restores images marks nothing, and is not scored")
+        if heat_kind(run.architecture) == "none" and not run.parameters["encoder"]:
+            raise BundleError(f"{source}: its encoder is not in the run, so that it cannot be scored here")
         finding = str(run.values["specialist"]["finding"]) if run.recipe == SPECIALIST else ""
         title = f"{run.recipe} ({Path(source).name})"
         network = load_network(Path(source)).to(device())
@@ -59,9 +63,12 @@ def read_model(source: str) -> ScoredModel:
             network,
             run.size,
             str(run.parameters.get("backbone", "")),
+            classes=tuple(run.parameters["findings"]) if heat_kind(run.architecture) == "none" else (),
         )
     model = load(find(source), device())
     card = model.card
+    if isinstance(model, Stack):
+        raise BundleError(f"{source} is a stack: its members are scored, each by its own bundle")
     return ScoredModel(
         card.title,
         card.architecture,
@@ -72,6 +79,7 @@ def read_model(source: str) -> ScoredModel:
         str(card.parameters.get("backbone", "")),
         card.calibration,
         card.operating_points,
+        card.classes if card.kind == "classifier" else (),
     )
 
 

@@ -16,6 +16,8 @@ from chextrain.data.cases import Collection
 from chextrain.data.leakage import known
 from chextrain.evaluate.chexnomaly_stages import score_siamese, score_specialists
 from chextrain.evaluate.chexnomaly_tables import LocaliserNumbers, SiameseNumbers, SpecialistNumbers, paper_tables
+from chextrain.evaluate.classes import ClassReport, class_logits
+from chextrain.evaluate.classes import report as class_report
 from chextrain.evaluate.ddad_table import DdadNumbers, ddad_table, score_ddad
 from chextrain.evaluate.figures import contact_sheet, plots
 from chextrain.evaluate.markdown import markdown
@@ -33,6 +35,7 @@ class Report:
     specialists: tuple[SpecialistNumbers, ...] = ()
     siamese: tuple[SiameseNumbers, ...] = ()
     ddad: tuple[DdadNumbers, ...] = ()
+    classes: tuple[ClassReport, ...] = ()
     predictions: tuple[Predictions, ...] = field(default=(), repr=False)
     known: str = ""
     """What must be said of an external set that holds images which were trained on; empty: nothing."""
@@ -44,6 +47,8 @@ class Report:
             parts.append(f"**{self.known}**")
         if self.ddad:
             parts += ["## Table 1 of DDAD", ddad_table(self.ddad)]
+        for classified in self.classes:
+            parts += [f"## {classified.title} on {classified.split}, by class", classified.markdown()]
         if len(self.ddad) < len(self.models) or self.specialists or self.siamese:
             tables = paper_tables(self.models, self.specialists, self.siamese)
             parts += [NOTE, *(f"## {title}\n\n{table}" for title, table in tables.items())]
@@ -92,8 +97,16 @@ def assemble(
     siamese: list[SiameseNumbers] = []
     predictions: list[Predictions] = []
     ddad: list[DdadNumbers] = []
+    classes: list[ClassReport] = []
     for model in scored:
-        if model.localises:
+        if model.classes:
+            arrays = load(collection, split, model.size, cache)
+            scores = class_logits(model.network, arrays)
+            learnt = collection.split("train")
+            classes.append(
+                class_report(model.title, f"{collection.name}, {split}", scores, arrays.cases, model.classes, learnt)
+            )
+        elif model.localises:
             calibration, points = decided(model, lambda model=model: val(model.size))  # type: ignore[misc]
             known = scorer.score(replace(model, calibration=calibration, points=points))
             other = elsewhere.score(replace(model, calibration=calibration, points=points)) if elsewhere else None
@@ -117,6 +130,7 @@ def assemble(
         tuple(specialists),
         tuple(siamese),
         tuple(ddad),
+        tuple(classes),
         tuple(predictions),
         _known(collection, external, cache) if external else "",
     )

@@ -18,6 +18,7 @@ NAMES = (
     "max_ensemble",
     "model_ensemble",
     "ddad",
+    "cml",
 )
 """Each is a module of this package with a ``RECIPE``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -45,8 +46,10 @@ class ReanalysisOf(Images):
     only_done: bool = Field(False, description="Leave out images that were refused, failed or were cancelled.")
 
 
+#: With a time: the OpenAPI document leaves out of an example what is null.
+_EXAMPLE = Reanalysis("chexnomaly 2", 2, 0, 0, {}, datetime(2026, 1, 31, 20, tzinfo=UTC), False)
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/json": {"example": asdict(Reanalysis("chexnomaly 2", 2, 0, 0, {}, None, False))}}},
+    200: {"content": {"application/json": {"example": asdict(_EXAMPLE)}}},
     400: {"description": "No such model, or no image is named."},
 }
 

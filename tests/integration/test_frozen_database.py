@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pytest
 
+from support.frozen import freeze, thaw
 from support.ledgers import opened
 from support.receivers import a_settings, receiving, rows
 from support.senders import an_image, store_file
@@ -26,11 +27,11 @@ T = TypeVar("T")
 
 @contextmanager
 def frozen(postgres: Postgres) -> Iterator[None]:
-    postgres.freeze()
+    processes = freeze(postgres)
     try:
         yield
     finally:
-        postgres.thaw()
+        thaw(processes)
 
 
 def timed(action: Callable[[], T]) -> tuple[T, float]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+import psutil
 from sqlalchemy import text
 
 from chexnode.ledger import backup
@@ -27,6 +28,7 @@ from chexnode.ledger.database import Database
 from chexnode.ledger.schema import metadata
 from chexnode.vocabulary.errors import Transient
 from support.disks import SmallDisk
+from support.frozen import freeze, thaw
 from support.nodes import Node
 from support.servers import Orthanc, Postgres, Redis, Server
 
@@ -67,12 +69,13 @@ class Freeze:
     def __init__(self, postgres: Postgres, lasts: Seconds) -> None:
         self.name, self.lasts = f"{postgres.name} frozen", lasts
         self._postgres = postgres
+        self._processes: list[psutil.Process] = []
 
     def strike(self, draw: random.Random) -> None:
-        self._postgres.freeze()
+        self._processes = freeze(self._postgres)
 
     def heal(self) -> bool:
-        self._postgres.thaw()
+        thaw(self._processes)
         return True
 
 

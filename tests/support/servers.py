@@ -367,7 +367,6 @@ class Postgres(Server):
         memory = Path("/dev/shm")
         base = memory if in_memory and os.access(memory, os.W_OK) else None
         super().__init__(Path(tempfile.mkdtemp(prefix="chexnode-pg-", dir=base)))
-        self._frozen: list[psutil.Process] = []
         self.port = free_port()
         self.data = self.folder / "data"
         if os.geteuid() == 0:
@@ -424,22 +423,6 @@ class Postgres(Server):
     def crash(self) -> None:
         """Immediate shutdown: every session is cut, nothing is flushed, the next start recovers from the log."""
         self._end(signal.SIGQUIT, 20)
-
-    def freeze(self) -> None:
-        """SIGSTOP to all of it: the kernel acknowledges bytes, and no time-out of the server's own ends a wait."""
-        assert self.process is not None
-        server = psutil.Process(self.process.pid)
-        self._frozen = [server, *server.children(recursive=True)]
-        for process in self._frozen:
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
-
-    def thaw(self) -> None:
-        """It goes on where it was."""
-        for process in reversed(self._frozen):
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
-        self._frozen = []
 
     def create_database(self) -> str:
         """Make an empty database and return its SQLAlchemy URL."""

@@ -34,7 +34,6 @@ PAUSE: Seconds = (1, 6)
 """Between two associations of a sender."""
 FIRST_CR = 100_001
 """An odd seed beyond those of the other phantoms: see ``phantom_dicom.KINDS``."""
-CLOCK_BEHIND = "-45s"
 START_SECONDS = 5
 """What a worker takes to start where nothing else goes on."""
 RECOVERY_SECONDS = 300
@@ -128,11 +127,7 @@ class Site:
         self.restored = LoseRows(self.node, folder / "copies", (2, 10))
         self.receiver = up.enter_context(self.node.role("receive"))
         began = time.monotonic()
-        # One worker's clock is three quarters of a minute behind everybody's, where the tests can make it so.
-        self.workers = [self.node.role("worker", number) for number in (1, 2)]
-        self.workers[0].clock = CLOCK_BEHIND
-        for worker in self.workers:
-            up.enter_context(worker)
+        self.workers = [up.enter_context(self.node.role("worker", number)) for number in (1, 2)]
         self.slowness = min(max(1.0, (time.monotonic() - began) / START_SECONDS / 2), 6.0)
 
     def targets(self) -> Iterator[Target]:

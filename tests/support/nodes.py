@@ -137,14 +137,6 @@ class Process(Server):
         self.name = f"chexnode-{command}-{number}"
         super().__init__(node.folder)
         self.node, self.role = node, command
-        self.clock = ""
-        """How far its clock is off, as libfaketime writes it (``-45s``); nothing where that is not installed."""
-
-    def environment(self) -> Mapping[str, str]:
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-        if not self.clock or library is None:
-            return {}
-        return {"LD_PRELOAD": str(library), "FAKETIME": self.clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
     def command(self) -> Sequence[str | Path]:
         return [sys.executable, "-m", "chexnode.cli", "--config", self.node.config, self.role]

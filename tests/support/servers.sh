@@ -18,7 +18,6 @@ needs dicom3tools command -v dciodvfy
 needs pixelmed-apps command -v DicomSRValidator
 needs rsyslog command -v rsyslogd
 needs rsyslog-gnutls compgen -G '/usr/lib/*/rsyslog/lmnsd_gtls.so'
-needs libfaketime compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
 needs postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
 
 # The viewer tests are skipped without a browser, so that its absence stops nobody.

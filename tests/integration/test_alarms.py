@@ -7,7 +7,8 @@ import hmac
 import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import time, timedelta
 from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,10 +22,11 @@ from chexnode.alarms.rules import Facts, conditions
 from chexnode.alarms.watch import Watch
 from chexnode.cli.commands import app
 from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.overview import SourceView
 from chexnode.node import Duty
 from chexnode.settings.alarms import AlarmSettings
 from chexnode.settings.loading import load
-from support.ledgers import Clock, node_on, opened
+from support.ledgers import Clock, arrival, node_on, opened, record
 from support.servers import LOOPBACK, free_port
 
 SECRET = "a key that both know"
@@ -184,3 +186,39 @@ def test_each_rule_speaks_when_it_should() -> None:
     assert [one.rule for one in conditions(wrong, settings)] == [
         "no-receiver", "no-workers", "no-deliverers", "disk", "account", "queue", "certificate", "clock",
     ]  # fmt: skip
+
+
+def test_warnings_wait_in_quiet_hours_and_critical_alarms_do_not() -> None:
+    settings, now = AlarmSettings(quiet="22:00-06:30"), Clock().now
+    silent = (SourceView("MODALITY", "ROOM1", now), SourceView("MODALITY", None, now))
+    facts = Facts(now, {Duty.RECEIVE: False}, (), None, 0, False, None, timedelta(), silent=silent)
+    by_day = conditions(facts, settings)
+    assert [(one.rule, one.subject) for one in by_day] == [
+        ("no-receiver", ""), ("station", "ROOM1 (MODALITY)"), ("station", "no station (MODALITY)"),
+    ]  # fmt: skip
+    by_night = conditions(replace(facts, is_quiet=True), settings)
+    assert [one.grace for one in by_night] == [by_day[0].grace, timedelta.max, timedelta.max]
+    times = [time(21, 59), time(22), time(0), time(6, 29), time(6, 30), time(12)]
+    assert [settings.is_quiet(at) for at in times] == [False, True, True, True, False, False]
+    assert [AlarmSettings(quiet="12:00-13:00").is_quiet(at) for at in times] == [False] * 5 + [True]
+    assert not AlarmSettings().is_quiet(time(0))
+
+
+def test_a_station_that_is_silent_at_its_usual_time_is_named(ledger: Ledger, clock: Clock) -> None:
+    def week(**images: int) -> None:
+        """Images of an hour, by station; then three hours and the rest of the week."""
+        for station, count in images.items():
+            for _ in range(count):
+                record(ledger, arrival(instance={"station_name": station}))
+        clock.forward(3600)
+
+    rest = 7 * 86_400 - 3600
+    for images in ({"ROOM1": 3, "ROOM2": 3}, {"ROOM1": 5, "ROOM2": 2}, {"ROOM1": 3, "ROOM2": 9}):
+        week(**images)
+        assert ledger.overviews.silent(3) == []
+        clock.forward(rest)
+    week(ROOM2=1)
+    assert [one.station_name for one in ledger.overviews.silent(3)] == ["ROOM1"]
+    assert ledger.overviews.silent(0) == []
+    week(ROOM1=1)
+    assert ledger.overviews.silent(3) == [], "it has sent"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from chexnode.ledger.alarms import Condition
-from chexnode.ledger.overview import DestinationView
+from chexnode.ledger.overview import DestinationView, SourceView
 from chexnode.node import Duty
 from chexnode.settings.alarms import AlarmSettings
 from chexnode.vocabulary.reports import Drift
@@ -38,11 +38,23 @@ class Facts:
     """How far the database's clock is ahead."""
     drift: Sequence[Drift] = ()
     """Recent images against the baseline."""
+    silent: Sequence[SourceView] = ()
+    """Who sends nothing at a time when it usually does."""
+    is_quiet: bool = False
+    """Whether warnings wait."""
 
 
 def conditions(facts: Facts, settings: AlarmSettings) -> list[Condition]:
-    """Everything that is wrong."""
-    return [*_of_node(facts, settings), *_of_destinations(facts, settings), *_of_drift(facts)]
+    """Everything that is wrong. In quiet hours the grace of a warning has no end: it begins afterwards, if then."""
+    found = [
+        *_of_node(facts, settings),
+        *_of_destinations(facts, settings),
+        *_of_drift(facts),
+        *_of_stations(facts),
+    ]
+    if facts.is_quiet:
+        return [one if one.severity == CRITICAL else replace(one, grace=timedelta.max) for one in found]
+    return found
 
 
 def _of_node(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
@@ -91,3 +103,10 @@ def _of_drift(facts: Facts) -> Iterator[Condition]:
     for subject, some in shifted.items():
         figures = ", ".join(f"{one.statistic} (PSI {one.psi:.2f})" for one in some)
         yield Condition("drift", subject, WARNING, f"Recent images of {subject} differ from the baseline: {figures}.")
+
+
+def _of_stations(facts: Facts) -> Iterator[Condition]:
+    for one in facts.silent:
+        subject = f"{one.station_name or 'no station'} ({one.calling_ae_title})"
+        text = f"No image from {subject} since {one.last_at:%Y-%m-%d %H:%M} UTC, at a time when it usually sends."
+        yield Condition("station", subject, WARNING, text)

@@ -100,6 +100,8 @@ def look(node: Node) -> Facts:
         disk_refuses=refuses,
         certificate_ends_at=certificate_end(node),
         skew=ledger.database.skew(),
+        silent=ledger.overviews.silent(settings.alarms.station_hours),
+        is_quiet=settings.alarms.is_quiet(datetime.now().time()),
         drift=ledger.drifts.look(Window(drift.days, drift.images, drift.psi), DRIFT_SECONDS),
     )
 

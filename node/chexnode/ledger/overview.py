@@ -21,6 +21,8 @@ RECENT = 500
 MINUTES = 60
 """Of which images are counted minute by minute."""
 _SOURCES = 12
+_WEEKS, _USUAL = 4, 3
+"""A station usually sends at a time when it did in all but one of so many weeks, so many images at least."""
 _LATE_COMMIT = timedelta(minutes=10)
 """A row is seen no later than this after the moment that it is of."""
 
@@ -133,6 +135,26 @@ class Overviews:
         """Those that are ``known`` or that something was ever sent to."""
         with self._db.read() as conn:
             return self._destinations(conn, known)
+
+    def silent(self, hours: float) -> list[SourceView]:
+        """Who sent nothing in the last ``hours``, but three images or more in the same hours of three of four weeks."""
+        now, length = self._db.clock(), timedelta(hours=hours)
+        by = (instances.c.calling_ae_title, instances.c.station_name)
+
+        def sent(until: datetime, least: int) -> set[tuple[str, str | None]]:
+            within = instances.c.received_at.between(until - length, until)
+            query = select(*by).where(within).group_by(*by).having(func.count() >= least)
+            return {(caller, station) for caller, station in conn.execute(query)}
+
+        with self._db.read() as conn:
+            weeks = Counter(one for week in range(1, _WEEKS + 1) for one in sent(now - timedelta(weeks=week), _USUAL))
+            silent = {one for one, count in weeks.items() if count >= _WEEKS - 1} - sent(now, 1) if hours else set()
+            found = []
+            for caller, station in sorted(silent, key=str):
+                theirs = (by[0] == caller, by[1].is_not_distinct_from(station))
+                latest = conn.execute(select(func.max(instances.c.received_at)).where(*theirs)).scalar_one()
+                found.append(SourceView(caller, station, latest))
+        return found
 
     def sources(self) -> list[SourceView]:
         """Who sent the latest images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import time
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
@@ -32,12 +33,27 @@ class AlarmSettings(Section):
     duty_minutes: float = Field(2, ge=0, description="Receiver, workers or delivery may be gone this long.")
     certificate_days: float = Field(30, ge=0, description="Our certificate may not end sooner than in this many days.")
     clock_seconds: float = Field(5, gt=0, description="The clocks of this host and the database may differ this much.")
+    station_hours: float = Field(
+        3, ge=0, le=24, description="A station may be silent this long at a time when it usually sends; 0: for ever."
+    )
+    quiet: str = Field(
+        "",
+        pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$",
+        description="When warnings wait, by this host's clock, such as 22:00-06:00; critical alarms never do.",
+    )
 
     @model_validator(mode="after")
     def _reachable(self) -> AlarmSettings:
         if self.webhook and not self.webhook.startswith(("http://", "https://")):
             raise ValueError("alarms.webhook is a URL that begins with http:// or https://")
         return self
+
+    def is_quiet(self, at: time) -> bool:
+        """Whether warnings wait at that time of the day; the end is outside."""
+        if not self.quiet:
+            return False
+        start, end = (time.fromisoformat(part) for part in self.quiet.split("-"))
+        return start <= at < end if start <= end else at >= start or at < end
 
     @property
     def are_wanted(self) -> bool:

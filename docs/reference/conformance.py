@@ -11,6 +11,7 @@ from pydicom.uid import UID, AllTransferSyntaxes
 from webservices import web_services
 from writing import page, table
 
+from chexmodels.dicom.key_objects import REJECTIONS
 from chexnode.archive.query_retrieve import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
 from chexnode.deliver.routing import CONTEXTS
 from chexnode.deliver.status import MEANINGS
@@ -316,6 +317,9 @@ def _storage_scu(supersessions: Mapping[str, str]) -> Iterator[str]:
                 for why, code in TITLES.items()
             ),
         )
+        + "\n\nA Key Object Selection that is received, with one of the titles "
+        f"{', '.join(f'({code}, DCM)' for code in sorted(REJECTIONS))}, ends the results of the images that its "
+        "evidence names, which are withdrawn as above, and those of our own results that it names."
     )
 
 

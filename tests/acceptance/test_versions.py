@@ -4,6 +4,7 @@ moved to another study. A real Orthanc sends it, and gets the results and what w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless, KeyObjectSelectionDocumentStorage, generate_uid
 
-from chexmodels.dicom.key_objects import read_key_objects
+from chexmodels.dicom.key_objects import KeyObject, read_key_objects
+from chexnode.encode.rejection import encode_rejection
 from chexnode.ledger.jobs import REUSED
+from chexnode.vocabulary.supersession import Supersession
 from support import validators
 from support.nodes import AE_TITLE, Node, loopback_destination
 from support.phantoms import phantom_files
-from support.servers import LOOPBACK, Orthanc, StoreSCP
+from support.servers import LOOPBACK, Orthanc, StoreSCP, wait_for
 
 WITH_AN_ABNORMALITY = 0
 """Seed of a phantom that has a finding, so that there is a Segmentation too."""
@@ -130,6 +133,26 @@ def test_every_version_of_an_image_leaves_one_valid_set_under_its_identity(site:
         assert account["skipped"] == (number > 1)
     assert len(set.union(*sets)) == sum(map(len, sets)) == 9
     check_history(site, explicit)
+
+
+def test_a_rejection_note_of_the_pacs_withdraws_the_results_everywhere(site: Site) -> None:
+    sources = [ds for ds in map(site.pacs.dataset, site.pacs.instances()) if ds.get("Manufacturer") != "ChexNode"]
+    assert sources, "the versions of the image that the test before has sent"
+    assert site.results()
+    there = uids(site.archived())
+    latest = sources[-1]
+    keywords = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    named = [KeyObject(*(str(latest[keyword].value) for keyword in keywords))]
+    note = encode_rejection(latest, named, Supersession.REPLACED, datetime.now(UTC), "1")
+    note.Manufacturer = "PACS"
+    site.send(note)
+    wait_for(lambda: not site.results(), "the PACS to have none of our results")
+    fresh = wait_for(lambda: uids(site.archived()) - there, "the archive to be told")
+    [told] = [ds for ds in site.notes() if str(ds.SOPInstanceUID) in fresh]
+    assert read_key_objects(told).title == ("113001", "DCM")
+    assert {one.sop_instance_uid for one in read_key_objects(told).objects} <= there
+    assert site.searched() == []
+    assert site.node.account()["difference"] == 0
 
 
 def check_archive(site: Site, withdrawn: set[str], valid: set[str]) -> None:

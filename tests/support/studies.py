@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chexnode.spool.spool import Spool
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Arrival, Verdict
 from chexnode.vocabulary.states import InstanceState
+from chexnode.work.rejecting import read_notes
 from chexnode.work.reporter import Reporter
 from support.ledgers import SPEC, Clock, CountingBell, arrival, record
 from support.radiographs import parsed, part10, radiograph
@@ -79,7 +81,7 @@ class Site:
         self.tick()
 
     def tick(self) -> None:
-        Housekeeper(self.node, self.reporter.report).tick()
+        Housekeeper(self.node, self.reporter.report, partial(read_notes, self.node)).tick()
 
     def deliver(self) -> None:
         courier = Courier(self.node)

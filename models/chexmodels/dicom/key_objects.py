@@ -13,6 +13,11 @@ MOST = 100_000
 """Objects that one document may name."""
 
 
+REJECTIONS = frozenset(["113001", "113037", "113038", "113039"])
+"""Codes of DCM in the title of a document that rejects what it names (PS3.16 CID 7011): for quality, for patient
+safety, a wrong worklist entry, the end of retention."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyObject:
     """One object that a document names."""
@@ -30,6 +35,11 @@ class KeyObjects:
     title: tuple[str, str]
     """Code Value and Coding Scheme Designator of Concept Name; empty strings where there is none."""
     objects: tuple[KeyObject, ...]
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether it rejects its objects (IHE RAD TF-2 4.66, Rejection Note Stored)."""
+        return self.title[1] == "DCM" and self.title[0] in REJECTIONS
 
 
 def read_key_objects(ds: Dataset) -> KeyObjects:

@@ -30,6 +30,7 @@ SERIES = SeriesName(9401, "AI Withdrawal - NOT FOR DIAGNOSTIC USE")
 TITLES: Mapping[Supersession, Code] = {
     Supersession.CORRECTED: codes.DCM.IncorrectModalityWorklistEntry,
     Supersession.ERASED: codes.DCM.DataRetentionPolicyExpired,
+    Supersession.REJECTED: codes.DCM.RejectedForQualityReasons,
     Supersession.REPLACED: codes.DCM.RejectedForQualityReasons,
 }
 

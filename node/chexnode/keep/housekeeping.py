@@ -29,10 +29,13 @@ _CHUNK = 200
 class Housekeeper:
     """One worker's turn at keeping house."""
 
-    def __init__(self, node: Node, report: Callable[[], None] = lambda: None) -> None:
-        """``report``: reports the studies that are due for it."""
+    def __init__(
+        self, node: Node, report: Callable[[], None] = lambda: None, read_notes: Callable[[], None] = lambda: None
+    ) -> None:
+        """``report``: reports the studies that are due for it. ``read_notes``: does what rejection notes say."""
         self._settings, self._ledger, self._spool = node.settings, node.ledger, node.spool
         self._spec, self._owner, self._report = node.spec, node.owner, report
+        self._read_notes = read_notes
         self._others = [one.spec for one in node.shadows]
         self._recovery = Recovery(node)
         self._swept = -SWEEP_SECONDS
@@ -59,6 +62,7 @@ class Housekeeper:
         gone = self._ledger.deliveries.give_up([d.name for d in self._settings.destination])
         if gone:
             log.warning("%d deliveries were waiting for a destination that the settings no longer have", gone)
+        self._read_notes()
         if time.monotonic() - self._swept >= SWEEP_SECONDS:
             self.retain()
             self.sweep()

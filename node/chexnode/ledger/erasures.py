@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, or_, select, update
 
 from chexnode.ledger.database import Database, in_chunks
-from chexnode.ledger.moves import finish_delivered, happened, instance_id, locked, move_each, record
+from chexnode.ledger.moves import finish_delivered, happened, instance_id, locked, move_each, new_fence, record
 from chexnode.ledger.rows import JOB_OF_VERSION, MAY_BE_THERE, add_results
 from chexnode.ledger.schema import commitments, deliveries, events, instances, jobs, results, series, studies
 from chexnode.vocabulary.events import Event
@@ -69,7 +69,7 @@ class Erasures:
             rows = _Rows(conn, whose)
             open_ones = and_(jobs.c.id.in_(rows.jobs), jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
             found = locked(conn, jobs, open_ones, jobs.c.id, jobs.c.state)
-            facts: dict[str, Any] = {"finished_at": now, "fence": jobs.c.fence + 1, "owner": None, "lease_until": None}
+            facts: dict[str, Any] = {"finished_at": now, "fence": new_fence(), "owner": None, "lease_until": None}
             return len(move_each(conn, jobs, found, JobState.CANCELLED, Event.CANCELLED, now, **facts))
 
     def sent(self, whose: Filter) -> dict[str, tuple[SetMember, ...]]:
@@ -106,7 +106,7 @@ class Erasures:
             under_way = conn.execute(select(func.max(deliveries.c.lease_until)).where(open_ones)).scalar_one_or_none()
             found = locked(conn, deliveries, open_ones, deliveries.c.id, deliveries.c.job_id, deliveries.c.state)
             facts: dict[str, Any] = {"lease_until": None, "next_attempt": None, "commit_at": None, "finished_at": now}
-            facts["fence"] = deliveries.c.fence + 1
+            facts["fence"] = new_fence()
             move_each(conn, deliveries, found, DeliveryState.WITHDRAWN, Event.WITHDRAWN, now, **facts)
             finish_delivered(conn, list(conn.execute(rows.jobs).scalars()), now)
             for note in notes:

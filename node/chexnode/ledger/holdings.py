@@ -52,6 +52,7 @@ class Holdings:
             .where(
                 deliveries.c.destination == destination,
                 deliveries.c.state.in_([DeliveryState.SENT, DeliveryState.COMMITTED]),
+                results.c.superseded.is_(None),  # it may be gone, and nobody is to send it again
                 *times,
                 *studies,
                 instances.c.study_instance_uid.is_not(None),

@@ -30,6 +30,7 @@ from chexnode.ledger.migrate import check_schema
 from chexnode.ledger.objects import Objects
 from chexnode.ledger.overview import Overviews
 from chexnode.ledger.reanalysis import Reanalyses
+from chexnode.ledger.rejections import Rejections
 from chexnode.ledger.reports import Reports
 from chexnode.ledger.sets import Sets
 from chexnode.ledger.studies import Studies
@@ -61,6 +62,7 @@ class Ledger:
         self.subjects = Subjects(self.database)
         self.files = Files(self.database)
         self.erasures = Erasures(self.database)
+        self.rejections = Rejections(self.database)
         self.holdings = Holdings(self.database)
         self.objects = Objects(self.database)
         self.tokens = Tokens(self.database)

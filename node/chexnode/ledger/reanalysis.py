@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, exists, func, or_, select
 
 from chexnode.ledger.database import Database, add_rows
 from chexnode.ledger.instances import AFRESH, new_job
@@ -26,6 +26,7 @@ from chexnode.vocabulary.purposes import Purpose, Urgency
 from chexnode.vocabulary.records import JobSpec
 from chexnode.vocabulary.reports import Reanalysis
 from chexnode.vocabulary.states import JobState
+from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind
 
 _CHUNK = 200
@@ -152,7 +153,8 @@ def _candidates(request: Request) -> Select[Any]:
     columns = (*(instances.c[name] for name in ("sop_instance_uid", "digest", "received_at")), *_SPEC)
     query = select(*columns).join_from(jobs, instances, JOB_OF_VERSION)
     states = _ANALYSED if request.only_done or request.purpose in (Purpose.ROLLBACK, Purpose.SHADOW) else _ENDED
-    query = query.where(~jobs.c.superseded, jobs.c.state.in_(states), *of_instances(request.wanted))
+    rejected = exists().where(results.c.job_id == jobs.c.id, results.c.superseded == Supersession.REJECTED)
+    query = query.where(~jobs.c.superseded, ~rejected, jobs.c.state.in_(states), *of_instances(request.wanted))
     if request.purpose is Purpose.SHADOW:
         (spec,) = request.specs
         return query.where(~_others(spec, (Purpose.SHADOW,), tuple(s for s in JobState if s not in _AGAIN)))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -128,6 +129,9 @@ def _where(condition: str) -> dict[str, Any]:
     return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
 
 
+KEY_OBJECTS = f"sop_class_uid = '{KeyObjectSelectionDocumentStorage}'"
+"""Of instances: the Key Object Selections."""
+
 studies = Table(
     "studies",
     metadata,
@@ -218,6 +222,7 @@ instances = Table(
     Index(None, "calling_ae_title", "station_name", "received_at"),
     Index("ix_instances_kept", "received_at", **_where("path IS NOT NULL")),
     Index(None, "path", **_where("path IS NOT NULL")),
+    Index("ix_instances_key_objects", "received_at", **_where(KEY_OBJECTS)),
     Index("ix_instances_again", "duplicates", **_where("duplicates > 0")),
 )
 

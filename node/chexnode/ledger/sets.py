@@ -33,7 +33,7 @@ class Sets:
     def valid(self, sop_instance_uid: str) -> list[ResultSet]:
         """The sets of all versions of an image that are valid: one, or none; more only while models are compared."""
         with self._db.read() as conn:
-            return _valid(conn, sop_instance_uid)
+            return valid_sets(conn, sop_instance_uid)
 
     def answer(self, sop_instance_uid: str, content_digest: str, model_digest: str) -> str | None:
         """Path of what the model answered for this content before, of whichever version; None: it was not asked."""
@@ -53,7 +53,8 @@ class Sets:
             return path
 
 
-def _valid(conn: Connection, sop_instance_uid: str) -> list[ResultSet]:
+def valid_sets(conn: Connection, sop_instance_uid: str) -> list[ResultSet]:
+    """See :meth:`Sets.valid`."""
     query = (
         select(results, instances.c.received_at, jobs)
         .join_from(results, jobs, jobs.c.id == results.c.job_id)
@@ -105,7 +106,7 @@ def supersede_sets(
 
     Raises Transient where they are not the valid ones of the image any more.
     """
-    valid = {one.job for one in _valid(conn, sop_instance_uid)} - {by}
+    valid = {one.job for one in valid_sets(conn, sop_instance_uid)} - {by}
     if valid != set(replaces):
         raise Transient("the valid results of this image are others by now")
     for job, why in replaces.items():

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from chexnode.node import BEAT_SECONDS, Duty, Node
@@ -66,6 +67,7 @@ def run_worker(settings: Settings, supervised: bool = False) -> None:
     from chexnode.keep.housekeeping import Housekeeper
     from chexnode.queue.app import make_app
     from chexnode.queue.tasks import consume, register
+    from chexnode.work.rejecting import read_notes
     from chexnode.work.reporter import Reporter
     from chexnode.work.shift import Shift
 
@@ -75,7 +77,7 @@ def run_worker(settings: Settings, supervised: bool = False) -> None:
         Node.open(settings, "worker") as node,
         Shift(node) as shift,
     ):
-        shift.tick_with(Housekeeper(node, Reporter(node).report).tick)
+        shift.tick_with(Housekeeper(node, Reporter(node).report, partial(read_notes, node)).tick)
         app = make_app(settings.broker.url, settings.node.data_dir)
         register(app, shift.infer, shift.deliver)
         log.info("working on %s as %s", ", ".join(settings.worker.queues), node.owner)

@@ -12,5 +12,7 @@ class Supersession(StrEnum):
     """The same image came under another patient, study, series or accession number."""
     ERASED = "erased"
     """The patient or the study was erased."""
+    REJECTED = "rejected"
+    """A rejection note came that names the image, or the results."""
     REPLACED = "replaced"
     """The image came with other pixels, or was analysed anew: other results take their place."""

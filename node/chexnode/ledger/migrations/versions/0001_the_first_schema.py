@@ -178,6 +178,12 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_instances_state_received_at"), ["state", "received_at"], unique=False)
         batch_op.create_index("ix_instances_kept", ["received_at"], unique=False, **_where("path IS NOT NULL"))
         batch_op.create_index(batch_op.f("ix_instances_path"), ["path"], unique=False, **_where("path IS NOT NULL"))
+        batch_op.create_index(
+            "ix_instances_key_objects",
+            ["received_at"],
+            unique=False,
+            **_where("sop_class_uid = '1.2.840.10008.5.1.4.1.1.88.59'"),
+        )
         batch_op.create_index("ix_instances_again", ["duplicates"], unique=False, **_where("duplicates > 0"))
         batch_op.create_index(
             "ix_instances_of_series", ["study_instance_uid", "series_instance_uid", "sop_instance_uid"], unique=False
@@ -409,6 +415,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_instances_again")
         batch_op.drop_index(batch_op.f("ix_instances_path"))
         batch_op.drop_index("ix_instances_kept")
+        batch_op.drop_index("ix_instances_key_objects")
         batch_op.drop_index(batch_op.f("ix_instances_state_received_at"))
         batch_op.drop_index(batch_op.f("ix_instances_state_reason_notes"))
         batch_op.drop_index(batch_op.f("ix_instances_received_at"))

@@ -1,0 +1,59 @@
+"""Rejection notes that a PACS sends (IHE RAD TF-2 4.66): results of a rejected image are withdrawn wherever they were
+sent, and a rejected result of ours is valid no longer."""
+
+from __future__ import annotations
+
+import logging
+
+from chexmodels.dicom.key_objects import KeyObjects, read_key_objects
+from chexmodels.dicom.part10 import DecodeError, read_sound
+from chexnode.ledger.rejections import ReceivedNote
+from chexnode.node import Node
+from chexnode.sandbox.limits import read_limits
+from chexnode.spool.spool import DiskRefused
+from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.supersession import Supersession
+from chexnode.work.replacing import header_of, withdrawals
+from chexnode.work.store import discard, store
+
+log = logging.getLogger(__name__)
+
+_NOTHING = KeyObjects(("", ""), ())
+
+
+def read_notes(node: Node) -> None:
+    """Look at the Key Object Selections that have come, and do what rejection notes among them say.
+
+    What cannot be done now, because the disk or another worker is in the way, is tried at the next call. Raises
+    Transient when the database is away.
+    """
+    for note in node.ledger.rejections.unread():
+        try:
+            _carry_out(node, note, _read(node, note))
+        except DiskRefused as error:
+            log.warning("a rejection note waits: %s", error)
+
+
+def _read(node: Node, note: ReceivedNote) -> KeyObjects:
+    """What it says; nothing where it is no rejection or cannot be read. Raises DiskRefused."""
+    try:
+        document = read_key_objects(read_sound(node.spool.read(note.path), read_limits(node.settings.limits)))
+    except (DecodeError, FileNotFoundError):
+        log.warning("a Key Object Selection cannot be read", extra={"digest": note.digest})
+        return _NOTHING
+    return document if document.is_rejection else _NOTHING
+
+
+def _carry_out(node: Node, note: ReceivedNote, document: KeyObjects) -> None:
+    uids = [one.sop_instance_uid for one in document.objects]
+    valid = node.ledger.rejections.valid(uids)
+    old = {one.job: (one, header_of(one, node.spool), Supersession.REJECTED) for one in valid}
+    encoded, to = withdrawals(old, node.settings.destination, node.ledger.clock())
+    rows = store(node.spool, encoded)
+    try:
+        node.ledger.rejections.reject(note, uids, list(old), rows, to)
+    except Transient:
+        discard(node.spool, node.ledger, [row.path for row in rows])
+        raise
+    if uids:
+        log.info("a rejection note was read", extra={"objects": len(uids), "sets": len(old), "digest": note.digest})

@@ -317,9 +317,8 @@ def _storage_scu(supersessions: Mapping[str, str]) -> Iterator[str]:
                 for why, code in TITLES.items()
             ),
         )
-        + "\n\nA Key Object Selection that is received, with one of the titles "
-        f"{', '.join(f'({code}, DCM)' for code in sorted(REJECTIONS))}, ends the results of the images that its "
-        "evidence names, which are withdrawn as above, and those of our own results that it names."
+        + f"\n\nA Key Object Selection that comes, titled {' or '.join(sorted(REJECTIONS))} of DCM, ends the results "
+        "of the images that its evidence names, which are withdrawn as above, and those of our results that it names."
     )
 
 

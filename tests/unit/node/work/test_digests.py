@@ -61,13 +61,25 @@ def test_another_input_of_the_model_is_another_content_and_another_picture_anoth
         RawItem(np.linspace(-3, 3, 64, dtype=np.float32).reshape(8, 8)),
         RawItem(None, 0.1, np.array([1, -1], np.float32)),
         RawItem(np.full((2, 2), np.nan, np.float32), 0.5),
+        RawItem(
+            None,
+            members={
+                "localiser": RawItem(np.ones((2, 2), np.float32), 0.5, distance=1.25),
+                "classifier": RawItem(None, None, np.array([1, -1], np.float32)),
+            },
+        ),
     ],
 )
 def test_an_answer_is_read_back_bit_for_bit(raw: RawItem) -> None:
-    read = unpack(pack(raw))
-    for one, other in zip(read, raw, strict=True):
-        assert (one is None) == (other is None)
-        np.testing.assert_array_equal(np.asarray(one, float), np.asarray(other, float))
+    def compare(read: RawItem, raw: RawItem) -> None:
+        for one, other in zip(read[:-1], raw[:-1], strict=True):
+            assert (one is None) == (other is None)
+            np.testing.assert_array_equal(np.asarray(one, float), np.asarray(other, float))
+        assert (read.members or {}).keys() == (raw.members or {}).keys()
+        for role, member in (raw.members or {}).items():
+            compare((read.members or {})[role], member)
+
+    compare(unpack(pack(raw)), raw)
 
 
 @pytest.mark.parametrize("data", [b"", b"no answer", pack(RawItem(np.zeros((4, 4), np.float32)))[:-9]])

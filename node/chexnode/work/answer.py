@@ -54,5 +54,8 @@ def unpack(data: bytes) -> RawItem:
 
 def _answer(parts: Mapping[str, NDArray[Any]], role: str = "") -> RawItem:
     heat, score, classes, distance = (parts.get(role + name) for name in _FIELDS)
-    score, distance = (None if each is None else float(each) for each in (score, distance))
-    return RawItem(heat, score, classes, distance)
+    return RawItem(heat, _number(score), classes, _number(distance))
+
+
+def _number(part: NDArray[Any] | None) -> float | None:
+    return None if part is None else float(part)

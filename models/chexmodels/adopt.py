@@ -47,6 +47,8 @@ class Line(_Mapping):
     image_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     sensitivity: Annotated[float, Field(ge=0, le=1)] = 0.0
     clean_normals: Annotated[float, Field(ge=0, le=1)] = 0.0
+    classes: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Class -> score from which it is called present."""
 
 
 class AdoptionMapping(_Mapping):

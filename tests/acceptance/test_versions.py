@@ -152,7 +152,7 @@ def test_a_rejection_note_of_the_pacs_withdraws_the_results_everywhere(site: Sit
     [told] = [ds for ds in site.notes() if str(ds.SOPInstanceUID) in fresh]
     assert read_key_objects(told).title == ("113001", "DCM")
     assert {one.sop_instance_uid for one in read_key_objects(told).objects} <= there
-    assert site.searched() == []
+    assert {one["00080016"]["Value"][0] for one in site.searched()} == {KeyObjectSelectionDocumentStorage}, "the note"
     assert site.node.account()["difference"] == 0
 
 

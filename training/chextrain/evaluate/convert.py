@@ -111,7 +111,10 @@ def _mapping(card: ModelCard) -> str:
     ]
     for name, point in card.operating_points.items():
         lines += ["", f"[operating_points.{json.dumps(name)}]"]
-        lines += [f"{key} = {value}" for key, value in point.model_dump().items()]
+        lines += [f"{key} = {value}" for key, value in point.model_dump(exclude={"classes"}).items()]
+        if point.classes:
+            lines += [f"[operating_points.{json.dumps(name)}.classes]"]
+            lines += [f"{json.dumps(one)} = {score}" for one, score in point.classes.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -90,6 +90,9 @@ class OperatingPoint(_Data):
     classes: Mapping[str, Share] = {}
     """Class -> score from which it is called present; of a class without one nothing is said but its score."""
 
+    def __hash__(self) -> int:
+        return hash((*sorted(self.classes.items()), *(v for k, v in self.__dict__.items() if k != "classes")))
+
 
 class ScopeLine(_Data):
     """How an image is told that is none of the kind that the network learnt from; fitted on the validation split."""

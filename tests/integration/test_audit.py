@@ -151,6 +151,7 @@ def test_callers_that_are_turned_away_are_told_of(tmp_path: Path, papers: Papers
                 Sender(receiver.tls_port, tls=nobody, calling="FRIEND")
             _, two = log.wait_for(INTRUDER, 2)
             assert two.users == ["CHEXNODE", LOOPBACK]
+        log.wait_for(STOP)
         assert log.events() == [START, INTRUDER, INTRUDER, INTRUDER, STOP], "the other four as one"
 
 

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from chexnode.alarms.channels import Channel, Notice, channels
 from chexnode.alarms.rules import Facts, conditions
-from chexnode.ledger.drift import Window
+from chexnode.ledger.drift import FRESH_SECONDS, Window
 from chexnode.node import Node
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 _LEASE = "alarms"
 _MOST_UNSENT = 100
-DRIFT_SECONDS = 300.0
-"""How old the figures of drift may be: they are of days."""
 
 
 class Watch:
@@ -102,7 +100,7 @@ def look(node: Node) -> Facts:
         skew=ledger.database.skew(),
         silent=ledger.overviews.silent(settings.alarms.station_hours),
         is_quiet=settings.alarms.is_quiet(datetime.now().time()),
-        drift=ledger.drifts.look(Window(drift.days, drift.images, drift.psi), DRIFT_SECONDS),
+        drift=ledger.drifts.look(Window(drift.days, drift.images, drift.psi), FRESH_SECONDS),
     )
 
 

@@ -62,11 +62,11 @@ class Housekeeper:
         gone = self._ledger.deliveries.give_up([d.name for d in self._settings.destination])
         if gone:
             log.warning("%d deliveries were waiting for a destination that the settings no longer have", gone)
-        self._read_notes()
         if time.monotonic() - self._swept >= SWEEP_SECONDS:
             self.retain()
             self.sweep()
             self._swept = time.monotonic()
+        self._read_notes()  # last: a note that cannot be carried out keeps nothing else from being done
 
     def retain(self) -> int:
         """Delete the files of old, finished, delivered work, unless a backup is under way; return how many."""

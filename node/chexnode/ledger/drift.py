@@ -24,6 +24,8 @@ from chexnode.vocabulary.purposes import Urgency
 from chexnode.vocabulary.reports import Baseline, DailyFigures, Drift
 from chexnode.vocabulary.states import InstanceState, JobState
 
+FRESH_SECONDS = 300.0
+"""How old figures may be for whoever looks often: they are of days."""
 _BASELINE = "drift-baseline"
 _MEASURED = ("score", "area", "brightness", "contrast")
 OUTCOME = "outcome"

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.account import Account, Tally
-from chexnode.ledger.drift import Window
+from chexnode.ledger.drift import FRESH_SECONDS, Window
 from chexnode.ledger.views import Backlog
 from chexnode.node import Node
 from chexnode.spool.spool import Spool
@@ -61,9 +61,6 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chexnode_disk_size_bytes": ("Size of the file system where data_dir is.", ()),
     "chexnode_disk_refusing": ("1 while images are refused because the disk is low; work goes on.", ()),
 }
-
-DRIFT_SECONDS = 300.0
-"""How old the figures of drift may be: they are of days."""
 
 _Samples = Iterable[tuple[tuple[str, ...], float]]
 
@@ -120,7 +117,7 @@ class LedgerCollector(Collector):
             tally, backlog = self._ledger.accounts.tally(), self._ledger.views.backlog()
             duties = self._node.duties()
             drift = self._node.settings.drift
-            found = self._ledger.drifts.look(Window(drift.days, drift.images, drift.psi), DRIFT_SECONDS)
+            found = self._ledger.drifts.look(Window(drift.days, drift.images, drift.psi), FRESH_SECONDS)
         except NodeError:
             yield _family("chexnode_ledger_up", [((), 0)])
             return

@@ -127,7 +127,7 @@ class Mixture:
         return self._diagonal(_with_squares(x))
 
     def _diagonal(self, z: Float) -> Float:
-        """Squared Mahalanobis distances ``(N,K)`` of ``z (N,2d)``, values and their squares: one product of matrices."""
+        """Squared Mahalanobis distances ``(N,K)`` of ``z (N,2d)``, values and their squares: one matrix product."""
         precision = 1 / self.scales
         by = np.concatenate([-2 * self.means * precision, precision], axis=1).T.astype(z.dtype)
         found = z @ by

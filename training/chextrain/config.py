@@ -263,6 +263,8 @@ class AugmentationConfig(Section):
     """Largest standard deviation of added Gaussian noise."""
     transplant: float = 0.0
     """Share of the images into which a part of another is transplanted."""
+    collimation: float = 0.0
+    """Share of the images that are black outside a random opening, as behind a collimator or a display shutter."""
 
 
 class TrainingConfig(Section):

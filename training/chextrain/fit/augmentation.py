@@ -39,7 +39,8 @@ class Augmentation(AugmentationConfig):
         moved = joined[:, 1:2]
         hard = ((target == 0) | (target == 1)).flatten(1).all(dim=1)[:, None, None, None]
         bits = F.grid_sample(named, grid, mode="nearest", align_corners=False)
-        return self._grey(joined[:, :1]), torch.where(hard, (moved >= 0.5).float(), moved), joined[:, 2:], bits
+        image = collimate(self._grey(joined[:, :1]), self.collimation)
+        return image, torch.where(hard, (moved >= 0.5).float(), moved), joined[:, 2:], bits
 
     def _matrices(self, batch: int) -> Tensor:
         angle = torch.empty(batch).uniform_(-self.rotate, self.rotate) * math.pi / 180
@@ -58,6 +59,29 @@ class Augmentation(AugmentationConfig):
         image = image.clamp(0, 1) ** torch.exp(one(self.gamma))
         image = (image - 0.5) * (1 + one(self.contrast)) + 0.5 + one(self.contrast / 4)
         return (image + torch.randn_like(image) * one(self.noise).abs()).clamp(0, 1)
+
+
+def collimate(image: Tensor, share: float) -> Tensor:
+    """Blacken what lies outside a random, slightly turned rectangle or ellipse in a share of the images, ``(B,1,S,S)``.
+
+    So look collimators and display shutters (PS3.3 C.7.6.11). The opening takes 70 to 100 % of the frame each way and
+    leaves the lungs in sight, so what is marked stays marked.
+    """
+    batch, side = len(image), image.shape[-1]
+
+    def random(low: float, high: float) -> Tensor:
+        return torch.empty(batch, 1, 1).uniform_(low, high).to(image.device)
+
+    axis = torch.linspace(-1, 1, side, device=image.device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angle, half_x, half_y = random(-0.07, 0.07), random(0.7, 1.0), random(0.7, 1.0)
+    across = (torch.cos(angle) * x + torch.sin(angle) * y).abs() / half_x
+    along = (torch.cos(angle) * y - torch.sin(angle) * x).abs() / half_y
+    ellipse = random(0, 1) < 0.5
+    # An ellipse through the same four sides would cut the corners of the lungs: it is drawn a fifth larger.
+    inside = torch.where(ellipse, (across**2 + along**2).sqrt() / 1.2, torch.maximum(across, along)) <= 1
+    kept = inside | (random(0, 1) >= share)
+    return image * kept[:, None]
 
 
 def transplant(image: Tensor, target: Tensor, weight: Tensor, named: Tensor, share: float) -> Batch:

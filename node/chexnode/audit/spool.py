@@ -21,7 +21,7 @@ from pathlib import Path
 
 _SUFFIX = ".msg"
 _STALE_SECONDS = 3600.0
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{2,}={0,2}")
 
 
 def pattern(identities: Collection[str]) -> re.Pattern[str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chexnode.audit.kept import KeptMessages
 from chexnode.audit.spool import AuditSpool
 from chexnode.deliver.courier import Courier
 from chexnode.ledger.erasures import Extent
@@ -31,7 +32,7 @@ class Erasure:
     files: int
     """Deleted from the spool."""
     audit_messages: int
-    """Deleted before the collector had them."""
+    """Deleted here: before the collector had them, or kept to be searched."""
     withdrawn: Mapping[str, int]
     """Destination -> notes that it took."""
     not_withdrawn: Mapping[str, str]
@@ -61,7 +62,8 @@ def erase(node: Node, whose: Filter, wait_seconds: float, by: tuple[str, str]) -
         deleted |= paths
         erasures.cancel(whose)
         extent = erasures.delete(whose, deleted)
-    audit_messages = AuditSpool(node.settings.node.data_dir).erase(identities)
+    data_dir = node.settings.node.data_dir
+    audit_messages = AuditSpool(data_dir).erase(identities) + KeptMessages(data_dir).erase(identities)
     scrubbed = node.ledger.database.scrub()
     node.trail.acted(*by, f"erased {extent.studies} studies with {extent.images} images and {extent.results} results")
     return Erasure(extent, len(deleted), audit_messages, withdrawn, not_withdrawn, scrubbed)

@@ -341,5 +341,5 @@ def test_days_of_images_are_drawn(tmp_path: Path) -> None:
             made.clock.forward(24 * 3600)
         page = visitor.get("/console/node/drift").text
         assert page.count("<polyline") == 1, "the share that is abnormal; nothing else was measured"
-        assert page.count("<circle") == 2
-        assert "<circle" not in visitor.get("/console/node/drift?of=nowhere|nobody").text
+        assert page.count('<circle class="dot-other"') == 2
+        assert "dot-other" not in visitor.get("/console/node/drift?of=nowhere|nobody").text

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
 
 from chexmodels.dicom.key_objects import read_key_objects
+from chexnode.audit.elements import Instances, Participant, Source, add_participant, begin, finish, study_and_patient
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.ledger import Ledger
 from chexnode.node import Node
+from chexnode.operate.erase import erase
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import StaleMove
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import Analysis, NewResult
+from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.vocabulary.variants import ResultKind, Variant
-from chexnode.work.erasing import erase
 from support.dicomweb import part10_of
 from support.ledgers import Clock, arrival, claim, complete, node_on, opened, record
 from support.radiographs import radiograph
+from support.webs import serving
 
 STUDY, SERIES, IMAGE = "1.2.826.0.1.77.1", "1.2.826.0.1.77.2", "1.2.826.0.1.77.3"
 RESULT, RESULT_SERIES = "2.25.771001", "2.25.771002"
@@ -120,7 +125,8 @@ def test_nothing_is_left_of_an_erased_patient(tmp_path: Path, ledger: Ledger) ->
     receive(node, "1.2.826.0.1.77.9", "1.2.826.0.1.88.1", "PID-KEPT-1")
     audit = AuditSpool(node.settings.node.data_dir)
     audit.put(b'<X ParticipantObjectID="PID-ERASED-77"/>')
-    audit.put(b"<Q>" + b64encode(b"PatientName=Erased^Erika") + b"</Q>")
+    query = b64encode(b"PatientName=Erased%5EErika&limit=10")
+    audit.put(b"<ParticipantObjectQuery>" + query + b"</ParticipantObjectQuery>")
     audit.put(b'<X ParticipantObjectID="PID-KEPT-1" y="' + STUDY.encode() + b'5"/>')
     before = everything(tmp_path).decode("latin-1") + dump(ledger)
     assert [word for word in WORDS if word not in before] == []
@@ -186,3 +192,42 @@ def test_results_that_were_never_sent_are_simply_gone(tmp_path: Path, ledger: Le
     erasure = erase(node, PATIENT, 0, BY)
     assert (erasure.withdrawn, erasure.not_withdrawn) == ({}, {})
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_erasure_asked_for_over_http(tmp_path: Path, ledger: Ledger) -> None:
+    node = a_node(tmp_path, ledger)
+    _, admin = ledger.tokens.add("remover", [Scope.ADMIN])
+    _, reader = ledger.tokens.add("reader", [Scope.READ, Scope.STORE])
+    with serving(node.settings, ledger) as client:
+        receive(node)
+        analyse(node)
+        deliver(node)
+
+        def ask(body: dict[str, Any], token: str = admin, **headers: str) -> httpx.Response:
+            return client.post("/api/erasure", json=body, headers={"Authorization": f"Bearer {token}", **headers})
+
+        whose = {"patient": "PID-ERASED-77"}
+        assert ask(whose, reader).status_code == 403
+        assert ask(whose, Origin="https://evil.example").status_code == 403
+        assert [ask(body).status_code for body in ({}, {**whose, "study": STUDY}, {"patient": ""})] == [400] * 3
+        assert ask({"patients": "PID-ERASED-77"}).status_code == 422
+        counted = ask({**whose, "dry_run": True}).json()
+        assert (counted["erased"]["images"], counted["is_dry_run"]) == (1, True)
+        assert IMAGE in dump(ledger)
+        erasure = ask(whose).json()
+        assert (erasure["erased"]["images"], erasure["withdrawn"], erasure["scrubbed"]) == (1, {"pacs": 1}, True)
+        again = ask(whose).json()
+        assert (again["erased"]["images"], again["files"], again["is_dry_run"]) == (0, 0, False)
+    assert IMAGE not in dump(ledger)
+
+
+@pytest.mark.parametrize("short", ["1", "0", "2", "110"])
+def test_a_short_identity_erases_no_other_patients_messages(tmp_path: Path, short: str) -> None:
+    at, us = datetime(2030, 1, 1, tzinfo=UTC), Participant("us", "US")
+    study, patient = study_and_patient(Instances("1.2.3", "PID-KEPT-1", "Kept^K", "A-9", {"1.2.840.1": 1}))
+    root = begin(("110104", "DCM", "DICOM Instances Transferred"), "C", at)
+    add_participant(root, us)
+    spool = AuditSpool(tmp_path)
+    spool.put(finish(root, Source("node"), at, study, patient).xml.encode())
+    assert spool.erase({short}) == 0
+    assert spool.erase({short, "Kept^K"}) == 1

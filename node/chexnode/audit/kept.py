@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import html
 import os
 import re
 import xml.etree.ElementTree as ET
@@ -69,7 +70,7 @@ class KeptMessages:
             if not str(since) <= day <= str(until):
                 continue
             for message in reversed(list(self._read(day))):
-                if wanted in readable(message).casefold() and (record := parse(message)) is not None:
+                if wanted in _whole(message).casefold() and (record := parse(message)) is not None:
                     found.append(record)
                     if len(found) == most:
                         return found
@@ -122,6 +123,11 @@ class KeptMessages:
             yield
         finally:
             os.close(file)
+
+
+def _whole(message: bytes) -> str:
+    """Everything that a message says."""
+    return f"{html.unescape(message.decode('utf-8', 'replace'))}\n{readable(message)}"
 
 
 def parse(message: bytes) -> AuditRecord | None:

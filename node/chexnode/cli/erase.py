@@ -32,8 +32,8 @@ def erase(
     from socket import gethostname
 
     from chexnode.node import Node
+    from chexnode.operate.erase import erase as erase_all
     from chexnode.vocabulary.filters import Filter
-    from chexnode.work.erasing import erase as erase_all
 
     if bool(patient) == bool(study):
         raise Usage("give --patient ID, or --study UID")

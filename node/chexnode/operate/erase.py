@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from chexnode.audit.kept import KeptMessages
 from chexnode.audit.spool import AuditSpool
 from chexnode.deliver.courier import Courier
-from chexnode.ledger.erasures import Extent
 from chexnode.node import Node
 from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import ResultSet
+from chexnode.vocabulary.reports import Erasure
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.vocabulary.supersession import Supersession
 from chexnode.work.replacing import header_of, withdrawals
@@ -24,21 +22,9 @@ _DONE = frozenset({DeliveryState.SENT, DeliveryState.COMMITTED})
 _OPEN = frozenset({DeliveryState.PENDING, DeliveryState.WAITING})
 
 
-@dataclass(frozen=True, slots=True)
-class Erasure:
-    """What went, and what is still elsewhere. Names nobody."""
-
-    erased: Extent
-    files: int
-    """Deleted from the spool."""
-    audit_messages: int
-    """Deleted here: before the collector had them, or kept to be searched."""
-    withdrawn: Mapping[str, int]
-    """Destination -> notes that it took."""
-    not_withdrawn: Mapping[str, str]
-    """Destination -> why it may still have results."""
-    scrubbed: bool
-    """Whether the database's own files hold no remains; if not, erase again when the node is quiet."""
+def count(node: Node, whose: Filter) -> Erasure:
+    """What :func:`erase` would erase. Raises Transient when the database is away."""
+    return Erasure(node.ledger.erasures.extent(whose), 0, 0, {}, {}, False, is_dry_run=True)
 
 
 def erase(node: Node, whose: Filter, wait_seconds: float, by: tuple[str, str]) -> Erasure:
@@ -77,8 +63,8 @@ def _withdraw(node: Node, whose: Filter, wait_seconds: float) -> tuple[dict[str,
     }
     ended = {study: (old, header_of(old, node.spool), Supersession.ERASED) for study, old in sets.items()}
     notes, to = withdrawals(ended, node.settings.destination, now)
-    erasures.withdraw(whose, store(node.spool, notes), to)
-    courier, deadline = Courier(node), time.monotonic() + wait_seconds
+    may_go = erasures.withdraw(whose, store(node.spool, notes), to)
+    courier, deadline = Courier(node), time.monotonic() + may_go + wait_seconds
     for name in sorted({name for _, name in to}):
         courier.deliver(name)
     while time.monotonic() < deadline and any(one.state in _OPEN for one in erasures.withdrawals(whose)):

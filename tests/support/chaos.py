@@ -88,8 +88,11 @@ class LoseRows:
         self._url = node.tables["database"]["url"]
         self._number = 0
         self._is_copied = self._is_restored = False
+        self.lock = threading.Lock()
+        """Held from the copy until everything of it is recorded again."""
 
     def strike(self, draw: random.Random) -> None:
+        self.lock.acquire()
         self._number += 1
         self._is_copied = self._is_restored = False
         self._copy()
@@ -100,8 +103,9 @@ class LoseRows:
             self._copy()
         elif not self._is_restored:
             self._restore()
-        else:
-            return self._node.run("recover", check=False).returncode == 0
+        elif self._node.run("recover", check=False).returncode == 0:
+            self.lock.release()
+            return True
         return False
 
     def _copy(self) -> None:

@@ -51,6 +51,8 @@ class ResultView:
     """Under ``data_dir``; None once retention has deleted it."""
     size: int
     """Bytes."""
+    superseded: str | None
+    """Why it is valid no longer; null while it is."""
 
 
 @dataclass(frozen=True, slots=True)

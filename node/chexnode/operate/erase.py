@@ -12,6 +12,7 @@ from itertools import islice
 
 from pydicom import dcmread
 
+from chexnode.audit.kept import KeptMessages
 from chexnode.audit.spool import AuditSpool
 from chexnode.deliver.courier import Courier
 from chexnode.node import Node
@@ -68,7 +69,8 @@ def erase(node: Node, whose: Filter, wait_seconds: float, by: tuple[str, str]) -
         deleted |= paths
         erasures.cancel(whose)
         extent = erasures.delete(whose, deleted)
-    audit_messages = AuditSpool(node.settings.node.data_dir).erase(identities)
+    data_dir = node.settings.node.data_dir
+    audit_messages = AuditSpool(data_dir).erase(identities) + KeptMessages(data_dir).erase(identities)
     deleted |= _delete_unrecorded(node, whose, studies)
     try:
         scrubbed = node.ledger.database.scrub()

@@ -132,7 +132,7 @@ class Erasure:
     files: int
     """Deleted from the spool."""
     audit_messages: int
-    """Deleted before the collector had them."""
+    """Deleted here: before the collector had them, or kept to be searched."""
     withdrawn: Mapping[str, int]
     """Destination -> notes that it took."""
     not_withdrawn: Mapping[str, str]

@@ -21,7 +21,19 @@ import pydicom
 import pytest
 
 from chexnode.vocabulary.errors import Transient
-from support.chaos import Chaos, FillDisk, FlushRedis, Freeze, Kill, LoseRows, RefuseAssociations, Seconds, Target
+from support.chaos import (
+    Chaos,
+    FillDisk,
+    FlushRedis,
+    Freeze,
+    Kill,
+    LoseRows,
+    RefuseAssociations,
+    Seconds,
+    Target,
+    WrongClock,
+)
+from support.clocks import can_be_wrong
 from support.corrections import Act, Corrector, plan, wait_until_delivered
 from support.datasets import dicom
 from support.disks import SmallDisk
@@ -36,6 +48,8 @@ PAUSE: Seconds = (1, 6)
 """Between two associations of a sender."""
 FIRST_CR = 100_001
 """An odd seed beyond those of the other phantoms: see ``phantom_dicom.KINDS``."""
+SKEW = (60, 120)
+"""Seconds that a clock may be behind or ahead."""
 START_SECONDS = 5
 """What a worker takes to start where nothing else goes on."""
 RECOVERY_SECONDS = 300
@@ -145,9 +159,9 @@ class Site:
     def targets(self) -> Iterator[Target]:
         """What breaks, and how often."""
         short: Seconds = (0, 4)
-        yield Target("receiver", [Kill(self.receiver, short)], (3, 15), self.receiver)
-        for worker in self.workers:
-            yield Target(worker.name, [Kill(worker, short)], (5, 25), worker)
+        for role, rests in ((self.receiver, (3, 15)), *((worker, (5, 25)) for worker in self.workers)):
+            wrong = [WrongClock(role, short, *SKEW)] if can_be_wrong() else []
+            yield Target(role.name, [Kill(role, short), *wrong], rests, role)
         yield Target("redis", [Kill(self.redis, (1, 10)), FlushRedis(self.redis)], (3, 12), self.redis)
         yield Target("postgres", [Kill(self.postgres, short), Freeze(self.postgres, (1, 8))], (5, 20), self.postgres)
         yield Target("database", [self.restored], (15, 40))
@@ -242,6 +256,7 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
         rows = {
             "seed": seed,
             "disk": f"{'a tmpfs' if the.disk.is_real else 'a reserve'}, watermark {watermark}",
+            "clocks": f"-{SKEW[0]} to {SKEW[1]} s" if can_be_wrong() else "right: no C compiler",
             "machine": f"{the.slowness:.1f} times slower than a quiet one",
             "under attack": f"{ended - began:.0f} s",
             "until settled": f"{settled - ended:.0f} s more",

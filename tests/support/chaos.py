@@ -29,7 +29,7 @@ from chexnode.ledger.schema import metadata
 from chexnode.vocabulary.errors import Transient
 from support.disks import SmallDisk
 from support.frozen import freeze, thaw
-from support.nodes import Node
+from support.nodes import Node, Process
 from support.servers import Orthanc, Postgres, Redis, Server
 
 Seconds = tuple[float, float]
@@ -61,6 +61,19 @@ class Kill:
 
     def heal(self) -> bool:
         return started(self._server)
+
+
+class WrongClock(Kill):
+    """The host of a role comes back with a wall clock that is wrong by up to so many seconds, behind or ahead."""
+
+    def __init__(self, role: Process, lasts: Seconds, behind: int, ahead: int) -> None:
+        super().__init__(role, lasts)
+        self.name = f"{role.name} given a wrong clock"
+        self._role, self._skews = role, (-behind, ahead)
+
+    def strike(self, draw: random.Random) -> None:
+        super().strike(draw)
+        self._role.clock_skew = draw.randint(*self._skews)
 
 
 class Freeze:

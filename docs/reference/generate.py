@@ -210,6 +210,8 @@ _SHAPES: Mapping[str, type] = {
     "`analyze`, an array of; also the content of `STEM.json`": reports.FileReport,
     "a region": reports.RegionReport,
     "`reanalyse` and `reanalyse rollback`, one object": reports.Reanalysis,
+    "`erase --dry-run`, and what `erase` says of what went": reports.Extent,
+    "`erase`, one object": reports.Erasure,
     "`compare`, one object": reports.Comparison,
     "a discordant image": reports.Discordance,
     "`drift`, `{baseline, drift}`: the baseline": reports.Baseline,

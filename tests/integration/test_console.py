@@ -12,12 +12,16 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from chexnode.audit import message, syslog
+from chexnode.audit.elements import Outcome, Participant, Source
+from chexnode.audit.kept import KeptMessages
 from chexnode.cli.commands import app, exit_code
 from chexnode.ledger.ledger import Ledger
+from chexnode.node import Shadow, job_spec
 from chexnode.settings.loading import load
 from chexnode.vocabulary.errors import NodeError
 from chexnode.vocabulary.roles import Role
-from support.ledgers import Clock, arrival, opened, record
+from support.ledgers import Clock, arrival, claim, complete, opened, record
 from support.servers import wait_for
 from support.webs import serving
 
@@ -40,7 +44,8 @@ def site(folder: Path, more: str = "") -> Iterator[Site]:
     config, clock = folder / "chexnode.toml", Clock()
     config.write_text(f'[node]\ndata_dir = "{folder}/var"\n[disk]\nwatermark = 1.0\nreserve_gb = 0\n{more}')
     settings = load(config)[0]
-    with opened(settings.database.url, clock) as ledger, serving(settings, ledger) as client:
+    shadows = tuple(Shadow(one, job_spec(settings, one)) for one in settings.shadow)
+    with opened(settings.database.url, clock) as ledger, serving(settings, ledger, shadows=shadows) as client:
         yield Site(config, ledger, clock, str(client.base_url))
 
 
@@ -237,3 +242,104 @@ def test_an_operator_pauses_and_resumes_a_destination(tmp_path: Path) -> None:
                 assert (view.paused_at is not None) is paused
             assert operator.post("/console/destinations/pause", data=fields | {"destination": "x"}).status_code == 404
             assert operator.post("/console/destinations/erase", data=fields).status_code == 404
+
+
+PAGES_OF_THE_NODE = {
+    "": Role.VIEWER,
+    "/models/main": Role.VIEWER,
+    "/compare": Role.VIEWER,
+    "/drift": Role.VIEWER,
+    "/conformance": Role.VIEWER,
+    "/conformance?section=6.1.4": Role.VIEWER,
+    "/settings": Role.ADMIN,
+    "/audit": Role.ADMIN,
+}
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with a model on trial, secrets in its settings, kept audit messages and a user of each role."""
+    more = """
+[audit]
+url = "udp://127.0.0.1:9"
+[alarms]
+webhook = "https://chat.example/hook"
+webhook_secret = "do-not-show-this"
+[database]
+url = "URL"
+[[model]]
+name = "main"
+bundle = "phantom64"
+[[model]]
+name = "other"
+bundle = "cml"
+mode = "shadow"
+"""
+    folder = tmp_path_factory.mktemp("two")
+    with site(folder, more.replace("URL", f"sqlite:///{folder}/var/chexnode.db")) as made:
+        for name, role in (("vera", Role.VIEWER), ("otto", Role.OPERATOR), ("anna", Role.ADMIN)):
+            made.ledger.users.add(name, role, PASSWORD)
+        yield made
+
+
+def test_the_pages_of_the_node_are_for_those_who_may(two_models: Site) -> None:
+    for name, role in (("vera", Role.VIEWER), ("otto", Role.OPERATOR), ("anna", Role.ADMIN)):
+        with browser(two_models) as visitor:
+            sign_in(visitor, name)
+            for path, needed in PAGES_OF_THE_NODE.items():
+                for language in ("en", "de"):
+                    page = visitor.get(f"/console/node{path}", headers={"accept-language": language})
+                    assert page.status_code == (200 if role.includes(needed) else 403), (name, path)
+                    assert len(page.content) < 100_000
+                    assert not re.search(r"<script(?![^>]*\ssrc=)|\son\w+=|\sstyle=|<style", page.text)
+                    assert '/console/node/audit"' in page.text or role is not Role.ADMIN
+
+
+def test_settings_are_shown_with_their_sources_and_without_secrets(two_models: Site) -> None:
+    with browser(two_models) as visitor:
+        sign_in(visitor, "anna")
+        page = visitor.get("/console/node/settings").text
+    assert "do-not-show-this" not in page
+    assert str(two_models.config) in page
+    rows = {key: rest for key, rest in re.findall(r"<code>(\w+(?:\[\d\])?\.\w+)</code></th>(.*?)</tr>", page)}
+    assert str(two_models.config) in rows["audit.url"]
+    assert "default" in rows["audit.keep_days"]
+    assert "***" in rows["alarms.webhook_secret"]
+
+
+def test_two_models_are_compared(two_models: Site) -> None:
+    with browser(two_models) as visitor:
+        sign_in(visitor, "vera")
+        assert "other (cml" in visitor.get("/console/node/compare?a=main&b=other").text
+        assert visitor.get("/console/node/compare?a=main&b=none").status_code == 400
+        assert visitor.get("/console/node/compare?a=main&b=other&since=soon").status_code == 400
+        assert visitor.get("/console/node/models/none").status_code == 404
+        assert visitor.get("/console/node/conformance?section=99").status_code == 404
+
+
+def test_the_audit_trail_is_searched(two_models: Site) -> None:
+    now = two_models.clock()
+    kept = KeptMessages(load(two_models.config)[0].node.data_dir)
+    who = Participant("<b>eve</b>", name="<b>eve</b>", host="10.0.0.7")
+    for outcome in (Outcome.SUCCESS, Outcome.MINOR_FAILURE):
+        one = message.login(Source("X@host"), now, who, Participant("1", "X"), outcome)
+        kept.add([syslog.encode(one, "host", "ChexNode", 1)], now)
+    with browser(two_models) as visitor:
+        sign_in(visitor, "anna")
+        page = visitor.get(f"/console/node/audit?q=eve&since={now:%Y-%m-%d}").text
+        assert page.count("User Authentication: Login") == 2
+        assert "<b>eve" not in page
+        assert "User Authentication" not in visitor.get("/console/node/audit?q=nobody").text
+        assert visitor.get("/console/node/audit?since=x").status_code == 400
+
+
+def test_days_of_images_are_drawn(tmp_path: Path) -> None:
+    with site(tmp_path) as made, browser(made) as visitor:
+        for _ in range(2):
+            record(made.ledger)
+            complete(made.ledger, claim(made.ledger))
+            made.clock.forward(24 * 3600)
+        page = visitor.get("/console/node/drift").text
+        assert page.count("<polyline") == 1, "the share that is abnormal; nothing else was measured"
+        assert page.count('<circle class="dot-other"') == 2
+        assert "dot-other" not in visitor.get("/console/node/drift?of=nowhere|nobody").text

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import time
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
 
 from chexmodels.dicom.key_objects import read_key_objects
+from chexnode.audit.elements import Instances, Participant, Source, add_participant, begin, finish, study_and_patient
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.ledger import Ledger
 from chexnode.node import Node
+from chexnode.operate.erase import count, erase
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.errors import StaleMove
+from chexnode.vocabulary.errors import StaleMove, Usage
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import Analysis, NewResult
+from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.vocabulary.variants import ResultKind, Variant
-from chexnode.work.erasing import erase
 from support.dicomweb import part10_of
 from support.ledgers import Clock, arrival, claim, complete, node_on, opened, record
 from support.radiographs import radiograph
+from support.webs import serving
 
 STUDY, SERIES, IMAGE = "1.2.826.0.1.77.1", "1.2.826.0.1.77.2", "1.2.826.0.1.77.3"
 RESULT, RESULT_SERIES = "2.25.771001", "2.25.771002"
@@ -120,7 +127,8 @@ def test_nothing_is_left_of_an_erased_patient(tmp_path: Path, ledger: Ledger) ->
     receive(node, "1.2.826.0.1.77.9", "1.2.826.0.1.88.1", "PID-KEPT-1")
     audit = AuditSpool(node.settings.node.data_dir)
     audit.put(b'<X ParticipantObjectID="PID-ERASED-77"/>')
-    audit.put(b"<Q>" + b64encode(b"PatientName=Erased^Erika") + b"</Q>")
+    query = b64encode(b"PatientName=Erased%5EErika&limit=10")
+    audit.put(b"<ParticipantObjectQuery>" + query + b"</ParticipantObjectQuery>")
     audit.put(b'<X ParticipantObjectID="PID-KEPT-1" y="' + STUDY.encode() + b'5"/>')
     before = everything(tmp_path).decode("latin-1") + dump(ledger)
     assert [word for word in WORDS if word not in before] == []
@@ -178,6 +186,38 @@ def test_a_file_that_came_meanwhile_is_not_left_behind(tmp_path: Path, ledger: L
     assert ledger.accounts.account().received == 1
 
 
+def test_an_id_of_two_issuers_erases_neither_patient_by_chance(tmp_path: Path, ledger: Ledger) -> None:
+    node = a_node(tmp_path, ledger)
+    for number, issuer in enumerate(("A", "B", None)):
+        facts = {"patient_id": "PID-ERASED-77", "issuer_of_patient_id": issuer}
+        record(ledger, arrival(f"1.2.826.0.1.7{number}", study=facts))
+    for act in (lambda: erase(node, PATIENT, 0, BY), lambda: count(node, PATIENT)):
+        with pytest.raises(Usage, match="'A', 'B'"):
+            act()
+    with pytest.raises(Usage, match="give the ID"):
+        erase(node, Filter(study=STUDY, issuer="A"), 0, BY)
+    of_a = Filter(patient="PID-ERASED-77", issuer="A")
+    assert erase(node, of_a, 0, BY).erased.images == 1
+    assert erase(node, of_a, 0, BY).erased.images == 0
+    assert erase(node, Filter(patient="PID-ERASED-77", issuer=""), 0, BY).erased.images == 1
+    assert erase(node, PATIENT, 0, BY).erased.images == 1, "one issuer is left"
+
+
+def test_what_a_killed_process_has_left_in_the_spool_goes_too(tmp_path: Path, ledger: Ledger) -> None:
+    node = a_node(tmp_path, ledger)
+    receive(node)
+    whole, other = (
+        part10_of(an_image()),
+        part10_of(radiograph(StudyInstanceUID="1.2.826.0.1.99", PatientID="PID-KEPT-1")),
+    )
+    results = [node.spool.write_result(data).path for data in (whole, whole[:3000], other)]
+    fresh = node.spool.write_result(whole).path
+    for path in results:
+        os.utime(node.spool.path(path), (time.time() - 60,) * 2)
+    assert erase(node, PATIENT, 0, BY).files == 3, "the image and two that no row names"
+    assert [node.spool.exists(path) for path in (*results, fresh)] == [False, False, True, True]
+
+
 def test_results_that_were_never_sent_are_simply_gone(tmp_path: Path, ledger: Ledger) -> None:
     node = a_node(tmp_path, ledger)
     receive(node)
@@ -186,3 +226,42 @@ def test_results_that_were_never_sent_are_simply_gone(tmp_path: Path, ledger: Le
     erasure = erase(node, PATIENT, 0, BY)
     assert (erasure.withdrawn, erasure.not_withdrawn) == ({}, {})
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_erasure_asked_for_over_http(tmp_path: Path, ledger: Ledger) -> None:
+    node = a_node(tmp_path, ledger)
+    _, admin = ledger.tokens.add("remover", [Scope.ADMIN])
+    _, reader = ledger.tokens.add("reader", [Scope.READ, Scope.STORE])
+    with serving(node.settings, ledger) as client:
+        receive(node)
+        analyse(node)
+        deliver(node)
+
+        def ask(body: dict[str, Any], token: str = admin, **headers: str) -> httpx.Response:
+            return client.post("/api/erasure", json=body, headers={"Authorization": f"Bearer {token}", **headers})
+
+        whose = {"patient": "PID-ERASED-77"}
+        assert ask(whose, reader).status_code == 403
+        assert ask(whose, Origin="https://evil.example").status_code == 403
+        assert [ask(body).status_code for body in ({}, {**whose, "study": STUDY}, {"patient": ""})] == [400] * 3
+        assert ask({"patients": "PID-ERASED-77"}).status_code == 422
+        counted = ask({**whose, "dry_run": True}).json()
+        assert (counted["erased"]["images"], counted["is_dry_run"]) == (1, True)
+        assert IMAGE in dump(ledger)
+        erasure = ask(whose).json()
+        assert (erasure["erased"]["images"], erasure["withdrawn"], erasure["scrubbed"]) == (1, {"pacs": 1}, True)
+        again = ask(whose).json()
+        assert (again["erased"]["images"], again["files"], again["is_dry_run"]) == (0, 0, False)
+    assert IMAGE not in dump(ledger)
+
+
+@pytest.mark.parametrize("short", ["1", "0", "2", "110"])
+def test_a_short_identity_erases_no_other_patients_messages(tmp_path: Path, short: str) -> None:
+    at, us = datetime(2030, 1, 1, tzinfo=UTC), Participant("us", "US")
+    study, patient = study_and_patient(Instances("1.2.3", "PID-KEPT-1", "Kept^K", "A-9", {"1.2.840.1": 1}))
+    root = begin(("110104", "DCM", "DICOM Instances Transferred"), "C", at)
+    add_participant(root, us)
+    spool = AuditSpool(tmp_path)
+    spool.put(finish(root, Source("node"), at, study, patient).xml.encode())
+    assert spool.erase({short}) == 0
+    assert spool.erase({short, "Kept^K"}) == 1

@@ -35,7 +35,7 @@ def listening(app: Any) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def serving(settings: Settings, ledger: Ledger) -> Iterator[httpx.Client]:
-    """Serve the web role; yields a client."""
-    with listening(create_app(node_on(ledger, settings))) as client:
+def serving(settings: Settings, ledger: Ledger, **parts: Any) -> Iterator[httpx.Client]:
+    """Serve the web role of a node with these ``parts``; yields a client."""
+    with listening(create_app(node_on(ledger, settings, **parts))) as client:
         yield client

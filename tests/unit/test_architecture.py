@@ -39,7 +39,7 @@ ROOMS: Mapping[str, str] = {
     "work": "vocabulary logs settings spool ledger queue audit sandbox triage encode node deliver keep",
     "archive": "vocabulary logs settings tls spool ledger audit triage dimse dicomweb node receive",
     "alarms": "vocabulary settings spool ledger node",
-    "operate": "vocabulary settings ledger node",
+    "operate": "vocabulary settings spool ledger audit node deliver work",
     "web": "vocabulary logs settings tls spool ledger queue audit sandbox dicomweb node receive deliver operate",
     "roles": "vocabulary logs settings tls spool ledger queue audit sandbox triage dimse dicomweb node receive deliver "
     "work archive keep alarms operate web",

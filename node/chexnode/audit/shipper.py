@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 
+from chexnode.audit.kept import KeptMessages
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Collector, CollectorDown
 
@@ -32,11 +34,17 @@ class Shipper:
         limit: int,
         tick: Callable[[], None],
         loss: Callable[[int], bytes],
+        kept: KeptMessages | None = None,
+        keep_days: int = 0,
     ) -> None:
-        """``limit``: messages that may wait. ``tick`` is called about every second, whether or not we are the one that
-        ships. ``loss``: the message that tells of so many lost ones."""
+        """``limit``: messages that may wait. ``kept`` gets what was delivered, for ``keep_days``.
+
+        ``tick`` is called about every second, whether or not we are the one that ships. ``loss``: the message that
+        tells of so many lost ones.
+        """
         self._spool, self._collector, self._limit = spool, collector, limit
         self._tick, self._loss = tick, loss
+        self._kept_messages, self._keep_days = kept, keep_days
         self._pause = 0.0
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
@@ -65,6 +73,7 @@ class Shipper:
                 with self._spool.held() as ours:
                     if ours:
                         self._spool.tidy()
+                        self._keep([])
                     self._look(ours)
                     while ours and not last:
                         self._rest()
@@ -102,6 +111,7 @@ class Shipper:
                 some, names = names[:BATCH], names[BATCH:]
                 messages = self._spool.read(some)
                 self._collector.send([message for message in messages if message])
+                self._keep([message for message in messages if message])
                 self._spool.remove(some)
                 self._lose(messages.count(b""))
         except CollectorDown as down:
@@ -112,6 +122,17 @@ class Shipper:
         if self._pause:
             log.info("the audit collector is back")
         self._pause = 0.0
+
+    def _keep(self, messages: list[bytes]) -> None:
+        if self._kept_messages is None:
+            return
+        now = datetime.now(UTC)
+        try:
+            self._kept_messages.tidy(self._keep_days, now)
+            if self._keep_days:
+                self._kept_messages.add(messages, now)
+        except OSError as error:  # the collector has them: nothing is sent again for this
+            log.error("audit messages cannot be kept to be searched: %s", error.strerror)
 
     def _kept(self, names: list[str]) -> list[str]:
         surplus = names[: max(0, len(names) - self._limit)]

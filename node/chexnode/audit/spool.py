@@ -18,10 +18,13 @@ from base64 import b64decode
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 _SUFFIX = ".msg"
 _STALE_SECONDS = 3600.0
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
+#: Where a message names a patient, a study or an object. The rest is codes and counts, which a short ID may equal.
+_PLAIN = re.compile(r"""\b(?:ParticipantObjectID|Number)="([^"]*)"|<ParticipantObjectName>([^<]*)<""")
+_BASE64 = re.compile(r"""<ParticipantObjectQuery>([^<]*)<|\bvalue="([^"]*)\"""")
 
 
 def pattern(identities: Collection[str]) -> re.Pattern[str]:
@@ -31,12 +34,12 @@ def pattern(identities: Collection[str]) -> re.Pattern[str]:
 
 
 def readable(message: bytes) -> str:
-    """The text of a message, without XML's escapes, and what is in it in base 64 (queries)."""
-    text = html.unescape(message.decode("utf-8", "replace"))
-    parts = [text]
-    for encoded in _BASE64.findall(text):
+    """What a message says of whom and of what it is about, without XML's escapes, and queries out of their base 64."""
+    text = message.decode("utf-8", "replace")
+    parts = [html.unescape(plain or name) for plain, name in _PLAIN.findall(text)]
+    for encoded in (query or value for query, value in _BASE64.findall(text)):
         with suppress(ValueError):
-            parts.append(b64decode(encoded, validate=True).decode("utf-8", "replace"))
+            parts.append(unquote_plus(b64decode(encoded, validate=True).decode("utf-8", "replace")))
     return "\n".join(parts)
 
 

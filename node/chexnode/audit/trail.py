@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from chexnode.audit import message, syslog
 from chexnode.audit.elements import Instances, Message, Outcome, Participant, Source
+from chexnode.audit.kept import KeptMessages
 from chexnode.audit.refusals import Cause, Refusal, Refusals
 from chexnode.audit.shipper import Shipper
 from chexnode.audit.spool import AuditSpool
@@ -223,7 +224,10 @@ def open_trail(settings: Settings, role: str) -> Iterator[Trail]:
     spool = AuditSpool(settings.node.data_dir)
     trail = Trail(place, spool)
     limit = settings.audit.spool_limit
-    shipper = trail.shipper = Shipper(spool, syslog.collector(address, tls), limit, trail.tick, trail.loss)
+    way = syslog.collector(address, tls)
+    kept = KeptMessages(settings.node.data_dir)
+    shipper = Shipper(spool, way, limit, trail.tick, trail.loss, kept, settings.audit.keep_days)
+    trail.shipper = shipper
     shipper.start()
     trail.activity(started=True)
     try:

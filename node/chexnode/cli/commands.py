@@ -292,11 +292,11 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
     """Show the effective settings and where each came from; secrets are masked."""
     from chexnode.cli import tables
     from chexnode.settings.keys import flat
-    from chexnode.settings.loading import load, source_of
+    from chexnode.settings.loading import load
     from chexnode.vocabulary.reports import Setting
 
-    tree, path = load(ctx.obj.config)
-    lines = [Setting(key, value, source_of(key, path)) for key, value in flat(tree)]
+    tree, _ = load(ctx.obj.config)
+    lines = [Setting(key, value, tree.source_of(key)) for key, value in flat(tree)]
     if json:
         print_json(lines)
     else:

@@ -55,6 +55,7 @@ class Drifts:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._latest: tuple[float, Window, list[Drift]] | None = None
+        self._latest_days: tuple[float, timedelta, list[DailyFigures]] | None = None
 
     def fix_baseline(self, since: datetime, until: datetime, images: int) -> Baseline:
         """Take the images received from ``since`` to before ``until`` for normal, in place of what was.
@@ -96,9 +97,15 @@ class Drifts:
         self._latest = (time.monotonic(), window, found)
         return found
 
-    def daily(self, since: datetime, until: datetime) -> list[DailyFigures]:
+    def daily(self, since: datetime, until: datetime, most_age: float = 0) -> list[DailyFigures]:
         """The figures of each day (of UTC) by model, station and calling AE title; images that the header alone refused
-        have no model."""
+        have no model.
+
+        ``most_age``: an answer for as long a time may be this many seconds old.
+        """
+        last = self._latest_days
+        if last and last[1] == until - since and time.monotonic() - last[0] < most_age:
+            return last[2]
         lines = []
         by_day: dict[tuple[str, str, str | None, str | None], list[Row[Any]]] = defaultdict(list)
         for row in self._rows(since, until):
@@ -118,7 +125,10 @@ class Drifts:
         for key, reasons in refused.items():
             lines.append(DailyFigures(*key, sum(reasons.values()), dict(reasons), None, (0,) * BINS, None, None, None))
         lines += [_figures(key, rows) for key, rows in by_day.items()]
-        return sorted(lines, key=lambda line: (line.day, line.model, line.station or "", line.calling_ae_title or ""))
+        lines.sort(key=lambda line: (line.day, line.model, line.station or "", line.calling_ae_title or ""))
+        if most_age:
+            self._latest_days = (time.monotonic(), until - since, lines)
+        return lines
 
     def _rows(self, since: datetime, until: datetime) -> list[Row[Any]]:
         columns = (

@@ -19,22 +19,10 @@ from chexnode.ledger.schema import commitments, deliveries, events, instances, j
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import NewResult, SetMember
+from chexnode.vocabulary.reports import Extent
 from chexnode.vocabulary.states import DeliveryState, JobState
 from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How much there is of a patient or a study."""
-
-    studies: int
-    images: int
-    """Versions of images, whatever became of them."""
-    results: int
-    deliveries: int
-    unfinished: int
-    """Images that wait or are being analysed: they are cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +44,17 @@ class Erasures:
         """Count what would go."""
         with self._db.read() as conn:
             return _Rows(conn, whose).extent()
+
+    def issuers(self, whose: Filter) -> set[str]:
+        """Who issued the patient's ID, by the images that say so."""
+        query = select(studies.c.issuer_of_patient_id).where(of_patient_id(whose)).distinct()
+        with self._db.read() as conn:
+            return {issuer for issuer in conn.execute(query).scalars() if issuer}
+
+    def studies(self, whose: Filter) -> list[str]:
+        """Study Instance UIDs."""
+        with self._db.read() as conn:
+            return _Rows(conn, whose).studies
 
     def identities(self, whose: Filter) -> set[str]:
         """All that names the patient, a study or an object of it: IDs, names, accession numbers and UIDs."""
@@ -88,8 +87,11 @@ class Erasures:
                 found.setdefault(member.study_instance_uid, []).append(member)
             return {study: tuple(members) for study, members in found.items()}
 
-    def withdraw(self, whose: Filter, notes: Sequence[NewResult], to: Sequence[tuple[str, str]]) -> None:
-        """End all results, and commit ``notes``, whose files are durable; ``to``: (note's UID, destination) pairs."""
+    def withdraw(self, whose: Filter, notes: Sequence[NewResult], to: Sequence[tuple[str, str]]) -> float:
+        """End all results, and commit ``notes``, whose files are durable; ``to``: (note's UID, destination) pairs.
+
+        Returns in how many seconds the notes may go: a courier that is sending a result may still be at it until then.
+        """
         now = self._db.clock()
         with self._db.write() as conn:
             rows = _Rows(conn, whose)
@@ -112,9 +114,12 @@ class Erasures:
             for note in notes:
                 mine = [pair for pair in to if pair[0] == note.uid]
                 add_results(conn, [note], mine, now, note.study_instance_uid)
-            if under_way is not None and notes:  # a destination must not get a result after the note about it
-                of_notes = deliveries.c.result_uid.in_([note.uid for note in notes])
-                conn.execute(update(deliveries).where(of_notes).values(next_attempt=under_way))
+            if under_way is None or not notes:
+                return 0.0
+            # A destination must not get a result after the note about it.
+            of_notes = deliveries.c.result_uid.in_([note.uid for note in notes])
+            conn.execute(update(deliveries).where(of_notes).values(next_attempt=under_way))
+            return max(0.0, float((under_way - now).total_seconds()))
 
     def withdrawals(self, whose: Filter) -> list[Withdrawal]:
         """Every note about results of theirs, by destination."""
@@ -151,12 +156,20 @@ class Erasures:
 _NOT_WITHDRAWN: ColumnElement[bool] = and_(deliveries.c.state == DeliveryState.WITHDRAWN, deliveries.c.attempts > 0)
 
 
+def of_patient_id(whose: Filter) -> ColumnElement[bool]:
+    """The studies of a patient, by ID and, where that is named, its issuer."""
+    is_patients = studies.c.patient_id == whose.patient
+    if whose.issuer is None:
+        return is_patients
+    return and_(is_patients, func.coalesce(studies.c.issuer_of_patient_id, "") == whose.issuer)
+
+
 class _Rows:
     """What is theirs, within one transaction."""
 
     def __init__(self, conn: Connection, whose: Filter) -> None:
         assert (whose.patient is None) != (whose.study is None), "name a patient or a study"
-        of_patient = studies.c.patient_id == whose.patient
+        of_patient = of_patient_id(whose)
         of_study = studies.c.study_instance_uid == whose.study
         self.conn = conn
         self.studies: list[str] = list(
@@ -191,7 +204,7 @@ class _Rows:
     def identities(self) -> set[str]:
         """See :meth:`Erasures.identities`."""
         of = studies.c.study_instance_uid.in_(self.studies)
-        names = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number, studies.c.study_id)
+        names = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
         found = {str(value) for row in self.conn.execute(select(*names).where(of)) for value in row if value}
         mine = instances.c.study_instance_uid.in_(self.studies)
         uids = (instances.c.study_instance_uid, instances.c.series_instance_uid, instances.c.sop_instance_uid)

@@ -18,6 +18,8 @@ from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 
 RECENT = 500
 """Turnaround and the share of abnormal images are of this many analyses, the latest."""
+SCORES = 4000
+"""Scores are of this many analyses, the latest."""
 MINUTES = 60
 """Of which images are counted minute by minute."""
 _SOURCES = 12
@@ -130,6 +132,15 @@ class Overviews:
                 sources=self._sources(conn),
                 destinations=self._destinations(conn, known_destinations),
             )
+
+    def scores(self, model_digest: str, settings_digest: str) -> list[float]:
+        """What an analysis answered, of the latest that are done of all."""
+        columns = (jobs.c.score, jobs.c.model_digest, jobs.c.settings_digest)
+        query = select(*columns).where(jobs.c.state == JobState.DONE).order_by(jobs.c.created_at.desc())
+        with self._db.read() as conn:
+            rows = conn.execute(query.limit(SCORES)).all()
+        wanted = (model_digest, settings_digest)
+        return [float(row.score) for row in rows if row.score is not None and tuple(row[1:]) == wanted]
 
     def destinations(self, known: Sequence[str]) -> list[DestinationView]:
         """Those that are ``known`` or that something was ever sent to."""

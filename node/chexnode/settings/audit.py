@@ -29,3 +29,6 @@ class AuditSettings(Section):
     spool_limit: int = Field(
         100_000, ge=1, description="Messages kept while the collector is away; beyond that the oldest are dropped."
     )
+    keep_days: int = Field(
+        30, ge=0, description="Days that messages stay here, to be searched, after the collector has them; 0: none do."
+    )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from chexnode.settings.keys import known_keys
+from chexnode.settings.keys import flat, known_keys
 from chexnode.settings.model import ModelSettings, delivering_and_shadows
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Usage
@@ -51,7 +51,10 @@ def load(path: Path | None = None) -> tuple[Settings, Path | None]:
     except ValueError as error:  # a variable that should hold JSON does not, or models of which none delivers
         raise Usage(str(error)) from error
     base = path.parent if path is not None else Path(".")
-    return _resolved(settings, base.absolute()), path
+    resolved = _resolved(settings, base.absolute())
+    written = delivering_and_shadows(content)
+    resolved.note_sources({key: _source(key, written, path) for key, _ in flat(resolved)})
+    return resolved, path
 
 
 def _resolved(settings: Settings, base: Path) -> Settings:
@@ -119,20 +122,18 @@ def _sentences(error: ValidationError, path: Path | None) -> Iterator[str]:
             yield f"{source}{where}: {message}"
 
 
-def source_of(key: str, path: Path | None) -> str:
-    """Say where the value of dotted ``key`` came from: ``default``, the file, or the variable."""
+def _source(key: str, content: Mapping[str, Any], path: Path | None) -> str:
+    """Where the value of dotted ``key`` came from: ``default``, the file with ``content``, or the variable."""
     environ = {name.upper() for name in os.environ}
     head = key.split("[")[0].split(".")
     for depth in range(len(head), 0, -1):
         variable = "CHEXNODE_" + "__".join(head[:depth]).upper()
         if variable in environ:
             return variable
-    if path is not None:
-        node: Any = delivering_and_shadows(tomllib.loads(path.read_text("utf-8")))
-        for part in key.replace("[", ".").replace("]", "").split("."):
-            try:
-                node = node[int(part)] if isinstance(node, list) else node[part]
-            except (KeyError, IndexError, TypeError):
-                return "default"
-        return str(path)
-    return "default"
+    node: Any = content
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        try:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        except (KeyError, IndexError, TypeError):
+            return "default"
+    return str(path)

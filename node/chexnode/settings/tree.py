@@ -5,9 +5,10 @@ Sources, later ones win: defaults, ``chexnode.toml``, ``CHEXNODE_*`` variables w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chexnode.settings.alarms import AlarmSettings
@@ -62,6 +63,16 @@ class Settings(BaseSettings):
     destination: tuple[DestinationSettings, ...] = ()
     rule: tuple[RuleSettings, ...] = ()
     webhook: tuple[WebhookSettings, ...] = ()
+
+    _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    def note_sources(self, sources: Mapping[str, str]) -> None:
+        """Keep where each value came from; for whoever has just read them."""
+        self._sources = sources
+
+    def source_of(self, key: str) -> str:
+        """Where the value of dotted ``key`` came from when it was read: ``default``, a file, or a variable."""
+        return self._sources.get(key, "default")
 
     @property
     def viewer_home(self) -> Path:

@@ -338,6 +338,13 @@ class Spool:
                         if os.stat(path).st_mtime < limit:
                             yield os.path.relpath(path, self.data_dir)
 
+    def written_at(self, relative: str) -> float:
+        """When the file was last written, in seconds since 1970; 0 where it is not there."""
+        try:
+            return self.path(relative).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def prune(self) -> None:
         """Remove the empty folders of days before yesterday, in which nobody makes a file any more."""
         yesterday = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y%m%d")

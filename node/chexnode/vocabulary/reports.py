@@ -110,6 +110,39 @@ class Reanalysis:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How much there is of a patient or a study; what ``chexnode erase --dry-run`` says."""
+
+    studies: int
+    images: int
+    """Versions of images, whatever became of them."""
+    results: int
+    """Objects of ours, the notes that withdraw others among them."""
+    deliveries: int
+    unfinished: int
+    """Images that wait or are being analysed: they are cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What ``chexnode erase`` says: what went, and what is still elsewhere. Names nobody."""
+
+    erased: Extent
+    """What there was; in a dry run, what there is."""
+    files: int
+    """Deleted from the spool."""
+    audit_messages: int
+    """Deleted here: before the collector had them, or kept to be searched."""
+    withdrawn: Mapping[str, int]
+    """Destination -> notes that it took."""
+    not_withdrawn: Mapping[str, str]
+    """Destination -> why it may still have results."""
+    scrubbed: bool
+    """Whether the database's own files hold no remains; if not, erase again when the node is quiet."""
+    is_dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Discordance:
     """An image of which two models say different things."""
 

@@ -1,4 +1,4 @@
-"""``/api/reanalysis`` and ``/api/compare``: what the commands of these names do, over HTTP."""
+"""``/api/reanalysis``, ``/api/erasure`` and ``/api/compare``: what the commands of these names do, over HTTP."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from chexnode.node import Node
 from chexnode.operate import compare, reanalyse
 from chexnode.vocabulary import filters
+from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
-from chexnode.vocabulary.reports import Comparison, Reanalysis
+from chexnode.vocabulary.reports import Comparison, Erasure, Extent, Reanalysis
 from chexnode.vocabulary.scopes import Scope
 from chexnode.web.actions import ours, who_asks
 from chexnode.web.api import Narrowed, answer, known
@@ -46,11 +47,31 @@ class ReanalysisOf(Images):
     only_done: bool = Field(False, description="Leave out images that were refused, failed or were cancelled.")
 
 
+class ErasureOf(BaseModel):
+    """Whose data is erased: a patient's or a study's, exactly one of the two."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"patient": "4711"}})
+
+    patient: str | None = Field(None, description="Patient ID.")
+    issuer: str | None = Field(None, description="Of the Patient ID; empty: images that name none.")
+    study: str | None = Field(None, description="Study Instance UID.")
+    wait_seconds: float = Field(
+        20, ge=0, le=600, description="How long destinations have to withdraw the results, before they are erased here."
+    )
+    dry_run: bool = Field(False, description="Only count what would go.")
+
+
 #: With a time: the OpenAPI document leaves out of an example what is null.
 _EXAMPLE = Reanalysis("chexnomaly 2", 2, 0, 0, {}, datetime(2026, 1, 31, 20, tzinfo=UTC), False)
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": asdict(_EXAMPLE)}}},
     400: {"description": "No such model, or no image is named."},
+}
+_EXTENT = Extent(1, 2, 6, 6, 1)
+_ERASED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"example": asdict(Erasure(_EXTENT, 9, 4, {"pacs": 1}, {}, True))}}},
+    400: {"description": "Not exactly one of patient and study, or an ID that several issuers have given."},
+    503: {"description": "The database or the disk cannot be used: nothing, or not everything, is erased; ask again."},
 }
 
 
@@ -78,6 +99,23 @@ def router(node: Node) -> APIRouter:
         """Put the results of before back, as `chexnode reanalyse rollback --json`."""
         done = reanalyse.rollback(node, images.wanted, is_dry_run=images.dry_run)
         return recorded(request, done, "given the results of before")
+
+    @routes.post("/erasure", tags=["acts"], response_model=Erasure, dependencies=acting, responses=_ERASED)
+    def erasure(request: Request, whose: ErasureOf) -> Response:
+        """Erase a patient or a study for good, as `chexnode erase --json`; asked again it erases what came meanwhile.
+
+        The body names whom, so that no log of addresses does.
+        """
+        # Here: it loads what encodes notes, which no other request needs.
+        from chexnode.operate.erase import count, erase
+
+        if bool(whose.patient) == bool(whose.study):
+            raise Usage("give a patient, or a study")
+        wanted = Filter(patient=whose.patient or None, issuer=whose.issuer, study=whose.study or None)
+        if whose.dry_run:
+            return answer(count(node, wanted))
+        who = who_asks(request)
+        return answer(erase(node, wanted, whose.wait_seconds, (who.name, who.address)))
 
     @routes.get(
         "/compare",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime
 from importlib.metadata import version
@@ -38,7 +39,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters |= {"plain": plain, "person": person}
+        self._environment.filters |= {"plain": plain, "person": person, "setting": setting}
         self._environment.globals["version"] = version("chexnode")
 
     def page(
@@ -80,6 +81,11 @@ class Pages:
 def words_of(request: Request) -> Texts:
     """The words of the language that the browser prefers."""
     return preferred(request.headers.get("accept-language", ""))
+
+
+def setting(value: object) -> str:
+    """A setting's value, as JSON."""
+    return plain(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def person(name: str | None) -> str:

@@ -11,7 +11,18 @@ from fastapi.responses import RedirectResponse, Response
 
 from chexnode.node import Node
 from chexnode.web.actions import Acts
-from chexnode.web.console import about, deliveries, image, images, overview, sign_in, trial
+from chexnode.web.console import (
+    about,
+    audit,
+    deliveries,
+    documents,
+    image,
+    images,
+    overview,
+    quality,
+    sign_in,
+    trial,
+)
 from chexnode.web.console.pages import ROOT, Pages
 from chexnode.web.console.snapshot import Snapshots
 from chexnode.web.dry_run import DryRuns
@@ -43,6 +54,9 @@ def router(node: Node, acts: Acts, dry_runs: DryRuns) -> tuple[APIRouter, Callab
         deliveries.router(node, pages, snapshots, acts),
         trial.router(node, pages, dry_runs),
         about.router(node, pages),
+        quality.router(node, pages),
+        documents.router(node, pages),
+        audit.router(node, pages),
         sign_in.router(node, pages),
     ):
         routes.include_router(part, prefix=ROOT)

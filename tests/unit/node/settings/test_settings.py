@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from chexnode.settings.keys import flat, known_keys, masked
-from chexnode.settings.loading import load, source_of
+from chexnode.settings.loading import load
 from chexnode.settings.reanalysis import ReanalysisSettings
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Usage
@@ -69,20 +69,22 @@ def test_a_variable_comes_before_the_file(monkeypatch: pytest.MonkeyPatch) -> No
     path = written('[node]\nport = 1000\nae_title = "FILE"\n')
     monkeypatch.setenv("CHEXNODE_NODE__PORT", "2000")
     monkeypatch.setenv("CHEXNODE_DESTINATION", '[{"name": "x", "kind": "folder", "path": "out"}]')
-    settings, found = load()
+    settings, _ = load()
     assert (settings.node.port, settings.node.ae_title) == (2000, "FILE")
     assert settings.destination[0].name == "x"
-    assert source_of("node.port", found) == "CHEXNODE_NODE__PORT"
-    assert source_of("destination[0].name", found) == "CHEXNODE_DESTINATION"
-    assert source_of("node.ae_title", found) == str(path)
-    assert source_of("node.host", found) == "default"
+    assert settings.source_of("node.port") == "CHEXNODE_NODE__PORT"
+    assert settings.source_of("destination[0].name") == "CHEXNODE_DESTINATION"
+    assert settings.source_of("node.ae_title") == str(path)
+    assert settings.source_of("node.host") == "default"
 
 
 def test_the_source_of_a_list_entry() -> None:
     path = written('[[destination]]\nname = "x"\nkind = "folder"\npath = "out"\n')
-    assert source_of("destination[0].name", path) == str(path)
-    assert source_of("destination[0].send", path) == "default"
-    assert source_of("destination[1].send", path) == "default"
+    settings, _ = load()
+    path.write_text("")  # what counts is what was read
+    assert settings.source_of("destination[0].name") == str(path)
+    assert settings.source_of("destination[0].send") == "default"
+    assert settings.source_of("destination[1].send") == "default"
 
 
 def test_relative_paths_are_the_files_not_the_working_folders() -> None:
@@ -285,8 +287,8 @@ def test_of_a_list_of_models_one_delivers_and_the_others_are_on_trial(monkeypatc
     assert [one.name for one in settings.models] == ["main", "trial"]
     assert (settings.model.device, settings.model.operating_point) == ("cpu", "triage")
     assert settings.shadow[0].bundle == str(Path("a/models/new").resolve())
-    assert source_of("model.device", path) == source_of("shadow[0].peers", path) == str(path)
-    assert source_of("shadow[0].device", path) == "default"
+    assert settings.source_of("model.device") == settings.source_of("shadow[0].peers") == str(path)
+    assert settings.source_of("shadow[0].device") == "default"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class ObjectStore:
         """The bytes of the file from ``start`` to ``end``, piece by piece. Raises Gone before the first."""
         assert held.path is not None
         try:
-            file = self._spool.path(held.path).open("rb")
+            file = self._spool.path(held.path).open("rb", buffering=0)
         except FileNotFoundError:  # retention came between
             raise Gone from None
         with file:

@@ -257,7 +257,7 @@ class Spool:
         return Path(self._name(relative))
 
     def _name(self, relative: str) -> str:
-        """:meth:`path` as text: of the hundreds of files of a study, paths take longer to make than files to look at."""
+        """:meth:`path` as text: of hundreds of files, paths take longer to make than files to look at."""
         root, *below = relative.split("/")
         if root != "spool" or not any(below) or ".." in below:
             raise ValueError("not a path of the spool")

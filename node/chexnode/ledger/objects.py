@@ -59,7 +59,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredObject:
     """One object that the node holds, or has held."""
 
     study_instance_uid: str
@@ -150,7 +150,7 @@ class Objects:
         sop_instance_uid: str | None = None,
         *,
         superseded: bool = False,
-    ) -> list[Held]:
+    ) -> list[StoredObject]:
         """The objects of a study, of one of its series, or one of them; none if the node never held any.
 
         ``superseded``: also results that are valid no longer.
@@ -160,7 +160,7 @@ class Objects:
         named = {"study": study_instance_uid, "series": series_instance_uid, "instance": sop_instance_uid}
         with self._db.read() as conn:
             return [
-                Held(
+                StoredObject(
                     row.study_instance_uid,
                     row.series_instance_uid,
                     row.sop_instance_uid,

@@ -1,4 +1,5 @@
-"""The promise under attack: 8 senders push images while everything around them is killed, flushed, filled and refused.
+"""The promise under attack: 8 senders push images while everything around them is killed, flushed, filled and refused,
+and while some of the images are corrected and some are erased.
 
 ``make chaos`` runs the long form; CHEXNODE_CHAOS_SEED repeats the blows of a run, CHEXNODE_CHAOS_IMAGES changes its
 length.
@@ -20,13 +21,26 @@ import pydicom
 import pytest
 
 from chexnode.vocabulary.errors import Transient
-from support.chaos import Chaos, FillDisk, FlushRedis, Freeze, Kill, LoseRows, RefuseAssociations, Seconds, Target
+from support.chaos import (
+    Chaos,
+    FillDisk,
+    FlushRedis,
+    Freeze,
+    Kill,
+    LoseRows,
+    RefuseAssociations,
+    Seconds,
+    Target,
+    WrongClock,
+)
+from support.clocks import can_be_wrong
+from support.corrections import Act, Corrector, plan, wait_until_delivered
 from support.datasets import dicom
 from support.disks import SmallDisk
 from support.modalities import Modality, Outgoing
 from support.nodes import Node, loopback_destination
 from support.reckoning import assert_nothing_lost, figures, table
-from support.servers import Orthanc, Postgres, Redis, wait_for
+from support.servers import LOOPBACK, Orthanc, Postgres, Redis, wait_for
 
 SENDERS = 8
 SHAPE = (256, 216)
@@ -34,6 +48,8 @@ PAUSE: Seconds = (1, 6)
 """Between two associations of a sender."""
 FIRST_CR = 100_001
 """An odd seed beyond those of the other phantoms: see ``phantom_dicom.KINDS``."""
+SKEW = (60, 120)
+"""Seconds that a clock may be behind or ahead."""
 START_SECONDS = 5
 """What a worker takes to start where nothing else goes on."""
 RECOVERY_SECONDS = 300
@@ -119,7 +135,17 @@ class Site:
             database={"url": self.postgres.create_database()},
             broker={"url": self.redis.url},
             disk=disk,
-            destination=[loopback_destination("pacs", "ORTHANC", self.pacs.port, timeout_seconds=10)],
+            destination=[
+                loopback_destination(
+                    "pacs",
+                    "ORTHANC",
+                    self.pacs.port,
+                    timeout_seconds=10,
+                    withdraw="delete",
+                    withdraw_url=f"http://{LOOPBACK}:{self.pacs.http_port}",
+                    withdraw_by_orthanc=True,
+                )
+            ],
             # That a worker ends is not the images' doing here.
             worker={"max_crashes": 1000},
         )
@@ -133,9 +159,9 @@ class Site:
     def targets(self) -> Iterator[Target]:
         """What breaks, and how often."""
         short: Seconds = (0, 4)
-        yield Target("receiver", [Kill(self.receiver, short)], (3, 15), self.receiver)
-        for worker in self.workers:
-            yield Target(worker.name, [Kill(worker, short)], (5, 25), worker)
+        for role, rests in ((self.receiver, (3, 15)), *((worker, (5, 25)) for worker in self.workers)):
+            wrong = [WrongClock(role, short, *SKEW)] if can_be_wrong() else []
+            yield Target(role.name, [Kill(role, short), *wrong], rests, role)
         yield Target("redis", [Kill(self.redis, (1, 10)), FlushRedis(self.redis)], (3, 12), self.redis)
         yield Target("postgres", [Kill(self.postgres, short), Freeze(self.postgres, (1, 8))], (5, 20), self.postgres)
         yield Target("database", [self.restored], (15, 40))
@@ -165,7 +191,10 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
     """Send ``count`` images under attack, reckon up, and return the figures."""
     draw = random.Random(seed)
     everything = phantoms(folder / "in", count, draw) + real_images(shared)
-    queues = dealt(everything, draw)
+    after = plan([i.outgoing for i in everything if i.end == "DONE" and i.outgoing.file.parent == folder / "in"], draw)
+    at_once = after.of(Act.ERASED_AT_ONCE)
+    queues = dealt([i for i in everything if i.outgoing.sop_instance_uid not in at_once], draw)
+    to_be_acknowledged = Counter(one.sop_instance_uid for queue in queues for one in queue)
     # At 0.9 a full disk is refused before a store begins, at 1.0 in the middle of it.
     watermark = draw.choice([0.9, 1.0])
     stopping = threading.Event()
@@ -175,15 +204,28 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
             Modality(f"MODALITY{n}", the.node.port, queue, pause, f"{seed} {n}", stopping)
             for n, queue in enumerate(queues)
         ]
+
+        def acknowledged() -> Counter[str]:
+            return Counter(uid for modality in modalities for uid in list(modality.acknowledged))
+
+        corrector = Corrector(
+            the.node,
+            after,
+            folder / "corrected",
+            lambda uid: acknowledged()[uid] == to_be_acknowledged[uid],
+            the.restored.lock,
+            seed,
+            stopping,
+        )
         began = time.monotonic()
         try:
             with Chaos(list(the.targets()), seed, the.slowness) as chaos:
-                for modality in modalities:
-                    modality.start()
+                for thread in (*modalities, corrector):
+                    thread.start()
                 wait_for(
                     lambda: (
                         chaos.has_struck_everywhere()
-                        and not any(modality.is_alive() for modality in modalities)
+                        and not any(thread.is_alive() for thread in (*modalities, corrector))
                         and unfinished(the.node) <= count / 10
                     ),
                     "all images to be acknowledged and most to be delivered",
@@ -191,14 +233,20 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
                     every=2,
                 )
                 chaos.end()
+            assert not corrector.record.errors, corrector.record.errors
             ended = time.monotonic()
-            the.node.wait_until_settled(len(everything), RECOVERY_SECONDS * the.slowness)
+            corrector.erase_again()
+            left = len(everything) - len(after.erased) + len(after.corrected)
+            the.node.wait_until_settled(left, RECOVERY_SECONDS * the.slowness)
+            wait_until_delivered(the.node, RECOVERY_SECONDS * the.slowness)
+            corrector.erase_again()  # what killed processes have left in the spool is old enough by now
             settled = time.monotonic()
             assert not chaos.tally.deaths, "\n".join(chaos.tally.deaths)
             assert all(server.process and server.process.poll() is None for server in (the.receiver, *the.workers))
-            acknowledged = [uid for modality in modalities for uid in modality.acknowledged]
-            assert Counter(acknowledged) == Counter(one.sop_instance_uid for queue in queues for one in queue)
-            assert_nothing_lost(the.node, the.pacs, {i.outgoing.sop_instance_uid: i.end for i in everything})
+            assert acknowledged() == to_be_acknowledged
+            assert Counter(corrector.record.sent) == Counter(after.corrected | at_once)
+            ends = {i.outgoing.sop_instance_uid: i.end for i in everything}
+            assert_nothing_lost(the.node, the.pacs, ends, after, corrector.record)
         except BaseException:
             print("\n".join([f"seed {seed}", *chaos.tally.history]))
             raise
@@ -208,10 +256,13 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
         rows = {
             "seed": seed,
             "disk": f"{'a tmpfs' if the.disk.is_real else 'a reserve'}, watermark {watermark}",
+            "clocks": f"-{SKEW[0]} to {SKEW[1]} s" if can_be_wrong() else "right: no C compiler",
             "machine": f"{the.slowness:.1f} times slower than a quiet one",
             "under attack": f"{ended - began:.0f} s",
             "until settled": f"{settled - ended:.0f} s more",
-            "stores acknowledged": len(acknowledged),
+            "stores acknowledged": acknowledged().total() + len(corrector.record.sent),
+            **dict(sorted(corrector.record.done.items())),
+            "results that an erasure could not withdraw": len(corrector.record.left),
             **{f"not acknowledged: {why}": n for why, n in sorted(refusals.items())},
             **dict(sorted(chaos.tally.strikes.items())),
             **figures(the.node),

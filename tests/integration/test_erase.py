@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,10 +21,10 @@ from chexnode.audit.elements import Instances, Participant, Source, add_particip
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.ledger import Ledger
 from chexnode.node import Node
-from chexnode.operate.erase import erase
+from chexnode.operate.erase import count, erase
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.errors import StaleMove
+from chexnode.vocabulary.errors import StaleMove, Usage
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import Analysis, NewResult
 from chexnode.vocabulary.scopes import Scope
@@ -182,6 +184,38 @@ def test_a_file_that_came_meanwhile_is_not_left_behind(tmp_path: Path, ledger: L
     receive(node)
     assert ledger.erasures.delete(PATIENT, set()) is None, "its file is still there: it would be recorded again"
     assert ledger.accounts.account().received == 1
+
+
+def test_an_id_of_two_issuers_erases_neither_patient_by_chance(tmp_path: Path, ledger: Ledger) -> None:
+    node = a_node(tmp_path, ledger)
+    for number, issuer in enumerate(("A", "B", None)):
+        facts = {"patient_id": "PID-ERASED-77", "issuer_of_patient_id": issuer}
+        record(ledger, arrival(f"1.2.826.0.1.7{number}", study=facts))
+    for act in (lambda: erase(node, PATIENT, 0, BY), lambda: count(node, PATIENT)):
+        with pytest.raises(Usage, match="'A', 'B'"):
+            act()
+    with pytest.raises(Usage, match="give the ID"):
+        erase(node, Filter(study=STUDY, issuer="A"), 0, BY)
+    of_a = Filter(patient="PID-ERASED-77", issuer="A")
+    assert erase(node, of_a, 0, BY).erased.images == 1
+    assert erase(node, of_a, 0, BY).erased.images == 0
+    assert erase(node, Filter(patient="PID-ERASED-77", issuer=""), 0, BY).erased.images == 1
+    assert erase(node, PATIENT, 0, BY).erased.images == 1, "one issuer is left"
+
+
+def test_what_a_killed_process_has_left_in_the_spool_goes_too(tmp_path: Path, ledger: Ledger) -> None:
+    node = a_node(tmp_path, ledger)
+    receive(node)
+    whole, other = (
+        part10_of(an_image()),
+        part10_of(radiograph(StudyInstanceUID="1.2.826.0.1.99", PatientID="PID-KEPT-1")),
+    )
+    results = [node.spool.write_result(data).path for data in (whole, whole[:3000], other)]
+    fresh = node.spool.write_result(whole).path
+    for path in results:
+        os.utime(node.spool.path(path), (time.time() - 60,) * 2)
+    assert erase(node, PATIENT, 0, BY).files == 3, "the image and two that no row names"
+    assert [node.spool.exists(path) for path in (*results, fresh)] == [False, False, True, True]
 
 
 def test_results_that_were_never_sent_are_simply_gone(tmp_path: Path, ledger: Ledger) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from chexnode.keep import backup
 from chexnode.keep.housekeeping import KNOW_SECONDS, ORPHAN_SECONDS, Housekeeper
 from chexnode.ledger.deliveries import FORGOTTEN_AFTER
 from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.schema import metadata, studies
 from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import DeliveryOutcome
 from chexnode.vocabulary.states import DeliveryState
 from support.disks import undeletable
-from support.ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, node_on, opened, record
+from support.ledgers import NOT_ANALYSED, OTHER_SPEC, SPEC, Clock, arrival, claim, complete, node_on, opened, record
 
 DAY = 24 * 3600.0
 
@@ -136,6 +139,69 @@ def test_retention_deletes_what_is_delivered_and_old_and_nothing_else(
     assert not any(spool.exists(path) for path in paths[delivered.path])
     assert all(spool.exists(path) for path in paths[owed.path])
     assert ledger.accounts.account().difference == 0
+
+
+WHO = {
+    "patient_id": "PID-OLD-1", "issuer_of_patient_id": "OLD-HOSPITAL", "patient_name": "Old^Olga",
+    "patient_birth_date": "19310203", "patient_sex": "F", "accession_number": "ACC-OLD-1", "study_id": "ID-OLD-1",
+    "study_description": "Thorax of Olga", "referring_physician_name": "Doc^Dora",
+}  # fmt: skip
+
+
+def test_names_expire_and_what_they_were_of_is_still_counted(
+    tmp_path: Path, ledger: Ledger, spool: Spool, clock: Clock
+) -> None:
+    study = {"study_instance_uid": "1.2.826.0.1.50", "study": WHO, "series": {"series_description": "Olga p.a."}}
+    image = arrival("1.2.826.0.1.51", **study)
+    lateral = arrival("1.2.826.0.1.52", verdict=replace(NOT_ANALYSED, detail="Olga is LL"), **study)
+    for one in (image, lateral):
+        put(spool, one.path)
+    record(ledger, image, lateral)
+    complete(ledger, claim(ledger))
+    keeper = housekeeper(ledger, spool, retention={"days": 10, "identity_days": 100})
+    clock.forward(101 * DAY)
+    assert keeper.forget() == 0, "there are files, which say it too"
+    assert keeper.retain() > 0
+    clock.forward(-2 * DAY)
+    assert keeper.forget() == 0
+    clock.forward(2 * DAY)
+    counted = ledger.accounts.account()
+    assert keeper.forget() == 1
+    assert keeper.forget() == 0
+    dump = everything(ledger)
+    assert [value for value in (*WHO.values(), "OLD^OLGA", "old^olga", "Olga") if f"'{value}'" in dump] == []
+    assert "Olga" not in dump
+    assert ledger.accounts.account() == counted
+    assert (counted.received, counted.difference) == (2, 0)
+    assert len(ledger.views.jobs()) == 2
+
+    record(ledger, replace(image, path="spool/sources/again"))  # the very same bytes, and so a file that says it
+    assert subject(ledger) == ("PID-OLD-1", "Old^Olga")
+
+
+def test_a_late_image_names_its_study_again(ledger: Ledger, spool: Spool, clock: Clock) -> None:
+    record(ledger, arrival("1.2.826.0.1.51", study_instance_uid="1.2.826.0.1.50", study=WHO))
+    complete(ledger, claim(ledger))
+    keeper = housekeeper(ledger, spool, retention={"days": 1, "identity_days": 2})
+    clock.forward(3 * DAY)
+    keeper.retain()
+    assert keeper.forget() == 1
+    assert subject(ledger) == (None, None)
+    record(ledger, arrival("1.2.826.0.1.53", study_instance_uid="1.2.826.0.1.50", study=WHO))
+    assert subject(ledger) == ("PID-OLD-1", "Old^Olga")
+
+
+def subject(ledger: Ledger) -> tuple[str | None, str | None]:
+    """Patient ID and name of the only study."""
+    with ledger.database.read() as conn:
+        row = conn.execute(select(studies.c.patient_id, studies.c.patient_name)).one()
+    return row.patient_id, row.patient_name
+
+
+def everything(ledger: Ledger) -> str:
+    """All rows."""
+    with ledger.database.read() as conn:
+        return repr([conn.execute(select(table)).all() for table in metadata.sorted_tables])
 
 
 def test_retention_waits_for_a_backup(

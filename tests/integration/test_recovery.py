@@ -97,6 +97,25 @@ def test_housekeeping_records_what_an_emptied_ledger_no_longer_knows(tmp_path: P
             assert job.calling_ae_title == "MODALITY", "kept in the file's group 0002"
 
 
+def test_of_an_image_and_its_correction_the_one_that_came_last_counts_again(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path)
+    uids = [f"1.2.3.{number}" for number in range(8)]  # a folder's own order would have to be right for all
+    with a_node(settings) as node, storing(node) as storage:
+        for uid in uids * 2:  # with other pixels the second time
+            assert store(storage, uid)
+        versions = [node.ledger.views.job(view.id) for view in reversed(node.ledger.views.jobs())]
+        for number, one in enumerate(versions):
+            assert one.source_path is not None
+            os.utime(node.spool.path(one.source_path), (time.time() - 120 + number,) * 2)
+        with node.ledger.database.write() as conn:
+            for table in reversed(metadata.sorted_tables):
+                if table.name != "markers":
+                    conn.execute(table.delete())
+        assert Recovery(node).recover_all() == 2 * len(uids)
+        again = [node.ledger.views.job(view.id) for view in reversed(node.ledger.views.jobs())]
+        assert [one.digest for one in again] == [one.digest for one in versions]
+
+
 def test_a_second_copy_of_what_is_recorded_goes_and_a_lost_file_is_put_back(tmp_path: Path) -> None:
     settings = settings_at(tmp_path)
     with a_node(settings) as node, storing(node) as storage:

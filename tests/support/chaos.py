@@ -29,7 +29,7 @@ from chexnode.ledger.schema import metadata
 from chexnode.vocabulary.errors import Transient
 from support.disks import SmallDisk
 from support.frozen import freeze, thaw
-from support.nodes import Node
+from support.nodes import Node, Process
 from support.servers import Orthanc, Postgres, Redis, Server
 
 Seconds = tuple[float, float]
@@ -63,6 +63,19 @@ class Kill:
         return started(self._server)
 
 
+class WrongClock(Kill):
+    """The host of a role comes back with a wall clock that is wrong by up to so many seconds, behind or ahead."""
+
+    def __init__(self, role: Process, lasts: Seconds, behind: int, ahead: int) -> None:
+        super().__init__(role, lasts)
+        self.name = f"{role.name} given a wrong clock"
+        self._role, self._skews = role, (-behind, ahead)
+
+    def strike(self, draw: random.Random) -> None:
+        super().strike(draw)
+        self._role.clock_skew = draw.randint(*self._skews)
+
+
 class Freeze:
     """SIGSTOP: connections stay open, the kernel goes on acknowledging bytes, and nobody answers."""
 
@@ -88,8 +101,11 @@ class LoseRows:
         self._url = node.tables["database"]["url"]
         self._number = 0
         self._is_copied = self._is_restored = False
+        self.lock = threading.Lock()
+        """Held from the copy until everything of it is recorded again."""
 
     def strike(self, draw: random.Random) -> None:
+        self.lock.acquire()
         self._number += 1
         self._is_copied = self._is_restored = False
         self._copy()
@@ -100,8 +116,9 @@ class LoseRows:
             self._copy()
         elif not self._is_restored:
             self._restore()
-        else:
-            return self._node.run("recover", check=False).returncode == 0
+        elif self._node.run("recover", check=False).returncode == 0:
+            self.lock.release()
+            return True
         return False
 
     def _copy(self) -> None:

@@ -15,6 +15,7 @@ import psutil
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.loading import load
 from chexnode.vocabulary.errors import Transient
+from support.clocks import wrong_by
 from support.servers import LOOPBACK, START_SECONDS, Server, free_port, listens, wait_for
 
 AE_TITLE = "CHEXNODE"
@@ -132,6 +133,8 @@ class Process(Server):
     """One command of the node that runs until it is stopped, with whatever children it has."""
 
     start_seconds = 120  # torch on a busy machine
+    clock_skew = 0
+    """Seconds by which its wall clock is wrong from its next start on."""
 
     def __init__(self, node: Node, command: str, number: int = 1) -> None:
         self.name = f"chexnode-{command}-{number}"
@@ -140,6 +143,9 @@ class Process(Server):
 
     def command(self) -> Sequence[str | Path]:
         return [sys.executable, "-m", "chexnode.cli", "--config", self.node.config, self.role]
+
+    def environment(self) -> Mapping[str, str]:
+        return wrong_by(self.clock_skew)
 
     def is_ready(self) -> bool:
         if self.role == "up":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pydicom
 from sqlalchemy import func, select
@@ -16,15 +16,24 @@ from chexnode.ledger.schema import deliveries, events, instances
 from chexnode.ledger.views import JobDetail
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Outcome
+from support.corrections import Plan, Record, assert_gone, assert_one_valid_set, valid_results
 from support.nodes import Node
 from support.senders import take_apart
 from support.servers import Orthanc
 
 
-def assert_nothing_lost(node: Node, pacs: Orthanc, expected: Mapping[str, str]) -> None:
+def assert_nothing_lost(node: Node, pacs: Orthanc, expected: Mapping[str, str], after: Plan, record: Record) -> None:
     """Each SOP Instance UID of ``expected`` ended as it says (``DONE``, or a state and its reason), in one version
-    whose file is sound; its results are in the PACS once, byte for byte, and nothing else is there."""
-    found = details(node)
+    whose file is sound; its results are in the PACS once, byte for byte, and nothing else is there.
+
+    ``after``, ``record``: what is corrected has one valid set besides, and of what is erased nothing is there.
+    """
+    everything = details(node)
+    assert after.erased.isdisjoint(one.sop_instance_uid for one in everything)
+    assert_one_valid_set(everything, after, node)
+    assert_gone(node, record.identities)
+    expected = {uid: end for uid, end in expected.items() if uid not in after.acts}
+    found = [one for one in everything if one.sop_instance_uid not in after.acts]
     assert Counter(one.sop_instance_uid for one in found) == Counter(list(expected)), "not one version of each image"
     ended = {one.sop_instance_uid: " ".join(filter(None, (one.state, one.reason))) for one in found}
     assert ended == expected, [(one.state, one.error, one.events) for one in found if one.error]
@@ -34,8 +43,8 @@ def assert_nothing_lost(node: Node, pacs: Orthanc, expected: Mapping[str, str]) 
         assert spool.verify(one.source_path, one.digest), f"the file of {one.id} is damaged"
         assert_complete(one)
     account = node.account()
-    assert (account["received"], account["pending"], account["failed"]) == (len(expected), 0, 0)
-    assert_delivered(node, pacs, found)
+    assert (account["received"], account["pending"], account["failed"]) == (len(everything), 0, 0)
+    assert_delivered(node, pacs, everything, record.left)
 
 
 def details(node: Node) -> list[JobDetail]:
@@ -58,16 +67,17 @@ def assert_complete(one: JobDetail) -> None:
     assert moves["DONE"] == moves["DELIVERING"] == (one.state == "DONE"), one.events
 
 
-def assert_delivered(node: Node, pacs: Orthanc, found: Iterable[JobDetail]) -> None:
-    """What the PACS has is what the results' digests say, each once, and nothing else.
+def assert_delivered(node: Node, pacs: Orthanc, found: Sequence[JobDetail], left: Collection[str]) -> None:
+    """What the PACS has is what the valid results' digests say, each once, and nothing else, but what may be ``left``.
 
     The digest is of the whole file. Orthanc writes a file meta information of its own, so ours goes before its data
     set: that the file in the spool has the digest says that ours is what was committed. Where the database had been
     restored to an older copy the PACS may have had a result before the ledger made it again, under the same UID: then
     the two say the same, but for when they were made.
     """
-    results = {result.uid: result for one in found for result in one.results}
+    results = valid_results(found)
     stored = {identifier: pacs.tags(identifier)["SOPInstanceUID"] for identifier in pacs.instances()}
+    stored = {identifier: uid for identifier, uid in stored.items() if uid in results or uid not in left}
     assert sorted(stored.values()) == sorted(results)
     for identifier, uid in stored.items():
         result = results[uid]

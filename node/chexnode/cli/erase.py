@@ -14,7 +14,10 @@ from chexnode.vocabulary.errors import Usage
 
 def erase(
     ctx: typer.Context,
-    patient: Annotated[str | None, typer.Option(metavar="ID", help="The patient's ID, whoever issued it.")] = None,
+    patient: Annotated[str | None, typer.Option(metavar="ID", help="The patient's ID.")] = None,
+    issuer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who issued the ID; '': images that do not say so.")
+    ] = None,
     study: Annotated[str | None, typer.Option(metavar="UID", help="Or one study, by its Study Instance UID.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -32,14 +35,15 @@ def erase(
     from socket import gethostname
 
     from chexnode.node import Node
+    from chexnode.operate.erase import count
     from chexnode.operate.erase import erase as erase_all
     from chexnode.vocabulary.filters import Filter
 
     if bool(patient) == bool(study):
         raise Usage("give --patient ID, or --study UID")
-    whose = Filter(patient=patient or None, study=study or None)
+    whose = Filter(patient=patient or None, issuer=issuer, study=study or None)
     with Node.open(settings_of(ctx), "erase") as node:
-        extent = node.ledger.erasures.extent(whose)
+        extent = count(node, whose).erased
         counted = (
             f"{extent.studies} studies, {extent.images} images ({extent.unfinished} not analysed yet), "
             f"{extent.results} results, {extent.deliveries} deliveries"

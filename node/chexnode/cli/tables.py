@@ -169,6 +169,7 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
         ("detail", job.instance_detail),
         ("finding", finding(job.score, job.abnormal, job.regions, _is_analysed(job)) or None),
         ("notes", ", ".join(job.notes) or None),
+        ("priority", job.priority),
         ("error", None if job.error == job.instance_detail else job.error),
         ("attempts", str(job.attempts)),
         ("image", job.sop_instance_uid),

@@ -64,6 +64,7 @@ class Housekeeper:
             log.warning("%d deliveries were waiting for a destination that the settings no longer have", gone)
         if time.monotonic() - self._swept >= SWEEP_SECONDS:
             self.retain()
+            self.forget()
             self.sweep()
             self._swept = time.monotonic()
         self._read_notes()  # last: a note that cannot be carried out keeps nothing else from being done
@@ -77,6 +78,16 @@ class Housekeeper:
         if deleted:
             log.info("%d file(s) past retention deleted", deleted)
         return deleted
+
+    def forget(self) -> int:
+        """Delete names from rows of which no file is left and that are old enough; return of how many studies."""
+        before = self._ledger.clock() - timedelta(days=self._settings.retention.identity_days)
+        forgotten = 0
+        while count := self._ledger.identities.expire(before):
+            forgotten += count
+        if forgotten:
+            log.info("the names of %d old studies are deleted", forgotten)
+        return forgotten
 
     def sweep(self) -> int:
         """Deal with files that no row names and that are too old to be waiting for one, and with empty folders.

@@ -78,7 +78,10 @@ class Recovery:
         return fates.count(Fate.RECORDED)
 
     def _unknown(self, seconds: float) -> list[str]:
-        """The sources written more than ``seconds`` ago that no row names."""
-        files = self._node.ledger.files
-        sources = (path for path in self._node.spool.older_than(seconds) if path.startswith("spool/sources/"))
-        return [path for path in sources if not files.known([path])]
+        """The sources written more than ``seconds`` ago that no row names, in the order in which they came.
+
+        Of an image and its correction the one that is recorded last counts.
+        """
+        files, spool = self._node.ledger.files, self._node.spool
+        sources = (path for path in spool.older_than(seconds) if path.startswith("spool/sources/"))
+        return sorted((path for path in sources if not files.known([path])), key=spool.written_at)

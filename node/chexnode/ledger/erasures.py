@@ -45,6 +45,17 @@ class Erasures:
         with self._db.read() as conn:
             return _Rows(conn, whose).extent()
 
+    def issuers(self, whose: Filter) -> set[str]:
+        """Who issued the patient's ID, by the images that say so."""
+        query = select(studies.c.issuer_of_patient_id).where(of_patient_id(whose)).distinct()
+        with self._db.read() as conn:
+            return {issuer for issuer in conn.execute(query).scalars() if issuer}
+
+    def studies(self, whose: Filter) -> list[str]:
+        """Study Instance UIDs."""
+        with self._db.read() as conn:
+            return _Rows(conn, whose).studies
+
     def identities(self, whose: Filter) -> set[str]:
         """All that names the patient, a study or an object of it: IDs, names, accession numbers and UIDs."""
         with self._db.read() as conn:
@@ -145,12 +156,20 @@ class Erasures:
 _NOT_WITHDRAWN: ColumnElement[bool] = and_(deliveries.c.state == DeliveryState.WITHDRAWN, deliveries.c.attempts > 0)
 
 
+def of_patient_id(whose: Filter) -> ColumnElement[bool]:
+    """The studies of a patient, by ID and, where that is named, its issuer."""
+    is_patients = studies.c.patient_id == whose.patient
+    if whose.issuer is None:
+        return is_patients
+    return and_(is_patients, func.coalesce(studies.c.issuer_of_patient_id, "") == whose.issuer)
+
+
 class _Rows:
     """What is theirs, within one transaction."""
 
     def __init__(self, conn: Connection, whose: Filter) -> None:
         assert (whose.patient is None) != (whose.study is None), "name a patient or a study"
-        of_patient = studies.c.patient_id == whose.patient
+        of_patient = of_patient_id(whose)
         of_study = studies.c.study_instance_uid == whose.study
         self.conn = conn
         self.studies: list[str] = list(

@@ -12,6 +12,7 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, func, select,
 from sqlalchemy.exc import IntegrityError
 
 from chexnode.ledger.database import Database, add_missing, add_rows
+from chexnode.ledger.identities import UNNAMED
 from chexnode.ledger.moves import happened, instance_id, move, record
 from chexnode.ledger.reports import look_again
 from chexnode.ledger.rows import columns_of, version
@@ -86,7 +87,7 @@ _FIND_VERSIONS = (
     .with_for_update()
 )
 _FIND_STUDIES = (
-    select(studies.c.study_instance_uid, studies.c.state)
+    select(studies.c.study_instance_uid, studies.c.state, UNNAMED.label("unnamed"))
     .where(studies.c.study_instance_uid.in_(_UIDS))
     .order_by(studies.c.study_instance_uid)
     .with_for_update()
@@ -131,6 +132,8 @@ class _Batch:
         self.triaged: list[tuple[InstanceState, Arrival, dict[str, Any]]] = []
         self.corrected: set[str] = set()
         """Studies of which a known image came again, changed: what its header says of patient and study counts now."""
+        self.back: dict[str, dict[str, Any]] = {}
+        """Of studies whose files had been deleted and come again: their rows may say no longer whose they are."""
         self.duplicates: dict[tuple[str, str], int] = defaultdict(int)
         self.latest_again: dict[tuple[str, str], datetime] = {}
 
@@ -193,6 +196,7 @@ class _Batch:
         if path is None:  # retention had deleted the file; this one takes its place
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))
+            self.back[arrival.study_instance_uid] = _study_row(arrival)
         if arrival.verdict.state is InstanceState.ANALYSABLE:
             if state is InstanceState.QUARANTINED and self._came_in_another_syntax(arrival):
                 # Whoever sent these bytes first did not name the transfer syntax that they are of.
@@ -221,9 +225,7 @@ class _Batch:
         study, one_series = arrival.study_instance_uid, arrival.series_instance_uid
         if not (study and one_series):
             return
-        facts = columns_of(studies, arrival.study)
-        key = name_key(str(arrival.study.get("patient_name") or ""))
-        row = dict(facts, study_instance_uid=study, patient_name_key=key or None)
+        row = _study_row(arrival)
         if study in self.corrected:
             self.studies[study] = row
         self.studies.setdefault(study, row)
@@ -306,11 +308,15 @@ class _Batch:
 
     def _flush_studies(self) -> None:
         """Add new studies; an image for a known one moves its clock, and reopens it if it had closed."""
+        for uid, row in sorted(self.back.items()):
+            self.conn.execute(update(studies).where(studies.c.study_instance_uid == uid, UNNAMED).values(**row))
         if not self.studies:
             return
         # Sorted, so that two receivers lock the same rows in the same order.
         uids = sorted(self.studies)
-        known = {row.study_instance_uid: row.state for row in self.conn.execute(_FIND_STUDIES, {"uids": uids})}
+        rows = self.conn.execute(_FIND_STUDIES, {"uids": uids}).all()
+        known = {row.study_instance_uid: row.state for row in rows}
+        renamed = self.corrected | {row.study_instance_uid for row in rows if row.unnamed}
         fresh = [
             dict(self.studies[uid], state=StudyState.OPEN, first_received_at=self.now, last_received_at=self.now)
             for uid in uids
@@ -319,13 +325,19 @@ class _Batch:
         add_missing(self.conn, studies, _uniform(fresh))
         if known:
             self.conn.execute(_TOUCH_STUDIES, {"uids": sorted(known), "now": self.now})
-        for uid in sorted(self.corrected & known.keys()):
-            facts = {name: value for name, value in self.studies[uid].items() if name != "study_instance_uid"}
-            self.conn.execute(update(studies).where(studies.c.study_instance_uid == uid).values(**facts))
+        for uid in sorted(renamed & known.keys()):
+            self.conn.execute(update(studies).where(studies.c.study_instance_uid == uid).values(**self.studies[uid]))
         if closed := [uid for uid, state in known.items() if state is StudyState.CLOSED]:
             reopened = (StudyState.CLOSED, StudyState.OPEN, Event.REOPENED)
             those = studies.c.study_instance_uid.in_(closed)
             move(self.conn, studies, *reopened, self.now, those, closed_at=None, report_digest=None)
+
+
+def _study_row(arrival: Arrival) -> dict[str, Any]:
+    """What its header says of patient and study, as a row of ``studies``."""
+    key = name_key(str(arrival.study.get("patient_name") or ""))
+    facts = columns_of(studies, arrival.study)
+    return dict(facts, study_instance_uid=arrival.study_instance_uid, patient_name_key=key or None)
 
 
 def new_job(

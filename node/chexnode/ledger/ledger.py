@@ -22,6 +22,7 @@ from chexnode.ledger.erasures import Erasures
 from chexnode.ledger.feed import Feed
 from chexnode.ledger.files import Files
 from chexnode.ledger.holdings import Holdings
+from chexnode.ledger.identities import Identities
 from chexnode.ledger.images import Images
 from chexnode.ledger.instances import Instances
 from chexnode.ledger.jobs import Jobs
@@ -62,6 +63,7 @@ class Ledger:
         self.subjects = Subjects(self.database)
         self.files = Files(self.database)
         self.erasures = Erasures(self.database)
+        self.identities = Identities(self.database)
         self.rejections = Rejections(self.database)
         self.holdings = Holdings(self.database)
         self.objects = Objects(self.database)

@@ -129,6 +129,9 @@ def _where(condition: str) -> dict[str, Any]:
     return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
 
 
+IDENTIFIED = "patient_id IS NOT NULL OR patient_name IS NOT NULL OR accession_number IS NOT NULL"
+"""Of studies: those that say whose they are."""
+
 KEY_OBJECTS = f"sop_class_uid = '{KeyObjectSelectionDocumentStorage}'"
 """Of instances: the Key Object Selections."""
 
@@ -138,6 +141,7 @@ studies = Table(
     _uid("study_instance_uid", primary_key=True),
     Column("state", Coded(StudyState), nullable=False),
     Column("patient_id", SafeText),
+    Column("issuer_of_patient_id", SafeText),
     Column("patient_name", SafeText),
     Column("patient_name_key", SafeText),  # without case, for searching
     Column("patient_birth_date", SafeText),
@@ -157,6 +161,7 @@ studies = Table(
     Index(None, "patient_id"),
     Index(None, "patient_name_key"),
     Index(None, "study_date", "study_instance_uid"),
+    Index("ix_studies_identified", "last_received_at", **_where(IDENTIFIED)),
     Index("ix_studies_to_be_reported", "state", "closed_at", **_where("report_digest IS NULL")),
 )
 

@@ -52,7 +52,7 @@ class ResultView:
     size: int
     """Bytes."""
     superseded: str | None
-    """Why it is valid no longer; None while it is."""
+    """Why it is valid no longer; null while it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,9 @@ class JobDetail(JobView):
     source_path: str | None
     """The file as received, under ``data_dir``; None once retention has deleted it."""
     instance_detail: str | None
-    """More on the gate's reason."""
+    """The gate's evidence: the site's rule that decided, what was read of view and part, or what speaks against."""
+    priority: str
+    """``urgent`` or ``routine``."""
     notes: tuple[str, ...]
     """Codes of what was noticed."""
     model_digest: str | None
@@ -260,13 +262,16 @@ class Views:
 #: Fields of :class:`JobDetail` that are columns of :func:`_jobs_query`.
 _DETAIL = (
     *("digest", "sop_class_uid", "calling_ae_title", "address"),
-    *("source_path", "instance_detail", "model_digest", "purpose"),
+    *("source_path", "instance_detail", "priority", "model_digest", "purpose"),
 )
 
 
 def _jobs_query(shadows: bool = False) -> Any:
     """Each version with its jobs; ``shadows``: those of models on trial too."""
-    of_instance = ("sop_instance_uid", "digest", "study_instance_uid", "sop_class_uid", "calling_ae_title", "address")
+    of_instance = (
+        *("sop_instance_uid", "digest", "study_instance_uid", "sop_class_uid", "calling_ae_title", "address"),
+        "priority",
+    )
     of_job = (
         "model",
         "model_digest",

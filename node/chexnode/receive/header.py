@@ -110,6 +110,7 @@ def _attribute(ds: Dataset, keyword: str, codecs: list[str]) -> str | int | None
 
 _STUDY = (
     "PatientID",
+    "IssuerOfPatientID",
     "PatientName",
     "PatientBirthDate",
     "PatientSex",

@@ -20,6 +20,8 @@ class Filter:
     """Accession Number, exactly."""
     patient: str | None = None
     """Patient ID, exactly."""
+    issuer: str | None = None
+    """Issuer of Patient ID, exactly; empty: none is named."""
     study: str | None = None
     """Study Instance UID."""
     since: datetime | None = None
@@ -63,11 +65,11 @@ def given(
 ) -> Filter:
     """A filter of what was written; empty texts count as not given. Raises Usage."""
     return Filter(
-        accession or None,
-        patient or None,
-        study or None,
-        moment(since) if since else None,
-        moment(until, end=True) if until else None,
+        accession=accession or None,
+        patient=patient or None,
+        study=study or None,
+        since=moment(since) if since else None,
+        until=moment(until, end=True) if until else None,
     )
 
 

@@ -55,6 +55,7 @@ class ErasureOf(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"patient": "4711"}})
 
     patient: str | None = Field(None, description="Patient ID.")
+    issuer: str | None = Field(None, description="Of the Patient ID; empty: images that name none.")
     study: str | None = Field(None, description="Study Instance UID.")
     wait_seconds: float = Field(
         20, ge=0, le=600, description="How long destinations have to withdraw the results, before they are erased here."
@@ -71,7 +72,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 _EXTENT = Extent(1, 2, 6, 6, 1)
 _ERASED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": asdict(Erasure(_EXTENT, 9, 4, {"pacs": 1}, {}, True))}}},
-    400: {"description": "Not exactly one of patient and study."},
+    400: {"description": "Not exactly one of patient and study, or an ID that several issuers have given."},
     503: {"description": "The database or the disk cannot be used: nothing, or not everything, is erased; ask again."},
 }
 
@@ -102,7 +103,7 @@ def router(node: Node, acts: Acts) -> APIRouter:
         """
         if bool(whose.patient) == bool(whose.study):
             raise Usage("give a patient, or a study")
-        wanted = Filter(patient=whose.patient or None, study=whose.study or None)
+        wanted = Filter(patient=whose.patient or None, issuer=whose.issuer, study=whose.study or None)
         if whose.dry_run:
             return answer(acts.extent(wanted))
         return answer(acts.erase(wanted, whose.wait_seconds, who_asks(request)))

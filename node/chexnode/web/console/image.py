@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.ledger.images import ImageView, Search
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 from chexnode.ledger.views import JobDetail
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
@@ -36,6 +36,8 @@ from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.render import Rendering, Viewport, parse_window
 from chexnode.web.dicomweb.stored import Stored
+
+T = TypeVar("T")
 
 _LONGEST_SIDE = 1600
 _WAIT_SECONDS = 20.0
@@ -111,7 +113,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
             return None
         subject = next(iter(ledger.objects.locate(study)), None) if study else None
         whose = subject.subject if subject is not None else Subject(study)
-        access().opened[uid] = Held(study, "", uid, sop_class_uid, "", path, 0, whose)
+        access().opened[uid] = StoredObject(study, "", uid, sop_class_uid, "", path, 0, whose)
         return found
 
     def source(job: JobDetail) -> Stored | None:
@@ -189,7 +191,12 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
     def ask(request: Request, name: str, whose: str = "study", visitor: Visitor = ruling) -> Response:
         job = detail(name)
         named = _whose(job, row_of(job), whose)
-        values: dict[str, Any] = {"job": job, "row": row_of(job), "whose": whose, "extent": acts.extent(named).erased}
+        values: dict[str, Any] = {
+            "job": job,
+            "row": row_of(job),
+            "whose": whose,
+            "extent": _done(lambda: acts.extent(named)).erased,
+        }
         return pages.page(request, visitor, "erase", erasure=None, **values)
 
     @routes.post("/images/{name}/erase")
@@ -201,7 +208,8 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
 
     def erased(request: Request, name: str, whose: str, visitor: Visitor) -> Response:
         job = detail(name)
-        erasure = acts.erase(_whose(job, row_of(job), whose), _WAIT_SECONDS, visitor.who(request))
+        named = _whose(job, row_of(job), whose)
+        erasure = _done(lambda: acts.erase(named, _WAIT_SECONDS, visitor.who(request)))
         snapshots.forget()
         values: dict[str, Any] = {"job": job, "row": None, "whose": whose, "extent": erasure.erased}
         return pages.page(request, visitor, "erase", erasure=erasure, **values)
@@ -235,6 +243,14 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
         snapshots.forget()
 
     return routes
+
+
+def _done(act: Callable[[], T]) -> T:
+    """What ``act`` returns. Raises Turned where it cannot be done."""
+    try:
+        return act()
+    except Usage as error:
+        raise Turned(409, "turned.refused", why=plain(error)) from error
 
 
 def _acts(job: JobDetail, visitor: Visitor) -> list[str]:

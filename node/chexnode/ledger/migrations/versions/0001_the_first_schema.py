@@ -81,6 +81,7 @@ def upgrade() -> None:
         sa.Column("study_instance_uid", sa.String(length=128), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("patient_id", _text(), nullable=True),
+        sa.Column("issuer_of_patient_id", _text(), nullable=True),
         sa.Column("patient_name", _text(), nullable=True),
         sa.Column("patient_name_key", _text(), nullable=True),
         sa.Column("patient_birth_date", _text(), nullable=True),
@@ -100,6 +101,12 @@ def upgrade() -> None:
     with op.batch_alter_table("studies", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_studies_accession_number"), ["accession_number"], unique=False)
         batch_op.create_index(batch_op.f("ix_studies_patient_id"), ["patient_id"], unique=False)
+        batch_op.create_index(
+            "ix_studies_identified",
+            ["last_received_at"],
+            unique=False,
+            **_where("patient_id IS NOT NULL OR patient_name IS NOT NULL OR accession_number IS NOT NULL"),
+        )
         batch_op.create_index(
             "ix_studies_to_be_reported", ["state", "closed_at"], unique=False, **_where("report_digest IS NULL")
         )

@@ -79,8 +79,8 @@ class Users:
                 return User(row.name, role, row.created_at)
             if conn.execute(select(users.c.name).where(users.c.name == name)).first() is not None:
                 raise Usage(f"there is another user {name!r} already")
-            row = {"name": name, "role": role, "password_hash": "", "subject": subject, "created_at": now}
-            add_rows(conn, users, [row])
+            fresh = {"name": name, "role": role, "password_hash": "", "subject": subject, "created_at": now}
+            add_rows(conn, users, [fresh])
             close_door(conn)
             record(conn, [happened("user", name, Event.ADDED, now, detail=f"{role}, by OpenID Connect")])
         return User(name, role, now)

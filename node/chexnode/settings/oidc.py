@@ -56,6 +56,5 @@ class OidcSettings(Section):
 def is_safe(url: str) -> bool:
     """Whether nobody on the way can read or change what goes to ``url``: TLS, or this machine itself."""
     parts = urlsplit(url)
-    return bool(parts.hostname) and (
-        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
-    )
+    host = parts.hostname or ""
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))

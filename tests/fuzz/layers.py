@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_sound
+from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_intact
 from chexmodels.dicom.part10 import Part10 as Part10File
 from chexmodels.dicom.transfer_syntaxes import DEFLATED
 from chexnode.dimse.commitment import MAX_ELEMENTS
@@ -25,7 +25,7 @@ from chexnode.receive.filemeta import Announced, file_prefix
 from chexnode.receive.header import NotUnderstood, read_header
 from chexnode.settings.gate import GateSettings
 from chexnode.settings.limits import LimitSettings
-from chexnode.triage.gate import judge_header
+from chexnode.triage.gate import triage_header
 from chexnode.vocabulary.errors import Refused
 from chexnode.work.sandbox import Sandbox
 from fuzz.cases import Case
@@ -62,7 +62,7 @@ def check_data_set(part: Part10) -> None:
     whole = _received(part)
     content = _file(part)
     with suppress(DecodeError):
-        sanitise(read_sound(content, READ_LIMITS))
+        sanitise(read_intact(content, READ_LIMITS))
     found = _read(content)
     if isinstance(found, DecodeError):
         assert found.detail.isprintable()
@@ -88,7 +88,7 @@ def _received(part: Part10) -> bool | None:
         header = read_header(part.data, part.transfer_syntax_uid, LIMITS)
     except NotUnderstood:
         return None
-    verdict = judge_header(
+    verdict = triage_header(
         header.ds,
         GateSettings(),
         has_pixel_data=header.scan.pixels is not None,

@@ -168,7 +168,7 @@ def read(content: Buffer, limits: ReadLimits) -> Part10:
     return part10
 
 
-def read_sound(content: Buffer, limits: ReadLimits) -> Dataset:
+def read_intact(content: Buffer, limits: ReadLimits) -> Dataset:
     """Read what can be read of a broken DICOM file: the elements before the first fault, or before Pixel Data.
 
     Elements stand in the order of their tags (PS3.5 section 7.1): where a study is named, its patient was named before.

@@ -57,7 +57,7 @@ _TRANSFER_SYNTAXES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ArchivedInstance:
     """One instance that the archive holds."""
 
     study_instance_uid: str
@@ -119,7 +119,7 @@ class Archive:
                     found[str(match.StudyInstanceUID)] = None
         return list(found)
 
-    def instances(self, study_instance_uid: str) -> Iterator[Held]:
+    def instances(self, study_instance_uid: str) -> Iterator[ArchivedInstance]:
         """Yield everything it holds of a study. Raises DestinationDown."""
         named = ("SeriesInstanceUID", "Modality", "BodyPartExamined", "SeriesDescription", "Manufacturer")
         keys = dict.fromkeys(named, "")
@@ -131,7 +131,7 @@ class Archive:
             )
             above = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": uid}
             for match in self._find(_identifier("IMAGE", **above, SOPInstanceUID="", SOPClassUID="")):
-                yield Held(
+                yield ArchivedInstance(
                     study_instance_uid,
                     uid,
                     str(match.SOPInstanceUID),
@@ -146,12 +146,12 @@ class Archive:
             self._trail.queried(self.settings, _FIND, _IMPLICIT, datasets.encode(identifier, _IMPLICIT))
         return self._assoc.find(_FIND, identifier)
 
-    def fetch(self, instances: Iterable[Held]) -> int:
+    def fetch(self, instances: Iterable[ArchivedInstance]) -> int:
         """Have it send ``instances`` to us, series by series; return how many it says it has sent.
 
         Raises DestinationDown.
         """
-        by_series = defaultdict[str, list[Held]](list)
+        by_series = defaultdict[str, list[ArchivedInstance]](list)
         for one in instances:
             by_series[one.series_instance_uid].append(one)
         fetch = self._get if self.settings.retrieve == "get" else self._move
@@ -161,12 +161,12 @@ class Archive:
             for start in range(0, len(some), _UIDS_AT_ONCE)
         )
 
-    def _move(self, some: Sequence[Held]) -> int:
+    def _move(self, some: Sequence[ArchivedInstance]) -> int:
         if (_MOVE, _IMPLICIT) not in self._assoc.accepted:
             raise DestinationDown("it does not accept Study Root retrieval (C-MOVE)")
         return self._assoc.move(_MOVE, _named(some), self._ae_title)
 
-    def _get(self, some: Sequence[Held]) -> int:
+    def _get(self, some: Sequence[ArchivedInstance]) -> int:
         """All at once, or one by one if it gives up at the first that we refuse, as Orthanc does."""
         kept = set[str]()
         try:
@@ -176,7 +176,7 @@ class Archive:
             left = [one for one in some if one.sop_instance_uid not in kept]
             return len(kept) + (sum(self._get([one]) for one in left) if len(some) > 1 else 0)
 
-    def _get_at_once(self, some: Sequence[Held], kept: set[str]) -> int:
+    def _get_at_once(self, some: Sequence[ArchivedInstance], kept: set[str]) -> int:
         """On an association of its own, which proposes the SOP classes that come; add what is stored to ``kept``."""
         known = sorted({one.sop_class_uid for one in some if one.sop_class_uid})[:_MOST_CLASSES]
         classes = known if all(one.sop_class_uid for one in some) else _RADIOGRAPHS
@@ -200,7 +200,7 @@ def caller_of(source: DestinationSettings) -> Caller:
     return Caller(source.ae_title or source.name[:16], source.address)
 
 
-def _named(some: Sequence[Held]) -> Dataset:
+def _named(some: Sequence[ArchivedInstance]) -> Dataset:
     """The identifier of instances of one series."""
     return _identifier(
         "IMAGE",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 
-from chexnode.archive.query_retrieve import Archive, Held
+from chexnode.archive.query_retrieve import Archive, ArchivedInstance
 from chexnode.node import Node
 from chexnode.triage.reading import BodyPart, body_part_of
 from chexnode.vocabulary.filters import Filter
@@ -74,7 +74,7 @@ def reconcile(
     ledger, name, wanted = node.ledger, archive.settings.name, set(node.settings.gate.modalities)
     delivered = ledger.holdings.delivered(name, wanted_studies)
     studies = list(dict.fromkeys([*archive.studies(wanted_studies, sorted(wanted)), *delivered]))
-    radiographs, missed, gone = 0, list[Held](), list[Gone]()
+    radiographs, missed, gone = 0, list[ArchivedInstance](), list[Gone]()
     for study in track(studies):
         held = list(archive.instances(study))
         absent = delivered.get(study, set()) - {one.sop_instance_uid for one in held}

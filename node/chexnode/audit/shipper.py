@@ -103,9 +103,9 @@ class Shipper:
     def _ship(self) -> None:
         names = self._kept(self._spool.waiting())
         try:
-            lost, told = self._spool.losses
-            if lost > told:
-                self._collector.send([self._loss(lost - told)])
+            lost, reported = self._spool.losses
+            if lost > reported:
+                self._collector.send([self._loss(lost - reported)])
                 self._spool.note_losses(lost, lost)
             while names:
                 some, names = names[:BATCH], names[BATCH:]
@@ -142,6 +142,6 @@ class Shipper:
 
     def _lose(self, count: int) -> None:
         if count:
-            lost, told = self._spool.losses
-            self._spool.note_losses(lost + count, told)
+            lost, reported = self._spool.losses
+            self._spool.note_losses(lost + count, reported)
             log.error("audit messages were lost: dropped from a full spool, or empty", extra={"lost": count})

@@ -111,15 +111,15 @@ class AuditSpool:
     def losses(self) -> tuple[int, int]:
         """How many messages were lost since the first start, and of how many of them the collector was told."""
         try:
-            lost, told = json.loads((self._folder / "lost").read_text("ascii"))
-            return int(lost), int(told)
+            lost, reported = json.loads((self._folder / "lost").read_text("ascii"))
+            return int(lost), int(reported)
         except (OSError, ValueError, TypeError):
             return 0, 0
 
-    def note_losses(self, lost: int, told: int) -> None:
+    def note_losses(self, lost: int, reported: int) -> None:
         """Write both down. Raises OSError."""
         part = self._folder / "lost.part"
-        part.write_text(json.dumps([lost, told]), "ascii")
+        part.write_text(json.dumps([lost, reported]), "ascii")
         part.rename(self._folder / "lost")
 
     @contextmanager

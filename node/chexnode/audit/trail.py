@@ -158,8 +158,8 @@ class Trail:
         if unwritten and self._spool is not None:
             log.error("audit messages could not be written", extra={"lost": unwritten})
             try:
-                lost, told = self._spool.losses
-                self._spool.note_losses(lost + unwritten, told)
+                lost, reported = self._spool.losses
+                self._spool.note_losses(lost + unwritten, reported)
             except OSError:
                 self._unwritten += unwritten
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from chexnode.cli.options import Exit, Json, group, ledger_of, print_json, settings_of, tell
+from chexnode.cli.options import Exit, Json, group, ledger_of, print_json, print_result, settings_of
 from chexnode.vocabulary.errors import Transient, Usage
 
 alarms_app = group("Show what is wrong, or send a test to whoever is told.", no_args_is_help=True)
@@ -42,5 +42,5 @@ def send_test(ctx: typer.Context, json: Json = False) -> None:
         except Transient as error:
             failed[name] = str(error)
     lines = [f"{name}: {failed.get(name, 'sent')}" for name in found]
-    tell(json, {name: failed.get(name, "sent") for name in found}, "\n".join(lines))
+    print_result(json, {name: failed.get(name, "sent") for name in found}, "\n".join(lines))
     raise typer.Exit(Exit.SOME_FAILED if failed else Exit.OK)

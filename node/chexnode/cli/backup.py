@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from chexnode.cli.options import Json, ledger_of, settings_of, tell
+from chexnode.cli.options import Json, ledger_of, print_result, settings_of
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup, outside data_dir.")]
 
@@ -20,7 +20,9 @@ def backup(ctx: typer.Context, folder: Folder, json: Json = False) -> None:
     settings = settings_of(ctx)
     with ledger_of(ctx) as ledger:
         made = backups.save(ledger, settings.node.data_dir, folder)
-    tell(json, asdict(made), f"{made.images} image(s), {made.files} file(s), {made.copied} of them new, in {folder}")
+    print_result(
+        json, asdict(made), f"{made.images} image(s), {made.files} file(s), {made.copied} of them new, in {folder}"
+    )
 
 
 def restore(ctx: typer.Context, folder: Folder, json: Json = False) -> None:
@@ -28,7 +30,7 @@ def restore(ctx: typer.Context, folder: Folder, json: Json = False) -> None:
     from chexnode.keep import backup as backups
 
     made = backups.restore(settings_of(ctx), folder)
-    tell(json, asdict(made), f"restored {made.files} file(s) as of {made.taken_at:%Y-%m-%d %H:%M:%S} UTC")
+    print_result(json, asdict(made), f"restored {made.files} file(s) as of {made.taken_at:%Y-%m-%d %H:%M:%S} UTC")
 
 
 def recover(ctx: typer.Context, json: Json = False) -> None:
@@ -44,4 +46,4 @@ def recover(ctx: typer.Context, json: Json = False) -> None:
     database.close()
     with Node.open(settings, "recover", recovering=True) as node:
         count = Recovery(node).recover_all()
-    tell(json, {"recovered": count}, f"{count} image(s) recorded again")
+    print_result(json, {"recovered": count}, f"{count} image(s) recorded again")

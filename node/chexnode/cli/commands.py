@@ -39,9 +39,9 @@ from chexnode.cli.options import (
     ledger_of,
     need,
     print_json,
+    print_result,
     settings_of,
     start,
-    tell,
 )
 from chexnode.cli.reanalyse import reanalyse_app
 from chexnode.cli.tokens import tokens_app
@@ -433,7 +433,7 @@ def db_upgrade(ctx: typer.Context, json: Json = False) -> None:
     finally:
         database.close()
     text = f"the schema is at {now}" + ("" if before == now else f" (it was {before or 'empty'})")
-    tell(json, {"before": before, "now": now}, text)
+    print_result(json, {"before": before, "now": now}, text)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from chexnode.cli.options import (
     is_for_subcommand,
     ledger_of,
     print_json,
+    print_result,
     settings_of,
-    tell,
 )
 from chexnode.vocabulary.errors import Usage
 
@@ -85,4 +85,4 @@ def deliveries_replay(
     sentence = f"{count} {'delivery' if count == 1 else 'deliveries'} will be sent again"
     if gone:
         sentence += f"; {gone} cannot be: retention has deleted the files"
-    tell(json, {"replayed": count, "past_retention": gone}, sentence)
+    print_result(json, {"replayed": count, "past_retention": gone}, sentence)

@@ -18,8 +18,8 @@ from chexnode.cli.options import (
     group,
     ledger_of,
     print_json,
+    print_result,
     settings_of,
-    tell,
 )
 from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.errors import Usage
@@ -50,7 +50,7 @@ def pause(ctx: typer.Context, name: Name, json: Json = False) -> None:
     with ledger_of(ctx) as ledger:
         ledger.destinations.pause(name)
     acted(ctx, f"destination {name} paused")
-    tell(json, {"paused": name}, f"{name} is paused")
+    print_result(json, {"paused": name}, f"{name} is paused")
 
 
 @destinations_app.command("resume")
@@ -59,7 +59,7 @@ def resume(ctx: typer.Context, name: Name, json: Json = False) -> None:
     with ledger_of(ctx) as ledger:
         waiting = ledger.destinations.resume(name)
     acted(ctx, f"destination {name} resumed")
-    tell(json, {"resumed": name, "waiting": waiting}, f"{name} is sent to again: {waiting} deliveries waited")
+    print_result(json, {"resumed": name, "waiting": waiting}, f"{name} is sent to again: {waiting} deliveries waited")
 
 
 def _settings(ctx: typer.Context, name: str) -> DestinationSettings:
@@ -92,4 +92,4 @@ def replay(
     sentence = f"{given.results} result(s) of {given.images} image(s) will be sent to {destination}"
     if given.lacking:
         sentence += f"; {given.lacking} image(s) have no results in a form that it wants"
-    tell(json, asdict(given), sentence)
+    print_result(json, asdict(given), sentence)

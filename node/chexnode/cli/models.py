@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexnode.cli.options import Json, group, need, print_json, settings_of, tell
+from chexnode.cli.options import Json, group, need, print_json, print_result, settings_of
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def add(
         raise Usage(str(error)) from error
     said = "".join(f"\nnote: {fault}" for fault in faults)
     text = f'{card.title} is in {folder}\nto use it: [model] bundle = "{folder}"{said}'
-    tell(json, {**_facts(folder, card), "notes": faults}, text)
+    print_result(json, {**_facts(folder, card), "notes": faults}, text)
 
 
 @models_app.command("list")
@@ -99,7 +99,7 @@ def check(
     except BundleError as error:
         raise BadEnvironment(str(error)) from error
     lines = [f"{card.title}: {'works' if not faults else 'has faults'}", *(f"  {fault}" for fault in faults)]
-    tell(json, {**_facts(folder, card), "faults": faults}, "\n".join(lines))
+    print_result(json, {**_facts(folder, card), "faults": faults}, "\n".join(lines))
     if faults:
         raise typer.Exit(1)
 

@@ -134,7 +134,7 @@ def acted(ctx: typer.Context, what: str) -> None:
         trail.acted(getuser(), gethostname(), what)
 
 
-def tell(json: bool, facts: dict[str, Any], text: str) -> None:
+def print_result(json: bool, facts: dict[str, Any], text: str) -> None:
     """Say what was done: as JSON, or as a sentence."""
     if json:
         print_json(facts)

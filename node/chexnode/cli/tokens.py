@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexnode.cli.options import Json, group, ledger_of, print_json, tell
+from chexnode.cli.options import Json, group, ledger_of, print_json, print_result
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.scopes import Scope
 
@@ -35,7 +35,7 @@ def add(
         raise Usage(f"{name!r} is no name for a token: up to 64 letters, digits, . _ and -")
     with ledger_of(ctx) as ledger:
         token, secret = ledger.tokens.add(name, scope, timedelta(days=days) if days else None)
-    tell(json, facts(token) | {"token": secret}, secret)
+    print_result(json, facts(token) | {"token": secret}, secret)
 
 
 @tokens_app.command("list")
@@ -56,7 +56,7 @@ def revoke(ctx: typer.Context, name: Name, json: Json = False) -> None:
     """End a token at once."""
     with ledger_of(ctx) as ledger:
         ledger.tokens.revoke(name)
-    tell(json, {"revoked": name}, f"{name} is revoked")
+    print_result(json, {"revoked": name}, f"{name} is revoked")
 
 
 @tokens_app.command("open")
@@ -64,7 +64,7 @@ def open_door(ctx: typer.Context, json: Json = False) -> None:
     """Ask nobody for a token again, once all tokens are revoked and all users removed; on a loopback address only."""
     with ledger_of(ctx) as ledger:
         ledger.tokens.open_door()
-    tell(json, {"open": True}, "whoever is on this machine may do everything over HTTP")
+    print_result(json, {"open": True}, "whoever is on this machine may do everything over HTTP")
 
 
 def facts(token: Token) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexnode.cli.options import Json, group, ledger_of, print_json, tell
+from chexnode.cli.options import Json, group, ledger_of, print_json, print_result
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.roles import Role
 
@@ -32,7 +32,7 @@ def add(
         raise Usage(f"{name!r} is no name for a user: up to 64 letters, digits, . _ @ and -")
     with ledger_of(ctx) as ledger:
         user = ledger.users.add(name, role, _password())
-    tell(json, facts(user), f"{name} may sign in as {role}")
+    print_result(json, facts(user), f"{name} may sign in as {role}")
 
 
 @users_app.command("change")
@@ -46,7 +46,7 @@ def change(
     """Give somebody another role or password; their sessions end."""
     with ledger_of(ctx) as ledger:
         ledger.users.change(name, role, _password() if password else None)
-    tell(json, {"changed": name}, f"{name} is changed, and signed out everywhere")
+    print_result(json, {"changed": name}, f"{name} is changed, and signed out everywhere")
 
 
 @users_app.command("list")
@@ -67,7 +67,7 @@ def remove(ctx: typer.Context, name: Name, json: Json = False) -> None:
     """Remove somebody; their sessions end at once."""
     with ledger_of(ctx) as ledger:
         ledger.users.remove(name)
-    tell(json, {"removed": name}, f"{name} is removed")
+    print_result(json, {"removed": name}, f"{name} is removed")
 
 
 def facts(user: User) -> dict[str, object]:

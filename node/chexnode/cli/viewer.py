@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chexnode.cli.options import Json, group, settings_of, tell
+from chexnode.cli.options import Json, group, print_result, settings_of
 
 viewer_app = group("The viewer that the web role shows studies in.", no_args_is_help=True)
 
@@ -38,4 +38,6 @@ def fetch(
     settings = settings_of(ctx)
     folder = install.install(settings.viewer_home, archive, registry, tables.downloading)
     url = f"{settings.web_url}/viewer/"
-    tell(json, {"version": install.VERSION, "folder": str(folder), "url": url}, f"OHIF {install.VERSION} is at {url}")
+    print_result(
+        json, {"version": install.VERSION, "folder": str(folder), "url": url}, f"OHIF {install.VERSION} is at {url}"
+    )

@@ -110,14 +110,14 @@ class Courier:
         while not self._stopping.is_set() and (request := commitments.ask(settings.name, max_age)) is not None:
             try:
                 with unexpected():
-                    destination.request_commitment(request, self._told)
+                    destination.request_commitment(request, self._reported)
             except DestinationDown as down:
                 log.warning("destination %s: %s", settings.name, down)
                 again = timedelta(seconds=self._backoff.delay(_MOST_FAILURES))
                 commitments.not_asked(request, str(down), self._ledger.clock() + again)
                 return
 
-    def _told(self, information: Dataset) -> int:
+    def _reported(self, information: Dataset) -> int:
         try:
             known = self._ledger.commitments.answered(*commitment.read_event(information))
         except (NotACommitment, Transient) as error:

@@ -83,8 +83,8 @@ class Destination(Protocol):
         """
         ...
 
-    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
-        """Ask for storage commitment. ``told`` takes a report that comes at once and returns the status to answer.
+    def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
+        """Ask for storage commitment. ``on_report`` takes a report that comes at once and returns the status to answer.
 
         Raises :class:`DestinationDown` where the request is not accepted.
         """

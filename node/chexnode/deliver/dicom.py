@@ -14,7 +14,7 @@ from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.file_meta import span
 from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
 from chexnode.deliver.implicit import to_implicit
-from chexnode.deliver.status import judge
+from chexnode.deliver.status import interpret
 from chexnode.dimse.pdus import MAX_CONTEXTS, TRANSFER_SYNTAXES_REFUSED
 from chexnode.dimse.requestor import Association, Context
 from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL, VERIFICATION
@@ -65,22 +65,22 @@ class DicomDestination:
                 except DestinationDown as error:
                     self._assoc = None
                     raise Interrupted(f"{error}, during a store", item) from error
-                answer, detail = judge(status, comment)
+                answer, detail = interpret(status, comment)
                 if usable[0] != offered[0]:
                     detail = "; ".join(filter(None, (detail, "sent as Implicit VR Little Endian, values unchanged")))
                 yield Sent(item, answer, detail, status)
 
-    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+    def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
         """Ask for storage commitment, and wait a moment for an answer on the same association.
 
-        ``told``: see :class:`Association`. Raises DestinationDown where the request is not accepted.
+        ``on_report``: see :class:`Association`. Raises DestinationDown where the request is not accepted.
         """
         self.close()
         context = (PUSH_MODEL, IMPLICIT_VR)
         answered = Event()
 
         def answer(information: Dataset) -> int:
-            status = told(information)
+            status = on_report(information)
             answered.set()
             return status
 

@@ -50,7 +50,7 @@ class FolderDestination:
                 raise Interrupted(f"cannot write to {self._path}: {error.strerror}", item) from error
             yield Sent(item, Answer.ACCEPTED, "" if written else "the destination already had it")
 
-    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+    def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
         """A folder makes no promises; the settings refuse to ask it for one."""
         raise DestinationDown("a folder does not offer storage commitment")
 

@@ -29,7 +29,7 @@ MEANINGS: tuple[tuple[int, int, Answer, str], ...] = (
 )
 
 
-def judge(status: int, comment: str = "") -> tuple[Answer, str]:
+def interpret(status: int, comment: str = "") -> tuple[Answer, str]:
     """Return the answer and a sentence with the code and the destination's own (0000,0902) Error Comment.
 
     A code that the standard does not know is tried again: nobody has said that it can never work.

@@ -61,7 +61,7 @@ class StowDestination:
             group.append((item, content))
         yield from self._store(group)
 
-    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+    def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
         """The settings refuse to ask for it: Storage Commitment by web (PS3.18 section 13) is not what is offered."""
         raise DestinationDown("a DICOMweb service is not asked for storage commitment")
 
@@ -87,7 +87,7 @@ class StowDestination:
             raise  # of several it is not known which one it was; the next try is made with one
         unsettled = []
         for item, content in group:
-            verdict = judge(answer, item.claim.sop_instance_uid, alone)
+            verdict = interpret(answer, item.claim.sop_instance_uid, alone)
             if verdict is None and answer.status in _PERHAPS_STORED and self._finds(content):
                 verdict = Answer.ACCEPTED, f"{named(answer.status)}, and a search finds it there"
             if verdict is None and alone:
@@ -113,7 +113,7 @@ class StowDestination:
         return False
 
 
-def judge(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answer, str] | None:
+def interpret(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answer, str] | None:
     """What became of one instance, and a sentence about it; ``alone``: nothing else was in the request.
 
     Stored is only what the answer's Referenced SOP Sequence (0008,1199) names: a status alone may come from a log-in
@@ -123,7 +123,7 @@ def judge(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answ
         return _failure(answer.failed[sop_instance_uid])
     if sop_instance_uid in answer.stored:
         warning = answer.stored[sop_instance_uid]
-        return Answer.ACCEPTED, status.judge(warning)[1] if warning else ""
+        return Answer.ACCEPTED, status.interpret(warning)[1] if warning else ""
     if alone and answer.others:
         return _failure(answer.others[0])
     return None
@@ -142,7 +142,7 @@ def unproven(answer: StoreAnswer) -> tuple[Answer, str]:
 def _failure(reason: int) -> tuple[Answer, str]:
     if reason in (_DUPLICATE_SOP_INSTANCE, _ALREADY_STORED):
         return Answer.ACCEPTED, f"0x{reason:04X} the destination already had it"
-    answer, sentence = status.judge(reason)
+    answer, sentence = status.interpret(reason)
     if answer is Answer.ACCEPTED:  # a warning, or no reason at all, for an instance that it lists as failed
         return Answer.RETRY, f"0x{reason:04X} not stored" if reason else "not stored, without a reason"
     return answer, sentence

@@ -56,9 +56,9 @@ class WithdrawingDestination:
         if results := [item for item in items if item.claim.kind is not ResultKind.KO]:
             yield from self._inner.send(results)
 
-    def request_commitment(self, request: CommitmentRequest, told: Callable[[Dataset], int]) -> None:
+    def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
         """See :class:`~chexnode.deliver.destination.Destination`."""
-        self._inner.request_commitment(request, told)
+        self._inner.request_commitment(request, on_report)
 
     def close(self) -> None:
         """See :class:`~chexnode.deliver.destination.Destination`."""

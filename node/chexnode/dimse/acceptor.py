@@ -61,7 +61,7 @@ _COMMITMENT = (messages.N_ACTION_RQ, messages.N_EVENT_REPORT_RQ)
 class Policy:
     """What the server decides for an association."""
 
-    judge: Callable[[Association, Titles], Rejection | None]
+    reason_to_reject: Callable[[Association, Titles], Rejection | None]
     """Why a caller of these titles may not, if so."""
     admit: Callable[[Association], Rejection | None]
     """Count the association in, or say why not."""
@@ -130,7 +130,9 @@ class Association:
             self.names = common_names(self._upper.secure(self._tls))
         head = self._upper.read_associate_head()
         titles = read_titles(head)
-        rejection = PROTOCOL_VERSION if titles.protocol_version & 1 == 0 else self._policy.judge(self, titles)
+        rejection = (
+            PROTOCOL_VERSION if titles.protocol_version & 1 == 0 else self._policy.reason_to_reject(self, titles)
+        )
         if rejection is not None:
             self._reject(rejection, titles)
             return

@@ -42,7 +42,7 @@ class AssociationServer:
     def __init__(self, settings: Settings, services: Services, trail: Trail) -> None:
         self._settings = settings
         self._callers = Callers(settings.peer)
-        self._policy = Policy(self._judge, self._admit, settings.limits, services, trail)
+        self._policy = Policy(self._reason_to_reject, self._admit, settings.limits, services, trail)
         self._lock = threading.Lock()
         self._waiting: dict[Association, threading.Thread] = {}
         """Connections that have not negotiated, oldest first."""
@@ -157,7 +157,7 @@ class AssociationServer:
                 self._waiting.pop(association, None)
                 self._negotiated.pop(association, None)
 
-    def _judge(self, association: Association, titles: Titles) -> Rejection | None:
+    def _reason_to_reject(self, association: Association, titles: Titles) -> Rejection | None:
         """Why this caller may not have an association (PS3.8 table 9-21), if so."""
         node, names = self._settings.node, association.names
         if not self._callers.allows(titles.calling_ae_title, association.address):

@@ -23,7 +23,8 @@ WHITE = (235, 235, 235)
 _MOST_LISTED = 8
 
 WHAT_IT_IS = "AI: looks for any abnormality, does not name it"
-NAMES_IT = "AI: scores findings by name, outlines none of these"
+NAMES_IT = "AI: scores findings by name, outlines nothing"
+DOES_BOTH = "AI: looks for any abnormality, and scores findings by name for the image as a whole"
 #: Notes that head the picture, and why; the reader has to look before anything else.
 DOUBTS: Mapping[str, str] = {
     Note.POLARITY_DOUBTFUL: "the picture looks inverted (black and white exchanged)",
@@ -85,9 +86,7 @@ def caption(findings: Findings, provenance: Provenance, described: str = "") -> 
     above = [Line(DISCLAIMER, AMBER)]
     if doubts:
         above.append(Line(f"DOUBTFUL: {'; '.join(doubts)}", AMBER))
-    above.append(
-        Line(f"{NAMES_IT if findings.classes else WHAT_IT_IS}. {provenance.model_name} {provenance.model_version}")
-    )
+    above.append(Line(f"{_what_it_is(findings)}. {provenance.model_name} {provenance.model_version}"))
     if described:
         above.append(Line(f"Radiograph: {described}"))
     answer = _answer(findings, provenance, doubts)
@@ -114,21 +113,37 @@ def classified(findings: Findings, provenance: Provenance) -> tuple[Line, ...]:
     return (Line(f"Scores by name - {', '.join(listed[:_MOST_LISTED])}{more}"),)
 
 
+def _what_it_is(findings: Findings) -> str:
+    if not findings.classes:
+        return WHAT_IT_IS
+    return NAMES_IT if findings.mask is None else DOES_BOTH
+
+
 def _answer(findings: Findings, provenance: Provenance, doubts: Sequence[str]) -> list[Line]:
     if findings.abnormal is None:
         reasons = doubts or [_words(note) for note in findings.notes if note not in _HARMLESS]
         return [Line(f"NOT EVALUATED: {'; '.join(reasons) or 'no reason given'}", AMBER)]
     score = image_score(findings, provenance)
+    names = ", ".join(name for name, is_there in present(findings, provenance).items() if is_there)
     if not findings.abnormal:
         missed = "Small or faint abnormalities are missed."
-        return [Line("NO ABNORMALITY MARKED", BLUE), Line(f"{score} {missed}" if score else missed)]
+        verdict = "NO ABNORMALITY MARKED" if findings.mask is not None else "NO ABNORMALITY BY THE IMAGE SCORE"
+        answer = Line(f"{verdict}, but present by name: {names}", AMBER) if names else Line(verdict, BLUE)
+        return [answer, Line(f"{score} {missed}" if score else missed)]
     if not has_finding(findings):
-        return [Line("ABNORMAL, but nothing can be outlined", COLOUR), Line(score)]
+        return [Line(f"ABNORMAL{_by_name(findings, names)}", COLOUR), Line(score)]
     listed = [numbered(n, region) for n, region in enumerate(findings.regions[:_MOST_LISTED], 1)]
     if len(findings.regions) > _MOST_LISTED:
         listed.append(f"and {len(findings.regions) - _MOST_LISTED} more")
     below = [Line(_count(len(findings.regions)), COLOUR)]
     return [*below, Line(f"{score} Peak by region - {', '.join(listed)}" if listed else score)]
+
+
+def _by_name(findings: Findings, names: str) -> str:
+    """Say what is abnormal where nothing is outlined; ``names`` are the classes called present."""
+    if names:
+        return f": {names}"
+    return ", but no finding by name reaches its threshold" if findings.classes else ", but nothing can be outlined"
 
 
 def image_score(findings: Findings, provenance: Provenance) -> str:

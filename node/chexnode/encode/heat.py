@@ -3,7 +3,9 @@
 The radiograph stays visible under a colour that runs from nothing over orange-red to yellow. On each grey that may lie
 under it the colour gets ever farther from that grey as heat rises, in steps of nearly equal CIELAB distance, which no
 rainbow does (Rogowitz and Treinish, Computers in Physics 10(3), 1996, 268-273). What is no probability is not called
-one.
+one: an anomaly heat is the share of normal radiographs' pixels that have less, and half of any normal image is above
+one half. Its colour therefore follows the share that has more, in powers of ten: what every tenth normal pixel has is
+faint, and only what one in a thousand has is full.
 """
 
 from __future__ import annotations
@@ -30,13 +32,19 @@ HEAT_MAPS: tuple[HeatMap, ...] = get_args(HeatMap)
 _COOL, _HOT = (255, 51, 0), (255, 255, 0)
 _OPACITY, _POWER = 0.6, 0.7
 
-_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: Anomaly heat that is shown in full: one in ten to the power of this many normal pixels has more.
+_DECADES = 3
+#: Heat and the number that the legend has there.
+_TICKS: dict[HeatKind, dict[float, str]] = {
+    "probability": {tick: f"{tick:.0%}" for tick in (0.0, 0.25, 0.5, 0.75, 1.0)},
+    "anomaly": {0.0: "0%", 0.9: "90%", 0.99: "99%", 0.999: "99.9%"},
+}
 _LEGEND_LINES = 3
 _NARROWEST_LEGEND = 320
 
 _MEANING = {
     "probability": "Heat: calibrated probability of an abnormality at each pixel",
-    "anomaly": "Heat: anomaly score at each pixel, relative to normal radiographs; not a probability",
+    "anomaly": "Heat: share of normal radiographs' pixels with a lower anomaly score; not a probability",
 }
 
 
@@ -86,12 +94,20 @@ def render_heat(
     """
     size = (layout.width, layout.height)
     small = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
-    level = (np.clip(small, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    level = (shown(small, kind) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
     picture = Image.new("RGB", (layout.columns, layout.rows))
     picture.paste(Image.fromarray(coloured(level, np.asarray(fitted(display, layout)))), (layout.x, layout.y))
     _draw_legend(picture, layout, kind)
     write_captions(picture, layout)
     return np.asarray(picture)
+
+
+def shown(heat: NDArray[np.float32], kind: HeatKind) -> NDArray[np.float32]:
+    """How far along the colours ``heat`` (...) float32 in [0, 1] is, in [0, 1]: as it is, or by powers of ten."""
+    if kind == "probability":
+        return np.clip(heat, 0, 1)
+    rarity = np.maximum(1 - heat, np.float32(10.0**-_DECADES))
+    return np.asarray(np.clip(np.log10(rarity) / -_DECADES, 0, 1), np.float32)
 
 
 def coloured(level: NDArray[np.uint8], grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -120,8 +136,8 @@ def _draw_legend(picture: Image.Image, layout: Layout, kind: HeatKind) -> None:
     bar = coloured(*np.broadcast_arrays(level, grey[:, np.newaxis]))
     picture.paste(Image.fromarray(bar), (left, top))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(layout.font_size)
-    for tick in _TICKS:
-        x = left + round(tick * (width - 1))
+    ticks = _TICKS["probability" if kind == "probability" else "anomaly"]
+    for text, place in zip(ticks.values(), shown(np.array(list(ticks), np.float32), kind), strict=True):
+        x = left + round(float(place) * (width - 1))
         draw.line((x, top + height, x, top + height + 4), fill=WHITE)
-        text = f"{tick:.0%}" if kind == "probability" else f"{tick:g}"
         draw.text((x, top + height + 5), text, fill=WHITE, font=font, anchor="mt")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -58,7 +59,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredObject:
     """One object that the node holds, or has held."""
 
     study_instance_uid: str
@@ -149,25 +150,17 @@ class Objects:
         sop_instance_uid: str | None = None,
         *,
         superseded: bool = False,
-    ) -> list[Held]:
+    ) -> list[StoredObject]:
         """The objects of a study, of one of its series, or one of them; none if the node never held any.
 
         ``superseded``: also results that are valid no longer.
         """
 
-        def named(table: Table, wanted: Select[Any]) -> Select[Any]:
-            wanted = wanted.where(table.c.study_instance_uid == study_instance_uid)
-            if series_instance_uid is not None:
-                wanted = wanted.where(table.c.series_instance_uid == series_instance_uid)
-            return wanted if sop_instance_uid is None else wanted.where(_uid_of(table) == sop_instance_uid)
-
-        found = _members(named, superseded=superseded).subquery()
-        order = (found.c.series_instance_uid, found.c.instance_number, found.c.sop_instance_uid)
-        patient = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
-        same = studies.c.study_instance_uid == found.c.study_instance_uid
+        wanted = _objects_of(series_instance_uid is not None, sop_instance_uid is not None, superseded)
+        named = {"study": study_instance_uid, "series": series_instance_uid, "instance": sop_instance_uid}
         with self._db.read() as conn:
             return [
-                Held(
+                StoredObject(
                     row.study_instance_uid,
                     row.series_instance_uid,
                     row.sop_instance_uid,
@@ -177,7 +170,7 @@ class Objects:
                     row.size,
                     Subject(row.study_instance_uid, *(fact or "" for fact in row[-3:])),
                 )
-                for row in conn.execute(select(found, *patient).join_from(found, studies, same).order_by(*order))
+                for row in conn.execute(wanted, named)
             ]
 
     def _of(
@@ -275,6 +268,23 @@ def _members(
             for table in (instances, results)
         )
     )
+
+
+@cache
+def _objects_of(in_series: bool, single: bool, superseded: bool) -> Select[Any]:
+    """The objects of study ``study``, of its series ``series``, or ``instance`` alone; built once: it takes a while."""
+
+    def named(table: Table, wanted: Select[Any]) -> Select[Any]:
+        wanted = wanted.where(table.c.study_instance_uid == bindparam("study"))
+        if in_series:
+            wanted = wanted.where(table.c.series_instance_uid == bindparam("series"))
+        return wanted.where(_uid_of(table) == bindparam("instance")) if single else wanted
+
+    found = _members(named, superseded=superseded).subquery()
+    order = (found.c.series_instance_uid, found.c.instance_number, found.c.sop_instance_uid)
+    patient = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
+    same = studies.c.study_instance_uid == found.c.study_instance_uid
+    return select(found, *patient).join_from(found, studies, same).order_by(*order)
 
 
 def _is_served(table: Table, superseded: bool) -> ColumnElement[bool]:

@@ -29,7 +29,7 @@ from chexnode.receive.filemeta import Announced, file_prefix, read_prefix
 from chexnode.receive.header import NotUnderstood, ReceivedHeader, is_safe_uid, read_header
 from chexnode.receive.outcome import Answer, Failure, NotStored
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
-from chexnode.triage.gate import judge_header
+from chexnode.triage.gate import triage_header
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Arrival, Caller, Outcome, Receipt, Subject, Verdict
 from chexnode.vocabulary.states import InstanceState
@@ -193,7 +193,7 @@ class Reception:
         if header.scan.misplaced and self._announced.transfer_syntax_uid not in DEFLATED:
             incoming = self._without(incoming, header.scan.misplaced)
             header = replace(self._read(incoming.view), scan=header.scan)
-        verdict = self._judge(header)
+        verdict = self._triage(header)
         try:
             stored = incoming.complete()
             receipt = self._service.committer.submit(self._arrival(header, stored, verdict), incoming.keep)
@@ -247,7 +247,7 @@ class Reception:
             header = self._read(view)
         except NotStored:
             return None
-        return self._arrival(header, stored, self._judge(header))
+        return self._arrival(header, stored, self._triage(header))
 
     def _read(self, view: Callable[[], memoryview]) -> ReceivedHeader:
         """Parse and compare with what was announced. Raises :class:`NotStored`."""
@@ -277,14 +277,14 @@ class Reception:
                 raise NotStored(Failure.NOT_UNDERSTOOD, "Study or Series Instance UID is not a UID")
         return header
 
-    def _judge(self, header: ReceivedHeader) -> Verdict:
+    def _triage(self, header: ReceivedHeader) -> Verdict:
         if header.scan.over_limit:
             return Verdict(InstanceState.QUARANTINED, Reason.TOO_DEEP, header.scan.broken)
         if header.scan.broken:
             return Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, header.scan.broken)
         settings = self._service.settings
         try:
-            return judge_header(
+            return triage_header(
                 header.ds,
                 settings.gate,
                 has_pixel_data=header.scan.pixels is not None,

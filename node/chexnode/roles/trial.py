@@ -11,7 +11,7 @@ from chexmodels.dicom.values import text
 from chexnode.deliver.routing import routes
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import Settings
-from chexnode.triage.gate import judge_header
+from chexnode.triage.gate import triage_header
 from chexnode.triage.lexicon import lexicon
 from chexnode.triage.rules import deciding_rule
 from chexnode.vocabulary.errors import BadEnvironment, Usage
@@ -38,7 +38,7 @@ def trial(settings: Settings, file: Path, calling_ae_title: str = "") -> Trial:
         raise Usage(f"{file}: {error.detail}") from error
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise BadEnvironment(f"{file}: {error}") from error
-    verdict = judge_header(
+    verdict = triage_header(
         part10.header,
         settings.gate,
         has_pixel_data=part10.pixel_data is not None,

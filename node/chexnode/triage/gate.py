@@ -272,7 +272,7 @@ NOTES: tuple[Remark, ...] = (
 )
 
 
-def judge_header(
+def triage_header(
     ds: Dataset,
     gate: GateSettings,
     *,
@@ -395,7 +395,7 @@ PIXEL_NOTES: tuple[tuple[Note, Callable[[PixelStats], bool]], ...] = (
 )
 
 
-def judge_pixels(stats: PixelStats, gate: GateSettings | None = None) -> tuple[Reason | None, tuple[Note, ...]]:
+def triage_pixels(stats: PixelStats, gate: GateSettings | None = None) -> tuple[Reason | None, tuple[Note, ...]]:
     """Decide from the decoded picture: a reason to refuse it, or None and what is noted.
 
     ``gate``: whether a page of writing is refused or noted; None refuses it.

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chexnode.audit.trail import Trail
 from chexnode.audit.transfers import Transfers
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Access:
     user: str = ""
     """The name of its token."""
     is_search: bool = False
-    opened: dict[str, Held] = field(default_factory=dict)
+    opened: dict[str, StoredObject] = field(default_factory=dict)
     """SOP Instance UID -> the object, of what was read for the answer."""
     stored: Transfers = field(default_factory=Transfers)
 
@@ -70,8 +70,8 @@ class Audited:
             self._trail.searched(seen.user, seen.address, path, parameters, understood=answer.status < 400)
         if seen.opened and answer.has_begun and answer.status < 300:
             got = Transfers()
-            for held in seen.opened.values():
-                got.add(held.subject, held.sop_class_uid, None)
+            for entry in seen.opened.values():
+                got.add(entry.subject, entry.sop_class_uid, None)
             self._trail.retrieved(seen.user, seen.address, got, whole=answer.is_files, complete=answer.is_over)
 
 

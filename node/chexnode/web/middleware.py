@@ -25,7 +25,7 @@ _BURST_SECONDS = 4.0
 
 _MOST_ADDRESSES = 10_000
 
-_PIECE = 1 << 16
+_PIECE = 1 << 18
 """Bytes of an answer that are timed together: a caller who reads slowly is not one who does not read."""
 
 

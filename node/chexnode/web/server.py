@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -66,6 +67,10 @@ class Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """As uvicorn's, and look after idle connections meanwhile."""
         sys.setswitchinterval(_SWITCH_SECONDS)
+        # What is there from the start stays: going through all of it again and again, for an answer of hundreds of
+        # files many times, finds nothing.
+        gc.collect()
+        gc.freeze()
         sweeping = asyncio.create_task(self.connections.keep_sweeping())
         try:
             await super().main_loop()

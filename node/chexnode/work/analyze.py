@@ -33,7 +33,7 @@ from chexnode.encode.picture import lay_out, render
 from chexnode.node import job_spec
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import Settings
-from chexnode.triage.gate import judge_header
+from chexnode.triage.gate import triage_header
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
@@ -219,7 +219,7 @@ class _Run:
         part10 = read(memoryview(content), self._limits)
         header = part10.header
         digest = hashlib.sha256(memoryview(content)[132 + len(part10.encoded_file_meta) :]).hexdigest()
-        verdict = judge_header(
+        verdict = triage_header(
             header,
             self._settings.gate,
             has_pixel_data=part10.pixel_data is not None,

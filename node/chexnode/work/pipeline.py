@@ -20,7 +20,7 @@ from chexnode.encode.source import sanitise
 from chexnode.settings.gate import GateSettings
 from chexnode.settings.model import ModelSettings
 from chexnode.settings.tree import Settings
-from chexnode.triage.gate import judge_pixels, settle
+from chexnode.triage.gate import settle, triage_pixels
 from chexnode.vocabulary.errors import BadEnvironment, Refused
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Digests, Figures, JobSpec
@@ -49,7 +49,7 @@ class Pipeline:
 
     def accept(self, prepared: Prepared) -> Prepared:
         """Look at the pixels, and add what is noted about them. Raises Refused."""
-        reason, notes = judge_pixels(prepared.stats, self.gate)
+        reason, notes = triage_pixels(prepared.stats, self.gate)
         if reason is not None:
             raise Refused(reason)
         return replace(prepared, notes=tuple(dict.fromkeys((*prepared.notes, *notes))))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 
 from chexmodels.dicom.key_objects import KeyObjects, read_key_objects
-from chexmodels.dicom.part10 import DecodeError, read_sound
+from chexmodels.dicom.part10 import DecodeError, read_intact
 from chexnode.ledger.rejections import ReceivedNote
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
@@ -49,7 +49,7 @@ def _put_back(node: Node, note: ReceivedNote, error: str) -> None:
 def _read(node: Node, note: ReceivedNote) -> KeyObjects:
     """What it says; nothing where it is no rejection or cannot be read. Raises DiskRefused."""
     try:
-        document = read_key_objects(read_sound(node.spool.read(note.path), read_limits(node.settings.limits)))
+        document = read_key_objects(read_intact(node.spool.read(note.path), read_limits(node.settings.limits)))
     except (DecodeError, FileNotFoundError):
         log.warning("a Key Object Selection cannot be read", extra={"digest": note.digest})
         return _NOTHING

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
-from chexmodels.dicom.part10 import DecodeError, read_sound
+from chexmodels.dicom.part10 import DecodeError, read_intact
 from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.source import Source, sanitise
@@ -122,7 +122,7 @@ class Reporter:
         why, unreadable = "none of its files can be read", ""
         for path in study.paths:
             try:
-                source = sanitise(read_sound(self._spool.read(path), self._limits))
+                source = sanitise(read_intact(self._spool.read(path), self._limits))
             except DiskRefused as error:
                 unreadable = str(error)
                 continue

@@ -22,7 +22,7 @@ from scipy.special import gammaln
 
 Float = NDArray[np.floating]
 Covariance = Literal["diagonal", "full"]
-CHUNK = 4096
+CHUNK = 2048
 """Rows that are in memory at a time; as many as a processor's cache holds are the quickest."""
 SAMPLE = 20_000
 """Rows from which the first means are sought."""
@@ -119,12 +119,23 @@ class Mixture:
     def distances(self, x: Float) -> Float:
         """Squared Mahalanobis distances ``(N,K)`` of ``x (N,d)`` from the means."""
         if self.scales.ndim == 3:
-            columns = []
-            for mean, scale in zip(self.means, self.scales, strict=True):
-                lower = np.linalg.cholesky(scale)
-                columns.append((solve_triangular(lower, (x - mean).T, lower=True) ** 2).sum(axis=0))
-            return np.stack(columns, axis=1)
+            return self._full(x, self._whitening())
         return self._diagonal(_with_squares(x))
+
+    def _whitening(self) -> NDArray[np.float64]:
+        """Transposed inverse ``(K,d,d)`` of each scale's Cholesky factor: ``(x - mean) @ w`` has unit scale."""
+        eye = np.eye(self.means.shape[1])
+        lower = np.linalg.cholesky(self.scales)
+        return np.stack([solve_triangular(one, eye, lower=True).T for one in lower])
+
+    def _full(self, x: Float, whitening: NDArray[np.float64]) -> Float:
+        """Squared Mahalanobis distances ``(N,K)`` of ``x (N,d)``, in its precision: one matrix product a component."""
+        distances = np.empty((len(x), len(self.means)), x.dtype)
+        for k, (mean, w) in enumerate(zip(self.means, whitening, strict=True)):
+            y = x @ w.astype(x.dtype)
+            y -= (mean @ w).astype(x.dtype)
+            np.einsum("nd,nd->n", y, y, out=distances[:, k])
+        return distances
 
     def _diagonal(self, z: Float) -> Float:
         """Squared Mahalanobis distances ``(N,K)`` of ``z (N,2d)``, values and their squares: one matrix product."""
@@ -145,21 +156,24 @@ class Mixture:
             constants = np.log(self.weights) - half_log
         if np.isinf(self.nu):
             return np.asarray(constants - 0.5 * d * np.log(2 * np.pi))
-        normal = gammaln((self.nu + d) / 2) - gammaln(self.nu / 2) - 0.5 * d * np.log(self.nu * np.pi)
-        return np.asarray(constants + normal)
+        nu, power = self.nu, (self.nu + d) / 2
+        normal = gammaln(power) - gammaln(nu / 2) - 0.5 * d * np.log(nu * np.pi)
+        return np.asarray(constants + normal + power * np.log(nu))  # of (nu + m), where the density has 1 + m / nu
 
     def log_densities(self, x: Float) -> Float:
         """Logarithm ``(N,K)`` of each component's weighted density at ``x (N,d)``."""
-        return self._log_densities(self.distances(x))
+        return self._log_densities(self.distances(x), self._constants())
 
-    def _log_densities(self, distances: Float) -> Float:
+    def _log_densities(self, distances: Float, constants: NDArray[np.float64]) -> Float:
+        """From squared distances ``(N,K)``, to which a finite nu is added in place."""
         if np.isinf(self.nu):
-            found = -0.5 * distances
+            logs = distances * -0.5
         else:
-            found = np.log1p(distances / np.asarray(self.nu, distances.dtype))
-            found *= -(self.nu + self.means.shape[1]) / 2
-        found += self._constants().astype(found.dtype)
-        return cast(Float, found)
+            distances += distances.dtype.type(self.nu)
+            logs = np.log(distances)  # log1p would be the slower by far
+            logs *= -(self.nu + self.means.shape[1]) / 2
+        logs += constants.astype(logs.dtype)
+        return cast(Float, logs)
 
     def responsibilities(self, x: Float) -> Float:
         """Probability ``(N,K)`` that ``x (N,d)`` is of each component."""
@@ -274,18 +288,18 @@ def step(rows: Rows, mixture: Mixture, regularisation: float = 1e-4) -> tuple[Mi
     centred = replace(mixture, means=mixture.means - shift)  # squares of far-off numbers would lose digits
     mass, weighted = np.zeros(components), np.zeros(components)
     sums, squares = np.zeros((components, d)), np.zeros((components, d, d) if full else (components, d))
+    whitening, constants = (centred._whitening() if full else np.empty(0)), centred._constants()  # once, not a chunk
     total = 0.0
     for part in chunks(rows):
         x = part - shift.astype(part.dtype)
         z = x if full else _with_squares(x)
-        distances = centred.distances(x) if full else centred._diagonal(z)
-        r, likelihood = _normalised(centred._log_densities(distances))
+        distances = centred._full(x, whitening) if full else centred._diagonal(z)
+        r, likelihood = _normalised(centred._log_densities(distances, constants))
         total += likelihood
         mass += r.sum(axis=0, dtype=np.float64)
         if not np.isinf(nu):
-            distances += np.asarray(nu, distances.dtype)
-            r *= np.asarray(nu + d, r.dtype)
-            r /= distances
+            r /= distances  # which are nu + m by now
+            r *= r.dtype.type(nu + d)
         weighted += r.sum(axis=0, dtype=np.float64)
         found = r.T @ z
         sums += found[:, :d]

@@ -64,6 +64,7 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
         name, number = ("a", "b")[index // config.ddad.count], index % config.ddad.count
         pl.seed_everything(2 * config.ddad.count * config.training.seed + index, verbose=False)
         network = BACKBONES[config.ddad.backbone](**_options(config))
+        network = network.to(memory_format=torch.channels_last)  # a quarter quicker on a processor
         shown = loader(Images(learnt[name]), config, train=True)
         fit(Reconstruction(network, config), shown, None, folder / f"{name}{number}", resume=resume)
         trained[name].append(network.cpu())

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.ledger.images import Search
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 from chexnode.ledger.views import JobDetail
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
@@ -106,7 +106,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
             return None
         subject = next(iter(ledger.objects.locate(study)), None) if study else None
         whose = subject.subject if subject is not None else Subject(study)
-        access().opened[uid] = Held(study, "", uid, sop_class_uid, "", path, 0, whose)
+        access().opened[uid] = StoredObject(study, "", uid, sop_class_uid, "", path, 0, whose)
         return found
 
     def source(job: JobDetail) -> Stored | None:

@@ -18,7 +18,7 @@ from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.json_model import model_of
 from chexnode.dicomweb.media_types import BYTES, MULTIPART
 from chexnode.dicomweb.multipart import Part
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.frames import Form, choose, parts, pieces, single_frame, with_pixels
 from chexnode.web.dicomweb.objects import ObjectStore
@@ -58,18 +58,18 @@ def routes(objects: ObjectStore, decoder: Decoder) -> APIRouter:
     @router.get(f"{INSTANCE}/bulkdata/{{path:path}}", responses=answers)
     def bulk_data(request: Request, study: Study, series: Series, instance: Instance, path: str) -> Response:
         """The value of one element, as the metadata's BulkDataURI names it (WADO-RS)."""
-        held = objects.instance(study, series, instance)
-        url = _url(request, held, path)
+        entry = objects.instance(study, series, instance)
+        url = _url(request, entry, path)
         if path.upper() == _PIXEL_DATA:
-            return _pixels(request, objects, held, decoder, url)
+            return _pixels(request, objects, entry, decoder, url)
         try:
-            value = value_at(objects.open(held).header, path)
+            value = value_at(objects.open(entry).header, path)
         except DecodeError as error:
             raise NotFound(f"the instance cannot be read: {error.detail}") from error
         for one in accepted_by(request):
             if one.covers(BYTES):
                 form = Form(BYTES, "", False, takes_multipart(one))
-                tag = objects.tag(held, BYTES)
+                tag = objects.tag(entry, BYTES)
                 return _whole(
                     request, form, Representation(url, BYTES, tag, len(value), lambda a, b: iter([value[a:b]]))
                 )
@@ -96,12 +96,12 @@ def routes(objects: ObjectStore, decoder: Decoder) -> APIRouter:
     return router
 
 
-def _pixels(request: Request, objects: ObjectStore, held: Held, decoder: Decoder, url: str) -> Response:
+def _pixels(request: Request, objects: ObjectStore, entry: StoredObject, decoder: Decoder, url: str) -> Response:
     """Pixel Data: of one frame in the best form accepted, of several decoded, one behind the other."""
-    stored = with_pixels(objects, held)
+    stored = with_pixels(objects, entry)
     image = stored.image
     form = choose(accepted_by(request), image, 1)
-    tag = objects.tag(held, form.content_type)
+    tag = objects.tag(entry, form.content_type)
     if not form.is_stored:
         return _whole(request, form, _decoded(stored, decoder, url, tag))
     if form.is_multipart:
@@ -130,26 +130,26 @@ def _whole(request: Request, form: Form, value: Representation) -> Response:
 
 
 def _values(
-    request: Request, objects: ObjectStore, decoder: Decoder, held_objects: Sequence[Held], *, pixels_only: bool
+    request: Request, objects: ObjectStore, decoder: Decoder, entries: Sequence[StoredObject], *, pixels_only: bool
 ) -> Iterator[Part]:
     """Each value under its BulkDataURI; what cannot be read or decoded is left out."""
-    for held in held_objects:
+    for entry in entries:
         try:
-            stored = objects.open(held)
+            stored = objects.open(entry)
             header = stored.header
             paths: list[str] = []
             if not pixels_only:
                 model_of(header, lambda path, paths=paths: paths.append(path) or path)  # type: ignore[misc]
             for path in paths:
-                yield Part(BYTES, [value_at(header, path)], _url(request, held, path))
+                yield Part(BYTES, [value_at(header, path)], _url(request, entry, path))
             if stored.part10.pixel_data is not None:
-                yield _decoded(stored, decoder, _url(request, held, _PIXEL_DATA), "").part()
+                yield _decoded(stored, decoder, _url(request, entry, _PIXEL_DATA), "").part()
         except (DecodeError, Gone, NotAcceptable, NotFound, OSError) as error:
             log.warning("no bulk data of a stored object: %s", type(error).__name__)
 
 
-def _url(request: Request, held: Held, path: str) -> str:
-    return f"{url_of(base_url(request), held)}/bulkdata/{quote(path)}"
+def _url(request: Request, entry: StoredObject, path: str) -> str:
+    return f"{url_of(base_url(request), entry)}/bulkdata/{quote(path)}"
 
 
 def value_at(ds: Dataset, path: str) -> bytes:

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.media_types import BYTES, IMAGE_TYPES, MULTIPART, UNREGISTERED, MediaType
 from chexnode.dicomweb.multipart import Part
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.objects import ObjectStore
 from chexnode.web.dicomweb.pixels import Image, can_decode, default_syntax
@@ -54,15 +54,15 @@ def routes(objects: ObjectStore, decoder: Decoder) -> APIRouter:
     def frames(request: Request, study: Study, series: Series, instance: Instance, frames: str) -> Response:
         """Frames by number from 1, as they are stored or decoded (WADO-RS)."""
         numbers = frame_numbers(frames)
-        held = objects.instance(study, series, instance)
-        stored = with_pixels(objects, held)
+        entry = objects.instance(study, series, instance)
+        stored = with_pixels(objects, entry)
         if max(numbers) > stored.image.frames:
             raise NotFound(f"the instance has {stored.image.frames} frame(s)")
         form = choose(accepted_by(request), stored.image, len(numbers))
-        urls = [f"{url_of(base_url(request), held)}/frames/{number}" for number in numbers]
+        urls = [f"{url_of(base_url(request), entry)}/frames/{number}" for number in numbers]
         if form.is_multipart:
             return parts(form, urls, pieces(form, stored, decoder, numbers))
-        tag = objects.tag(held, form.content_type)
+        tag = objects.tag(entry, form.content_type)
         return single_frame(form, stored, decoder, numbers[0], urls[0], tag).answer(request)
 
     return router
@@ -78,10 +78,10 @@ def frame_numbers(text: str) -> list[int]:
     return numbers
 
 
-def with_pixels(objects: ObjectStore, held: Held) -> Stored:
+def with_pixels(objects: ObjectStore, entry: StoredObject) -> Stored:
     """The object opened, its image attributes read. Raises NotAcceptable where it has no pixels."""
     try:
-        stored = objects.open(held)
+        stored = objects.open(entry)
         _ = stored.image
     except DecodeError as error:
         raise NotAcceptable(f"no frames: {error.detail}") from error

@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.json_model import Json, element, model_of
 from chexnode.dicomweb.media_types import DICOM_JSON
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 from chexnode.web import conditions
 from chexnode.web.access import access
 from chexnode.web.dicomweb.objects import ObjectStore
@@ -53,16 +53,16 @@ def routes(objects: ObjectStore) -> APIRouter:
         kind = several_models_as(accepted_by(request))
         located, base = objects.find(resource), base_url(request)
         if located.missing:
-            content = (models.encoded(held, base) for held in located.objects)
+            content = (models.encoded(entry, base) for entry in located.objects)
             return several_models(request, content, kind, 206, NO_STORE)
-        tags = [objects.tag(held, DICOM_JSON) for held in located.objects]
+        tags = [objects.tag(entry, DICOM_JSON) for entry in located.objects]
         tag = f'"{blake2b(repr((kind, base, tags)).encode(), digest_size=16).hexdigest()}"'
         # Weak: compressed or not, it is the same metadata (RFC 9110 section 8.8.1).
         headers = NO_STORE | {"ETag": f"W/{tag}"}
         if conditions.is_known(request.headers, tag):
             return Response(None, 304, headers)
         tagged = zip(located.objects, tags, strict=True)
-        return several_models(request, (models.encoded(held, base, tag) for held, tag in tagged), kind, 200, headers)
+        return several_models(request, (models.encoded(entry, base, tag) for entry, tag in tagged), kind, 200, headers)
 
     at_each_level(router, "/metadata", "metadata", "Metadata of all instances of {} (WADO-RS).", metadata, answers)
     return router
@@ -76,18 +76,18 @@ class _Models:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def encoded(self, held: Held, base: str, tag: str = "") -> bytes:
-        """The model of ``held`` with URLs below ``base``. ``tag``: of this state of its file; empty: it is not kept."""
+    def encoded(self, entry: StoredObject, base: str, tag: str = "") -> bytes:
+        """The model of ``entry``, its URLs below ``base``. ``tag``: of this state of its file; empty: not kept."""
         with self._lock:
             model = self._kept.get(tag)
             if model is not None:
                 self._kept.move_to_end(tag)
         if model is None:
-            model = to_json(_model(self._objects, held))
+            model = to_json(_model(self._objects, entry))
             if tag:
                 self._keep(tag, model)
         else:
-            access().opened[held.sop_instance_uid] = held
+            access().opened[entry.sop_instance_uid] = entry
         return model.replace(_BASE.encode(), base.encode())
 
     def _keep(self, tag: str, model: bytes) -> None:
@@ -99,15 +99,15 @@ class _Models:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
 
 
-def _model(objects: ObjectStore, held: Held) -> Json:
-    url = url_of(_BASE, held)
+def _model(objects: ObjectStore, entry: StoredObject) -> Json:
+    url = url_of(_BASE, entry)
     try:
-        stored = objects.open(held)
+        stored = objects.open(entry)
         model = model_of(stored.header, lambda path: f"{url}/bulkdata/{path}")
     except (DecodeError, Gone, OSError, ValueError) as error:
         # A quarantined data set that cannot be read is served as it came; of its metadata there is this much.
         log.warning("no metadata of a stored object: %s", type(error).__name__)
-        return _identity(held)
+        return _identity(entry)
     if stored.part10.pixel_data is not None:
         vr = "OB" if not stored.part10.file_meta.TransferSyntaxUID.is_implicit_VR and _is_bytes(model) else "OW"
         model[_PIXEL_DATA] = {"vr": vr, "BulkDataURI": f"{url}/bulkdata/{_PIXEL_DATA}"}
@@ -118,10 +118,10 @@ def _is_bytes(model: Json) -> bool:
     return bool(model.get("00280100", {}).get("Value") == [8])
 
 
-def _identity(held: Held) -> Json:
+def _identity(entry: StoredObject) -> Json:
     return {
-        **element("SOPClassUID", held.sop_class_uid),
-        **element("SOPInstanceUID", held.sop_instance_uid),
-        **element("StudyInstanceUID", held.study_instance_uid),
-        **element("SeriesInstanceUID", held.series_instance_uid),
+        **element("SOPClassUID", entry.sop_class_uid),
+        **element("SOPInstanceUID", entry.sop_instance_uid),
+        **element("StudyInstanceUID", entry.study_instance_uid),
+        **element("SeriesInstanceUID", entry.series_instance_uid),
     }

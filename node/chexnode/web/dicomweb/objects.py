@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import version
 
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
 from chexnode.web.access import access
@@ -25,7 +25,7 @@ _CHUNK = 1 << 20
 class Located:
     """What was asked for: the objects whose files are there, and how many are not any more."""
 
-    objects: Sequence[Held]
+    objects: Sequence[StoredObject]
     missing: int
 
 
@@ -42,63 +42,63 @@ class ObjectStore:
         every = self._objects.locate(resource.study, resource.series, resource.instance, superseded=resource.superseded)
         if not every:
             raise NotFound
-        present = [held for recorded in every if (held := self._present(recorded)) is not None]
+        present = [entry for recorded in every if (entry := self._present(recorded)) is not None]
         if not present:
             raise Gone
         return Located(present, len(every) - len(present))
 
-    def instance(self, study: str, series: str, instance: str, *, superseded: bool = False) -> Held:
+    def instance(self, study: str, series: str, instance: str, *, superseded: bool = False) -> StoredObject:
         """One instance. Raises like :meth:`find`."""
         return self.find(Resource(study, series, instance, superseded)).objects[0]
 
-    def _present(self, held: Held) -> Held | None:
-        """``held`` with the size that its file has; None where there is none.
+    def _present(self, entry: StoredObject) -> StoredObject | None:
+        """``entry`` with the size that its file has; None where there is none.
 
         The ledger's is that of the file that came first. One that came later in its place may tell of another sender.
         """
-        if held.path is None:
+        if entry.path is None:
             return None
-        size = self._spool.size(held.path)
+        size = self._spool.size(entry.path)
         if size is None:
-            log.error("a file that the ledger names is not there", extra={"path": held.path})
+            log.error("a file that the ledger names is not there", extra={"path": entry.path})
             return None
-        return held if size == held.size else replace(held, size=size)
+        return entry if size == entry.size else replace(entry, size=size)
 
-    def tag(self, held: Held, content_type: str) -> str:
+    def tag(self, entry: StoredObject, content_type: str) -> str:
         """The strong entity tag (RFC 9110 section 8.8.3) of what is made of the file in this form. Raises Gone.
 
         A file never changes under its name, but a copy may take the place of one that was lost; how it is converted
         and decoded may change with the release.
         """
-        assert held.path is not None
+        assert entry.path is not None
         try:
-            since = self._spool.path(held.path).stat().st_mtime_ns
+            since = self._spool.path(entry.path).stat().st_mtime_ns
         except FileNotFoundError:  # retention came between
             raise Gone from None
-        facts = f"{held.path} {since} {content_type} {self._version}"
+        facts = f"{entry.path} {since} {content_type} {self._version}"
         return f'"{blake2b(facts.encode(), digest_size=16).hexdigest()}"'
 
-    def content(self, held: Held, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def content(self, entry: StoredObject, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes of the file from ``start`` to ``end``, piece by piece. Raises Gone before the first."""
-        assert held.path is not None
+        assert entry.path is not None
         try:
-            file = self._spool.path(held.path).open("rb")
+            file = self._spool.path(entry.path).open("rb", buffering=0)
         except FileNotFoundError:  # retention came between
             raise Gone from None
         with file:
-            access().opened[held.sop_instance_uid] = held
+            access().opened[entry.sop_instance_uid] = entry
             file.seek(start)
-            left = (held.size if end is None else end) - start
+            left = (entry.size if end is None else end) - start
             while left > 0 and (chunk := file.read(min(_CHUNK, left))):
                 left -= len(chunk)
                 yield chunk
 
-    def open(self, held: Held) -> Stored:
+    def open(self, entry: StoredObject) -> Stored:
         """The file, walked within the limits; nothing of its pixels is in memory. Raises DecodeError and Gone."""
-        assert held.path is not None
+        assert entry.path is not None
         try:
-            stored = Stored.open(self._spool.path(held.path).absolute(), self.limits)
+            stored = Stored.open(self._spool.path(entry.path).absolute(), self.limits)
         except FileNotFoundError:  # retention came between
             raise Gone from None
-        access().opened[held.sop_instance_uid] = held
+        access().opened[entry.sop_instance_uid] = entry
         return stored

@@ -196,14 +196,14 @@ class _Renderer:
         parts: list[Part] = []
         partial, why = located.missing > 0 or len(located.objects) > _MOST_RENDERED, ""
         takes_several = any(takes_multipart(one) for one in accepted)
-        for held in located.objects[:_MOST_RENDERED]:
+        for entry in located.objects[:_MOST_RENDERED]:
             try:
-                kind, contents, is_all = self._rendered(self._objects.open(held), accepted, rendering, numbers, room)
+                kind, contents, is_all = self._rendered(self._objects.open(entry), accepted, rendering, numbers, room)
             except (DecodeError, _NoSuchForm) as error:
                 why = error.detail
                 continue
             partial = partial or not is_all
-            url = f"{url_of(base, held)}/rendered"
+            url = f"{url_of(base, entry)}/rendered"
             parts += [Part(kind, [content], url, len(content)) for content in contents]
             if parts and not takes_several and len(located.objects) > 1:
                 break
@@ -253,9 +253,9 @@ class _Renderer:
         kind, _ = _preferred(accepted_by(request), PICTURES)
         rendering = replace(rendering, media_type=kind, viewport=rendering.viewport or _THUMBNAIL)
         why = ""
-        for held in self._objects.find(resource).objects[:_MOST_RENDERED]:
+        for entry in self._objects.find(resource).objects[:_MOST_RENDERED]:
             try:
-                stored = self._objects.open(held)
+                stored = self._objects.open(entry)
                 if number > stored.image.frames:
                     raise NotFound(f"the instance has {stored.image.frames} frame(s)")
                 picture = room.take(self._draw(stored, [number], rendering))

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from chexmodels.dicom.part10 import DecodeError
 from chexnode.dicomweb.media_types import DICOM, MULTIPART, MediaType
 from chexnode.dicomweb.multipart import Part
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 from chexnode.web.dicomweb.convert import explicit_little
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.objects import ObjectStore
@@ -36,14 +36,14 @@ from chexnode.web.dicomweb.routes import Resource, at_each_level, base_url, url_
 class _File:
     """One file of the answer."""
 
-    held: Held
+    entry: StoredObject
     transfer_syntax: str
     is_asked_for: bool = True
     """Whether nothing but this transfer syntax will do."""
 
     @property
     def is_as_stored(self) -> bool:
-        return self.transfer_syntax == self.held.transfer_syntax_uid
+        return self.transfer_syntax == self.entry.transfer_syntax_uid
 
     @property
     def content_type(self) -> str:
@@ -67,7 +67,7 @@ def routes(objects: ObjectStore, decoder: Decoder) -> APIRouter:
     def answer(request: Request, resource: Resource) -> Response:
         located, base = objects.find(resource), base_url(request)
         ranges, is_multipart = _container(accepted_by(request), len(located.objects))
-        files = [file for held in located.objects if (file := _choose(ranges, held)) is not None]
+        files = [file for entry in located.objects if (file := _choose(ranges, entry)) is not None]
         if not files:
             raise NotAcceptable("it is stored in another transfer syntax and cannot be converted to one accepted")
         is_all = not located.missing and len(files) == len(located.objects)
@@ -92,26 +92,26 @@ def _container(accepted: Sequence[MediaType], count: int) -> tuple[list[MediaTyp
     return [one for one in fitting if takes_multipart(one) == is_multipart], is_multipart
 
 
-def _choose(ranges: Sequence[MediaType], held: Held) -> _File | None:
+def _choose(ranges: Sequence[MediaType], entry: StoredObject) -> _File | None:
     """The file as stored or in Explicit VR Little Endian, whichever is asked for; None where neither will do."""
-    stored = held.transfer_syntax_uid
+    stored = entry.transfer_syntax_uid
     for one in ranges:
         wanted = one.transfer_syntax
         if not wanted:
-            return _File(held, default_syntax(stored), is_asked_for=False)
+            return _File(entry, default_syntax(stored), is_asked_for=False)
         if wanted in ("*", stored):
-            return _File(held, stored)
+            return _File(entry, stored)
         if wanted == ExplicitVRLittleEndian and can_decode(stored):
-            return _File(held, wanted)
+            return _File(entry, wanted)
     return None
 
 
 def _single(objects: ObjectStore, decoder: Decoder, file: _File, base: str) -> Representation:
     """One file by itself. Raises NotAcceptable and Gone."""
     file, converted = _content(objects, decoder, file)
-    url, tag = url_of(base, file.held), objects.tag(file.held, file.content_type)
+    url, tag = url_of(base, file.entry), objects.tag(file.entry, file.content_type)
     if file.is_as_stored:
-        return Representation(url, file.content_type, tag, file.held.size, partial(objects.content, file.held))
+        return Representation(url, file.content_type, tag, file.entry.size, partial(objects.content, file.entry))
     return Representation(url, file.content_type, tag, None, lambda *_: converted)
 
 
@@ -122,12 +122,12 @@ def _content(objects: ObjectStore, decoder: Decoder, file: _File) -> tuple[_File
     """
     if not file.is_as_stored:
         try:
-            return file, explicit_little(objects.open(file.held), decoder)
+            return file, explicit_little(objects.open(file.entry), decoder)
         except DecodeError as error:
             if file.is_asked_for:
                 raise NotAcceptable(f"it cannot be converted: {error.detail}") from error
-            file = _File(file.held, file.held.transfer_syntax_uid)
-    return file, objects.content(file.held)
+            file = _File(file.entry, file.entry.transfer_syntax_uid)
+    return file, objects.content(file.entry)
 
 
 def _several(
@@ -143,5 +143,5 @@ def _several(
 
 def _part(objects: ObjectStore, decoder: Decoder, file: _File, base: str) -> Part:
     file, content = _content(objects, decoder, file)
-    length = file.held.size if file.is_as_stored else None
-    return Part(file.content_type, content, url_of(base, file.held), length)
+    length = file.entry.size if file.is_as_stored else None
+    return Part(file.content_type, content, url_of(base, file.entry), length)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.datastructures import URL
 
-from chexnode.ledger.objects import Held
+from chexnode.ledger.objects import StoredObject
 
 ROOT = "/dicom-web"
 
@@ -104,9 +104,9 @@ def base_url(request: Request) -> str:
     return str(url).rstrip("/") + ROOT
 
 
-def url_of(base: str, held: Held) -> str:
+def url_of(base: str, entry: StoredObject) -> str:
     """The address of one instance."""
-    return instance_url(base, held.study_instance_uid, held.series_instance_uid, held.sop_instance_uid)
+    return instance_url(base, entry.study_instance_uid, entry.series_instance_uid, entry.sop_instance_uid)
 
 
 def instance_url(base: str, study: str, series: str, instance: str) -> str:

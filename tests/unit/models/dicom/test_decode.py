@@ -33,7 +33,7 @@ from pydicom.uid import (
 )
 
 from chexmodels.dicom.decode import decode
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_sound
+from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_intact
 from chexmodels.dicom.plain import as_part10
 from chexmodels.pixels import to_image
 from support.radiographs import part10, radiograph
@@ -314,14 +314,14 @@ def test_what_stands_before_a_fault_is_read() -> None:
     assert broken != content
     with pytest.raises(DecodeError):
         read(broken, LIMITS)
-    ds = read_sound(broken, LIMITS)
+    ds = read_intact(broken, LIMITS)
     assert (str(ds.PatientName), ds.StudyID) == ("Müller^Jörg", "S1")
     assert "PatientOrientation" not in ds
-    assert read_sound(content[: content.index(b"Chest PA") + 3], LIMITS).Modality == "DX"
-    assert "PixelData" not in read_sound(content, LIMITS)
+    assert read_intact(content[: content.index(b"Chest PA") + 3], LIMITS).Modality == "DX"
+    assert "PixelData" not in read_intact(content, LIMITS)
     for nothing in (b"", content[:140]):
         with pytest.raises(DecodeError):
-            read_sound(nothing, LIMITS)
+            read_intact(nothing, LIMITS)
 
 
 @given(st.binary(max_size=400), st.integers(0, 700), st.sampled_from([ImplicitVRLittleEndian, JPEGBaseline8Bit]))

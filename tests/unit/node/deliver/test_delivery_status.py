@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chexnode.deliver.destination import Answer
-from chexnode.deliver.status import judge
+from chexnode.deliver.status import interpret
 
 CASES = [
     (0x0000, Answer.ACCEPTED, ""),
@@ -37,14 +37,14 @@ CASES = [
 
 @pytest.mark.parametrize(("status", "answer", "words"), CASES, ids=[f"{case[0]:04X}" for case in CASES])
 def test_the_class_of_a_status_decides(status: int, answer: Answer, words: str) -> None:
-    found, sentence = judge(status)
+    found, sentence = interpret(status)
     assert found is answer
     assert words in sentence
 
 
 def test_only_plain_success_is_silent() -> None:
-    assert [status for status in range(0x10000) if judge(status)[1] == ""] == [0x0000]
+    assert [status for status in range(0x10000) if interpret(status)[1] == ""] == [0x0000]
 
 
 def test_the_sentence_has_the_code_and_the_destinations_own_words() -> None:
-    assert judge(0xA700, "disk full")[1] == "0xA700 the destination is out of resources (disk full)"
+    assert interpret(0xA700, "disk full")[1] == "0xA700 the destination is out of resources (disk full)"

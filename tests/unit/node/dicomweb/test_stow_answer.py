@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexnode.deliver.destination import Answer
-from chexnode.deliver.stow import judge, unproven
+from chexnode.deliver.stow import interpret, unproven
 from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, read_answer
 
 json_values = st.recursive(
@@ -30,7 +30,7 @@ json_values = st.recursive(
 @given(st.one_of(json_values.map(json.dumps).map(str.encode), st.binary(max_size=40)), st.integers(200, 599))
 def test_no_answer_can_break_us(body: bytes, status: int) -> None:
     answer = read_answer(status, body)
-    assert judge(answer, "1.2.3", alone=True) or unproven(answer)
+    assert interpret(answer, "1.2.3", alone=True) or unproven(answer)
     assert all(type(reason) is int for reason in (*answer.stored.values(), *answer.failed.values(), *answer.others))
 
 
@@ -47,14 +47,14 @@ def test_orthancs_answer_is_read() -> None:
     }
     answer = read_answer(200, json.dumps(body).encode())
     assert answer == StoreAnswer(200, stored={"2.25.1": 0})
-    assert judge(answer, "2.25.1", alone=False) == (Answer.ACCEPTED, "")
-    assert judge(answer, "2.25.2", alone=False) is None
-    assert judge(answer, "2.25.2", alone=True) is None
+    assert interpret(answer, "2.25.1", alone=False) == (Answer.ACCEPTED, "")
+    assert interpret(answer, "2.25.2", alone=False) is None
+    assert interpret(answer, "2.25.2", alone=True) is None
     outcome, sentence = unproven(answer)
     assert outcome is Answer.DOUBTFUL
     assert "nothing says that it is stored" in sentence
     # It answers 400 where another part of the request was no DICOM file, and has stored what it lists.
-    assert judge(read_answer(400, json.dumps(body).encode()), "2.25.1", alone=False) == (Answer.ACCEPTED, "")
+    assert interpret(read_answer(400, json.dumps(body).encode()), "2.25.1", alone=False) == (Answer.ACCEPTED, "")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 
 from chexmodels.finding import Findings
 from chexmodels.interpret import MODELS_DISAGREE
-from chexnode.encode.caption import NAMES_IT, WHAT_IT_IS, caption
+from chexnode.encode.caption import AMBER, BLUE, DOES_BOTH, NAMES_IT, WHAT_IT_IS, Line, caption
 from chexnode.encode.class_codes import SNOMED, class_code
 from chexnode.encode.objects import encode
 from chexnode.encode.provenance import SCHEME
@@ -93,6 +93,28 @@ def test_of_an_image_that_was_not_evaluated_no_class_is_told() -> None:
     assert called(written(failed)["sr"]) == []
     words = caption(failed, NAMING)
     assert not any("Pneumonia" in line.text for line in (*words.above, *words.below))
+
+
+@pytest.mark.parametrize("outlines", [False, True])
+def test_the_first_words_never_contradict_the_names(outlines: bool) -> None:
+    """A negative verdict above a name that is called present, or a positive one above none, says so itself."""
+    none = dict.fromkeys(SCORES, 0.01)
+    image = replace(lesion(SHAPE), classes=SCORES) if outlines else ALONE
+    what = DOES_BOTH if outlines else NAMES_IT
+
+    def first(**changes: object) -> Line:
+        words = caption(replace(image, **changes), NAMING)  # type: ignore[arg-type]
+        assert any(line.text.startswith(what) for line in words.above)
+        return words.below[0]
+
+    verdict = "NO ABNORMALITY MARKED" if outlines else "NO ABNORMALITY BY THE IMAGE SCORE"
+    assert first(abnormal=False, score=0.1) == Line(f"{verdict}, but present by name: Pneumonia", AMBER)
+    assert first(abnormal=False, score=0.1, classes=none) == Line(verdict, BLUE)
+    if outlines:
+        assert first().text == first(classes=none).text == "1 ABNORMAL REGION MARKED"
+    else:
+        assert first().text == "ABNORMAL: Pneumonia"
+        assert first(classes=none).text == "ABNORMAL, but no finding by name reaches its threshold"
 
 
 def test_a_second_model_that_differs_is_noted_in_the_report() -> None:

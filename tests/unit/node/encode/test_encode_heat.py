@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexmodels.finding import Findings
-from chexnode.encode.heat import HEAT_MAPS, coloured, encode_heat, has_heat, heat_caption, render_heat
+from chexnode.encode.heat import HEAT_MAPS, coloured, encode_heat, has_heat, heat_caption, render_heat, shown
 from chexnode.encode.objects import encode
 from chexnode.encode.picture import LONGEST, Layout, lay_out
 from chexnode.encode.provenance import HeatKind
@@ -127,6 +127,15 @@ def test_the_legend_has_every_colour_and_its_numbers() -> None:
     assert np.flatnonzero(np.diff(white[: layout.columns // 4].astype(int))).size, "no number at the left end"
     percent = render_heat(picture(SHAPE), np.zeros(SHAPE, np.float32), layout, "probability")
     assert not np.array_equal(rgb, percent), "a probability has other numbers than an anomaly's heat"
+
+
+def test_what_a_normal_image_has_hardly_shows_and_what_is_rare_does() -> None:
+    """Anomaly heat is a share of normal pixels: a normal image has all shares alike, and must not glow."""
+    rare = shown(np.array([0.0, 0.5, 0.9, 0.99, 0.999, 1.0], np.float32), "anomaly")
+    np.testing.assert_allclose(rare, [0, 0.1, 1 / 3, 2 / 3, 1, 1], atol=1e-3)
+    normal = np.random.default_rng(0).uniform(size=SHAPE).astype(np.float32)
+    assert np.mean(shown(normal, "anomaly") > 1 / 3) == pytest.approx(0.1, abs=0.01)
+    np.testing.assert_array_equal(shown(normal, "probability"), normal)
 
 
 def lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:

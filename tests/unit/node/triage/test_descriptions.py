@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from chexnode.settings.gate import GateSettings
-from chexnode.triage.gate import judge_header
+from chexnode.triage.gate import triage_header
 from chexnode.triage.header import Header
 from chexnode.triage.lexicon import Lexicon, LexiconError, lexicon
 from chexnode.triage.reading import BodyPart, View, body_part, is_by_algorithm, view
@@ -43,7 +43,7 @@ def rows() -> list[list[str]]:
 
 def judged(settings: GateSettings | None = None, **attributes: Any) -> Verdict:
     ds = parsed(radiograph("CR", **{**SILENT, **attributes}))
-    return judge_header(ds, settings or GateSettings(), has_pixel_data=True, max_pixels=10**8)
+    return triage_header(ds, settings or GateSettings(), has_pixel_data=True, max_pixels=10**8)
 
 
 def test_the_table_is_large_and_of_many_languages() -> None:
@@ -137,7 +137,7 @@ def test_another_part_in_words_is_refused(text: str) -> None:
 def test_the_chest_in_other_words_is_analysed(text: str) -> None:
     ds = radiograph("CR", **{**SILENT, "ViewPosition": "PA"})
     ds.add_new("BodyPartExamined", "LO", text)  # no code string, but that is how it comes
-    verdict = judge_header(parsed(ds), GateSettings(), has_pixel_data=True, max_pixels=10**8)
+    verdict = triage_header(parsed(ds), GateSettings(), has_pixel_data=True, max_pixels=10**8)
     assert (verdict.state, verdict.notes) == (InstanceState.ANALYSABLE, ())
 
 

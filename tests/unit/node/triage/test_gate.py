@@ -23,7 +23,7 @@ from chexmodels.pixels import from_picture
 from chexmodels.stats import PixelStats, measure
 from chexnode.settings.gate import GateSettings
 from chexnode.triage import gate
-from chexnode.triage.gate import judge_header, judge_pixels
+from chexnode.triage.gate import triage_header, triage_pixels
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Priority, Verdict
@@ -46,8 +46,8 @@ def code(value: str, meaning: str = "", scheme: str = "SCT") -> list[Dataset]:
 def judged(ds: Dataset, settings: GateSettings | None = None, **options: Any) -> Verdict:
     """The verdict; the same whether the elements were converted before or not."""
     options = {"has_pixel_data": True, "max_pixels": 64_000_000, **options}
-    verdict = judge_header(parsed(ds), settings or GateSettings(), **options)
-    assert judge_header(ds, settings or GateSettings(), **options) == verdict
+    verdict = triage_header(parsed(ds), settings or GateSettings(), **options)
+    assert triage_header(ds, settings or GateSettings(), **options) == verdict
     return verdict
 
 
@@ -227,7 +227,7 @@ def test_what_is_only_noted(attributes: dict[str, Any], note: Note) -> None:
 
 def test_what_was_read_past_is_noted_and_named() -> None:
     ds = radiograph("DX")
-    verdict = judge_header(ds, GateSettings(), has_pixel_data=True, max_pixels=10**8, flaws=("bytes behind",))
+    verdict = triage_header(ds, GateSettings(), has_pixel_data=True, max_pixels=10**8, flaws=("bytes behind",))
     assert (verdict.state, verdict.notes) == (ANALYSABLE, (Note.NOT_CONFORMANT,))
     assert "read past: bytes behind" in verdict.detail
 
@@ -257,7 +257,7 @@ def test_never_raises_whatever_the_header_holds(hostile: dict[int, tuple[str, by
     for number, (vr, value) in hostile.items():
         tag = BaseTag(number)
         ds._dict[tag] = RawDataElement(tag, vr, len(value or b""), value, 0, False, True)
-    assert isinstance(judge_header(ds, GateSettings(min_age_years=18), has_pixel_data=True, max_pixels=10**8), Verdict)
+    assert isinstance(triage_header(ds, GateSettings(min_age_years=18), has_pixel_data=True, max_pixels=10**8), Verdict)
 
 
 def test_details_quote_no_patient_data() -> None:
@@ -297,7 +297,7 @@ CHEST = PixelStats(1000, 1000, 200, 0.98, 0.8, -0.1, (0.2, 0.1))
     ],
 )
 def test_pixels_are_judged(change: dict[str, Any], reason: Reason | None, notes: tuple[Note, ...]) -> None:
-    assert judge_pixels(replace(CHEST, **change)) == (reason, notes)
+    assert triage_pixels(replace(CHEST, **change)) == (reason, notes)
 
 
 @pytest.mark.shared
@@ -320,7 +320,7 @@ def test_the_collected_files_get_the_verdicts_they_should(shared: Path) -> None:
         except DecodeError as error:
             unreadable[name] = error.code
             continue
-        verdict = judge_header(
+        verdict = triage_header(
             header,
             GateSettings(),
             has_pixel_data=file.pixel_data is not None,
@@ -350,7 +350,7 @@ def test_real_radiographs_are_never_refused_and_seldom_noted(shared: Path) -> No
             ("inverted", 1 - image.pixels, Note.POLARITY_DOUBTFUL),
             ("upside down", np.flipud(image.pixels), Note.ORIENTATION_DOUBTFUL),
         ):
-            reason, noted = judge_pixels(measure(replace(image, pixels=np.ascontiguousarray(pixels))))
+            reason, noted = triage_pixels(measure(replace(image, pixels=np.ascontiguousarray(pixels))))
             assert reason is None, row["image_id"]
             notes[name] += bool(noted) if note is None else note in noted
     assert notes["as is"] <= 0.05 * len(rows)
@@ -395,8 +395,8 @@ def test_a_page_of_writing_is_out_of_scope(ink: int, paper: int, noise: int, tmp
     page = _page(ink, paper) + np.random.default_rng(1).normal(0, noise, (1754, 1240))
     Picture.fromarray(np.clip(page, 0, 255).astype(np.uint8)).save(tmp_path / "page.png")
     stats = measure(from_picture(tmp_path / "page.png"))
-    assert judge_pixels(stats) == (Reason.OUT_OF_SCOPE, ())
-    reason, notes = judge_pixels(stats, GateSettings(out_of_scope="note"))
+    assert triage_pixels(stats) == (Reason.OUT_OF_SCOPE, ())
+    reason, notes = triage_pixels(stats, GateSettings(out_of_scope="note"))
     assert (reason, Note.SCOPE_DOUBTFUL in notes) == (None, True)
 
 
@@ -408,6 +408,6 @@ def test_no_chest_is_out_of_scope(shared: Path) -> None:
         pictures = [root / row["file"] for row in csv.DictReader(file) if row["qc"] == "ok"][7::24]
     for path in pictures:
         stats = measure(from_picture(path))
-        reason, notes = judge_pixels(stats)
+        reason, notes = triage_pixels(stats)
         assert reason is None, path
         assert Note.SCOPE_DOUBTFUL not in notes, path

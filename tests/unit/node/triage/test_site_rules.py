@@ -15,7 +15,7 @@ from chexnode.deliver.routing import routes
 from chexnode.settings.gate import GateSettings
 from chexnode.settings.rule import RuleSettings
 from chexnode.settings.tree import Settings
-from chexnode.triage.gate import judge_header
+from chexnode.triage.gate import triage_header
 from chexnode.triage.rules import deciding_rule
 from chexnode.vocabulary.records import Priority, Verdict
 from support.radiographs import parsed, part10, radiograph
@@ -30,7 +30,7 @@ RULES = [
 
 
 def verdict(caller: str = "", **attributes: Any) -> Verdict:
-    return judge_header(
+    return triage_header(
         parsed(radiograph("DX", **attributes)),
         GateSettings(),
         has_pixel_data=True,

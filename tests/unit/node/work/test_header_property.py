@@ -23,7 +23,7 @@ from chexmodels.interpret import interpret
 from chexmodels.pixels import Geometry, Reading
 from chexmodels.stats import measure
 from chexnode.settings.gate import GateSettings
-from chexnode.triage.gate import judge_pixels, settle
+from chexnode.triage.gate import settle, triage_pixels
 from support.drawn import drawn_chest
 from support.radiographs import part10, radiograph
 
@@ -158,7 +158,7 @@ def seen(said: dict[str, Any], size: int = GRID) -> tuple[NDArray[np.float32], t
     except DecodeError:
         return None
     image = reading.image()
-    reason, notes = judge_pixels(measure(image), GateSettings())
+    reason, notes = triage_pixels(measure(image), GateSettings())
     if reason is not None:
         return None
     return Geometry(*SHAPE, size).forward(image.pixels), (*image.notes, *notes)

@@ -1,20 +1,21 @@
-"""``/api/reanalysis``, ``/api/erasure`` and ``/api/compare``: what the commands of these names do, over HTTP."""
+"""What the commands ``reanalyse``, ``erase``, ``compare`` and ``drift`` do, over HTTP."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from chexnode.ledger.drift import FRESH_SECONDS, Window
 from chexnode.node import Node
 from chexnode.operate import compare
 from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
-from chexnode.vocabulary.reports import Comparison, Erasure, Extent, Reanalysis
+from chexnode.vocabulary.reports import Comparison, DailyFigures, DriftReport, Erasure, Extent, Reanalysis
 from chexnode.vocabulary.scopes import Scope
 from chexnode.web.actions import Acts, ours, who_asks
 from chexnode.web.api import Narrowed, answer, known
@@ -81,6 +82,7 @@ def router(node: Node, acts: Acts) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/api", dependencies=[Depends(known)])
     acting = [Depends(require(Scope.ADMIN)), Depends(ours)]
+    reading = [Depends(require(Scope.READ))]
 
     @routes.post("/reanalysis", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=_ANSWERS)
     def reanalysis(request: Request, images: ReanalysisOf) -> Response:
@@ -108,11 +110,28 @@ def router(node: Node, acts: Acts) -> APIRouter:
             return answer(acts.extent(wanted))
         return answer(acts.erase(wanted, whose.wait_seconds, who_asks(request)))
 
+    @routes.get("/drift", tags=["api"], response_model=DriftReport, dependencies=reading)
+    def drift() -> Response:
+        """Recent images against the baseline, as `chexnode drift --json`; some minutes old at most."""
+        window = Window(node.settings.drift.days, node.settings.drift.images, node.settings.drift.psi)
+        drifts = node.ledger.drifts
+        return answer(DriftReport(drifts.baseline(), drifts.look(window, FRESH_SECONDS)))
+
+    @routes.get("/drift/daily", tags=["api"], response_model=list[DailyFigures], dependencies=reading)
+    def daily(
+        since: Annotated[str | None, Query(description="From then on; without it those of the last week.")] = None,
+        until: Annotated[str | None, Query(description="Until then; a day is included.")] = None,
+    ) -> Response:
+        """The figures of each day by model, station and calling AE title, as `chexnode drift daily --json`."""
+        end = filters.moment(until, end=True) if until else node.ledger.clock() + timedelta(seconds=1)
+        begin = filters.moment(since) if since else end - timedelta(days=7)
+        return answer(node.ledger.drifts.daily(begin, end))
+
     @routes.get(
         "/compare",
         tags=["api"],
         response_model=Comparison,
-        dependencies=[Depends(require(Scope.READ))],
+        dependencies=reading,
         responses={400: {"description": "No such model."}},
     )
     def comparison(

@@ -29,6 +29,10 @@ PAGES = {
     "queue": "/queue",
     "try": "/try",
     "node": "/node",
+    "model": "/node/models/main",
+    "settings": "/node/settings",
+    "drift": "/node/drift",
+    "conformance": "/node/conformance?section=3.2.1",
 }
 #: A path of whoever makes the pictures is not for the documentation.
 _PLACE = """folder => {

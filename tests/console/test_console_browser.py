@@ -53,6 +53,9 @@ def test_an_image_is_seen_to_come(page: Page, shown: Place) -> None:
     shown.send(shown.files[-1])
     expect(today).to_have_text(str(before + 1), timeout=60_000)
     shown.node.wait_until_settled(before + 1)
+    page.get_by_role("link", name="Images", exact=True).click()
+    page.locator("tbody a[data-row]").first.click()
+    expect(page.locator(".timeline")).to_contain_text("received")
 
 
 def test_the_picture_follows_the_pointer(page: Page, shown: Place) -> None:
@@ -92,6 +95,37 @@ def test_what_was_given_up_is_sent_again(page: Page, shown: Place) -> None:
     assert "replayed" in events
 
 
+def test_a_destination_is_paused_and_resumed(page: Page, shown: Place) -> None:
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{shown.url}/console/deliveries")
+    row = page.locator("tr", has=page.get_by_role("button", name="Pause")).first
+    row.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Resume")).to_have_count(0)
+
+
+def test_results_are_withdrawn_after_a_question(page: Page, shown: Place) -> None:
+    questions: list[str] = []
+    page.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+    first_done(page, shown)
+    page.get_by_role("button", name="Withdraw").click()
+    expect(page.get_by_text("withdrawn", exact=True).first).to_be_visible()
+    expect(page.get_by_role("button", name="Withdraw")).to_have_count(0)
+    assert "valid no longer" in questions[0]
+
+
+def test_an_erasure_names_what_goes_and_asks(page: Page, shown: Place) -> None:
+    first_done(page, shown)
+    name = page.locator("h1 bdi").inner_text()
+    page.get_by_role("link", name="Erase").click()
+    expect(page.locator("main")).to_contain_text(name)
+    page.get_by_role("button", name="Erase", exact=True).click()
+    expect(page).to_have_url(re.compile("/erase"))
+    assert page.locator("input[name=sure]").evaluate("one => one.validity.valueMissing"), "the browser holds it back"
+    page.get_by_role("link", name="Leave it").click()
+    expect(page.locator("[data-stage]")).to_be_visible()
+
+
 def test_hostile_names_are_inert(page: Page, shown: Place) -> None:
     page.goto(f"{shown.url}/console/images")
     row = page.locator("td bdi", has_text="alert(1)").first
@@ -121,7 +155,10 @@ def test_a_dropped_file_is_tried_and_not_kept(page: Page, shown: Place) -> None:
     assert len(shown.node.jobs()) == before
 
 
-PAGES = ("", "/images", "/deliveries", "/queue", "/try", "/node")
+PAGES = (
+    *("", "/images", "/deliveries", "/queue", "/try", "/node", "/node/models/main", "/node/settings"),
+    *("/node/compare", "/node/drift", "/node/conformance", "/node/conformance?section=6.1.4", "/node/audit"),
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

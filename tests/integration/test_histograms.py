@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.records import DeliveryOutcome
+from chexnode.vocabulary.records import Analysis, DeliveryOutcome, Stages
 from chexnode.vocabulary.states import DeliveryState
 from support.ledgers import Clock, arrival, claim, complete, opened, record
 from support.webs import serving
@@ -72,6 +72,21 @@ def test_each_piece_of_work_is_counted_once(site: Site) -> None:
         assert seen["chexnode_score_bucket", "le=0.2"] == 1
         assert seen["chexnode_answers_total", "answer=abnormal"] == 1
         assert seen["chexnode_answers_total", "answer=normal"] == 1
+
+
+def test_the_stages_of_an_analysis_are_told_apart(site: Site) -> None:
+    client, ledger, _ = site
+    for stages in (Stages(0.2, 0.7, 1.5), Stages(0.4, None, None), None):
+        record(ledger, arrival())
+        ledger.jobs.complete(claim(ledger), Analysis(0.9, True, 1, stages=stages), [], [])
+    seen = scrape(client)
+    counts = {
+        name: seen[f"chexnode_{name}_seconds_count", ""] for name in ("decode", "inference", "encode", "analysis")
+    }
+    assert counts == {"decode": 2, "inference": 1, "encode": 1, "analysis": 3}
+    assert seen["chexnode_decode_seconds_sum", ""] == pytest.approx(0.6)
+    assert seen["chexnode_inference_seconds_sum", ""] == 0.7
+    assert seen["chexnode_encode_seconds_bucket", "le=2.5"] == 1
 
 
 def test_what_is_sent_again_is_no_turnaround(site: Site) -> None:

@@ -15,6 +15,7 @@ from chexnode.ledger.feed import FeedEvent
 from chexnode.ledger.schema import deliveries, events, jobs
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.purposes import AWAITED
+from chexnode.vocabulary.records import Stages
 from chexnode.vocabulary.states import DeliveryState, JobState
 
 
@@ -28,7 +29,9 @@ class AnalysisTimes:
     waited: float
     """Seconds from when it was queued until a worker took it, for the last time."""
     took: float
-    """Seconds from then until its results were committed: decoding, inference and encoding."""
+    """Seconds from then until its results were committed."""
+    stages: Stages | None
+    """What of that went into decoding, inference and encoding; None where no worker has said it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Stopwatch:
         steps = []
         with self._db.read() as conn:
             for some in in_chunks(names):
-                columns = (jobs.c.id, jobs.c.model, jobs.c.score, jobs.c.abnormal, jobs.c.created_at)
+                columns = (jobs.c.id, jobs.c.model, jobs.c.score, jobs.c.abnormal, jobs.c.created_at, *_STAGES)
                 awaited = (jobs.c.id.in_(some), jobs.c.urgency <= AWAITED)
                 rows |= {row.id: row for row in conn.execute(select(*columns).where(*awaited))}
                 history = select(events.c.id, events.c.at, events.c.subject_id, events.c.event)
@@ -89,7 +92,9 @@ class Stopwatch:
                 continue
             queued = next((p.at for p in before if p.event in _QUEUED), job.created_at)
             times = (_seconds(queued, claimed), _seconds(claimed, e.at))
-            analyses.append(AnalysisTimes(job.model, job.score, job.abnormal, *times))
+            stages = Stages(*(job._mapping[column.name] for column in _STAGES))
+            known = stages if stages.decode_seconds is not None else None
+            analyses.append(AnalysisTimes(job.model, job.score, job.abnormal, *times, known))
         turnarounds = [
             Step(rows[e.subject_id].model, _seconds(rows[e.subject_id].created_at, e.at))
             for e in done
@@ -98,6 +103,7 @@ class Stopwatch:
         return Durations(analyses, turnarounds, steps)
 
 
+_STAGES = (jobs.c.decode_seconds, jobs.c.inference_seconds, jobs.c.encode_seconds)
 _AGAIN = frozenset({Event.RETRIED, Event.REPLAYED})
 _QUEUED = frozenset({Event.CREATED, Event.RETRIED})
 

@@ -113,6 +113,7 @@ class Jobs:
             "error": None,
             "answer_path": analysis.answer_path,
             **({} if analysis.figures is None else asdict(analysis.figures)),
+            **({} if analysis.stages is None else asdict(analysis.stages)),
             **_digests(analysis.digests),
         }
         with self._db.write() as conn:

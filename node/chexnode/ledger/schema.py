@@ -259,6 +259,10 @@ jobs = Table(
     Column("area", Float),
     Column("brightness", Float),
     Column("contrast", Float),
+    # For histograms: see chexnode.vocabulary.records.Stages
+    Column("decode_seconds", Float),
+    Column("inference_seconds", Float),
+    Column("encode_seconds", Float),
     # Of what the model was given, and of all else that the results say: see chexnode.vocabulary.records.Digests
     Column("content_digest", String(64)),
     Column("identity_digest", String(64)),

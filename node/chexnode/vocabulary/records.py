@@ -223,6 +223,17 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """How long the stages of an analysis took, in seconds."""
+
+    decode_seconds: float
+    inference_seconds: float | None
+    """That of its batch, divided by the images in it; None where the answer is one that the model gave before."""
+    encode_seconds: float | None
+    """None where nothing was encoded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
     """What the worker tells of an analysed image, for tables and metrics."""
 
@@ -237,6 +248,7 @@ class Analysis:
     is_reused: bool = False
     """Whether the answer is one that the model gave before: it was not asked again."""
     figures: Figures | None = None
+    stages: Stages | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import Refused, StaleMove, Transient
 from chexnode.vocabulary.purposes import Purpose, Urgency
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.records import Analysis, Digests, JobClaim, JobSpec, ResultSet
+from chexnode.vocabulary.records import Analysis, Digests, JobClaim, JobSpec, ResultSet, Stages
 from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.tracebacks import traceback_of
 from chexnode.work.answer import SUFFIX, NotAnAnswer, pack, unpack
@@ -76,6 +76,9 @@ class _Ready:
     """The sets that they take the place of."""
     answer: RawItem | None
     """What the model answered for an earlier version with the same content."""
+    decode_seconds: float
+    inference_seconds: float | None = None
+    """Of its share of the batch; None before, and where ``answer`` is taken."""
 
 
 def most_urgency(node: Node) -> Urgency:
@@ -199,7 +202,9 @@ class Worker:
 
     def _prepare(self, claim: JobClaim) -> _Ready:
         """Decode the image, and see what earlier versions of it leave to be done."""
+        started = time.monotonic()
         prepared = self._decoded(claim)
+        took = time.monotonic() - started
         # What the gate noted of the header is said in the results too.
         prepared = replace(prepared, notes=(*claim.notes, *prepared.notes))
         digests, sets = self._pipeline.digests(prepared), self._ledger.sets
@@ -216,7 +221,7 @@ class Worker:
         if claim.purpose is Purpose.BESIDE:
             valid = ()
         path = self._insist(partial(sets.answer, claim.sop_instance_uid, digests.content, claim.model_digest))
-        return _Ready(prepared, digests, valid, None if path is None else self._answer(path))
+        return _Ready(prepared, digests, valid, None if path is None else self._answer(path), took)
 
     def _answer(self, path: str) -> RawItem | None:
         """What the model answered for this content before; None where that is not to be had, and it is asked again."""
@@ -253,15 +258,20 @@ class Worker:
         asking = [(claim, ready) for claim, ready in batch if ready.answer is None]
         if not asking:
             return answered
+        started = time.monotonic()
         try:
             raws = self._pipeline.infer([ready.prepared for _, ready in asking])
-            return answered + [(claim, ready, raw) for (claim, ready), raw in zip(asking, raws, strict=True)]
+            took = (time.monotonic() - started) / len(asking)
+            inferred = ((claim, replace(ready, inference_seconds=took)) for claim, ready in asking)
+            return answered + [(claim, ready, raw) for (claim, ready), raw in zip(inferred, raws, strict=True)]
         except Exception:
             log.exception("inference of %d image(s) failed: trying them one by one", len(asking))
         for claim, ready in asking:
+            started = time.monotonic()
             alone = self._guarded(claim, partial(self._pipeline.infer, [ready.prepared]))
             if alone is not None:
-                answered.append((claim, ready, alone[0]))
+                timed = replace(ready, inference_seconds=time.monotonic() - started)
+                answered.append((claim, timed, alone[0]))
         return answered
 
     def _finish(self, claim: JobClaim, ready: _Ready, raw: RawItem) -> None:
@@ -273,6 +283,7 @@ class Worker:
         encoded: list[Encoded] = []
         chosen: tuple[Route, ...] = ()
         shadows: list[JobSpec] = []
+        started, encode_seconds = time.monotonic(), None
         if claim.purpose is not Purpose.SHADOW:
             rule = deciding_rule(self._settings.rule, ready.prepared.header, claim.calling_ae_title)
             shadows = [
@@ -284,6 +295,7 @@ class Worker:
             encoded = self._pipeline.encode(
                 ready.prepared, findings, claim.key, claim.created_at, variants(chosen), predecessors(ready.valid)
             )
+            encode_seconds = time.monotonic() - started
         uid_of = {one.variant: one.uid for one in encoded}
         replaced = self._replaced(ready)
         # First, so that a destination is told what ends before it gets what takes its place.
@@ -305,6 +317,7 @@ class Worker:
             answer,
             is_reused=ready.answer is not None,
             figures=self._pipeline.figures(ready.prepared, findings),
+            stages=Stages(ready.decode_seconds, ready.inference_seconds, encode_seconds),
         )
         why = {job: why for job, (_, _, why) in replaced.items()}
         try:

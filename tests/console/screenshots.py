@@ -1,4 +1,4 @@
-"""Pictures of every page of the console, desktop and phone, light and dark: ``make screenshots``.
+"""Pictures of every page of the console, desktop and phone, light and dark: ``make screenshots``; or of those named.
 
 They show drawn chests and made-up names. WebP, without loss but for the page with a radiograph, so that the repository
 stays small.
@@ -74,7 +74,7 @@ def main() -> None:
                 )
                 context.set_default_timeout(120_000)
                 page = context.new_page()
-                for name in PAGES:
+                for name in sys.argv[1:] or PAGES:
                     picture = Image.open(BytesIO(shoot(page, shown.url, name, folder))).convert("RGB")
                     file = FOLDER / f"{name}-{size}-{scheme}.webp"
                     picture.save(file, lossless=name != "image", quality=84 if name == "image" else 100, method=6)

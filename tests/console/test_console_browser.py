@@ -62,9 +62,9 @@ def test_the_picture_follows_the_pointer(page: Page, shown: Place) -> None:
     first_done(page, shown)
     stage = page.locator("[data-stage]")
     window = page.locator("[data-window]").inner_text()
+    stage.hover(position={"x": 200, "y": 200})  # once it is there and stands still
     box = stage.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + 200, box["y"] + 200)
     page.mouse.down()
     page.mouse.move(box["x"] + 300, box["y"] + 260, steps=4)
     page.mouse.up()

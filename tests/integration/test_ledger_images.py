@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from chexnode.ledger.images import Images, ImageView, Place, Search
 from chexnode.ledger.ledger import Ledger
-from support.ledgers import QUARANTINED, Clock, arrival, claim, complete, record
+from chexnode.ledger.overview import recent_analyses
+from support.ledgers import QUARANTINED, Clock, arrival, claim, complete, opened, record
 
 SIZE = 5
 SEARCHES = [
@@ -62,3 +65,11 @@ def test_a_page_back_is_the_one_before(images: Images) -> None:
     back = images.page(Search(), SIZE, Place(place.at, place.sop_instance_uid, place.digest, is_back=True))
     assert back.rows == first.rows
     assert (back.has_newer, back.has_older) == (False, True)
+
+
+def test_the_latest_analyses_are_read_by_the_index_of_their_times(tmp_path: Path) -> None:
+    with opened(f"sqlite:///{tmp_path}/chexnode.db") as ledger, ledger.database.read() as conn:
+        query = recent_analyses().compile(conn, compile_kwargs={"literal_binds": True})
+        plan = str(conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all())
+        assert "ix_jobs_state_created_at" in plan
+        assert "TEMP B-TREE" not in plan, "nothing is sorted"

@@ -241,14 +241,20 @@ def _count(conn: Connection, *conditions: ColumnElement[bool]) -> int:
     return int(conn.execute(select(func.count()).select_from(jobs).where(*conditions)).scalar_one())
 
 
-def _recent(conn: Connection) -> list[tuple[datetime, datetime | None, bool | None]]:
-    query = (
+def recent_analyses() -> Select[Any]:
+    """The latest analyses that somebody waited for: when they came and were done, and what they say."""
+    # Not the bare column: a database would take the index of state and urgency, and sort all that is done.
+    is_awaited = func.coalesce(jobs.c.urgency, 0) <= AWAITED
+    return (
         select(jobs.c.created_at, jobs.c.finished_at, jobs.c.abnormal)
-        .where(jobs.c.state == JobState.DONE, jobs.c.urgency <= AWAITED)
+        .where(jobs.c.state == JobState.DONE, is_awaited)
         .order_by(jobs.c.created_at.desc())
         .limit(RECENT)
     )
-    return [(row[0], row[1], row[2]) for row in conn.execute(query)]
+
+
+def _recent(conn: Connection) -> list[tuple[datetime, datetime | None, bool | None]]:
+    return [(row[0], row[1], row[2]) for row in conn.execute(recent_analyses())]
 
 
 def _per_minute(conn: Connection, now: datetime) -> list[int]:

@@ -122,6 +122,23 @@ class Rejections:
             subject = instance_id(note.sop_instance_uid, note.digest)
             record(conn, [happened("instance", subject, Event.NOTE_READ, now, detail=detail)])
 
+    def withdraw(
+        self, old: ResultSet, sop_instance_uid: str, withdrawals: Sequence[NewResult], to: Sequence[tuple[str, str]],
+        by: str | None,
+    ) -> None:  # fmt: skip
+        """End the valid set ``old`` of an image because ``by``, a person, wants it.
+
+        ``withdrawals`` and ``to``: see :meth:`reject`. Raises Transient where it is not the valid one any more.
+        """
+        now = self._db.clock()
+        with self._db.write() as conn:
+            if old.job not in {one.job for one in valid_sets(conn, sop_instance_uid)}:
+                raise Transient("the valid results of this image are others by now")
+            withdraw_sets(conn, [old.job], Supersession.REJECTED, now)
+            for one in withdrawals:
+                add_results(conn, [one], [pair for pair in to if pair[0] == one.uid], now, one.study_instance_uid)
+            record(conn, [happened("job", old.job, Event.WITHDRAWN, now, detail=by)])
+
 
 def _images(conn: Connection, uids: Sequence[str]) -> list[str]:
     """Those of ``uids`` that are received images."""

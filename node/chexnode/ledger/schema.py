@@ -414,7 +414,8 @@ users = Table(
     "users",
     metadata,
     Column("name", String(64), primary_key=True),
-    Column("password_hash", String(256), nullable=False),  # argon2id
+    Column("password_hash", String(256), nullable=False),  # argon2id; empty: see subject
+    Column("subject", String(512), unique=True),  # issuer and sub of OpenID Connect; NULL: signs in with a password
     Column("role", String(16), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )

@@ -28,6 +28,8 @@ class Filter:
     """Received, or a delivery made, at this aware time or later."""
     until: datetime | None = None
     """Before this aware time."""
+    image: str | None = None
+    """SOP Instance UID."""
 
     @property
     def is_empty(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from chexnode.settings.tree import Settings
 from chexnode.vocabulary.records import DeliveryOutcome
 from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState
-from support.ledgers import Clock, arrival, claim, complete, opened, record
+from support.ledgers import OTHER_SPEC, Clock, arrival, claim, complete, opened, record
 from support.webs import serving
 
 Site = tuple[httpx.Client, Ledger]
@@ -84,6 +85,38 @@ def test_what_was_given_up_is_sent_again_once(site: Site) -> None:
     assert client.post("/api/deliveries/replay", json={"ids": ids[:1]}).json() == {"replayed": 1}
     assert client.post("/api/deliveries/replay", json={"destination": "elsewhere"}).status_code == 400
     assert client.post("/api/deliveries/replay", json={}).status_code == 400
+
+
+def test_results_are_withdrawn_once(site: Site) -> None:
+    client, ledger = site
+    job = dead(ledger)
+    for changed in (True, False):
+        answer = client.post(f"/api/jobs/{job}/withdraw").json()
+        assert answer == {"job": job, "changed": changed, "destinations": []}, "nothing has arrived there"
+    view = ledger.views.job(job)
+    assert {result.superseded for result in view.results} == {"rejected"}
+    assert {delivery.state for delivery in view.deliveries} == {"WITHDRAWN"}
+    assert [event.detail for event in view.events if event.event == "withdrawn"] == ["all"]
+    assert client.post(f"/api/jobs/{job}/replay").json() == {"replayed": 0}
+    record(ledger, arrival())
+    (queued,) = [one.id for one in ledger.views.jobs(["QUEUED"])]
+    assert client.post(f"/api/jobs/{queued}/withdraw").status_code == 409
+    assert client.post("/api/jobs/0123456789abcdef/withdraw").status_code == 404
+
+
+def test_one_image_is_analysed_again_by_another_model(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/chexnode.db"
+    settings = Settings(node={"data_dir": f"{tmp_path}/var"}, database={"url": url})
+    with opened(url) as ledger:
+        uids = [arrival(), arrival()]
+        record(ledger, *uids)
+        for _ in uids:
+            complete(ledger, claim(ledger))
+        with serving(settings, ledger, spec=OTHER_SPEC) as client:
+            asked = {"image": uids[0].sop_instance_uid}
+            assert client.post("/api/reanalysis", json=asked | {"dry_run": True}).json()["queued"] == 1
+            assert client.post("/api/reanalysis", json=asked).json()["queued"] == 1
+        assert [view.sop_instance_uid for view in ledger.views.jobs(["QUEUED"])] == [uids[0].sop_instance_uid]
 
 
 def test_reading_is_not_acting_and_other_sites_may_not(site: Site) -> None:

@@ -343,3 +343,38 @@ def test_days_of_images_are_drawn(tmp_path: Path) -> None:
         assert page.count("<polyline") == 1, "the share that is abnormal; nothing else was measured"
         assert page.count('<circle class="dot-other"') == 2
         assert "dot-other" not in visitor.get("/console/node/drift?of=nowhere|nobody").text
+
+
+def test_what_may_be_done_to_an_image_is_for_those_who_may(two_models: Site) -> None:
+    ledger = two_models.ledger
+    record(ledger, arrival(study={"patient_id": "P-7", "patient_name": "Doe^Jane"}))
+    job = claim(ledger)
+    complete(ledger, job)
+    page, study = f"/console/images/{job.id}", ledger.views.job(job.id).study_instance_uid
+    with browser(two_models) as viewer, browser(two_models) as operator, browser(two_models) as admin:
+        for visitor, name in ((viewer, "vera"), (operator, "otto"), (admin, "anna")):
+            sign_in(visitor, name)
+        fields = {"csrf": csrf(operator.get(page))}
+        seen = {visitor: visitor.get(page).text for visitor in (viewer, operator, admin)}
+        assert [f"{page}/withdraw" in text for text in seen.values()] == [False, True, True]
+        assert [f"{page}/reanalyse" in text for text in seen.values()] == [False, True, True]
+        assert [f"{page}/erase" in text for text in seen.values()] == [False, False, True]
+        assert viewer.post(f"{page}/withdraw", data=fields).status_code == 403
+        assert operator.get(f"{page}/erase").status_code == 403
+        assert operator.post(f"{page}/erase", data=fields | {"sure": "yes", "whose": "study"}).status_code == 403
+        assert operator.post(f"{page}/reanalyse", data=fields | {"model": "other"}).status_code == 303
+        assert "cml" in operator.get(page).text, "its answer will stand beside the result"
+        assert operator.post(f"{page}/reanalyse", data=fields | {"model": "none"}).status_code == 409
+        assert operator.post(f"{page}/withdraw", data=fields).status_code == 303
+        assert operator.post(f"{page}/withdraw", data=fields).status_code == 303, "it is so already"
+        assert f"{page}/withdraw" not in operator.get(page).text
+        assert operator.post(f"{page}/explode", data=fields).status_code == 404
+        for whose, named in (("study", study), ("patient", "P-7")):
+            assert named in admin.get(f"{page}/erase?whose={whose}").text
+        sure = {"csrf": csrf(admin.get(f"{page}/erase")), "whose": "study"}
+        assert admin.post(f"{page}/erase", data=sure).status_code == 400, "nobody said that they are sure"
+        assert admin.get(page).status_code == 200
+        gone = admin.post(f"{page}/erase", data=sure | {"sure": "yes"})
+        assert gone.status_code == 200
+        assert "one image" in gone.text
+        assert admin.get(page).status_code == 404

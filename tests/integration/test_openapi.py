@@ -25,6 +25,8 @@ PATHS = [
     "/api/account",
     "/api/deliveries",
     "/api/compare",
+    "/api/drift",
+    "/api/drift/daily",
     "/api/events",
     "/health/live",
     "/health/ready",

@@ -87,6 +87,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "alembic": ("chexnode.ledger",),
     "celery": ("chexnode.queue",),
     "argon2": ("chexnode.ledger.users",),
+    "authlib": ("chexnode.web.console.oidc",),
     "jinja2": ("chexnode.web.console",),
     "fastapi": ("chexnode.web",),
     "httpx": (

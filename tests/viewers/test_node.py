@@ -155,6 +155,33 @@ def test_the_study_list_is_paged(chromium: Chromium, viewer_home: Path, tmp_path
 
 
 @pytest.mark.long
+def test_the_study_list_is_filtered_by_modality_and_shows_a_study_without_any(
+    chromium: Chromium, viewer_home: Path, tmp_path: Path
+) -> None:
+    with dicomweb.serving(settings(tmp_path, viewer_home)) as service:
+        for number, (name, modality) in enumerate((("Digital", "DX"), ("Computed", "CR"), ("Unknown", ""))):
+            ds = replace(DX, name=f"listed-{name}", rows=64, columns=64).dataset
+            ds.PatientName, ds.Modality = f"{name}^List", modality
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+                setattr(ds, keyword, f"{ds[keyword].value[:50]}.{number}")
+            assert service.store(part10(ds)).status_code == 200
+        viewer = service.url.removesuffix("/dicom-web") + "/viewer"
+        everyone = {"Digital", "Computed", "Unknown"}
+        for query, shown in (
+            ("", everyone),
+            ("?modalities=DX", {"Digital"}),
+            ("?modalities=CR,DX", everyone - {"Unknown"}),
+        ):
+            page = StudyPage(chromium.page())
+            with page:
+                page.go(f"{viewer}/{query}")
+                for name in shown:
+                    page.page.get_by_text(f"{name}, List").or_(page.page.get_by_text(f"List, {name}")).first.wait_for()
+                assert {name for name in everyone if page.page.get_by_text(name).count()} == shown
+                assert_well(page, "/dicom-web/studies?")
+
+
+@pytest.mark.long
 def test_a_token_is_asked_for_and_kept(chromium: Chromium, viewer_home: Path, tmp_path: Path) -> None:
     with dicomweb.serving(settings(tmp_path, viewer_home)) as service:
         assert service.store(part10(DX.dataset)).status_code == 200

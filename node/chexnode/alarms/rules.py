@@ -40,6 +40,8 @@ class Facts:
     """Recent images against the baseline."""
     silent: Sequence[SourceView] = ()
     """Who sends nothing at a time when it usually does."""
+    failing_notes: int = 0
+    """Rejection notes that could not be carried out, again and again."""
     is_quiet: bool = False
     """Whether warnings wait."""
 
@@ -76,6 +78,9 @@ def _of_node(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
             yield Condition(
                 "certificate", "", severity, f"Our certificate ends at {facts.certificate_ends_at:%Y-%m-%d}."
             )
+    if facts.failing_notes:
+        text = f"{facts.failing_notes} rejection note(s) could not be carried out: see the events of the images."
+        yield Condition("rejection-notes", "", WARNING, text)
     if abs(facts.skew.total_seconds()) > settings.clock_seconds:
         text = f"The clock of this host and the database's differ by {abs(facts.skew.total_seconds()):.0f} seconds."
         yield Condition("clock", "", WARNING, text)

@@ -97,6 +97,7 @@ def look(node: Node) -> Facts:
         difference=ledger.accounts.account().difference,
         disk_refuses=refuses,
         certificate_ends_at=certificate_end(node),
+        failing_notes=ledger.rejections.failing(),
         skew=ledger.database.skew(),
         silent=ledger.overviews.silent(settings.alarms.station_hours),
         is_quiet=settings.alarms.is_quiet(datetime.now().time()),

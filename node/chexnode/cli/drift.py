@@ -25,13 +25,14 @@ def drift(ctx: typer.Context, json: Json = False) -> None:
         return
     from chexnode.cli import tables
     from chexnode.ledger.drift import Window
+    from chexnode.vocabulary.reports import DriftReport
 
     settings = settings_of(ctx).drift
     with ledger_of(ctx) as ledger:
         baseline = ledger.drifts.baseline()
         found = ledger.drifts.look(Window(settings.days, settings.images, settings.psi))
     if json:
-        print_json({"baseline": baseline, "drift": found})
+        print_json(DriftReport(baseline, found))
     elif baseline is None:
         print("no baseline is fixed: chexnode drift baseline --since WHEN --until WHEN")
     else:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 from sqlalchemy import BindParameter, Connection, and_, bindparam, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
@@ -163,6 +164,8 @@ class _Batch:
                 "calling_ae_title": arrival.calling_ae_title,
                 "address": arrival.address,
                 "duplicates": 0,
+                "note_due_at": received_at if arrival.sop_class_uid == KeyObjectSelectionDocumentStorage else None,
+                "note_failures": 0,
                 "received_at": received_at,
                 **_facts(arrival),
             }
@@ -197,6 +200,9 @@ class _Batch:
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))
             self.back[arrival.study_instance_uid] = _study_row(arrival)
+        if arrival.sop_class_uid == KeyObjectSelectionDocumentStorage:
+            failed = and_(where, instances.c.note_failures > 0)
+            self.conn.execute(update(instances).where(failed).values(note_due_at=self.now, note_failures=0))
         if arrival.verdict.state is InstanceState.ANALYSABLE:
             if state is InstanceState.QUARANTINED and self._came_in_another_syntax(arrival):
                 # Whoever sent these bytes first did not name the transfer syntax that they are of.

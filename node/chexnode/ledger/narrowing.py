@@ -12,6 +12,8 @@ from chexnode.vocabulary.filters import Filter
 def of_instances(wanted: Filter) -> list[ColumnElement[bool]]:
     """Conditions of a query of instances: when they were received, and of whom."""
     conditions = _of_studies(wanted, instances.c.study_instance_uid)
+    if wanted.image is not None:
+        conditions.append(instances.c.sop_instance_uid == wanted.image)
     if wanted.since is not None:
         conditions.append(instances.c.received_at >= wanted.since)
     if wanted.until is not None:
@@ -22,6 +24,8 @@ def of_instances(wanted: Filter) -> list[ColumnElement[bool]]:
 def of_deliveries(wanted: Filter) -> list[ColumnElement[bool]]:
     """Conditions of a query of deliveries: when they were made or last asked for, and of whose results."""
     conditions: list[ColumnElement[bool]] = []
+    if wanted.image is not None:
+        conditions.append(deliveries.c.job_id.in_(select(jobs.c.id).where(jobs.c.sop_instance_uid == wanted.image)))
     if of_whom := _of_studies(wanted, results.c.study_instance_uid):
         # A result that is in no study here (its source names no series) is known by the image that it was made of.
         source = (

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, select, text, update
+from sqlalchemy import Connection, and_, func, select, text, update
 
 from chexnode.ledger.database import Database, in_chunks
 from chexnode.ledger.moves import finish_delivered, happened, instance_id, locked, move_each, new_fence, record
-from chexnode.ledger.rows import add_results
-from chexnode.ledger.schema import KEY_OBJECTS, deliveries, events, instances, jobs, results
+from chexnode.ledger.rows import add_results, version
+from chexnode.ledger.schema import deliveries, instances, jobs, results
 from chexnode.ledger.sets import valid_sets, withdraw_sets
 from chexnode.vocabulary.errors import Transient
 from chexnode.vocabulary.events import Event
@@ -26,7 +26,13 @@ from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind
 
 _LOOKED_AT = 200
-"""Notes without an event that are looked at in one go."""
+"""Notes that are looked at in one go."""
+WORTH_AN_ALARM = 3
+"""Failures of a note, in some minutes."""
+MOST_TRIES = 30
+"""Then a note is given up, after about a day."""
+_FIRST_WAIT, _LONGEST_WAIT = timedelta(minutes=1), timedelta(hours=1)
+_SHOWN_FOR = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +52,38 @@ class Rejections:
         self._db = database
 
     def unread(self) -> list[ReceivedNote]:
-        """Key Object Selections that were not looked at yet, the oldest first."""
+        """Some Key Object Selections that are to be looked at now, those that wait for longest first."""
         columns = (instances.c.sop_instance_uid, instances.c.digest, instances.c.path)
-        is_note = and_(text(KEY_OBJECTS), instances.c.path.is_not(None))
-        found: list[ReceivedNote] = []
+        is_due = and_(instances.c.note_due_at <= self._db.clock(), instances.c.path.is_not(None))
+        query = select(*columns).where(is_due).order_by(instances.c.note_due_at).limit(_LOOKED_AT)
         with self._db.read() as conn:
-            read = set(conn.execute(select(events.c.subject_id).where(events.c.event == Event.NOTE_READ)).scalars())
-            for row in conn.execute(select(*columns).where(is_note).order_by(instances.c.received_at)):
-                if instance_id(row.sop_instance_uid, row.digest) not in read:
-                    found.append(ReceivedNote(*row))
-                    if len(found) == _LOOKED_AT:
-                        break
-        return found
+            return [ReceivedNote(*row) for row in conn.execute(query)]
+
+    def put_back(self, note: ReceivedNote, error: str) -> bool:
+        """Look at ``note`` again later, and ever more seldom; return False where it is given up for good."""
+        now = self._db.clock()
+        this = version(note.sop_instance_uid, note.digest)
+        with self._db.write() as conn:
+            failures = conn.execute(select(instances.c.note_failures).where(this)).scalar_one_or_none()
+            if failures is None:  # erased
+                return False
+            is_last = failures + 1 >= MOST_TRIES
+            wait = min(_FIRST_WAIT * 2**failures, _LONGEST_WAIT)
+            due = None if is_last else now + wait
+            conn.execute(update(instances).where(this).values(note_due_at=due, note_failures=failures + 1))
+            subject = instance_id(note.sop_instance_uid, note.digest)
+            record(conn, [happened("instance", subject, Event.NOTE_FAILED, now, detail=error)])
+        return not is_last
+
+    def failing(self) -> int:
+        """How many notes of the last days have failed so often that a person should know, those given up included."""
+        wanted = and_(
+            text("note_failures > 0"),
+            instances.c.note_failures >= WORTH_AN_ALARM,
+            instances.c.received_at > self._db.clock() - _SHOWN_FOR,
+        )
+        with self._db.read() as conn:
+            return int(conn.execute(select(func.count()).select_from(instances).where(wanted)).scalar_one())
 
     def valid(self, uids: Sequence[str]) -> list[ResultSet]:
         """The valid sets of the images among ``uids``."""
@@ -91,8 +117,27 @@ class Rejections:
                 add_results(conn, [one], [pair for pair in to if pair[0] == one.uid], now, one.study_instance_uid)
             ours = _end_results(conn, uids, now)
             detail = f"{len(mine)} image(s), {ours} result(s) rejected"
+            this = version(note.sop_instance_uid, note.digest)
+            conn.execute(update(instances).where(this).values(note_due_at=None, note_failures=0))
             subject = instance_id(note.sop_instance_uid, note.digest)
             record(conn, [happened("instance", subject, Event.NOTE_READ, now, detail=detail)])
+
+    def withdraw(
+        self, old: ResultSet, sop_instance_uid: str, withdrawals: Sequence[NewResult], to: Sequence[tuple[str, str]],
+        by: str | None,
+    ) -> None:  # fmt: skip
+        """End the valid set ``old`` of an image because ``by``, a person, wants it.
+
+        ``withdrawals`` and ``to``: see :meth:`reject`. Raises Transient where it is not the valid one any more.
+        """
+        now = self._db.clock()
+        with self._db.write() as conn:
+            if old.job not in {one.job for one in valid_sets(conn, sop_instance_uid)}:
+                raise Transient("the valid results of this image are others by now")
+            withdraw_sets(conn, [old.job], Supersession.REJECTED, now)
+            for one in withdrawals:
+                add_results(conn, [one], [pair for pair in to if pair[0] == one.uid], now, one.study_instance_uid)
+            record(conn, [happened("job", old.job, Event.WITHDRAWN, now, detail=by)])
 
 
 def _images(conn: Connection, uids: Sequence[str]) -> list[str]:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pydicom.uid import KeyObjectSelectionDocumentStorage
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -132,9 +131,6 @@ def _where(condition: str) -> dict[str, Any]:
 IDENTIFIED = "patient_id IS NOT NULL OR patient_name IS NOT NULL OR accession_number IS NOT NULL"
 """Of studies: those that say whose they are."""
 
-KEY_OBJECTS = f"sop_class_uid = '{KeyObjectSelectionDocumentStorage}'"
-"""Of instances: the Key Object Selections."""
-
 studies = Table(
     "studies",
     metadata,
@@ -208,6 +204,9 @@ instances = Table(
     Column("calling_ae_title", SafeText, nullable=False),
     Column("address", SafeText, nullable=False),
     Column("duplicates", Integer, nullable=False, default=0),
+    # Of a Key Object Selection: when to look for a rejection in it; NULL: it was read, or given up
+    Column("note_due_at", UtcDateTime),
+    Column("note_failures", Integer, nullable=False, default=0),
     Column("received_at", UtcDateTime, nullable=False, index=True),
     ForeignKeyConstraint(
         ["study_instance_uid", "series_instance_uid"], ["series.study_instance_uid", "series.series_instance_uid"]
@@ -227,7 +226,8 @@ instances = Table(
     Index(None, "calling_ae_title", "station_name", "received_at"),
     Index("ix_instances_kept", "received_at", **_where("path IS NOT NULL")),
     Index(None, "path", **_where("path IS NOT NULL")),
-    Index("ix_instances_key_objects", "received_at", **_where(KEY_OBJECTS)),
+    Index("ix_instances_notes_due", "note_due_at", **_where("note_due_at IS NOT NULL")),
+    Index("ix_instances_notes_failing", "received_at", **_where("note_failures > 0")),
     Index("ix_instances_again", "duplicates", **_where("duplicates > 0")),
 )
 
@@ -414,7 +414,8 @@ users = Table(
     "users",
     metadata,
     Column("name", String(64), primary_key=True),
-    Column("password_hash", String(256), nullable=False),  # argon2id
+    Column("password_hash", String(256), nullable=False),  # argon2id; empty: see subject
+    Column("subject", String(512), unique=True),  # issuer and sub of OpenID Connect; NULL: signs in with a password
     Column("role", String(16), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )

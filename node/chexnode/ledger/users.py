@@ -64,6 +64,27 @@ class Users:
             raise Usage(f"there is a user {name!r} already") from error
         return User(name, role, now)
 
+    def enter(self, name: str, subject: str, role: Role) -> User:
+        """The person whom an identity provider calls ``subject``, with the role that they have by now.
+
+        They keep the name that they came with first. Raises Usage where somebody else has it.
+        """
+        now = self._db.clock()
+        with self._db.write() as conn:
+            row = conn.execute(select(users).where(users.c.subject == subject)).one_or_none()
+            if row is not None:
+                if row.role != role:
+                    conn.execute(update(users).where(users.c.name == row.name).values(role=role))
+                    record(conn, [happened("user", row.name, Event.CHANGED, now, detail="role, by OpenID Connect")])
+                return User(row.name, role, row.created_at)
+            if conn.execute(select(users.c.name).where(users.c.name == name)).first() is not None:
+                raise Usage(f"there is another user {name!r} already")
+            fresh = {"name": name, "role": role, "password_hash": "", "subject": subject, "created_at": now}
+            add_rows(conn, users, [fresh])
+            close_door(conn)
+            record(conn, [happened("user", name, Event.ADDED, now, detail=f"{role}, by OpenID Connect")])
+        return User(name, role, now)
+
     def change(self, name: str, role: Role | None = None, password: str | None = None) -> None:
         """Give somebody another role or password, and end their sessions. Raises Usage if there is no such user."""
         facts: dict[str, str] = {}
@@ -73,6 +94,9 @@ class Users:
             _check(password)
             facts["password_hash"] = _hasher().hash(password)
         with self._db.write() as conn:
+            local = select(users.c.subject).where(users.c.name == name)
+            if password is not None and conn.execute(local).scalar_one_or_none() is not None:
+                raise Usage(f"{name!r} signs in with the identity provider and has no password here")
             if not facts or conn.execute(update(users).where(users.c.name == name).values(**facts)).rowcount != 1:
                 raise Usage(f"there is no user {name!r}" if facts else "neither a role nor a password is given")
             conn.execute(delete(sessions).where(sessions.c.user_name == name))
@@ -96,6 +120,11 @@ class Users:
         """Whether there is any user."""
         with self._db.read() as conn:
             return conn.execute(select(users.c.name).limit(1)).first() is not None
+
+    def have_passwords(self) -> bool:
+        """Whether any user signs in with a password."""
+        with self._db.read() as conn:
+            return conn.execute(select(users.c.name).where(users.c.subject.is_(None)).limit(1)).first() is not None
 
     def recognise(self, name: str, password: str) -> User | None:
         """The user with this password; None, after the same time, if there is none."""

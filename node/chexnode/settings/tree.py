@@ -22,6 +22,7 @@ from chexnode.settings.gate import GateSettings
 from chexnode.settings.limits import LimitSettings
 from chexnode.settings.model import ModelSettings
 from chexnode.settings.node import NodeSettings
+from chexnode.settings.oidc import OidcSettings
 from chexnode.settings.peer import PeerSettings
 from chexnode.settings.reanalysis import ReanalysisSettings
 from chexnode.settings.retention import RetentionSettings
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
 
     node: NodeSettings = NodeSettings()
     web: WebSettings = WebSettings()
+    oidc: OidcSettings = OidcSettings()
     tls: TlsSettings = TlsSettings()
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()

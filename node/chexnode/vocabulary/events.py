@@ -19,6 +19,8 @@ class Event(StrEnum):
     """One of our own results came back."""
     TRIAGED = "triaged"
     """Received again, it can now be analysed."""
+    NOTE_FAILED = "note-failed"
+    """It could not be looked at for rejections, or what it rejects could not be ended; it is tried again for a day."""
     NOTE_READ = "note-read"
     """It is a Key Object Selection, which was looked at; the detail says what was rejected by it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -224,6 +224,15 @@ class Drift:
     baseline_images: int
     is_shifted: bool
     """Above both ``[drift] psi`` and chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """What ``chexnode drift`` says."""
+
+    baseline: Baseline | None
+    """None where nobody has fixed one."""
+    drift: Sequence[Drift]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,6 @@ class Supersession(StrEnum):
     ERASED = "erased"
     """The patient or the study was erased."""
     REJECTED = "rejected"
-    """A rejection note came that names the image, or the results."""
+    """A rejection note came that names the image, or the results; or a person withdrew them."""
     REPLACED = "replaced"
     """The image came with other pixels, or was analysed anew: other results take their place."""

@@ -13,9 +13,13 @@ from fastapi import APIRouter, Body, Depends, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from chexnode.node import Node
+from chexnode.operate import reanalyse
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.filters import Filter
+from chexnode.vocabulary.reports import Erasure, Reanalysis
 from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState, JobState
+from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.api import known
 from chexnode.web.auth import require
 from chexnode.web.dry_run import DryRuns, NotTried
@@ -49,6 +53,17 @@ class Replayed:
 
     replayed: int
     """Deliveries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """What became of a job's results."""
+
+    job: str
+    changed: bool
+    """False where they were valid no longer already."""
+    destinations: tuple[str, ...]
+    """Those that may have them and are asked to withdraw them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +109,47 @@ class Acts:
     def replay(self, ids: list[int], who: Who) -> Replayed:
         """Send deliveries again."""
         return self._replayed(ids, "deliveries", who)
+
+    def withdraw(self, job: str, who: Who) -> Withdrawn:
+        """Let the results of a job be valid no longer, and have destinations withdraw them."""
+        from chexnode.operate.withdraw import withdraw  # it loads what encodes notes, which nothing else here needs
+
+        self._state(job)
+        results = self._node.ledger.views.job(job).results
+        if results and all(one.superseded for one in results if one.kind != ResultKind.KO):
+            return Withdrawn(job, False, ())
+        destinations = withdraw(self._node, job, who.name or None)
+        self._node.trail.acted(who.name, who.address, f"withdrawal of the results of {job}")
+        return Withdrawn(job, True, destinations)
+
+    def reanalyse(
+        self, wanted: Filter, model: str | None, who: Who, *, only_done: bool = False, is_dry_run: bool = False
+    ) -> Reanalysis:
+        """Have images analysed by ``model``, a name of the settings; None: the one that delivers."""
+        done = reanalyse.reanalyse(self._node, wanted, model, only_done=only_done, is_dry_run=is_dry_run)
+        return self._recorded(done, "analysed again", who)
+
+    def rollback(self, wanted: Filter, who: Who, *, is_dry_run: bool = False) -> Reanalysis:
+        """Put the results before a reanalysis back."""
+        done = reanalyse.rollback(self._node, wanted, is_dry_run=is_dry_run)
+        return self._recorded(done, "given the results of before", who)
+
+    def extent(self, whose: Filter) -> Erasure:
+        """What :meth:`erase` would erase."""
+        from chexnode.operate.erase import count
+
+        return count(self._node, whose)
+
+    def erase(self, whose: Filter, wait_seconds: float, who: Who) -> Erasure:
+        """Erase a patient or a study for good, once destinations had ``wait_seconds`` to withdraw the results."""
+        from chexnode.operate.erase import erase
+
+        return erase(self._node, whose, wait_seconds, (who.name, who.address))
+
+    def _recorded(self, done: Reanalysis, what: str, who: Who) -> Reanalysis:
+        if done.queued and not done.is_dry_run:
+            self._node.trail.acted(who.name, who.address, f"{done.queued} image(s) to be {what} by {done.model}")
+        return done
 
     def _move(
         self, job: str, who: Who, act: str, move: Callable[[str, str | None], None], there: tuple[JobState, ...]
@@ -159,6 +215,7 @@ _JOB: dict[int | str, dict[str, Any]] = {
 }
 _QUEUED = _example(asdict(Changed("0123456789abcdef", JobState.QUEUED, True)))
 _CANCELLED = _example(asdict(Changed("0123456789abcdef", JobState.CANCELLED, True)))
+_WITHDRAWN = _example(asdict(Withdrawn("0123456789abcdef", True, ("pacs",))))
 _REPLAYED = _example(asdict(Replayed(2)))
 _UNCLEAR: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not exactly one of the three, or no such destination."}
@@ -190,6 +247,11 @@ def router(node: Node, acts: Acts, dry_runs: DryRuns) -> APIRouter:
     def replay_job(request: Request, job: str, dead_only: bool = False) -> Replayed:
         """Send a job's results again, the very same bytes; what is on its way already is left alone."""
         return _answered(lambda: acts.replay_job(job, who_asks(request), dead_only=dead_only))
+
+    @routes.post("/jobs/{job}/withdraw", responses=_JOB | _WITHDRAWN)
+    def withdraw(request: Request, job: str) -> Withdrawn:
+        """Let a job's results be valid no longer: hidden here, and withdrawn from destinations by their settings."""
+        return _answered(lambda: acts.withdraw(job, who_asks(request)))
 
     @routes.post("/deliveries/replay", responses=_REPLAYED | _UNCLEAR)
     def replay(request: Request, which: Annotated[Replay, Body(openapi_examples=_WHICH)]) -> Replayed:

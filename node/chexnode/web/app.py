@@ -49,7 +49,7 @@ def create_app(node: Node, storage: StorageService | None = None) -> FastAPI:
     app.include_router(metrics.router(node))
     acts, dry_runs = actions.Acts(node), DryRuns(node)
     app.include_router(api.router(ledger))
-    app.include_router(operations.router(node))
+    app.include_router(operations.router(node, acts))
     app.include_router(actions.router(node, acts, dry_runs))
     app.include_router(destinations.router(node))
     app.include_router(service.router(node, storage))

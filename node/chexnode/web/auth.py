@@ -46,7 +46,9 @@ class Doorkeeper:
         self._users = ledger.users
         self._trail = trail
         host = settings.web.host
-        exist = self._tokens.check(host, is_open_to_others=not is_loopback(host))
+        # Where a provider says who people are, nobody does anything unsaid, also before the first has signed in.
+        has_provider = bool(settings.oidc.issuer)
+        exist = has_provider or self._tokens.check(host, is_open_to_others=not is_loopback(host))
         self._open = not exist
         if self._open:
             log.warning("neither a token nor a user exists: whoever is on this machine may do everything over HTTP")

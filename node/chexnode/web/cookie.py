@@ -8,6 +8,10 @@ cookie at home, and answers are for pages of this origin.
 
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+
 from fastapi import Request, Response
 
 from chexnode.ledger.tokens import Token
@@ -15,6 +19,9 @@ from chexnode.vocabulary.scopes import Scope
 
 SECONDS = 12 * 3600
 """How long a browser keeps it: a working day."""
+
+_FLOW_SECONDS = 600
+"""How long somebody may take to sign in elsewhere."""
 
 _SAFE = frozenset({"GET", "HEAD"})  # RFC 9110 section 9.2.1; OPTIONS needs nobody's token
 
@@ -67,6 +74,28 @@ def keep_session(request: Request, response: Response, secret: str, seconds: int
 def forget_session(request: Request, response: Response) -> None:
     """Have the browser forget the session."""
     keep_session(request, response, "", 0)
+
+
+def keep_flow(request: Request, response: Response, flow: Mapping[str, str]) -> None:
+    """Have the browser keep what it has asked an identity provider, until the answer comes."""
+    value = urlsafe_b64encode(json.dumps(dict(flow)).encode()).decode()
+    name, secure = _name(request, "-oidc"), _is_secure(request)
+    response.set_cookie(name, value, max_age=_FLOW_SECONDS, path="/", secure=secure, httponly=True, samesite="lax")
+
+
+def flow_of(request: Request) -> dict[str, str]:
+    """What the browser has asked an identity provider; nothing where it has not."""
+    try:
+        found = json.loads(urlsafe_b64decode(request.cookies.get(_name(request, "-oidc"), "")))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else {}
+
+
+def forget_flow(request: Request, response: Response) -> None:
+    """Have the browser forget it."""
+    name, secure = _name(request, "-oidc"), _is_secure(request)
+    response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="lax")
 
 
 def _name(request: Request, suffix: str = "") -> str:

@@ -1,22 +1,23 @@
-"""``/api/reanalysis``, ``/api/erasure`` and ``/api/compare``: what the commands of these names do, over HTTP."""
+"""What the commands ``reanalyse``, ``erase``, ``compare`` and ``drift`` do, over HTTP."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from chexnode.ledger.drift import FRESH_SECONDS, Window
 from chexnode.node import Node
-from chexnode.operate import compare, reanalyse
+from chexnode.operate import compare
 from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
-from chexnode.vocabulary.reports import Comparison, Erasure, Extent, Reanalysis
+from chexnode.vocabulary.reports import Comparison, DailyFigures, DriftReport, Erasure, Extent, Reanalysis
 from chexnode.vocabulary.scopes import Scope
-from chexnode.web.actions import ours, who_asks
+from chexnode.web.actions import Acts, ours, who_asks
 from chexnode.web.api import Narrowed, answer, known
 from chexnode.web.auth import require
 from chexnode.web.viewer import install
@@ -32,12 +33,14 @@ class Images(BaseModel):
     study: str | None = Field(None, description="Only of this Study Instance UID.")
     since: str | None = Field(None, description="From then on: today, yesterday, a date or a time.")
     until: str | None = Field(None, description="Until then; a day is included.")
+    image: str | None = Field(None, description="Only this SOP Instance UID.")
     dry_run: bool = Field(False, description="Only say how many it would be.")
 
     @property
     def wanted(self) -> Filter:
         """The same as a filter. Raises Usage."""
-        return filters.given(self.accession, self.patient, self.study, self.since, self.until)
+        named = filters.given(self.accession, self.patient, self.study, self.since, self.until)
+        return replace(named, image=self.image or None)
 
 
 class ReanalysisOf(Images):
@@ -75,30 +78,24 @@ _ERASED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(node: Node) -> APIRouter:
+def router(node: Node, acts: Acts) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/api", dependencies=[Depends(known)])
     acting = [Depends(require(Scope.ADMIN)), Depends(ours)]
-
-    def recorded(request: Request, done: Reanalysis, what: str) -> Response:
-        if done.queued and not done.is_dry_run:
-            who = who_asks(request)
-            node.trail.acted(who.name, who.address, f"{done.queued} image(s) to be {what} by {done.model}")
-        return answer(done)
+    reading = [Depends(require(Scope.READ))]
 
     @routes.post("/reanalysis", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=_ANSWERS)
     def reanalysis(request: Request, images: ReanalysisOf) -> Response:
         """Analyse images again, as `chexnode reanalyse --json`."""
         options = {"only_done": images.only_done, "is_dry_run": images.dry_run}
-        return recorded(request, reanalyse.reanalyse(node, images.wanted, images.model, **options), "analysed again")
+        return answer(acts.reanalyse(images.wanted, images.model, who_asks(request), **options))
 
     @routes.post(
         "/reanalysis/rollback", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=_ANSWERS
     )
     def rollback(request: Request, images: Images) -> Response:
         """Put the results of before back, as `chexnode reanalyse rollback --json`."""
-        done = reanalyse.rollback(node, images.wanted, is_dry_run=images.dry_run)
-        return recorded(request, done, "given the results of before")
+        return answer(acts.rollback(images.wanted, who_asks(request), is_dry_run=images.dry_run))
 
     @routes.post("/erasure", tags=["acts"], response_model=Erasure, dependencies=acting, responses=_ERASED)
     def erasure(request: Request, whose: ErasureOf) -> Response:
@@ -106,22 +103,38 @@ def router(node: Node) -> APIRouter:
 
         The body names whom, so that no log of addresses does.
         """
-        # Here: it loads what encodes notes, which no other request needs.
-        from chexnode.operate.erase import count, erase
-
         if bool(whose.patient) == bool(whose.study):
             raise Usage("give a patient, or a study")
         wanted = Filter(patient=whose.patient or None, issuer=whose.issuer, study=whose.study or None)
         if whose.dry_run:
-            return answer(count(node, wanted))
-        who = who_asks(request)
-        return answer(erase(node, wanted, whose.wait_seconds, (who.name, who.address)))
+            return answer(acts.extent(wanted))
+        return answer(acts.erase(wanted, whose.wait_seconds, who_asks(request)))
+
+    @routes.get("/drift", tags=["api"], response_model=DriftReport, dependencies=reading)
+    def drift() -> Response:
+        """Recent images against the baseline, as `chexnode drift --json`; some minutes old at most."""
+        window = Window(node.settings.drift.days, node.settings.drift.images, node.settings.drift.psi)
+        drifts = node.ledger.drifts
+        return answer(DriftReport(drifts.baseline(), drifts.look(window, FRESH_SECONDS)))
+
+    @routes.get("/drift/daily", tags=["api"], response_model=list[DailyFigures], dependencies=reading)
+    def daily(
+        since: Annotated[str | None, Query(description="From then on; without it those of the last week.")] = None,
+        until: Annotated[str | None, Query(description="Until then; a day is included.")] = None,
+    ) -> Response:
+        """The figures of each day by model, station and calling AE title, as `chexnode drift daily --json`."""
+        end = filters.moment(until, end=True) if until else node.ledger.clock() + timedelta(seconds=1)
+        try:
+            begin = filters.moment(since) if since else end - timedelta(days=7)
+        except OverflowError:
+            raise Usage("there is no week before that") from None
+        return answer(node.ledger.drifts.daily(begin, end))
 
     @routes.get(
         "/compare",
         tags=["api"],
         response_model=Comparison,
-        dependencies=[Depends(require(Scope.READ))],
+        dependencies=reading,
         responses={400: {"description": "No such model."}},
     )
     def comparison(

@@ -24,14 +24,26 @@ _NOTHING = KeyObjects(("", ""), ())
 def read_notes(node: Node) -> None:
     """Look at the Key Object Selections that have come, and do what rejection notes among them say.
 
-    What cannot be done now, because the disk or another worker is in the way, is tried at the next call. Raises
-    Transient when the database is away.
+    A note that cannot be carried out now, whatever is in the way, keeps no other from it: it is tried again later, and
+    given up in the end. Raises Transient when the database is away.
     """
     for note in node.ledger.rejections.unread():
         try:
             _carry_out(node, note, _read(node, note))
         except DiskRefused as error:
-            log.warning("a rejection note waits: %s", error)
+            _put_back(node, note, str(error))
+        except Transient:
+            raise
+        except Exception as error:
+            log.exception("a rejection note could not be carried out", extra={"digest": note.digest})
+            _put_back(node, note, type(error).__name__)
+
+
+def _put_back(node: Node, note: ReceivedNote, error: str) -> None:
+    if node.ledger.rejections.put_back(note, error):
+        log.warning("a rejection note waits: %s", error, extra={"digest": note.digest})
+    else:
+        log.error("a rejection note is given up: %s", error, extra={"digest": note.digest})
 
 
 def _read(node: Node, note: ReceivedNote) -> KeyObjects:

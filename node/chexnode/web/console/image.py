@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
@@ -14,15 +14,17 @@ from pydicom.dataset import Dataset
 from starlette.concurrency import run_in_threadpool
 
 from chexmodels.dicom.part10 import DecodeError
-from chexnode.ledger.images import Search
+from chexnode.ledger.images import ImageView, Search
 from chexnode.ledger.objects import StoredObject
 from chexnode.ledger.views import JobDetail
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.filters import Filter
+from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.records import Subject
 from chexnode.vocabulary.roles import Role
-from chexnode.vocabulary.states import InstanceState, JobState
+from chexnode.vocabulary.states import JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.access import access
 from chexnode.web.actions import REPLAYABLE, Acts, Unknown, Who
@@ -35,7 +37,11 @@ from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.render import Rendering, Viewport, parse_window
 from chexnode.web.dicomweb.stored import Stored
 
+T = TypeVar("T")
+
 _LONGEST_SIDE = 1600
+_WAIT_SECONDS = 20.0
+"""That destinations have to withdraw the results of what is erased."""
 
 #: What the gate reads, in the order in which it decides; free text is for those alone who may see patients.
 _CODED = (
@@ -82,6 +88,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
     limits = read_limits(node.settings.limits)
     views, ledger, spool, trail = node.ledger.views, node.ledger, node.spool, node.trail
     looking, operating = Depends(visiting(trail)), Depends(visiting(trail, Role.OPERATOR))
+    ruling = Depends(visiting(trail, Role.ADMIN))
 
     @asynccontextmanager
     async def opened(_: object) -> AsyncIterator[None]:
@@ -124,12 +131,15 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
                 continue
         return []
 
+    def row_of(job: JobDetail) -> ImageView | None:
+        search = Search(text=job.sop_instance_uid, with_patients=False)
+        return next((one for one in ledger.images.page(search, 50).rows if one.digest == job.digest), None)
+
     @routes.get("/images/{name}")
     def image(request: Request, name: str, visitor: Visitor = looking) -> Response:
         job = detail(name)
         file = source(job)
-        search = Search(text=job.sop_instance_uid, with_patients=False)
-        row = next((one for one in ledger.images.page(search, 50).rows if one.digest == job.digest), None)
+        row = row_of(job)
         row = row if row is None or visitor.sees_patients else row.anonymous()
         values: dict[str, Any] = {
             "job": job,
@@ -137,7 +147,8 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
             "source": None if file is None else describe(file.header, with_text=visitor.sees_patients),
             "outlines": regions(job),
             "can": _acts(job, visitor),
-            "gate": InstanceState.ANALYSABLE if job.model is not None else job.state,
+            "models": _models(node, job) if visitor.may(Role.OPERATOR) else [],
+            "shadows": job.shadows,
             "history": sorted(job.events, key=lambda event: event.at),
         }
         return pages.page(request, visitor, "image", **values)
@@ -176,17 +187,50 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
             raise Turned(404, "turned.no_file")
         return FileResponse(spool.path(path), 200, HEADERS, "application/dicom", filename=f"{uid}.dcm")
 
+    @routes.get("/images/{name}/erase")
+    def ask(request: Request, name: str, whose: str = "study", visitor: Visitor = ruling) -> Response:
+        job = detail(name)
+        named = _whose(job, row_of(job), whose)
+        values: dict[str, Any] = {
+            "job": job,
+            "row": row_of(job),
+            "whose": whose,
+            "extent": _done(lambda: acts.extent(named)).erased,
+        }
+        return pages.page(request, visitor, "erase", erasure=None, **values)
+
+    @routes.post("/images/{name}/erase")
+    async def erase(request: Request, name: str, visitor: Visitor = ruling) -> Response:
+        fields = await form_of(request)
+        if fields.get("sure") != "yes":
+            raise Turned(400, "turned.not_sure")
+        return await run_in_threadpool(erased, request, name, fields.get("whose", ""), visitor)
+
+    def erased(request: Request, name: str, whose: str, visitor: Visitor) -> Response:
+        job = detail(name)
+        named = _whose(job, row_of(job), whose)
+        erasure = _done(lambda: acts.erase(named, _WAIT_SECONDS, visitor.who(request)))
+        snapshots.forget()
+        values: dict[str, Any] = {"job": job, "row": None, "whose": whose, "extent": erasure.erased}
+        return pages.page(request, visitor, "erase", erasure=erasure, **values)
+
     @routes.post("/images/{name}/{act}")
     async def do(request: Request, name: str, act: str, visitor: Visitor = operating) -> Response:
-        await form_of(request)
-        await run_in_threadpool(carry_out, request, name, act, visitor)
+        fields = await form_of(request)
+        await run_in_threadpool(carry_out, request, name, act, fields.get("model") or None, visitor)
         return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/images/{name}", 303, HEADERS)
 
-    def carry_out(request: Request, name: str, act: str, visitor: Visitor) -> None:
+    def carry_out(request: Request, name: str, act: str, model: str | None, visitor: Visitor) -> None:
+        def image() -> Filter:
+            return Filter(image=detail(name).sop_instance_uid)
+
         by_name: dict[str, Callable[[str, Who], object]] = {
             "retry": acts.retry,
             "cancel": acts.cancel,
             "replay": acts.replay_job,
+            "withdraw": acts.withdraw,
+            "reanalyse": lambda _, who: acts.reanalyse(image(), model, who),
+            "rollback": lambda _, who: acts.rollback(image(), who),
         }
         if act not in by_name:
             raise Turned(404, "turned.no_image")
@@ -201,13 +245,48 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
     return routes
 
 
+def _done(act: Callable[[], T]) -> T:
+    """What ``act`` returns. Raises Turned where it cannot be done."""
+    try:
+        return act()
+    except Usage as error:
+        raise Turned(409, "turned.refused", why=plain(error)) from error
+
+
 def _acts(job: JobDetail, visitor: Visitor) -> list[str]:
     """What may be done now."""
     if not visitor.may(Role.OPERATOR) or job.model is None:
         return []
     acts = ["retry"] if job.state in (JobState.REFUSED, JobState.FAILED, JobState.CANCELLED) else []
     acts += ["cancel"] if job.state in (JobState.QUEUED, JobState.RUNNING) else []
-    return acts + (["replay"] if any(one.state in REPLAYABLE for one in job.deliveries) else [])
+    acts += ["replay"] if any(one.state in REPLAYABLE for one in job.deliveries) else []
+    if any(one.superseded is None and one.kind != ResultKind.KO for one in job.results):
+        acts += ["rollback"] if job.purpose in (Purpose.REANALYSIS, Purpose.BESIDE) else []
+        acts.append("withdraw")
+    return acts
+
+
+def _models(node: Node, job: JobDetail) -> list[str]:
+    """Names of the models that can analyse it anew: what delivers by now, and those on trial that have not yet."""
+    if job.model_digest is None or job.source_path is None or job.state not in (JobState.DONE, JobState.DELIVERING):
+        return []
+    if any(one.superseded for one in job.results):
+        return []
+    tried = {one.model for one in job.shadows}
+    return [
+        name
+        for name, spec in node.offered.items()
+        if (spec.model_digest != job.model_digest if spec == node.spec else spec.model not in tried)
+    ]
+
+
+def _whose(job: JobDetail, row: ImageView | None, whose: str) -> Filter:
+    """A patient or a study. Raises Turned where there is none to be named."""
+    if whose == "study" and job.study_instance_uid:
+        return Filter(study=job.study_instance_uid)
+    if whose == "patient" and row is not None and row.patient_id:
+        return Filter(patient=row.patient_id)
+    raise Turned(404, "turned.no_image")
 
 
 def describe(header: Dataset, *, with_text: bool) -> Source:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from chexnode.node import Node
+from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.web.actions import Acts
 from chexnode.web.console import (
     about,
@@ -60,4 +62,10 @@ def router(node: Node, acts: Acts, dry_runs: DryRuns) -> tuple[APIRouter, Callab
         sign_in.router(node, pages),
     ):
         routes.include_router(part, prefix=ROOT)
+    if node.settings.oidc.issuer:
+        if find_spec("authlib") is None:
+            raise BadEnvironment("oidc.issuer needs Authlib: pip install 'chexnode[oidc]'")
+        from chexnode.web.console import oidc
+
+        routes.include_router(oidc.router(node), prefix=ROOT)
     return routes, pages.turned

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -18,7 +17,7 @@ from chexnode.ledger.users import SESSION
 from chexnode.node import Node
 from chexnode.web import cookie
 from chexnode.web.console.pages import HEADERS, ROOT, Pages, words_of
-from chexnode.web.console.visitor import Turned, find, form_of, sign_in_csrf
+from chexnode.web.console.visitor import Turned, find, form_of, inside, sign_in_csrf
 
 TRIES = 5
 WINDOW_SECONDS = 300.0
@@ -62,13 +61,19 @@ def router(node: Node, pages: Pages) -> APIRouter:
     users, trail, tries = node.ledger.users, node.trail, Tries()
 
     def form(request: Request, to: str, status: int = 200, wrong: str = "") -> Response:
-        values = {"csrf": sign_in_csrf(), "to": to, "wrong": wrong, "has_users": users.exist()}
+        values = {
+            "csrf": sign_in_csrf(),
+            "to": to,
+            "wrong": wrong,
+            "has_users": users.have_passwords(),
+            "provider": node.settings.oidc.title,
+        }
         return pages.page(request, None, "sign-in", status, **values)
 
     @routes.get("/sign-in")
     def sign_in_page(request: Request, to: str = "") -> Response:
         if find(request) is not None:
-            return RedirectResponse(_inside(request, to), 303, HEADERS)
+            return RedirectResponse(inside(request, to), 303, HEADERS)
         return form(request, to)
 
     @routes.post("/sign-in")
@@ -89,7 +94,7 @@ def router(node: Node, pages: Pages) -> APIRouter:
             return form(request, to, 401, words_of(request)("sign_in.wrong"))
         tries.succeed(*keys)
         trail.signed_in(user.name, address)
-        response = RedirectResponse(_inside(request, to), 303, HEADERS)
+        response = RedirectResponse(inside(request, to), 303, HEADERS)
         cookie.keep_session(request, response, users.open_session(user), int(SESSION.total_seconds()))
         return response
 
@@ -103,9 +108,3 @@ def router(node: Node, pages: Pages) -> APIRouter:
         return response
 
     return routes
-
-
-def _inside(request: Request, to: str) -> str:
-    """The page that was asked for, if it is one of the console's; nobody is sent elsewhere."""
-    base = str(request.scope.get("root_path", ""))
-    return base + to if re.fullmatch(rf"{ROOT}(/[\w./?=&%+-]*)?(\?[\w./?=&%+-]*)?", to) else base + ROOT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,13 @@ def _csrf(secret: str, *, of_session: bool = False) -> str:
     # A session's is the same in every process; where there is none, it is this process's own.
     key = b"csrf" if of_session else _PROCESS_KEY
     return hmac.new(key, secret.encode(), hashlib.sha256).hexdigest()
+
+
+def inside(request: Request, to: str) -> str:
+    """The page that was asked for, if it is one of the console's; nobody is sent elsewhere."""
+    base = str(request.scope.get("root_path", ""))
+    root = f"{base}/console"
+    return base + to if re.fullmatch(r"/console(/[\w./?=&%+-]*)?(\?[\w./?=&%+-]*)?", to) else root
 
 
 def _to_sign_in(request: Request) -> Turned:

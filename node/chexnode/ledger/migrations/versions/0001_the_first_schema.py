@@ -166,6 +166,8 @@ def upgrade() -> None:
         sa.Column("calling_ae_title", _text(), nullable=False),
         sa.Column("address", _text(), nullable=False),
         sa.Column("duplicates", sa.Integer(), nullable=False),
+        sa.Column("note_due_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("note_failures", sa.Integer(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["study_instance_uid", "series_instance_uid"],
@@ -186,10 +188,10 @@ def upgrade() -> None:
         batch_op.create_index("ix_instances_kept", ["received_at"], unique=False, **_where("path IS NOT NULL"))
         batch_op.create_index(batch_op.f("ix_instances_path"), ["path"], unique=False, **_where("path IS NOT NULL"))
         batch_op.create_index(
-            "ix_instances_key_objects",
-            ["received_at"],
-            unique=False,
-            **_where("sop_class_uid = '1.2.840.10008.5.1.4.1.1.88.59'"),
+            "ix_instances_notes_due", ["note_due_at"], unique=False, **_where("note_due_at IS NOT NULL")
+        )
+        batch_op.create_index(
+            "ix_instances_notes_failing", ["received_at"], unique=False, **_where("note_failures > 0")
         )
         batch_op.create_index("ix_instances_again", ["duplicates"], unique=False, **_where("duplicates > 0"))
         batch_op.create_index(
@@ -350,9 +352,11 @@ def upgrade() -> None:
         "users",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("password_hash", sa.String(length=256), nullable=False),
+        sa.Column("subject", sa.String(length=512), nullable=True),
         sa.Column("role", sa.String(length=16), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_users")),
+        sa.UniqueConstraint("subject", name=op.f("uq_users_subject")),
     )
     op.create_table(
         "sessions",
@@ -419,10 +423,11 @@ def downgrade() -> None:
     with op.batch_alter_table("instances", schema=None) as batch_op:
         batch_op.drop_index("ix_instances_conflicts")
         batch_op.drop_index("ix_instances_of_series")
+        batch_op.drop_index("ix_instances_notes_due", **_where("note_due_at IS NOT NULL"))
+        batch_op.drop_index("ix_instances_notes_failing", **_where("note_failures > 0"))
         batch_op.drop_index("ix_instances_again")
         batch_op.drop_index(batch_op.f("ix_instances_path"))
         batch_op.drop_index("ix_instances_kept")
-        batch_op.drop_index("ix_instances_key_objects")
         batch_op.drop_index(batch_op.f("ix_instances_state_received_at"))
         batch_op.drop_index(batch_op.f("ix_instances_state_reason_notes"))
         batch_op.drop_index(batch_op.f("ix_instances_received_at"))

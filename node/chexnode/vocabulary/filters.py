@@ -55,9 +55,9 @@ def moment(text: str, *, end: bool = False, now: datetime | None = None) -> date
         if day is None and len(word) > 10:
             return datetime.fromisoformat(word.upper()).astimezone()
         day = day or datetime.strptime(word, "%Y-%m-%d").date()
-    except ValueError:
+        return datetime.combine(day + timedelta(days=1 if end else 0), time()).astimezone()
+    except (ValueError, OverflowError):
         raise Usage(f"{text!r} is no time: today, yesterday, 2026-01-31, 2026-01-31T08:30 or 08:30") from None
-    return datetime.combine(day + timedelta(days=1 if end else 0), time()).astimezone()
 
 
 def given(

@@ -124,7 +124,10 @@ def router(node: Node, acts: Acts) -> APIRouter:
     ) -> Response:
         """The figures of each day by model, station and calling AE title, as `chexnode drift daily --json`."""
         end = filters.moment(until, end=True) if until else node.ledger.clock() + timedelta(seconds=1)
-        begin = filters.moment(since) if since else end - timedelta(days=7)
+        try:
+            begin = filters.moment(since) if since else end - timedelta(days=7)
+        except OverflowError:
+            raise Usage("there is no week before that") from None
         return answer(node.ledger.drifts.daily(begin, end))
 
     @routes.get(

@@ -34,7 +34,9 @@ def test_an_offset_counts() -> None:
     assert moment("today", end=True) - moment("today") >= timedelta(hours=23)
 
 
-@pytest.mark.parametrize("text", ["", "last week", "31.01.2026", "2026-02-30", "25:00", "2026-01", "tomorrow-1"])
+@pytest.mark.parametrize(
+    "text", ["", "last week", "31.01.2026", "2026-02-30", "25:00", "2026-01", "tomorrow-1", "9999-12-31"]
+)
 def test_what_is_no_time_is_said_in_one_sentence(text: str) -> None:
     with pytest.raises(Usage, match="is no time: today, yesterday"):
-        moment(text)
+        moment(text, end=True)

@@ -34,7 +34,7 @@ from support.chaos import (
     WrongClock,
 )
 from support.clocks import can_be_wrong
-from support.corrections import Act, Corrector, plan, wait_until_delivered
+from support.corrections import Act, Corrector, plan, wait_until_delivered, wait_until_files_are_old
 from support.datasets import dicom
 from support.disks import SmallDisk
 from support.modalities import Modality, Outgoing
@@ -239,7 +239,8 @@ def run(folder: Path, count: int, seed: str, shared: Path | None) -> str:
             left = len(everything) - len(after.erased) + len(after.corrected)
             the.node.wait_until_settled(left, RECOVERY_SECONDS * the.slowness)
             wait_until_delivered(the.node, RECOVERY_SECONDS * the.slowness)
-            corrector.erase_again()  # what killed processes have left in the spool is old enough by now
+            wait_until_files_are_old(ended)
+            corrector.erase_again()
             settled = time.monotonic()
             assert not chaos.tally.deaths, "\n".join(chaos.tally.deaths)
             assert all(server.process and server.process.poll() is None for server in (the.receiver, *the.workers))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -212,6 +213,11 @@ class Corrector(threading.Thread):
                     return
 
 
+def wait_until_files_are_old(since: float) -> None:
+    """Wait until an erasure takes what killed processes, or an interrupted erasure, have left in the spool by then."""
+    wait_for(lambda: time.monotonic() > since + UNRECORDED_SECONDS, "files without a row to be old enough", every=0.5)
+
+
 def wait_until_delivered(node: Node, seconds: float) -> None:
     """Wait until nothing is to be delivered any more, notes that withdraw results included."""
 
@@ -264,7 +270,3 @@ def assert_gone(node: Node, identities: set[str]) -> None:
             # In DICOM a value ends with a NUL or with the next element's tag.
             left = [uid for uid in identities if uid.encode() in data and len(uid) > 20]
             assert left == [], f"{path} still names {left}"
-
-
-SETTLED_SECONDS = UNRECORDED_SECONDS
-"""After which an erasure takes what a killed process has left in the spool."""

@@ -27,8 +27,8 @@ def write(name: str, entries: list[str]) -> None:
     (HERE / name).write_text("# Written by lock.py.\n" + "\n".join(entries) + "\n")
 
 
-worker = locked(str(PYPROJECT), "--extra=worker")
-write("receiver.txt", locked(str(PYPROJECT)))
+worker = locked(str(PYPROJECT), "--extra=worker", "--extra=oidc")
+write("receiver.txt", locked(str(PYPROJECT), "--extra=oidc"))
 write("worker.txt", [entry for entry in worker if not OF_TORCH.match(entry)])
 write("torch.txt", [entry for entry in worker if OF_TORCH.match(entry)])
 write("build.txt", locked("-", given="hatchling>=1.27"))

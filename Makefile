@@ -31,7 +31,7 @@ test: $(VENV)/dev.stamp servers ## everything .ci/run checks: style, types, the 
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile --durations=20
+	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=20
 
 check: $(VENV)/dev.stamp ## what a commit needs: style, types, unit tests
 	$(BIN)/ruff check --no-cache .

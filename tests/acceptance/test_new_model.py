@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,26 +13,14 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from chexmodels.bundle import find
 from chexnode.ledger.jobs import REUSED
+from support.bundles import second_version
 from support.nodes import Node, loopback_destination
 from support.phantoms import phantom_files
 from support.senders import read_part10, store_file
 from support.servers import LOOPBACK, StoreSCP, wait_for
 
 IMAGES = 2
-
-
-def shy_bundle(folder: Path) -> Path:
-    """A second version of the model for phantoms, which finds nothing on any image."""
-    shutil.copytree(find("phantom64"), folder)
-    path = folder / "model.json"
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    manifest["version"] = "2"
-    for point in manifest["operating_points"].values():
-        point["threshold"] = 0.999999
-    path.write_text(json.dumps(manifest))
-    return folder
 
 
 class Site:
@@ -44,7 +30,7 @@ class Site:
         (folder / "archive").mkdir()
         self.archive = StoreSCP(folder / "archive")
         self.old = {"name": "old", "bundle": "phantom64", "device": "cpu"}
-        self.new = {"name": "new", "bundle": str(shy_bundle(folder / "shy")), "device": "cpu"}
+        self.new = {"name": "new", "bundle": str(second_version(folder / "shy", 0.999999)), "device": "cpu"}
         broken = {"name": "broken", "bundle": str(folder / "nowhere"), "mode": "shadow"}
         self.node = Node(
             folder / "node",

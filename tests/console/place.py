@@ -10,6 +10,7 @@ from pathlib import Path
 from pydicom import dcmread
 
 from support import senders
+from support.bundles import second_version
 from support.nodes import Node, loopback_destination
 from support.phantoms import phantom_files
 from support.servers import LOOPBACK, OnlySecondaryCapture, StoreSCP
@@ -36,14 +37,26 @@ class Place:
 
 
 @contextmanager
-def place(folder: Path, count: int = 4, names: Sequence[str] = (*NAMES[:4], HOSTILE, NAMES[4])) -> Iterator[Place]:
-    """Have it run with ``count`` phantoms and a lateral view in it, all settled; one more file is left to be sent."""
+def place(
+    folder: Path, count: int = 4, names: Sequence[str] = (*NAMES[:4], HOSTILE, NAMES[4]), *, trial: float | None = None
+) -> Iterator[Place]:
+    """Have it run with ``count`` phantoms and a lateral view in it, all settled; one more file is left to be sent.
+
+    ``trial``: the threshold of a second version of the model, on trial beside the first.
+    """
+    models = {}
+    if trial is not None:
+        old, new = "phantom64", str(second_version(folder / "trial", trial))
+        models["model"] = [
+            {"name": "main", "bundle": old, "device": "cpu", "mode": "deliver"},
+            {"name": "candidate", "bundle": new, "device": "cpu", "mode": "shadow"},
+        ]
     with StoreSCP(folder, ae_title="PACS") as pacs, OnlySecondaryCapture(folder, ae_title="WORKSTATION") as station:
         destinations = [
             loopback_destination("pacs", "PACS", pacs.port),
             loopback_destination("workstation", "WORKSTATION", station.port),
         ]
-        node = Node(folder / "node", destination=destinations)
+        node = Node(folder / "node", destination=destinations, **models)
         files = phantom_files(folder / "phantoms", count + 2)
         for number, file in enumerate(files):
             ds = dcmread(file)

@@ -31,8 +31,11 @@ PAGES = {
     "node": "/node",
     "model": "/node/models/main",
     "settings": "/node/settings",
+    "compare": "/node/compare",
     "drift": "/node/drift",
     "conformance": "/node/conformance?section=3.2.1",
+    "audit": "/node/audit",
+    "erase": "/images?abnormal=yes",
 }
 #: A path of whoever makes the pictures is not for the documentation.
 _PLACE = """folder => {
@@ -50,6 +53,9 @@ def shoot(page: Page, url: str, name: str, folder: str) -> bytes:
         page.evaluate("Promise.all([...document.images].filter(one => one.checkVisibility()).map(one => one.decode()))")
         page.locator(".regions li").first.hover()
         page.evaluate("scrollTo(0, 0)")
+    if name == "erase":
+        page.locator("tbody a[data-row]").first.click()
+        page.locator("a[href$='/erase']").click()
     page.wait_for_timeout(500)
     page.evaluate(_PLACE, folder)
     return page.screenshot()
@@ -61,7 +67,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        place(Path(folder), 10, NAMES) as shown,
+        place(Path(folder), 10, NAMES, trial=0.985) as shown,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

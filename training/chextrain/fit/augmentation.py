@@ -39,7 +39,9 @@ class Augmentation(AugmentationConfig):
         moved = joined[:, 1:2]
         hard = ((target == 0) | (target == 1)).flatten(1).all(dim=1)[:, None, None, None]
         bits = F.grid_sample(named, grid, mode="nearest", align_corners=False)
-        image = collimate(self._grey(joined[:, :1]), self.collimation)
+        image = self._grey(joined[:, :1])
+        if self.collimation:
+            image = collimate(image, self.collimation)
         return image, torch.where(hard, (moved >= 0.5).float(), moved), joined[:, 2:], bits
 
     def _matrices(self, batch: int) -> Tensor:

@@ -6,6 +6,7 @@ The messages stand one after the other with their lengths before them, as they g
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import html
 import os
@@ -46,14 +47,17 @@ class KeptMessages:
         self._folder = data_dir / "audit" / "kept"
 
     def add(self, messages: Sequence[bytes], now: datetime) -> None:
-        """Add some that the collector has. Raises OSError."""
+        """Add some that the collector has, all or none. Raises OSError."""
         if not messages:
             return
         with self._locked():
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             file = os.open(self._folder / f"{now:%Y-%m-%d}", flags, 0o600)
             with open(file, "ab", buffering=0) as sink:
-                sink.write(b"".join(b"%d %s" % (len(message), message) for message in messages))
+                size, content = os.fstat(file).st_size, _framed(messages)
+                if sink.write(content) != len(content):  # a full disk takes a part, and what follows could not be read
+                    os.ftruncate(file, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def tidy(self, days: int, now: datetime) -> None:
         """Delete the files of days that are over for more than ``days``."""
@@ -77,7 +81,10 @@ class KeptMessages:
         return found
 
     def erase(self, identities: Collection[str]) -> int:
-        """Delete the messages that name one of ``identities`` (IDs, names, UIDs); return how many."""
+        """Delete the messages that name one of ``identities`` (IDs, names, UIDs); return how many.
+
+        What stands behind a message that was cut off goes too: nobody can say whom it names.
+        """
         mine, erased = pattern(identities), 0
         if not self._folder.is_dir():
             return 0
@@ -85,12 +92,13 @@ class KeptMessages:
             for day in self._days():
                 messages = list(self._read(day))
                 others = [message for message in messages if not mine.search(readable(message))]
-                if len(others) == len(messages):
+                content = _framed(others)
+                if content == (self._folder / day).read_bytes():
                     continue
                 erased += len(messages) - len(others)
                 part = self._folder / f"{day}.part"
                 part.touch(0o600)
-                part.write_bytes(b"".join(b"%d %s" % (len(message), message) for message in others))
+                part.write_bytes(content)
                 part.rename(self._folder / day)
         return erased
 
@@ -123,6 +131,10 @@ class KeptMessages:
             yield
         finally:
             os.close(file)
+
+
+def _framed(messages: Sequence[bytes]) -> bytes:
+    return b"".join(b"%d %s" % (len(message), message) for message in messages)
 
 
 def _whole(message: bytes) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -76,3 +78,27 @@ def test_a_message_that_was_cut_off_hides_no_other(kept: KeptMessages, tmp_path:
         file.write(b"500 <13>1 half")
     assert len(kept.search("", TODAY, TODAY, 10)) == 3
     assert (tmp_path / "audit" / "kept" / f"{TODAY}").stat().st_mode & 0o077 == 0
+
+
+def test_what_stands_behind_a_message_that_was_cut_off_is_erased_too(kept: KeptMessages, tmp_path: Path) -> None:
+    day = tmp_path / "audit" / "kept" / f"{TODAY}"
+    with day.open("ab") as sink:
+        sink.write(b"500000 a message that was cut off" + day.read_bytes().replace(b"P-1", b"P-9"))
+    kept.erase(["P-9"])
+    assert b"P-9" not in day.read_bytes()
+    assert len(kept.search("", TODAY, TODAY, 10)) == 3
+
+
+def test_a_disk_that_takes_a_part_is_left_as_it_was(kept: KeptMessages, tmp_path: Path) -> None:
+    day = tmp_path / "audit" / "kept" / f"{TODAY}"
+    before = day.read_bytes()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, unlimited[1]))
+    try:
+        with pytest.raises(OSError):
+            kept.add([encoded(message.login(SOURCE, NOW, ANNA, US, Outcome.SUCCESS, ""))], NOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert day.read_bytes() == before

@@ -1,7 +1,7 @@
 """Pixel Data to stored pixel values, in this process.
 
-Codecs without GPL: pydicom's own for native and RLE, python-gdcm for JPEG and JPEG-LS, pylibjpeg-openjpeg for
-JPEG 2000, pyjpegls for JPEG-LS. Whatever the codestream says of its own size is compared with the data set's before a
+Codecs without GPL: pydicom's own for native and RLE, libjpeg-turbo for JPEG, OpenJPEG for JPEG 2000, CharLS for
+JPEG-LS. Whatever the codestream says of its own size is compared with the data set's before a
 decoder runs; where it says another depth or sign, the codestream is right. Decoders are native code and this function
 trusts them: strangers' files belong in the node's sandbox.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_fragments
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGExtended12Bit
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from chexmodels.dicom import jpeg
 from chexmodels.dicom.codestream import Frame, check_rle, frame_of
 from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.overlays import has_embedded_overlay
@@ -26,6 +26,8 @@ from chexmodels.dicom.transfer_syntaxes import ENCAPSULATED_UNCOMPRESSED
 from chexmodels.dicom.values import integer, texts, unsigned
 
 __all__ = ["DecodeError", "decode"]
+
+jpeg.register()
 
 _MAX_PIXELS = ReadLimits().max_pixels
 _DEEPEST = 16
@@ -79,12 +81,9 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     elif frame is not None:
         _follow(image, frame, keeps_bits=has_embedded_overlay(ds))
     try:
-        if transfer_syntax_uid == JPEGExtended12Bit and image.BitsStored > 8:
-            pixels = _jpeg_extended(codestream, rows, columns, image.BitsStored)
-        else:
-            pixels = get_decoder(transfer_syntax_uid).as_array(image, raw=True)[0]
-            if is_shifted:
-                pixels = _aligned(pixels, high_bit, bits_stored, image.PixelRepresentation == 1)
+        pixels = get_decoder(transfer_syntax_uid).as_array(image, raw=True)[0]
+        if is_shifted:
+            pixels = _aligned(pixels, high_bit, bits_stored, image.PixelRepresentation == 1)
     except MemoryError as error:
         raise DecodeError("decode-limit", "out of memory while decoding") from error
     except Exception as error:  # decoders raise anything; their messages may quote the data set
@@ -170,23 +169,3 @@ def _check_length(pixel_data: bytes, rows: int, columns: int, bytes_allocated: i
     )
     if len(pixel_data) < expected or other_image:
         raise DecodeError("pixel-size", f"Pixel Data has {len(pixel_data)} bytes where {expected} belong")
-
-
-def _jpeg_extended(codestream: bytes, rows: int, columns: int, bits_stored: int) -> NDArray[np.uint16]:
-    """JPEG Extended with 12-bit samples by GDCM, which pydicom does not ask for it although it can."""
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(codestream)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((columns, rows, 1))
-    image.SetDataElement(element)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, bits_stored, bits_stored - 1, 0))
-    # GDCM's char* arrives as str
-    buffer = image.GetBuffer().encode("utf-8", "surrogateescape")
-    return np.frombuffer(buffer, "<u2").reshape(rows, columns)

@@ -47,7 +47,7 @@ _ACCEPT = {"Accept": ", ".join(TAKEN)}
 _BODY = {"requestBody": {"content": {kind: {} for kind in TAKEN}, "required": True}}
 
 #: Bytes that a thread takes at once, gathered from the connection or out of their compression.
-_PIECE = 1 << 18
+_PIECE = 1 << 20
 _THREADS = 4
 """Storing goes on in threads of its own, which are never all that the web role has."""
 _MOST_BODIES = 100

@@ -154,14 +154,19 @@ def test_a_classifier_names_and_marks_nothing(
 
 
 @pytest.mark.long
-def test_a_stack_is_seen(by_stack: Answer, ohif: Ohif, chromium: Chromium, pictures: Path | None) -> None:
-    """In the captures alone: from Orthanc OHIF shows this radiograph black, and no Segmentation upon it."""
-    with chromium.open(ohif.url, by_stack.study) as page:
+def test_a_stack_is_seen(
+    tmp_path: Path, pacs: Orthanc, ohif: Ohif, chromium: Chromium, shared: Path, stack: str, pictures: Path | None
+) -> None:
+    """A bedside chest: OHIF shows the 15-bit radiograph of the other test black, whoever made what lies upon it."""
+    file = shared / "data/dicom/chest/rsna_cr_ap_jpeg_baseline.dcm"
+    answer = analysed(tmp_path, pacs, file, stack, "triage")
+    with chromium.open(ohif.url, answer.study) as page:
         assert_coloured(page, HEAT, pictures, "stack-heat")
-        page.show("", OVERLAY)
-        burnt = page.wait(lambda picture: bool(screen.coloured(picture, COLOUR).any()))
-        keep(page, pictures, "stack-overlay")
-        assert screen.coloured(burnt, COLOUR).any()
+        for series, name in (((SEG, ""), "stack-seg"), (("", OVERLAY), "stack-overlay")):
+            page.show(*series)
+            shown = page.wait(lambda picture: bool(screen.coloured(picture, COLOUR).any()))
+            keep(page, pictures, name)
+            assert screen.coloured(shown, COLOUR).any()
         assert page.errors == []
 
 

@@ -21,6 +21,7 @@ from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.records import Subject
 from chexnode.vocabulary.roles import Role
@@ -31,7 +32,6 @@ from chexnode.web.actions import REPLAYABLE, Acts, Unknown, Who
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.regions import Outline, outlines
 from chexnode.web.console.snapshot import Snapshots
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.render import Rendering, Viewport, parse_window

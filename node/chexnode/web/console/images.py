@@ -17,11 +17,11 @@ from chexnode.ledger.images import STATES, ImageView, Place, Search
 from chexnode.node import Node
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import moment
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.reasons import Reason
 from chexnode.web.access import access
 from chexnode.web.console.overview import stream
 from chexnode.web.console.pages import HEADERS, Pages
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, visiting
 
 SIZE = 50

@@ -13,7 +13,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from chexnode.web.console.texts import Texts, plain, preferred
+from chexnode.vocabulary.plain import plain
+from chexnode.web.console.texts import Texts, preferred
 from chexnode.web.console.visitor import Turned, Visitor, find
 
 ROOT = "/console"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ SHARED = "CHEXNODE_SHARED"
 
 # Tests run side by side, and start workers: threads that wait for each other by spinning took a third of all time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Hundreds of processes of the node are started: each would compile every module of ours anew where this is set.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The same examples in every run, so that a change is judged by what it changes; --hypothesis-profile=default searches.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -16,6 +18,16 @@ SHARED = "CHEXNODE_SHARED"
 
 # Tests run side by side, and start workers: threads that wait for each other by spinning took a third of all time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Files of tests are kept in memory where there is room: the tests write every image durably, and waited for the disk a
+# fifth of the time. What is killed does not tell the two apart.
+_MEMORY = Path("/dev/shm")
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8e9:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+# Hundreds of processes of the node are started: each would compile every module of ours anew where this is set.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The same examples in every run, so that a change is judged by what it changes; --hypothesis-profile=default searches.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

@@ -26,7 +26,8 @@ from chexmodels.bundle import (
     OperatingPoint,
     write_bundle,
 )
-from chexmodels.nets.adopted import SINGLE, MonaiNetwork, OnnxNetwork
+from chexmodels.nets.adopted import SINGLE, OnnxNetwork
+from chexmodels.nets.monai_networks import MonaiNetwork
 
 METADATA = "configs/metadata.json"
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")

@@ -1,4 +1,8 @@
-"""Networks by name: a bundle's ``architecture`` to a model ready to run."""
+"""Networks by name: a bundle's ``architecture`` to a model ready to run.
+
+MONAI takes longer to import than everything else of a worker together: the networks that are made of it are imported
+when one of them is built.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,7 @@ from torch import Tensor, nn
 
 from chexmodels.bundle import BundleError, HeatKind, Manifest, ModelCard, Role, read_card, verified_weights
 from chexmodels.model import Raw
-from chexmodels.nets.adopted import MonaiNetwork, OnnxNetwork
-from chexmodels.nets.attention import AttentionUNet
+from chexmodels.nets.adopted import OnnxNetwork
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee
 from chexmodels.nets.ddad import DDAD
@@ -36,8 +39,22 @@ def committee(member: str, count: int, mirror: bool, **parameters: Any) -> Commi
     return Committee([BUILDERS[member](**parameters) for _ in range(count)], mirror)
 
 
+def attention(**parameters: Any) -> nn.Module:
+    """The attention U-Net, which is MONAI's."""
+    from chexmodels.nets.attention import AttentionUNet
+
+    return AttentionUNet(**parameters)
+
+
+def monai_network(**parameters: Any) -> nn.Module:
+    """A network of MONAI's by name."""
+    from chexmodels.nets.monai_networks import MonaiNetwork
+
+    return MonaiNetwork(**parameters)
+
+
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "attention": AttentionUNet,
+    "attention": attention,
     "chexnomaly": CheXNomaly,
     "cml": EmbeddingClassifier,
     "committee": committee,
@@ -45,7 +62,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "encoder": EncoderUNet,
     "max_ensemble": MaxEnsemble,
     "model_ensemble": ModelEnsemble,
-    "monai": MonaiNetwork,
+    "monai": monai_network,
     "onnx": OnnxNetwork,
     "unet": UNet,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,14 +24,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
-def _empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
-    with opened(f"sqlite:///{path}"):
-        pass
-    return path
-
-
-@pytest.fixture(scope="session")
 def _reused_postgres_url(postgres: Postgres) -> Iterator[str]:
     url = postgres.create_database()
     yield url
@@ -43,7 +34,6 @@ def _reused_postgres_url(postgres: Postgres) -> Iterator[str]:
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of a database with an empty ledger in it; the test runs once on each database."""
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("_empty_sqlite"), tmp_path / "chexnode.db")
         return f"sqlite:///{tmp_path / 'chexnode.db'}"
     url = str(request.getfixturevalue("_reused_postgres_url"))
     with opened(url) as ledger, ledger.database.write() as conn:

@@ -37,7 +37,7 @@ from pydicom.uid import generate_uid
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.vocabulary.records import Arrival
-from support.dicomweb import BOUNDARY, DICOM, Service, part10_of, parts_of, path_of, related, serving
+from support.dicomweb import BOUNDARY, DICOM, Service, holding, part10_of, parts_of, path_of, related, serving
 from support.ledgers import arrival, record
 from support.radiographs import radiograph
 from support.receivers import a_settings
@@ -85,10 +85,18 @@ def holes(ledger: Ledger) -> None:
     record(ledger, row(20, study=""))
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def with_holes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that holds :func:`holes`; tests only ask."""
+    with holding(request, tmp_path_factory) as service:
+        holes(service.ledger)
+        yield service
+
+
 @pytest.mark.parametrize("path", ["/studies", "/series", "/instances", "/studies/1.2.5/instances"])
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
-def test_all_pages_together_are_the_whole(service: Service, path: str, limit: int) -> None:
-    holes(service.ledger)
+def test_all_pages_together_are_the_whole(with_holes: Service, path: str, limit: int) -> None:
+    service = with_holes
     tag = {"studies": "0020000D", "series": "0020000E", "instances": "00080018"}[path.rsplit("/", 1)[1]]
     whole = [one[tag]["Value"][0] for one in service.get(path).json()]
     assert len(whole) == len(set(whole)) > 4

@@ -26,9 +26,7 @@ from pynetdicom import AE, evt
 from pynetdicom.dsutils import split_dataset
 
 from chexnode.deliver.courier import Courier
-from chexnode.ledger.database import Database
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.migrate import upgrade
 from chexnode.node import Node as OpenedNode
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.node import NodeSettings
@@ -39,7 +37,7 @@ from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec
 from chexnode.vocabulary.states import InstanceState
 from chexnode.vocabulary.variants import ResultKind, Variant
 from support import servers
-from support.ledgers import CountingBell
+from support.ledgers import CountingBell, make_schema
 
 PRIVATE_SOP_CLASS = "1.2.826.0.1.3680043.9.9999.1"
 SPEC = JobSpec("test 1", "m" * 64, "s" * 64)
@@ -63,9 +61,7 @@ class Node:
     """A ledger, a spool and a courier with one destination called ``pacs``."""
 
     def __init__(self, folder: Path, url: str, /, authorities: TlsSettings | None = None, **destination: Any) -> None:
-        database = Database(url)
-        upgrade(database)
-        database.close()
+        make_schema(url)
         self.clock = Clock()
         self.ledger = Ledger(url, self.clock)
         self.spool = Spool(folder / "data")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pydicom
+import pytest
 import uvicorn
 from pydicom.dataset import Dataset
 
@@ -18,7 +19,8 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.receive.storage import StorageService
 from chexnode.settings.tree import Settings
 from chexnode.web.app import create_app
-from support.ledgers import CountingBell, node_on, opened
+from support.ledgers import Clock, CountingBell, node_on, opened
+from support.receivers import a_settings
 from support.servers import LOOPBACK, free_port, wait_for
 
 DICOM = "application/dicom"
@@ -112,6 +114,21 @@ def serving(settings: Settings, ledger: Ledger | None = None) -> Iterator[Servic
             server.should_exit = True
             thread.join(30)
             storage.stop()
+
+
+@contextmanager
+def holding(request: pytest.FixtureRequest, folders: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of a module's own on an empty ledger, on the database that the fixture's parameter names."""
+    folder = folders.mktemp("service")
+    settings = a_settings(folder)
+    url = settings.database.url
+    if request.param == "postgresql":
+        postgres = request.getfixturevalue("postgres")
+        url = postgres.create_database()
+    with opened(url, Clock()) as ledger, serving(settings, ledger) as service:
+        yield service
+    if request.param == "postgresql":
+        postgres.drop_database(url)
 
 
 def read_all(folder: Path) -> list[Path]:

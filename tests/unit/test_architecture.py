@@ -107,6 +107,8 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
     "chexnode.web": ("torch", "monai", "celery"),
     "chexnode.deliver": ("torch", "monai", "celery"),
     "chexnode.cli.commands": ("torch", "monai", "celery"),
+    "chexnode.work": ("monai",),
+    "chexmodels.registry": ("monai",),
     "chexmodels.finding": ("torch", "pydicom"),
     "chexmodels.pixels": ("torch",),
     "chexmodels.dicom.decode": ("torch",),

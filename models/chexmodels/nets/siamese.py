@@ -18,9 +18,9 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from monai.networks.blocks.convolutions import Convolution
 from torch import Tensor, nn
 
+from chexmodels.nets.plain import Convolution
 from chexmodels.nets.unet import UNet
 
 
@@ -137,7 +137,7 @@ class CnnSiamese(Siamese):
         super().__init__()
         stages: list[nn.Module] = []
         for before, after in zip((1, *self.WIDTHS[:-1]), self.WIDTHS, strict=True):
-            stages += [Convolution(2, before, after, act="relu", norm=None), nn.MaxPool2d(2)]
+            stages += [Convolution(before, after, nn.ReLU()), nn.MaxPool2d(2)]
         self.trunk = nn.Sequential(*stages)
         self.dense = nn.Linear(self.WIDTHS[-1], self.EMBEDDING)
         self.similarity = nn.Linear(self.EMBEDDING, 1)

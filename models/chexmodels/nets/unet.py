@@ -1,4 +1,4 @@
-"""The U-Net that localises: MONAI's BasicUNet behind a patch stem, with room for extra input maps.
+"""The U-Net that localises: a plain body or a residual one behind a patch stem, with room for extra input maps.
 
 The paper has a plain U-Net at full resolution; its 408 GFLOP a forward at 512 px are out of reach of a CPU node. The
 presets with ``patch`` > 1 first fold each patch of the image into channels (pixel unshuffle: nothing is lost, unlike a
@@ -8,15 +8,14 @@ strided convolution that must learn what to keep) and work on the patch grid; th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
 
+from chexmodels.nets.plain import PlainBody
 from chexmodels.nets.residual import EarlyConvolutions, ResidualBody
 
 Inject = Literal["input", "bottleneck"]
@@ -33,18 +32,11 @@ class Preset:
     groups: int = 8
     """Groups of the group normalisation, which unlike batch normalisation does not depend on who shares the batch."""
     residual: bool = False
-    """A body of residual blocks, :mod:`chexmodels.nets.residual`, in place of MONAI's; the image is centred for it."""
+    """A body of residual blocks, :mod:`chexmodels.nets.residual`, in place of plain ones; centres the image."""
     early: tuple[int, ...] = ()
     """Channels of the strided convolutions that bring the image to the grid of patches in place of folding it."""
     plain: bool = False
     """The blocks of the paper's own code: ReLU, no normalisation, and Keras' initial weights."""
-
-    @property
-    def blocks(self) -> dict[str, Any]:
-        """Arguments of MONAI's blocks: activation and normalisation."""
-        if self.plain:
-            return {"act": ("relu", {"inplace": True}), "norm": None}
-        return {"norm": ("group", {"num_groups": self.groups})}
 
 
 PRESETS = {
@@ -59,36 +51,14 @@ PRESETS = {
     "half": Preset((16, 24, 40, 64, 80, 16), patch=8),
     "nano": Preset((16, 16, 32, 32, 64, 16), patch=2),
 }
-"""``paper`` is the paper's network: 31.1 M parameters with MONAI's 2 x 2 transposed convolutions, 34.5 M with the
+"""``paper`` is the paper's network: 31.1 M parameters with 2 x 2 transposed convolutions, 34.5 M with the
 author's of 3 x 3. ``base`` (7.9 M, 158 GFLOP at 512 px) and ``small`` (2.0 M, 40 GFLOP) also work at full resolution
 and want a GPU. ``fast`` (1.6 M), ``residual`` and ``early`` (1.7 M) are made for CPU, ``nano`` (0.2 M) for tests. Half
 widths, for Siamese extractors: ``paper-half``, ``small`` (of ``base``), ``half`` (of ``fast``), ``residual-half``."""
 
 
-class PlainBody(BasicUNet):
-    """MONAI's ``BasicUNet`` without its last convolution; it can be run in two halves."""
-
-    def __init__(self, channels: int, shape: Preset, dropout: float) -> None:
-        super().__init__(2, channels, 1, shape.features, dropout=dropout, **shape.blocks)
-        self.final_conv = nn.Identity()
-
-    def encode(self, maps: Tensor) -> list[Tensor]:
-        """Features of every level on the way down, the deepest last."""
-        levels = [self.conv_0(maps)]
-        for down in (self.down_1, self.down_2, self.down_3, self.down_4):
-            levels.append(down(levels[-1]))
-        return levels
-
-    def decode(self, levels: Sequence[Tensor]) -> Tensor:
-        """Features of the first level on the way up."""
-        *above, features = levels
-        for skip, up in zip(reversed(above), (self.upcat_4, self.upcat_3, self.upcat_2, self.upcat_1), strict=True):
-            features = up(features, skip)
-        return features
-
-
 class UNet(nn.Module):
-    """U-Net of Ronneberger et al. 2015, MONAI's or, by preset, a residual one: ``(B,C,S,S)`` -> ``(B,1,S,S)`` logits.
+    """U-Net of Ronneberger et al. 2015, plain or, by preset, a residual one: ``(B,C,S,S)`` -> ``(B,1,S,S)`` logits.
 
     The image is float in [0,1]; S must be a multiple of ``16 * patch``; C is ``channels``, one for a radiograph.
     ``extra`` maps, where the network was built for them, are the injection of CheX-Nomaly. ``inject="input"`` brings
@@ -124,7 +94,7 @@ class UNet(nn.Module):
         if shape.residual:
             self.body = ResidualBody(read, shape.features[:5], shape.groups, dropout)
         else:
-            self.body = PlainBody(read, shape, dropout)
+            self.body = PlainBody(read, shape.features, None if shape.plain else shape.groups, dropout)
         self.head = nn.Conv2d(self.width, 1, kernel_size=1)
         if inject == "bottleneck":
             self.injection = nn.Conv2d(extra_channels, shape.features[4], kernel_size=1, bias=False)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from chexmodels import registry
 from chexmodels.adopt import adopt
 from chexmodels.bundle import BundleError, find, read_card
-from chexmodels.nets.adopted import build
+from chexmodels.nets.monai_networks import build
 from chexmodels.trial import faults, pictures
 from chexnode.cli.commands import app
 from chextrain.evaluate.convert import NotTheSame, to_monai, to_onnx

@@ -14,20 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_fragments
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from chexmodels.dicom import jpeg
 from chexmodels.dicom.codestream import Frame, check_rle, frame_of
 from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.jpeg import decoder_of
 from chexmodels.dicom.overlays import has_embedded_overlay
 from chexmodels.dicom.part10 import ReadLimits
 from chexmodels.dicom.transfer_syntaxes import ENCAPSULATED_UNCOMPRESSED
 from chexmodels.dicom.values import integer, texts, unsigned
 
 __all__ = ["DecodeError", "decode"]
-
-jpeg.register()
 
 _MAX_PIXELS = ReadLimits().max_pixels
 _DEEPEST = 16
@@ -81,7 +78,7 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
     elif frame is not None:
         _follow(image, frame, keeps_bits=has_embedded_overlay(ds))
     try:
-        pixels = get_decoder(transfer_syntax_uid).as_array(image, raw=True)[0]
+        pixels = decoder_of(transfer_syntax_uid).as_array(image, raw=True)[0]
         if is_shifted:
             pixels = _aligned(pixels, high_bit, bits_stored, image.PixelRepresentation == 1)
     except MemoryError as error:

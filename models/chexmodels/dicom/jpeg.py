@@ -5,8 +5,10 @@ One library for all JPEG processes of DICOM (PS3.5 section 8.2.1): 8 and 12 bits
 
 from __future__ import annotations
 
+from functools import cache
+
 from imagecodecs import jpeg8_decode
-from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
+from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
 from pydicom.uid import UID
 
 from chexmodels.dicom.transfer_syntaxes import JPEG
@@ -34,10 +36,15 @@ def decode_frame(codestream: bytes, runner: DecodeRunner) -> bytes:
     return bytes(samples.data)
 
 
-def register() -> None:
-    """Make this pydicom's only decoder of JPEG: what it refuses is not tried by a more lenient one."""
-    for uid in JPEG:
-        decoder = get_decoder(UID(uid))
-        for label in decoder.available_plugins:
-            decoder.remove_plugin(label)
-        decoder.add_plugin("libjpeg-turbo", (__name__, decode_frame.__name__))
+@cache
+def decoder_of(transfer_syntax_uid: str) -> Decoder:
+    """pydicom's decoder; of JPEG one that knows this plugin alone: what it refuses no more lenient one is asked for.
+
+    Raises NotImplementedError for a transfer syntax that pydicom has no decoder of.
+    """
+    uid = UID(transfer_syntax_uid)
+    if uid not in JPEG:
+        return get_decoder(uid)
+    decoder = Decoder(uid)
+    decoder.add_plugin("libjpeg-turbo", (__name__, decode_frame.__name__))
+    return decoder

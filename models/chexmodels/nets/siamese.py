@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chexmodels.nets.plain import Convolution
 from chexmodels.nets.unet import UNet
 
 
@@ -137,7 +136,7 @@ class CnnSiamese(Siamese):
         super().__init__()
         stages: list[nn.Module] = []
         for before, after in zip((1, *self.WIDTHS[:-1]), self.WIDTHS, strict=True):
-            stages += [Convolution(before, after, nn.ReLU()), nn.MaxPool2d(2)]
+            stages += [nn.Conv2d(before, after, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         self.trunk = nn.Sequential(*stages)
         self.dense = nn.Linear(self.WIDTHS[-1], self.EMBEDDING)
         self.similarity = nn.Linear(self.EMBEDDING, 1)

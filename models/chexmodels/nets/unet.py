@@ -1,4 +1,4 @@
-"""The U-Net that localises: a plain body or a residual one behind a patch stem, with room for extra input maps.
+"""The U-Net that localises: MONAI's plain body or a residual one behind a patch stem, with room for extra input maps.
 
 The paper has a plain U-Net at full resolution; its 408 GFLOP a forward at 512 px are out of reach of a CPU node. The
 presets with ``patch`` > 1 first fold each patch of the image into channels (pixel unshuffle: nothing is lost, unlike a
@@ -9,14 +9,16 @@ strided convolution that must learn what to keep) and work on the patch grid; th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chexmodels.nets.plain import PlainBody
 from chexmodels.nets.residual import EarlyConvolutions, ResidualBody
+
+if TYPE_CHECKING:
+    from chexmodels.nets.plain import PlainBody
 
 Inject = Literal["input", "bottleneck"]
 
@@ -32,7 +34,7 @@ class Preset:
     groups: int = 8
     """Groups of the group normalisation, which unlike batch normalisation does not depend on who shares the batch."""
     residual: bool = False
-    """A body of residual blocks, :mod:`chexmodels.nets.residual`, in place of plain ones; centres the image."""
+    """A body of residual blocks, :mod:`chexmodels.nets.residual`, in place of MONAI's; centres the image."""
     early: tuple[int, ...] = ()
     """Channels of the strided convolutions that bring the image to the grid of patches in place of folding it."""
     plain: bool = False
@@ -51,14 +53,14 @@ PRESETS = {
     "half": Preset((16, 24, 40, 64, 80, 16), patch=8),
     "nano": Preset((16, 16, 32, 32, 64, 16), patch=2),
 }
-"""``paper`` is the paper's network: 31.1 M parameters with 2 x 2 transposed convolutions, 34.5 M with the
+"""``paper`` is the paper's network: 31.1 M parameters with MONAI's 2 x 2 transposed convolutions, 34.5 M with the
 author's of 3 x 3. ``base`` (7.9 M, 158 GFLOP at 512 px) and ``small`` (2.0 M, 40 GFLOP) also work at full resolution
 and want a GPU. ``fast`` (1.6 M), ``residual`` and ``early`` (1.7 M) are made for CPU, ``nano`` (0.2 M) for tests. Half
 widths, for Siamese extractors: ``paper-half``, ``small`` (of ``base``), ``half`` (of ``fast``), ``residual-half``."""
 
 
 class UNet(nn.Module):
-    """U-Net of Ronneberger et al. 2015, plain or, by preset, a residual one: ``(B,C,S,S)`` -> ``(B,1,S,S)`` logits.
+    """U-Net of Ronneberger et al. 2015, MONAI's or, by preset, a residual one: ``(B,C,S,S)`` -> ``(B,1,S,S)`` logits.
 
     The image is float in [0,1]; S must be a multiple of ``16 * patch``; C is ``channels``, one for a radiograph.
     ``extra`` maps, where the network was built for them, are the injection of CheX-Nomaly. ``inject="input"`` brings
@@ -94,6 +96,8 @@ class UNet(nn.Module):
         if shape.residual:
             self.body = ResidualBody(read, shape.features[:5], shape.groups, dropout)
         else:
+            from chexmodels.nets.plain import PlainBody  # MONAI, which no residual network waits for
+
             self.body = PlainBody(read, shape.features, None if shape.plain else shape.groups, dropout)
         self.head = nn.Conv2d(self.width, 1, kernel_size=1)
         if inject == "bottleneck":

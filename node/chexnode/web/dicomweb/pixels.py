@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -26,6 +25,7 @@ from pydicom.uid import (
 from chexmodels.dicom.codestream import frame_of
 from chexmodels.dicom.decode import decode
 from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.jpeg import decoder_of
 from chexmodels.dicom.part10 import Part10
 from chexmodels.dicom.transfer_syntaxes import DECODED, NATIVE
 
@@ -201,7 +201,7 @@ class Image:
                 if frame is not None and (frame.rows, frame.columns) != (self.rows, self.columns):
                     raise DecodeError("pixel-size", "a codestream is not of the size that the data set says")
         ds = self.part10.dataset()
-        decoder = get_decoder(UID(self.transfer_syntax))
+        decoder = decoder_of(self.transfer_syntax)
         for number in numbers:
             try:
                 yield decoder.as_array(ds, index=number - 1)[0]

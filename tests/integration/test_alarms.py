@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import time, timedelta
+from datetime import timedelta
 from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,15 +18,28 @@ import pytest
 from aiosmtpd.controller import Controller
 from typer.testing import CliRunner
 
-from chexnode.alarms.rules import Facts, conditions
 from chexnode.alarms.watch import Watch
 from chexnode.cli.commands import app
+from chexnode.ledger.alarms import CRITICAL, WARNING, Condition
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.overview import SourceView
+from chexnode.ledger.overview import Refusals
 from chexnode.node import Duty
-from chexnode.settings.alarms import AlarmSettings
 from chexnode.settings.loading import load
-from support.ledgers import Clock, arrival, node_on, opened, record
+from chexnode.vocabulary.reasons import Reason
+from chexnode.vocabulary.records import CommitmentVerdict, DeliveryOutcome
+from chexnode.vocabulary.states import DeliveryState
+from support.ledgers import (
+    NOT_ANALYSED,
+    QUARANTINED,
+    SPEC,
+    Clock,
+    arrival,
+    claim,
+    complete,
+    node_on,
+    opened,
+    record,
+)
 from support.servers import LOOPBACK, free_port
 
 SECRET = "a key that both know"
@@ -128,6 +141,113 @@ def test_a_pacs_that_goes_and_comes_is_told_once_each(
         assert headers["X-ChexNode-Signature"] == signature
 
 
+def test_what_could_not_be_sent_before_a_restart_is_sent_after_it(
+    tmp_path: Path, hook: tuple[list[tuple[dict[str, str], bytes]], str]
+) -> None:
+    posts, url = hook
+    port = free_port()
+    path = config(tmp_path, port, url)
+    path.write_text(path.read_text().replace("[alarms]", "[alarms]\ndestination_minutes = 0"))
+    settings = load(path)[0]
+    with opened(settings.database.url) as ledger:
+        all_alive(ledger)
+        node = node_on(ledger, settings)
+        ledger.deliveries.destination_failed("pacs", "no route", ledger.clock() + timedelta(minutes=5))
+        Watch(node).tick()
+        ledger.deliveries.destination_succeeded("pacs")
+        Watch(node).tick()
+        assert len(posts) == 2
+        box = Mailbox()
+        controller = Controller(box, LOOPBACK, port)
+        controller.start()
+        try:
+            for _ in range(2):
+                Watch(node).tick()
+        finally:
+            controller.stop()
+    assert [message["Subject"] for message in box.messages] == [
+        "[CHEXNODE] CRITICAL: destination (pacs)",
+        "[CHEXNODE] OK: destination (pacs)",
+    ]
+    assert len(posts) == 2
+
+
+def test_two_destinations_are_two_alarms(ledger: Ledger) -> None:
+    def of(*names: str) -> list[Condition]:
+        return [Condition("destination", name, CRITICAL, f"{name} is away") for name in names]
+
+    assert [one.subject for one in ledger.alarms.observe(of("a", "b")).begun] == ["a", "b"]
+    changes = ledger.alarms.observe(of("b"))
+    assert ([one.subject for one in changes.over], changes.begun) == (["a"], ())
+    assert [one.subject for one in ledger.alarms.observe(of("a", "b")).begun] == ["a"], "away again is an alarm again"
+
+
+def test_a_subject_that_is_longer_than_its_column_is_one_alarm(ledger: Ledger) -> None:
+    long = [Condition("drift", "model " * 40, WARNING, "it drifts")]
+    assert len(ledger.alarms.observe(long).begun) == 1
+    assert ledger.alarms.observe(long).begun == ()
+    assert len(ledger.alarms.observe([]).over) == 1
+
+
+def test_a_warning_that_becomes_critical_is_an_alarm_once_more(ledger: Ledger) -> None:
+    severities = []
+    for severity in (WARNING, WARNING, CRITICAL, CRITICAL, WARNING):
+        begun = ledger.alarms.observe([Condition("certificate", "", severity, f"{severity} now")]).begun
+        severities.append([(one.severity, one.detail) for one in begun])
+    assert severities == [[(WARNING, "warning now")], [], [(CRITICAL, "critical now")], [], []]
+    assert [one.severity for one in ledger.alarms.observe([]).over] == [CRITICAL]
+
+
+def test_a_night_of_quiet(ledger: Ledger, clock: Clock) -> None:
+    """What is over at night is reported in the morning; what comes and goes at night is not."""
+    queue, dead, pacs = (Condition(rule, "", severity, rule) for rule, severity in (
+        ("queue", WARNING), ("dead-letters", WARNING), ("destination", CRITICAL),
+    ))  # fmt: skip
+    without_end = replace(dead, grace=timedelta.max)
+    ledger.alarms.observe([queue, pacs])
+    for present in ([without_end], [without_end], []):
+        clock.forward(3600)
+        changes = ledger.alarms.observe(present, is_quiet=True)
+        assert changes.begun == ()
+        assert [one.rule for one in changes.over] == (["destination"] if clock.now.hour == 4 else [])
+    clock.forward(3600)
+    morning = ledger.alarms.observe([])
+    assert (morning.begun, [one.rule for one in morning.over]) == ((), ["queue"])
+
+
+def test_a_jump_of_what_is_not_analysed(ledger: Ledger, clock: Clock) -> None:
+    for n in range(60):
+        record(ledger, *([arrival(verdict=NOT_ANALYSED)] if n % 10 == 0 else [arrival()]))
+    clock.forward(2 * 3600)
+    assert ledger.overviews.refusals() == Refusals(0, 0, 60, 6)
+    for _ in range(9):
+        record(ledger, arrival(verdict=QUARANTINED))
+    record(ledger)
+    ledger.jobs.refuse(ledger.jobs.claim("worker", 100, SPEC)[-1], Reason.MALFORMED, "no pixels")
+    assert ledger.overviews.refusals() == Refusals(10, 10, 60, 6)
+    clock.forward(7 * 86_400)
+    assert ledger.overviews.refusals() == Refusals(0, 0, 10, 10)
+
+
+def test_commitment_that_is_refused_or_does_not_come(ledger: Ledger, clock: Clock) -> None:
+    hour = timedelta(hours=1)
+    record(ledger)
+    complete(ledger, claim(ledger), "pacs")
+    assert ledger.overviews.uncommitted(hour) == {}
+    sent = ledger.deliveries.claim("pacs", 10)
+    ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.SENT, to_be_committed=True) for one in sent])
+    clock.forward(3599)
+    assert ledger.overviews.uncommitted(hour) == {}
+    clock.forward(2)
+    assert ledger.overviews.uncommitted(hour) == {"pacs": 2}
+    request = ledger.commitments.ask("pacs", timedelta(days=3))
+    assert request is not None
+    (class_uid, refused), (other_class, committed) = request.instances
+    verdict = CommitmentVerdict(((other_class, committed),), ((class_uid, refused, 0x0112),))
+    ledger.commitments.answered(request.transaction_uid, verdict)
+    assert ledger.overviews.uncommitted(hour) == {"pacs": 1}
+
+
 def test_a_channel_that_is_away_gets_its_alarm_later_and_holds_up_no_other(
     tmp_path: Path, hook: tuple[list[tuple[dict[str, str], bytes]], str]
 ) -> None:
@@ -166,42 +286,6 @@ def test_the_test_command_reaches_every_channel(
     run = CliRunner().invoke(app, ["--config", str(config(tmp_path, free_port(), url)), "alarms", "test"])
     assert run.exit_code == 1
     assert run.output.startswith("e-mail: mail server 127.0.0.1:")
-
-
-def test_each_rule_speaks_when_it_should() -> None:
-    clock = Clock()
-    settings = AlarmSettings()
-    well = Facts(clock.now, dict.fromkeys(Duty, True), (), None, 0, False, None, timedelta())
-    assert conditions(well, settings) == []
-    wrong = Facts(
-        clock.now,
-        dict.fromkeys(Duty, False),
-        (),
-        clock.now - timedelta(minutes=16),
-        -1,
-        True,
-        clock.now + timedelta(days=29),
-        timedelta(seconds=-6),
-    )
-    assert [one.rule for one in conditions(wrong, settings)] == [
-        "no-receiver", "no-workers", "no-deliverers", "disk", "account", "queue", "certificate", "clock",
-    ]  # fmt: skip
-
-
-def test_warnings_wait_in_quiet_hours_and_critical_alarms_do_not() -> None:
-    settings, now = AlarmSettings(quiet="22:00-06:30"), Clock().now
-    silent = (SourceView("MODALITY", "ROOM1", now), SourceView("MODALITY", None, now))
-    facts = Facts(now, {Duty.RECEIVE: False}, (), None, 0, False, None, timedelta(), silent=silent)
-    by_day = conditions(facts, settings)
-    assert [(one.rule, one.subject) for one in by_day] == [
-        ("no-receiver", ""), ("station", "ROOM1 (MODALITY)"), ("station", "no station (MODALITY)"),
-    ]  # fmt: skip
-    by_night = conditions(replace(facts, is_quiet=True), settings)
-    assert [one.grace for one in by_night] == [by_day[0].grace, timedelta.max, timedelta.max]
-    times = [time(21, 59), time(22), time(0), time(6, 29), time(6, 30), time(12)]
-    assert [settings.is_quiet(at) for at in times] == [False, True, True, True, False, False]
-    assert [AlarmSettings(quiet="12:00-13:00").is_quiet(at) for at in times] == [False] * 5 + [True]
-    assert not AlarmSettings().is_quiet(time(0))
 
 
 def test_a_station_that_is_silent_at_its_usual_time_is_named(ledger: Ledger, clock: Clock) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -19,9 +20,13 @@ from chexnode.cli.commands import app, exit_code
 from chexnode.ledger.ledger import Ledger
 from chexnode.node import Shadow, job_spec
 from chexnode.settings.loading import load
+from chexnode.spool.spool import Spool
 from chexnode.vocabulary.errors import NodeError
+from chexnode.vocabulary.records import DeliveryOutcome
 from chexnode.vocabulary.roles import Role
-from support.ledgers import Clock, arrival, claim, complete, opened, record
+from chexnode.vocabulary.states import DeliveryState
+from support.datasets import dicom
+from support.ledgers import NOT_ANALYSED, Clock, arrival, claim, complete, opened, record
 from support.servers import wait_for
 from support.webs import serving
 
@@ -343,6 +348,65 @@ def test_days_of_images_are_drawn(tmp_path: Path) -> None:
         assert page.count("<polyline") == 1, "the share that is abnormal; nothing else was measured"
         assert page.count('<circle class="dot-other"') == 2
         assert "dot-other" not in visitor.get("/console/node/drift?of=nowhere|nobody").text
+
+
+def test_a_viewer_learns_of_no_patient_anywhere(two_models: Site) -> None:
+    secret = "Secreta"
+    study = {
+        name: f"{secret}^{name}" for name in ("patient_name", "patient_id", "accession_number", "study_description")
+    }
+    ledger, clock = two_models.ledger, two_models.clock
+    jobs = []
+    for end in (complete, lambda led, job, _: led.jobs.fail(job, f"a bug at {secret}"), None):
+        verdict = replace(arrival().verdict, detail=f"the description says {secret}")
+        record(ledger, arrival(study=study, verdict=verdict))
+        jobs.append(claim(ledger))
+        if end is not None:
+            end(ledger, jobs[-1], "pacs")
+        else:
+            ledger.jobs.requeue(jobs[-1], secret, clock.now)
+    turned = replace(NOT_ANALYSED, detail=f"the description says {secret}")
+    record(ledger, arrival(study=study, verdict=turned))
+    sent = ledger.deliveries.claim("pacs", 10)
+    error = f"0xA900 does not match (no patient {secret})"
+    ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.DEAD, error) for one in sent])
+    ledger.deliveries.destination_failed("pacs", error, clock.now + timedelta(minutes=5))
+    paths = ["", "/images", "/images.csv", "/deliveries", "/queue", "/node/drift", "/node/compare?a=main&b=other"]
+    paths += [f"/images/{job.id}" for job in jobs] + [f"/live/{name}" for name in ("overview", "images", "queue")]
+    with browser(two_models) as viewer, browser(two_models) as operator:
+        sign_in(viewer, "vera")
+        sign_in(operator, "otto")
+        seen = {}
+        for path in (*paths, "/live/deliveries"):
+            texts = []
+            for visitor in (viewer, operator):
+                with visitor.stream("GET", f"/console{path}") as answer:
+                    assert answer.status_code == 200
+                    lines = answer.iter_lines()
+                    is_live = path.startswith("/live")
+                    texts.append(next(x for x in lines if x.startswith("data: ")) if is_live else "\n".join(lines))
+            assert secret not in texts[0], path
+            seen[path] = secret in texts[1]
+        assert "does not match" in viewer.get("/console/deliveries").text
+    assert sum(seen.values()) >= 8, "operators do"
+    ledger.jobs.cancel(jobs[-1].id)
+
+
+def test_a_picture_that_names_the_patient_is_for_those_who_may_see_patients(two_models: Site) -> None:
+    ledger = two_models.ledger
+    for said, is_hidden in (("YES", True), ("NO", False), (None, False)):
+        image = arrival()
+        record(ledger, image)
+        job = claim(ledger)
+        complete(ledger, job)
+        dicom(Spool(load(two_models.config)[0].node.data_dir).path(image.path), 0, 0, BurnedInAnnotation=said)
+        for name in ("vera", "otto"):
+            with browser(two_models) as visitor:
+                sign_in(visitor, name)
+                is_shown = not is_hidden or name == "otto"
+                assert ("data-stage" in visitor.get(f"/console/images/{job.id}").text) is is_shown
+                if not is_shown:
+                    assert visitor.get(f"/console/images/{job.id}/picture").status_code == 403
 
 
 def test_what_may_be_done_to_an_image_is_for_those_who_may(two_models: Site) -> None:

@@ -20,6 +20,7 @@ from pydantic_core import to_json
 from chexnode.ledger.alarms import AlarmView
 from chexnode.settings.alarms import AlarmSettings
 from chexnode.vocabulary.errors import BadEnvironment, Transient
+from chexnode.vocabulary.plain import plain
 
 SECONDS = 15.0
 
@@ -42,13 +43,13 @@ class Notice:
         """One line."""
         kind = {"alarm": self.alarm.severity.upper(), "recovery": "OK", "test": "TEST"}[self.event]
         about = f" ({self.alarm.subject})" if self.alarm.subject else ""
-        return f"[{self.node}] {kind}: {self.alarm.rule}{about}"
+        return plain(f"[{self.node}] {kind}: {self.alarm.rule}{about}")
 
     @property
     def text(self) -> str:
         """A few lines."""
         said = "This is over: " if self.event == "recovery" else ""
-        return f"{said}{self.alarm.detail}\n\nSince {self.alarm.since:%Y-%m-%d %H:%M:%S} UTC.\n{self.url}\n"
+        return f"{said}{plain(self.alarm.detail)}\n\nSince {self.alarm.since:%Y-%m-%d %H:%M:%S} UTC.\n{self.url}\n"
 
 
 Channel = Callable[[Notice], None]
@@ -72,7 +73,7 @@ def channels(settings: AlarmSettings) -> dict[str, Channel]:
 def mail(settings: AlarmSettings, notice: Notice) -> None:
     """Send an e-mail."""
     message = EmailMessage()
-    message["Subject"] = " ".join(notice.title.split())
+    message["Subject"] = notice.title
     message["From"], message["To"] = settings.email_from, ", ".join(settings.email_to)
     message["Date"], message["Message-ID"] = format_datetime(notice.at), make_msgid(domain="chexnode.invalid")
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence is to answer

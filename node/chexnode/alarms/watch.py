@@ -1,11 +1,10 @@
-"""The thread that looks at the node now and then and tells what has changed."""
+"""The thread that looks at the node now and then and reports what has changed."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +19,6 @@ from chexnode.vocabulary.errors import BadEnvironment, Transient
 log = logging.getLogger(__name__)
 
 _LEASE = "alarms"
-_MOST_UNSENT = 100
 
 
 class Watch:
@@ -31,7 +29,6 @@ class Watch:
         self._node = node
         self._settings = node.settings.alarms
         self._channels: dict[str, Channel] = channels(self._settings)
-        self._unsent: dict[str, deque[Notice]] = {name: deque(maxlen=_MOST_UNSENT) for name in self._channels}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
 
@@ -59,25 +56,28 @@ class Watch:
         node = self._node
         if node.ledger.leases.take(_LEASE, node.owner, 3 * self._settings.every_seconds + 30) is None:
             return
-        changes = node.ledger.alarms.observe(conditions(look(node), self._settings))
-        at, url = datetime.now(UTC), f"{node.settings.web_url}/console"
+        facts = look(node)
+        found = conditions(facts, self._settings)
+        changes = node.ledger.alarms.observe(found, list(self._channels), is_quiet=facts.is_quiet)
         for event, some in (("alarm", changes.begun), ("recovery", changes.over)):
             for alarm in some:
                 log.warning("%s: %s", event, alarm.rule, extra={"subject": alarm.subject})
-                for queue in self._unsent.values():
-                    queue.append(Notice(node.settings.node.ae_title, event, alarm, url, at))
-        for name, queue in self._unsent.items():
-            self._send(name, queue)
+        for name, channel in self._channels.items():
+            self._send(name, channel)
 
-    def _send(self, name: str, queue: deque[Notice]) -> None:
+    def _send(self, name: str, channel: Channel) -> None:
         """In order; what does not go out now is tried again at the next look, and holds up no other channel."""
-        while queue:
+        node, url = self._node, f"{self._node.settings.web_url}/console"
+        waiting = node.ledger.alarms.unsent(name)
+        for done, one in enumerate(waiting):
+            notice = Notice(node.settings.node.ae_title, one.event, one.alarm, url, one.at)
             try:
-                self._channels[name](queue[0])
+                channel(notice)
             except Transient as error:
-                log.error("an alarm could not be sent: %s", error, extra={"channel": name, "waiting": len(queue)})
+                facts = {"channel": name, "waiting": len(waiting) - done}
+                log.error("an alarm could not be sent: %s", error, extra=facts)
                 return
-            queue.popleft()
+            node.ledger.alarms.sent(one.id)
 
 
 def look(node: Node) -> Facts:
@@ -100,6 +100,8 @@ def look(node: Node) -> Facts:
         failing_notes=ledger.rejections.failing(),
         skew=ledger.database.skew(),
         silent=ledger.overviews.silent(settings.alarms.station_hours),
+        refusals=ledger.overviews.refusals(),
+        uncommitted=ledger.overviews.uncommitted(timedelta(minutes=settings.alarms.commitment_minutes)),
         is_quiet=settings.alarms.is_quiet(datetime.now().time()),
         drift=ledger.drifts.look(Window(drift.days, drift.images, drift.psi), FRESH_SECONDS),
     )

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, insert, select, update
 from chexnode.ledger.database import Database, in_chunks
 from chexnode.ledger.deliveries import bury, jobs_of, lock_jobs, to_be_committed
 from chexnode.ledger.moves import finish_delivered, move_each
-from chexnode.ledger.rows import NEVER_COMMITTED
+from chexnode.ledger.rows import NEVER_COMMITTED, NOT_COMMITTED
 from chexnode.ledger.schema import commitments, deliveries, instances, results
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
@@ -124,7 +124,7 @@ class Commitments:
                 facts: dict[str, Any] = {"commit_at": None, "error": None, "next_attempt": None, "finished_at": now}
                 move_each(conn, deliveries, [row], DeliveryState.COMMITTED, Event.COMMITTED, now, **facts)
                 continue
-            error = f"the destination did not commit to it: failure reason 0x{reason:04X}"
+            error = f"{NOT_COMMITTED}: failure reason 0x{reason:04X}"
             # At once the first time; one that never commits, and says so at once, would be sent it without a pause.
             again_at = now if row.attempts <= 1 else now + PATIENCE
             facts = {"commit_at": None, "error": error, "next_attempt": again_at, "finished_at": None}

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, false, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, select
 
 from chexnode.ledger.database import Database
+from chexnode.ledger.rows import NOT_COMMITTED
 from chexnode.ledger.schema import deliveries, destinations, instances, jobs
 from chexnode.vocabulary.purposes import AWAITED
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
@@ -59,6 +60,16 @@ class DestinationView:
     last_failure_at: datetime | None = None
     paused_at: datetime | None = None
     """Since when nothing is sent to it, because a person wants it so; None: it is not paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Images that were not analysed, of those that came in the last hour, and in the week before it."""
+
+    received: int = 0
+    refused: int = 0
+    usually_received: int = 0
+    usually_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +177,36 @@ class Overviews:
                 latest = conn.execute(select(func.max(instances.c.received_at)).where(*theirs)).scalar_one()
                 found.append(SourceView(caller, station, latest))
         return found
+
+    def refusals(self) -> Refusals:
+        """How many images were not analysed: by the gate, because of their pixels, or because their job failed."""
+        now = self._db.clock()
+        hour, week = now - timedelta(hours=1), now - timedelta(hours=1, weeks=1)
+        at, state = instances.c.received_at, instances.c.state
+        failed = (JobState.REFUSED, JobState.FAILED)
+
+        def counted(conn: Connection, start: datetime, end: datetime) -> tuple[int, int]:
+            received = select(func.count()).where(at >= start, at < end)
+            turned = received.where(state.in_((InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)))
+            within = (jobs.c.created_at >= start, jobs.c.created_at < end, jobs.c.urgency <= AWAITED)
+            refused = _count(conn, jobs.c.state.in_(failed), *within)
+            return conn.execute(received).scalar_one(), conn.execute(turned).scalar_one() + refused
+
+        with self._db.read() as conn:
+            return Refusals(*counted(conn, hour, now + _LATE_COMMIT), *counted(conn, week, hour))
+
+    def uncommitted(self, patience: timedelta) -> dict[str, int]:
+        """Destination -> results that it refused to commit to, or has had for ``patience`` without committing."""
+        refused = and_(
+            deliveries.c.state == DeliveryState.WAITING, deliveries.c.error.startswith(NOT_COMMITTED, autoescape=True)
+        )
+        silent = and_(deliveries.c.commit_at.is_not(None), deliveries.c.created_at < self._db.clock() - patience)
+        found: Counter[str] = Counter()
+        with self._db.read() as conn:
+            for condition in (refused, silent):
+                query = select(deliveries.c.destination, func.count()).where(condition)
+                found.update({name: count for name, count in conn.execute(query.group_by(deliveries.c.destination))})
+        return dict(found)
 
     def sources(self) -> list[SourceView]:
         """Who sent the latest images."""

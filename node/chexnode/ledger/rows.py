@@ -33,6 +33,9 @@ UNFINISHED: ColumnElement[bool] = or_(deliveries.c.state.in_(TO_BE_SENT), COMMIT
 #: Why a delivery was given up that the destination had accepted before.
 NEVER_COMMITTED = "accepted, but the destination never committed to it"
 
+NOT_COMMITTED = "the destination did not commit to it"
+"""How the error of a delivery begins that was refused storage commitment."""
+
 #: A delivery after which the destination may have the result, whatever it answered or did not.
 MAY_BE_THERE: ColumnElement[bool] = or_(
     deliveries.c.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED)),

@@ -446,3 +446,18 @@ alarms = Table(
     Column("since", UtcDateTime, nullable=False),
     Column("reported_at", UtcDateTime),  # NULL while it has not lasted long enough
 )
+
+#: Messages about alarms that a channel has not taken yet, in their order.
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("channel", String(16), nullable=False),
+    Column("event", String(16), nullable=False),  # alarm, recovery
+    Column("rule", String(32), nullable=False),
+    Column("subject", SafeText, nullable=False),
+    Column("severity", String(8), nullable=False),
+    Column("detail", SafeText, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)

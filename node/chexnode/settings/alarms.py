@@ -1,4 +1,4 @@
-"""Who is told when something is wrong, and when it is."""
+"""Who gets a message when something is wrong, and when it is."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ class AlarmSettings(Section):
     clock_seconds: float = Field(5, gt=0, description="The clocks of this host and the database may differ this much.")
     station_hours: float = Field(
         3, ge=0, le=24, description="A station may be silent this long at a time when it usually sends; 0: for ever."
+    )
+    commitment_minutes: float = Field(
+        60, gt=0, description="A destination may take this long to commit to what it has accepted."
+    )
+    refusals: int = Field(
+        10,
+        ge=0,
+        description="So many images of an hour that are not analysed, and far more than usual, are too many; 0: never.",
     )
     quiet: str = Field(
         "",

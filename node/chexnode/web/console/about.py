@@ -13,11 +13,11 @@ from chexmodels.bundle import BundleError, ModelCard, find, read_card
 from chexnode.node import Node
 from chexnode.settings.keys import flat
 from chexnode.settings.model import ModelSettings
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.roles import Role
 from chexnode.web.console import plots
 from chexnode.web.console.markdown import html
 from chexnode.web.console.pages import Pages
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, visiting
 
 _BINS = 20

@@ -10,10 +10,10 @@ from fastapi.responses import Response
 
 from chexnode.audit.kept import KeptMessages
 from chexnode.node import Node
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.roles import Role
 from chexnode.web.access import access
 from chexnode.web.console.pages import Pages
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, visiting
 
 _MOST = 200

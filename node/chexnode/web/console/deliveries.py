@@ -10,12 +10,12 @@ from starlette.concurrency import run_in_threadpool
 
 from chexnode.node import Node
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.roles import Role
 from chexnode.web.actions import Acts
 from chexnode.web.console.overview import stream
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.snapshot import Snapshots
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
 from chexnode.web.destinations import pause, resume
 

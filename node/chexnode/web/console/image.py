@@ -21,6 +21,7 @@ from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.records import Subject
 from chexnode.vocabulary.roles import Role
@@ -31,7 +32,6 @@ from chexnode.web.actions import REPLAYABLE, Acts, Unknown, Who
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.regions import Outline, outlines
 from chexnode.web.console.snapshot import Snapshots
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.render import Rendering, Viewport, parse_window
@@ -144,6 +144,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
         values: dict[str, Any] = {
             "job": job,
             "row": row,
+            "hidden": file is not None and not visitor.sees_patients and is_burned_in(file.header),
             "source": None if file is None else describe(file.header, with_text=visitor.sees_patients),
             "outlines": regions(job),
             "can": _acts(job, visitor),
@@ -155,7 +156,10 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
 
     @routes.get("/images/{name}/picture")
     def picture(name: str, window: str = "", visitor: Visitor = looking) -> Response:
-        return draw(source(detail(name)), window)
+        file = source(detail(name))
+        if file is not None and not visitor.sees_patients and is_burned_in(file.header):
+            raise Turned(403, "turned.burned_in")
+        return draw(file, window)
 
     @routes.get("/images/{name}/objects/{uid}/picture")
     def picture_of(name: str, uid: str, visitor: Visitor = operating) -> Response:
@@ -287,6 +291,11 @@ def _whose(job: JobDetail, row: ImageView | None, whose: str) -> Filter:
     if whose == "patient" and row is not None and row.patient_id:
         return Filter(patient=row.patient_id)
     raise Turned(404, "turned.no_image")
+
+
+def is_burned_in(header: Dataset) -> bool:
+    """Whether the pixels name the patient: Burned In Annotation (0028,0301) says so, or anything that is not NO."""
+    return _value(header, "BurnedInAnnotation").strip().upper() not in ("", "NO")
 
 
 def describe(header: Dataset, *, with_text: bool) -> Source:

@@ -17,14 +17,16 @@ from chexnode.ledger.images import STATES, ImageView, Place, Search
 from chexnode.node import Node
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import moment
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.reasons import Reason
 from chexnode.web.access import access
 from chexnode.web.console.overview import stream
 from chexnode.web.console.pages import HEADERS, Pages
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, visiting
 
 SIZE = 50
+#: How a formula may begin, in the wide forms of East Asian keyboards too.
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 _FIELDS = ("q", "state", "reason", "caller", "station", "model", "abnormal", "score", "since", "until")
 
 
@@ -121,15 +123,15 @@ def _csv(rows: Iterator[ImageView]) -> Iterator[str]:
     yield "\ufeff" + ",".join(names) + "\r\n"
     for row in rows:
         buffer = io.StringIO()
-        csv.writer(buffer).writerow([_cell(getattr(row, name)) for name in names])
+        csv.writer(buffer).writerow([csv_cell(getattr(row, name)) for name in names])
         yield buffer.getvalue()
 
 
-def _cell(value: object) -> str:
-    """As text that no spreadsheet takes for a formula."""
+def csv_cell(value: object) -> str:
+    """As text that no spreadsheet takes for a formula: one that could be one begins with an apostrophe."""
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.isoformat()
     text = plain(value)
-    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@") else text
+    return f"'{text}" if isinstance(value, str) and text.lstrip()[:1] in _FORMULA else text

@@ -10,7 +10,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from chexnode.web.console.texts import plain
+from chexnode.vocabulary.plain import plain
 
 
 class _Renderer(RendererHTML):

@@ -29,10 +29,10 @@ from chexnode.ledger.users import SESSION
 from chexnode.node import Node
 from chexnode.settings.oidc import OidcSettings, is_safe
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.roles import Role
 from chexnode.web import cookie
 from chexnode.web.console.pages import HEADERS, ROOT
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, inside
 
 log = logging.getLogger(__name__)

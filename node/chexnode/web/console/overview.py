@@ -15,11 +15,12 @@ from starlette.concurrency import run_in_threadpool
 
 from chexnode.node import Node
 from chexnode.vocabulary.errors import Transient
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.states import InstanceState, JobState
 from chexnode.web.console.lights import Light, lights
 from chexnode.web.console.pages import HEADERS, Pages, words_of
 from chexnode.web.console.snapshot import Snapshots
-from chexnode.web.console.texts import Texts, plain
+from chexnode.web.console.texts import Texts
 from chexnode.web.console.visitor import Turned, Visitor, visiting
 
 _EVERY_SECONDS = 2.0

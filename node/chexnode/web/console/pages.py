@@ -13,7 +13,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from chexnode.web.console.texts import Texts, plain, preferred
+from chexnode.vocabulary.plain import plain
+from chexnode.web.console.texts import Texts, preferred
 from chexnode.web.console.visitor import Turned, Visitor, find
 
 ROOT = "/console"
@@ -39,7 +40,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters |= {"plain": plain, "person": person, "setting": setting}
+        self._environment.filters |= {"plain": plain, "plain_lines": plain_lines, "person": person, "setting": setting}
         self._environment.globals["version"] = version("chexnode")
 
     def page(
@@ -81,6 +82,11 @@ class Pages:
 def words_of(request: Request) -> Texts:
     """The words of the language that the browser prefers."""
     return preferred(request.headers.get("accept-language", ""))
+
+
+def plain_lines(text: str) -> str:
+    """As :func:`plain`, but lines stay lines."""
+    return "\n".join(map(plain, text.splitlines()))
 
 
 def setting(value: object) -> str:

@@ -16,11 +16,11 @@ from chexnode.node import Node
 from chexnode.operate.compare import compare
 from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import Usage
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.reports import DailyFigures
 from chexnode.web.access import access
 from chexnode.web.console.pages import Pages
 from chexnode.web.console.plots import Column, Line, columns, over_time
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, visiting
 
 DAYS = 30

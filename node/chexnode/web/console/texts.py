@@ -16,7 +16,6 @@ from pathlib import Path
 
 FOLDER = Path(__file__).with_name("messages")
 DEFAULT = "en"
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 class Texts:
@@ -112,8 +111,3 @@ def preferred(accept_language: str) -> Texts:
         ranked.append((-(float(weight[1]) if weight else 1.0), place, name.strip().lower().partition("-")[0]))
     known = languages()
     return texts(next((name for weight, _, name in sorted(ranked) if weight and name in known), DEFAULT))
-
-
-def plain(text: object) -> str:
-    """``text`` with its control and direction characters visible, so that it cannot disguise itself."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))

@@ -7,9 +7,9 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from chexnode.node import Node
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.roles import Role
 from chexnode.web.console.pages import HEADERS, Pages
-from chexnode.web.console.texts import plain
 from chexnode.web.console.visitor import Turned, Visitor, check_origin, visiting
 from chexnode.web.dry_run import DryRuns, NotTried
 

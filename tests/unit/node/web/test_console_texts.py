@@ -10,11 +10,12 @@ from string import Formatter
 import pytest
 
 from chexnode.node import Duty
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 from chexnode.web.console import texts as module
 from chexnode.web.console.pages import person
-from chexnode.web.console.texts import DEFAULT, languages, plain, preferred, texts
+from chexnode.web.console.texts import DEFAULT, languages, preferred, texts
 
 CONSOLE = Path(module.__file__).parent
 #: ``t("key")`` in templates and ``"section.key"`` handed on in Python.

@@ -391,9 +391,23 @@ def upgrade() -> None:
         sa.Column("reported_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("rule", "subject", name=op.f("pk_alarms")),
     )
+    op.create_table(
+        "notices",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("channel", sa.String(length=16), nullable=False),
+        sa.Column("event", sa.String(length=16), nullable=False),
+        sa.Column("rule", sa.String(length=32), nullable=False),
+        sa.Column("subject", _text(), nullable=False),
+        sa.Column("severity", sa.String(length=8), nullable=False),
+        sa.Column("detail", _text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notices")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("notices")
     op.drop_table("alarms")
     op.drop_table("token_sessions")
     op.drop_table("sessions")

@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 # The index that PyTorch comes from, where it is another than pip's own: PyTorch's documentation names the one that has
 # wheels without CUDA, a tenth of the size.
 TORCH_INDEX ?=
-# How many tests run at once: more than there are processors, since they wait for servers a good part of the time.
-JOBS ?= $(shell expr $$(nproc) \* 3 / 2)
+# How many tests run at once.
+JOBS ?= logical
 FILES ?=
 
 IMAGES ?= 500

@@ -36,6 +36,7 @@ from support.reports import check_sr
 from support.validators import dciodvfy, dicom_sr_validator, unexplained
 
 DEFAULT = SrForm(seg_profile="planar")
+BARE = {"PatientOrientation": None, "ImagerPixelSpacing": None}
 SHAPE = (96, 80)
 
 
@@ -448,9 +449,6 @@ def test_dciodvfy_has_no_complaint(kind: Kind, abnormal: bool | None) -> None:
     header = parsed(radiograph(kind, (97, 83)))
     for variant in SR_FORMS[::3]:
         assert dciodvfy(written(header, lesion((97, 83), abnormal), variant)) == [], str(variant)
-
-
-BARE = {"PatientOrientation": None, "ImagerPixelSpacing": None}
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,16 @@ from chexnode.vocabulary.records import JobSpec
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A process that analyses."""
+
+    owner: str
+    """Its host and process number."""
+    device: str
+    """That its model runs on: ``cpu``, ``cuda:0``."""
+
+
 class Rings(Protocol):
     """What tells workers to look for work. Ringing never blocks and never raises; a lost ring costs latency only."""
 
@@ -43,6 +53,7 @@ BEAT_SECONDS = 10.0
 """Between two signs of life of a process."""
 
 _LIVE = "live/"
+_WORKER = "worker/"
 
 
 class Duty(StrEnum):
@@ -91,6 +102,17 @@ class Node:
         One row for each duty, however many processes have it. Raises Transient when the database is away.
         """
         self.ledger.leases.take(f"{_LIVE}{duty}", self.owner, 3 * BEAT_SECONDS)
+
+    def report_worker(self, device: str) -> None:
+        """Let the web role know that this process analyses, and on what; to be repeated as :meth:`report_alive`."""
+        host, process, _ = self.owner.rsplit(":", 2)
+        self.ledger.leases.take(f"{_WORKER}{device}/{host[:80]}:{process}", self.owner, 3 * BEAT_SECONDS)
+        self.ledger.leases.drop_ended(_WORKER)
+
+    def workers(self) -> list[WorkerView]:
+        """The processes that analyse, by host. Raises Transient when the database is away."""
+        live = (name.partition("/") for name in self.ledger.leases.live(_WORKER))
+        return sorted((WorkerView(owner, device) for device, _, owner in live), key=lambda one: one.owner)
 
     def duties(self) -> dict[Duty, bool]:
         """Whether some process with each duty lives. Raises Transient when the database is away."""

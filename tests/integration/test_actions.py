@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +17,8 @@ from chexnode.settings.tree import Settings
 from chexnode.vocabulary.records import DeliveryOutcome
 from chexnode.vocabulary.scopes import Scope
 from chexnode.vocabulary.states import DeliveryState
+from chexnode.web import console
+from chexnode.web.console import image
 from support.ledgers import OTHER_SPEC, Clock, arrival, claim, complete, opened, record
 from support.webs import serving
 
@@ -85,6 +89,55 @@ def test_what_was_given_up_is_sent_again_once(site: Site) -> None:
     assert client.post("/api/deliveries/replay", json={"ids": ids[:1]}).json() == {"replayed": 1}
     assert client.post("/api/deliveries/replay", json={"destination": "elsewhere"}).status_code == 400
     assert client.post("/api/deliveries/replay", json={}).status_code == 400
+
+
+def test_what_was_given_up_for_one_reason_is_sent_again(site: Site) -> None:
+    client, ledger = site
+    dead(ledger)
+    for body, code in (({"destination": "pacs", "error": "other"}, 200), ({"error": "refused"}, 400)):
+        assert client.post("/api/deliveries/replay", json=body).status_code == code
+    assert ledger.work.dead()[0].count == 2
+    for count in (2, 0):
+        body = {"destination": "pacs", "error": "refused"}
+        assert client.post("/api/deliveries/replay", json=body).json() == {"replayed": count}
+
+
+#: What the console has done by a form or a script -> the operation that does the same.
+OPERATIONS = {
+    "/console/images/{name}/retry": "/api/jobs/{job}/retry",
+    "/console/images/{name}/cancel": "/api/jobs/{job}/cancel",
+    "/console/images/{name}/replay": "/api/jobs/{job}/replay",
+    "/console/images/{name}/withdraw": "/api/jobs/{job}/withdraw",
+    "/console/images/{name}/reanalyse": "/api/reanalysis",
+    "/console/images/{name}/rollback": "/api/reanalysis/rollback",
+    "/console/images/{name}/erase": "/api/erasure",
+    "/console/deliveries/replay": "/api/deliveries/replay",
+    "/console/destinations/pause": "/api/destinations/{name}/pause",
+    "/console/destinations/resume": "/api/destinations/{name}/resume",
+    "/console/try": "/api/analyze",
+    "/console/sign-out": None,
+    "/console/sign-in": None,
+}
+
+
+def test_whatever_the_console_does_is_an_operation_that_needs_a_scope_and_has_an_example(site: Site) -> None:
+    client, _ = site
+    templates = Path(console.__file__).parent / "templates"
+    html = "\n".join(path.read_text("utf-8") for path in sorted(templates.glob("*.html")))
+    asked = set(re.findall(r'(?:\baction|data-action)="\{\{ base \}\}([^"]*)"', html)) - {"/images", "/node/audit"}
+    asked -= {"/node/compare", "/node/drift"}
+    acts = {path.removeprefix("/console").replace("{name}", "{{ job.id }}") for path in OPERATIONS}
+    for family in asked:
+        pattern = re.sub(r"\{\{ ([^}]*) \}\}", lambda found: found[0] if "job.id" in found[1] else "*", family)
+        assert [one for one in acts if re.fullmatch(re.escape(pattern).replace(r"\*", r"\w+"), one)], family
+    offered = set(re.findall(r'"(\w+)": (?:acts\.|lambda)', inspect.getsource(image)))
+    assert {f"/console/images/{{name}}/{act}" for act in offered} <= OPERATIONS.keys()
+    described = client.get("/api/openapi.json").json()
+    for path in filter(None, OPERATIONS.values()):
+        operation = described["paths"][path]["post"]
+        assert operation["security"], path
+        assert path == "/api/analyze" or "example" in operation["responses"]["200"]["content"]["application/json"]
+        assert client.post(path, headers={"Authorization": "Bearer none"}).status_code == 401
 
 
 def test_results_are_withdrawn_once(site: Site) -> None:

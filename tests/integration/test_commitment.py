@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -31,9 +33,85 @@ def information(transaction_uid: str, *pairs: tuple[str, str]) -> Dataset:
     return ds
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node", study={"quiet_seconds": 3600})
+@dataclass
+class Forgetful:
+    """A destination that accepts, and says of what it got what a test has it say, on an association of its own."""
+
+    port: int = field(default_factory=free_port)
+    stored: list[str] = field(default_factory=list)
+    requests: list[Dataset] = field(default_factory=list)
+
+    def __enter__(self) -> Forgetful:
+        ae = AE("FORGETFUL")
+        ae.add_supported_context("1.2.840.10008.5.1.4.1.1.7")
+        ae.add_supported_context(StorageCommitmentPushModel)
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._ask)]
+        self._server = ae.start_server((LOOPBACK, self.port), block=False, evt_handlers=handlers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+
+    def _store(self, event: evt.Event) -> int:
+        self.stored.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    def _ask(self, event: evt.Event) -> tuple[int, None]:
+        self.requests.append(event.action_information)
+        return 0x0000, None
+
+    def report(self, node: Node, request: Dataset, committed: bool) -> None:
+        ds = information(request.TransactionUID)
+        items = list(request.ReferencedSOPSequence)
+        if committed:
+            ds.ReferencedSOPSequence = items
+        else:
+            del ds.ReferencedSOPSequence
+            for item in items:
+                item.FailureReason = 0x0112
+            ds.FailedSOPSequence = items
+        client = AE("FORGETFUL")
+        client.add_requested_context(StorageCommitmentPushModel)
+        roles = [build_role(StorageCommitmentPushModel, scp_role=True)]
+        assoc = client.associate(LOOPBACK, node.port, ae_title="CHEXNODE", ext_neg=roles)
+        status, _ = assoc.send_n_event_report(ds, 1 if committed else 2, *PUSH)
+        assert status.Status == 0x0000
+        assoc.release()
+
+
+@dataclass
+class Site:
+    """A node that delivers to each sender what is of its images."""
+
+    node: Node
+    pacs: Orthanc
+    forgetful: Forgetful
+
+    def deliveries(self, destination: str) -> set[str]:
+        """The states of all to one destination."""
+        return {one["state"] for one in self.node.json("deliveries", "--destination", destination)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("commitment")
+    node = Node(folder / "node", study={"quiet_seconds": 3600})
+    with Orthanc(folder / "pacs", modalities={"node": ("CHEXNODE", node.port)}) as pacs, Forgetful() as forgetful:
+        node.tables["peer"] = [
+            {"ae_title": "ORTHANC", "host": LOOPBACK, "port": pacs.port},
+            {"ae_title": "FORGETFUL", "host": LOOPBACK},
+        ]
+        node.tables["destination"] = [
+            loopback_destination(
+                "pacs", "ORTHANC", pacs.port, storage_commitment=True, results=["sc", "sr"], peers=["ORTHANC"]
+            ),
+            loopback_destination(
+                "forgetful", "FORGETFUL", forgetful.port, storage_commitment=True, results=["sc"], peers=["FORGETFUL"]
+            ),
+        ]
+        node.write_settings()
+        with node.up:
+            yield Site(node, pacs, forgetful)
 
 
 def test_a_sender_is_answered_on_its_own_association(tmp_path: Path) -> None:
@@ -85,100 +163,47 @@ def test_a_report_of_nothing_we_asked_for_is_refused(tmp_path: Path) -> None:
         assoc.release()
 
 
-def test_orthanc_asks_and_is_told(tmp_path: Path, node: Node) -> None:
-    files = phantom_files(tmp_path / "files", 2)
-    with Orthanc(tmp_path / "pacs", modalities={"node": ("CHEXNODE", node.port)}) as pacs:
-        node.tables["peer"] = [{"ae_title": "ORTHANC", "host": LOOPBACK, "port": pacs.port}]
-        node.write_settings()
-        held, lost = (pacs.post(file) for file in files)
-        with node.up:
-            pacs.store("node", held)
+def test_orthanc_asks_and_is_told(site: Site, tmp_path: Path) -> None:
+    pacs = site.pacs
+    held, lost = (pacs.post(file) for file in phantom_files(tmp_path / "files", 2))
+    pacs.store("node", held)
 
-            def ask(instance: str) -> str:
-                answer = pacs.http.post("/modalities/node/storage-commitment", json={"Resources": [instance]})
-                answer.raise_for_status()
-                return str(answer.json()["Path"])
+    def ask(instance: str) -> str:
+        answer = pacs.http.post("/modalities/node/storage-commitment", json={"Resources": [instance]})
+        answer.raise_for_status()
+        return str(answer.json()["Path"])
 
-            def verdict(path: str) -> str:
-                status = str(pacs.get(path)["Status"])
-                return "" if status == "Pending" else status
+    def verdict(path: str) -> str:
+        status = str(pacs.get(path)["Status"])
+        return "" if status == "Pending" else status
 
-            assert wait_for(partial(verdict, ask(held)), "the report") == "Success"
-            assert wait_for(partial(verdict, ask(lost)), "the report") == "Failure", "never sent to us"
+    assert wait_for(partial(verdict, ask(held)), "the report") == "Success"
+    assert wait_for(partial(verdict, ask(lost)), "the report") == "Failure", "never sent to us"
 
 
-def test_results_are_delivered_when_orthanc_has_committed_to_them(tmp_path: Path, node: Node) -> None:
-    (file,) = phantom_files(tmp_path / "files", 1)
-    with Orthanc(tmp_path / "pacs", modalities={"node": ("CHEXNODE", node.port)}) as pacs:
-        node.tables["destination"] = [
-            loopback_destination("pacs", "ORTHANC", pacs.port, storage_commitment=True, results=["sc", "sr"])
-        ]
-        node.write_settings()
-        with node.up:
-            pacs.store("node", pacs.post(file))
-            node.wait_until_settled(1)
-            (job,) = node.jobs()
-            assert job["state"] == "DONE"
-            assert {one["state"] for one in node.json("deliveries")} == {"COMMITTED"}
+def test_results_are_delivered_when_orthanc_has_committed_to_them(site: Site, tmp_path: Path) -> None:
+    (file,) = phantom_files(tmp_path / "files", 1, first_seed=100)
+    received = site.node.account()["received"]
+    site.pacs.store("node", site.pacs.post(file))
+    jobs = site.node.wait_until_settled(received + 1)
+    assert {job["state"] for [job] in jobs.values()} == {"DONE"}
+    assert site.deliveries("pacs") == {"COMMITTED"}
 
 
-def test_what_a_destination_lost_is_sent_again_and_committed(tmp_path: Path, node: Node) -> None:
+def test_what_a_destination_lost_is_sent_again_and_committed(site: Site, tmp_path: Path) -> None:
     """A destination that accepts, forgets the first of what it got, and says so on an association of its own."""
-    (file,) = phantom_files(tmp_path / "files", 1)
-    stored: list[str] = []
-    requests: list[Dataset] = []
-    ae = AE("FORGETFUL")
-    ae.add_supported_context("1.2.840.10008.5.1.4.1.1.7")
-    ae.add_supported_context(StorageCommitmentPushModel)
-
-    def store(event: evt.Event) -> int:
-        stored.append(str(event.request.AffectedSOPInstanceUID))
-        return 0x0000
-
-    def ask(event: evt.Event) -> tuple[int, None]:
-        requests.append(event.action_information)
-        return 0x0000, None
-
-    port = free_port()
-    server = ae.start_server(
-        (LOOPBACK, port), block=False, evt_handlers=[(evt.EVT_C_STORE, store), (evt.EVT_N_ACTION, ask)]
-    )
-
-    def report(request: Dataset, committed: bool) -> None:
-        ds = information(request.TransactionUID)
-        items = list(request.ReferencedSOPSequence)
-        if committed:
-            ds.ReferencedSOPSequence = items
-        else:
-            del ds.ReferencedSOPSequence
-            for item in items:
-                item.FailureReason = 0x0112
-            ds.FailedSOPSequence = items
-        client = AE("FORGETFUL")
-        client.add_requested_context(StorageCommitmentPushModel)
-        roles = [build_role(StorageCommitmentPushModel, scp_role=True)]
-        assoc = client.associate(LOOPBACK, node.port, ae_title="CHEXNODE", ext_neg=roles)
-        status, _ = assoc.send_n_event_report(ds, 1 if committed else 2, *PUSH)
-        assert status.Status == 0x0000
-        assoc.release()
-
-    node.tables["destination"] = [
-        loopback_destination("pacs", "FORGETFUL", port, storage_commitment=True, results=["sc"])
-    ]
-    node.write_settings()
-    try:
-        with node.up:
-            part = read_part10(file)
-            assert store_file(node.port, part).status == 0
-            wait_for(lambda: requests, "the request")
-            assert len(stored) == 1
-            assert {one["state"] for one in node.json("deliveries")} == {"SENT"}
-            assert [one["state"] for one in node.jobs()] == ["DELIVERING"]
-            report(requests[0], committed=False)
-            wait_for(lambda: len(stored) == 2 and len(requests) == 2, "the second sending")
-            assert stored[0] == stored[1]
-            report(requests[1], committed=True)
-            node.wait_until_settled(1)
-            assert {one["state"] for one in node.json("deliveries")} == {"COMMITTED"}
-    finally:
-        server.shutdown()
+    (file,) = phantom_files(tmp_path / "files", 1, first_seed=200)
+    node, stored, requests = site.node, site.forgetful.stored, site.forgetful.requests
+    received = node.account()["received"]
+    part = read_part10(file)
+    assert store_file(node.port, part, calling="FORGETFUL").status == 0
+    wait_for(lambda: requests, "the request")
+    assert len(stored) == 1
+    assert site.deliveries("forgetful") == {"SENT"}
+    assert [job["state"] for job in node.jobs() if job["sop_instance_uid"] == part.sop_instance_uid] == ["DELIVERING"]
+    site.forgetful.report(node, requests[0], committed=False)
+    wait_for(lambda: len(stored) == 2 and len(requests) == 2, "the second sending")
+    assert stored[0] == stored[1]
+    site.forgetful.report(node, requests[1], committed=True)
+    node.wait_until_settled(received + 1)
+    assert site.deliveries("forgetful") == {"COMMITTED"}

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from chexnode.audit import message, syslog
 from chexnode.audit.elements import Outcome, Participant, Source
 from chexnode.audit.kept import KeptMessages
 from chexnode.cli.commands import app, exit_code
+from chexnode.ledger.alarms import Condition
 from chexnode.ledger.ledger import Ledger
+from chexnode.ledger.schema import jobs
 from chexnode.node import Shadow, job_spec
 from chexnode.settings.loading import load
 from chexnode.spool.spool import Spool
@@ -26,7 +29,7 @@ from chexnode.vocabulary.records import DeliveryOutcome
 from chexnode.vocabulary.roles import Role
 from chexnode.vocabulary.states import DeliveryState
 from support.datasets import dicom
-from support.ledgers import NOT_ANALYSED, Clock, arrival, claim, complete, opened, record
+from support.ledgers import NOT_ANALYSED, Clock, arrival, claim, complete, node_on, opened, record
 from support.servers import wait_for
 from support.webs import serving
 
@@ -127,6 +130,27 @@ def test_live_parts_follow_the_ledger(client: httpx.Client, open_site: Site) -> 
         assert "MODALITY" not in next(lines)
         record(open_site.ledger)
         assert "MODALITY" in next(lines)
+
+
+def test_what_is_wrong_and_who_works_is_on_the_overview(tmp_path: Path) -> None:
+    with site(tmp_path) as made, browser(made) as visitor:
+        settings = load(made.config)[0]
+        page = visitor.get("/console").text
+        assert ('id="alarms"' in page, "cuda:0" in page) == (False, False)
+        made.ledger.alarms.observe([Condition("queue", "", "warning", "The oldest image has waited 20 minutes.")])
+        node_on(made.ledger, settings, owner="gpu7:123:abc").report_worker("cuda:0")
+        record(made.ledger)
+        job = claim(made.ledger)
+        complete(made.ledger, job)
+        with made.ledger.database.write() as conn:
+            conn.execute(update(jobs).values(inference_seconds=0.04))
+        page = wait_for(lambda: shown(visitor, "cuda:0"), "the worker to be shown")
+        assert "The oldest image has waited 20 minutes." in page
+        assert "gpu7:123" in page
+        assert "25.0 images a second" in page
+        made.clock.forward(60)
+        assert node_on(made.ledger, settings).workers() == [], "it has ended"
+        assert [one["rule"] for one in visitor.get("/api/alarms").json()] == ["queue"]
 
 
 def test_hostile_text_is_inert(client: httpx.Client, open_site: Site) -> None:
@@ -245,6 +269,11 @@ def test_an_operator_pauses_and_resumes_a_destination(tmp_path: Path) -> None:
                 assert f"destinations/{other}" in operator.get("/console/deliveries").text
                 (view,) = made.ledger.overviews.destinations(["pacs"])
                 assert (view.paused_at is not None) is paused
+            for to, led in (("/console", "/console"), ("//evil.example", "/console")):
+                there = operator.post("/console/destinations/resume", data=fields | {"to": to})
+                assert (there.status_code, there.headers["location"]) == (303, led)
+            assert "destinations/pause" in operator.get("/console").text
+            assert "destinations/pause" not in viewer.get("/console").text
             assert operator.post("/console/destinations/pause", data=fields | {"destination": "x"}).status_code == 404
             assert operator.post("/console/destinations/erase", data=fields).status_code == 404
 
@@ -356,15 +385,15 @@ def test_a_viewer_learns_of_no_patient_anywhere(two_models: Site) -> None:
         name: f"{secret}^{name}" for name in ("patient_name", "patient_id", "accession_number", "study_description")
     }
     ledger, clock = two_models.ledger, two_models.clock
-    jobs = []
+    made = []
     for end in (complete, lambda led, job, _: led.jobs.fail(job, f"a bug at {secret}"), None):
         verdict = replace(arrival().verdict, detail=f"the description says {secret}")
         record(ledger, arrival(study=study, verdict=verdict))
-        jobs.append(claim(ledger))
+        made.append(claim(ledger))
         if end is not None:
-            end(ledger, jobs[-1], "pacs")
+            end(ledger, made[-1], "pacs")
         else:
-            ledger.jobs.requeue(jobs[-1], secret, clock.now)
+            ledger.jobs.requeue(made[-1], secret, clock.now)
     turned = replace(NOT_ANALYSED, detail=f"the description says {secret}")
     record(ledger, arrival(study=study, verdict=turned))
     sent = ledger.deliveries.claim("pacs", 10)
@@ -372,7 +401,7 @@ def test_a_viewer_learns_of_no_patient_anywhere(two_models: Site) -> None:
     ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.DEAD, error) for one in sent])
     ledger.deliveries.destination_failed("pacs", error, clock.now + timedelta(minutes=5))
     paths = ["", "/images", "/images.csv", "/deliveries", "/queue", "/node/drift", "/node/compare?a=main&b=other"]
-    paths += [f"/images/{job.id}" for job in jobs] + [f"/live/{name}" for name in ("overview", "images", "queue")]
+    paths += [f"/images/{job.id}" for job in made] + [f"/live/{name}" for name in ("overview", "images", "queue")]
     with browser(two_models) as viewer, browser(two_models) as operator:
         sign_in(viewer, "vera")
         sign_in(operator, "otto")
@@ -389,7 +418,7 @@ def test_a_viewer_learns_of_no_patient_anywhere(two_models: Site) -> None:
             seen[path] = secret in texts[1]
         assert "does not match" in viewer.get("/console/deliveries").text
     assert sum(seen.values()) >= 8, "operators do"
-    ledger.jobs.cancel(jobs[-1].id)
+    ledger.jobs.cancel(made[-1].id)
 
 
 def test_a_picture_that_names_the_patient_is_for_those_who_may_see_patients(two_models: Site) -> None:

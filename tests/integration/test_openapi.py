@@ -23,6 +23,7 @@ PATHS = [
     "/api/jobs",
     "/api/jobs/{job}",
     "/api/account",
+    "/api/alarms",
     "/api/deliveries",
     "/api/compare",
     "/api/drift",

@@ -107,6 +107,8 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
     "chexnode.web": ("torch", "monai", "celery"),
     "chexnode.deliver": ("torch", "monai", "celery"),
     "chexnode.cli.commands": ("torch", "monai", "celery"),
+    "chexnode.ledger.ledger": ("pydicom", "numpy"),
+    "chexnode.roles.up": ("pydicom", "numpy"),
     "chexnode.work": ("monai",),
     "chexmodels.registry": ("monai",),
     "chexmodels.finding": ("torch", "pydicom"),

@@ -67,7 +67,7 @@ class Options:
 
 def start(ctx: typer.Context, json: bool) -> Settings:
     """What every role does first."""
-    from chexnode.roles.trial import read_words
+    from chexnode.roles.words import read_words
 
     configure(ctx.obj.log_level, True if json else None)
     settings = settings_of(ctx)

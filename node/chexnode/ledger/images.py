@@ -5,6 +5,8 @@ A page is asked for by where the one before ended, so that the last of many rows
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -21,6 +23,7 @@ from chexnode.vocabulary.states import InstanceState, JobState
 
 _COUNTED = 10_000
 """Rows are counted up to here: beyond it a person narrows the list down anyway."""
+_FRESH_SECONDS = 30.0
 _RECENT = 2000
 """Callers, stations and models are offered that are among so many of the newest."""
 
@@ -108,6 +111,7 @@ class Images:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._offered: tuple[float, dict[str, list[str]]] = (-math.inf, {})
 
     def page(self, search: Search, size: int, place: Place | None = None) -> Page:
         """``size`` rows from ``place`` on."""
@@ -147,7 +151,14 @@ class Images:
             place = page.rows[-1].place
 
     def choices(self) -> dict[str, list[str]]:
-        """What callers, stations and models there are, for a form."""
+        """What callers, stations and models there are, for a form; half a minute old at most."""
+        at, offered = self._offered
+        if time.monotonic() - at >= _FRESH_SECONDS:
+            offered = self._choices()
+            self._offered = time.monotonic(), offered
+        return offered
+
+    def _choices(self) -> dict[str, list[str]]:
         # What is older can be searched for, but need not be offered.
         sources = select(instances.c.calling_ae_title, instances.c.station_name)
         newest = sources.order_by(instances.c.received_at.desc()).limit(_RECENT)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydicom.uid import KeyObjectSelectionDocumentStorage
 from sqlalchemy import BindParameter, Connection, and_, bindparam, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
@@ -24,6 +23,9 @@ from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import MANUFACTURER, Arrival, JobSpec, Outcome, Priority, Receipt
 from chexnode.vocabulary.states import InstanceState, JobState, StudyState
 from chexnode.vocabulary.variants import ResultKind
+
+KEY_OBJECT_SELECTION_DOCUMENT = "1.2.840.10008.5.1.4.1.1.88.59"
+"""Its storage class. Every command opens a ledger, and importing pydicom takes longer than the rest of most of them."""
 
 #: A job that is queued again begins anew.
 AFRESH: dict[str, Any] = {"reason": None, "error": None, "attempts": 0, "crashes": 0, "finished_at": None}
@@ -164,7 +166,7 @@ class _Batch:
                 "calling_ae_title": arrival.calling_ae_title,
                 "address": arrival.address,
                 "duplicates": 0,
-                "note_due_at": received_at if arrival.sop_class_uid == KeyObjectSelectionDocumentStorage else None,
+                "note_due_at": received_at if arrival.sop_class_uid == KEY_OBJECT_SELECTION_DOCUMENT else None,
                 "note_failures": 0,
                 "received_at": received_at,
                 **_facts(arrival),
@@ -200,7 +202,7 @@ class _Batch:
             path = arrival.path
             self.conn.execute(update(instances).where(where).values(path=path))
             self.back[arrival.study_instance_uid] = _study_row(arrival)
-        if arrival.sop_class_uid == KeyObjectSelectionDocumentStorage:
+        if arrival.sop_class_uid == KEY_OBJECT_SELECTION_DOCUMENT:
             failed = and_(where, instances.c.note_failures > 0)
             self.conn.execute(update(instances).where(failed).values(note_due_at=self.now, note_failures=0))
         if arrival.verdict.state is InstanceState.ANALYSABLE:

@@ -61,6 +61,12 @@ class Leases:
             )
             return {name.removeprefix(prefix) for name in held.scalars()}
 
+    def drop_ended(self, prefix: str) -> None:
+        """Forget those that begin with ``prefix`` and that nobody has any more."""
+        ended = and_(leases.c.name.startswith(prefix, autoescape=True), leases.c.until < self._db.clock())
+        with self._db.write() as conn:
+            conn.execute(delete(leases).where(ended))
+
     def clear(self) -> None:
         """Drop all leases, for a start when nobody can hold one."""
         with self._db.write() as conn:

@@ -90,6 +90,8 @@ class Overview:
     """Recent analyses with an answer."""
     abnormal: int
     """Those of them that say abnormal."""
+    inference_seconds: float | None
+    """Of an image in a batch, the mean of recent analyses; None while it was not measured."""
     per_minute: Sequence[int]
     """Images received in each of the last minutes, the present one last."""
     sources: Sequence[SourceView]
@@ -123,8 +125,10 @@ class Overviews:
         now = self._db.clock()
         with self._db.read() as conn:
             states, reasons = _of_today(conn, midnight)
-            recent = _recent(conn)
-            answers = [abnormal for *_, abnormal in recent if abnormal is not None]
+            recent = conn.execute(recent_analyses()).all()
+            answers = [row.abnormal for row in recent if row.abnormal is not None]
+            inferences = [row.inference_seconds for row in recent if row.inference_seconds is not None]
+            ended = [row for row in recent if row.finished_at is not None]
             return Overview(
                 at=now,
                 states=states,
@@ -136,9 +140,10 @@ class Overviews:
                         jobs.c.state == JobState.QUEUED, jobs.c.urgency <= AWAITED
                     )
                 ).scalar_one_or_none(),
-                turnarounds=sorted((end - start).total_seconds() for start, end, _ in recent if end is not None),
+                turnarounds=sorted((row.finished_at - row.created_at).total_seconds() for row in ended),
                 evaluated=len(answers),
                 abnormal=sum(answers),
+                inference_seconds=sum(inferences) / len(inferences) if inferences else None,
                 per_minute=_per_minute(conn, now),
                 sources=self._sources(conn),
                 destinations=self._destinations(conn, known_destinations),
@@ -287,15 +292,11 @@ def recent_analyses() -> Select[Any]:
     # Not the bare column: a database would take the index of state and urgency, and sort all that is done.
     is_awaited = func.coalesce(jobs.c.urgency, 0) <= AWAITED
     return (
-        select(jobs.c.created_at, jobs.c.finished_at, jobs.c.abnormal)
+        select(jobs.c.created_at, jobs.c.finished_at, jobs.c.abnormal, jobs.c.inference_seconds)
         .where(jobs.c.state == JobState.DONE, is_awaited)
         .order_by(jobs.c.created_at.desc())
         .limit(RECENT)
     )
-
-
-def _recent(conn: Connection) -> list[tuple[datetime, datetime | None, bool | None]]:
-    return [(row[0], row[1], row[2]) for row in conn.execute(recent_analyses())]
 
 
 def _per_minute(conn: Connection, now: datetime) -> list[int]:

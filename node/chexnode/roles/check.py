@@ -76,7 +76,7 @@ def disk(settings: Settings) -> str:
 
 def words(settings: Settings) -> str:
     """Whether the site's own words can be read."""
-    from chexnode.roles.trial import read_words
+    from chexnode.roles.words import read_words
 
     read_words(settings)
     return f"{settings.gate.lexicon} is read"

@@ -12,16 +12,10 @@ from chexnode.deliver.routing import routes
 from chexnode.sandbox.limits import read_limits
 from chexnode.settings.tree import Settings
 from chexnode.triage.gate import triage_header
-from chexnode.triage.lexicon import lexicon
 from chexnode.triage.rules import deciding_rule
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 from chexnode.vocabulary.reports import Trial
 from chexnode.vocabulary.states import InstanceState
-
-
-def read_words(settings: Settings) -> None:
-    """Read the site's own words, which the gate would else miss at the first image. Raises Usage with the place."""
-    lexicon(settings.gate.lexicon)
 
 
 def trial(settings: Settings, file: Path, calling_ae_title: str = "") -> Trial:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Request
@@ -189,6 +190,7 @@ class Replay(BaseModel):
 
     ids: list[int] = Field([], max_length=10_000, description="Delivery ids, whatever became of them.")
     destination: str | None = Field(None, description="What was given up to this destination.")
+    error: str | None = Field(None, description="With a destination: only what was given up for exactly this.")
     all_dead: bool = Field(False, description="What was given up to any destination.")
 
 
@@ -222,6 +224,7 @@ _UNCLEAR: dict[int | str, dict[str, Any]] = {
 }
 _WHICH: dict[str, Any] = {
     "given up to one": {"value": {"destination": "pacs"}},
+    "given up to one for one reason": {"value": {"destination": "pacs", "error": "0xA900 does not match"}},
     "given up": {"value": {"all_dead": True}},
     "some": {"value": {"ids": [17, 18]}},
 }
@@ -260,7 +263,11 @@ def router(node: Node, acts: Acts, dry_runs: DryRuns) -> APIRouter:
             raise HTTPException(400, "give ids, or a destination, or all_dead")
         if which.destination is not None and which.destination not in names:
             raise HTTPException(400, f"no destination is called {which.destination!r}")
+        if which.error is not None and which.destination is None:
+            raise HTTPException(400, "an error is of a destination")
         who = who_asks(request)
+        if which.destination is not None and which.error is not None:
+            return _answered(partial(acts.replay_group, which.destination, which.error, who))
         if which.ids:
             return _answered(lambda: acts.replay(which.ids, who))
         return _answered(lambda: acts.replay_dead(which.destination, who))

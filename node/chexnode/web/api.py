@@ -11,6 +11,7 @@ from fastapi.dependencies.utils import get_flat_params
 from pydantic_core import to_json
 
 from chexnode.ledger.account import Account
+from chexnode.ledger.alarms import AlarmView
 from chexnode.ledger.feed import FeedPage
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.views import JobDetail
@@ -95,6 +96,11 @@ def router(ledger: Ledger) -> APIRouter:
         named = filters.delivery_states(states)
         found = ledger.views.deliveries(named, destination, limit=limit + 1, wanted=wanted, offset=offset)
         return _page(request, found, limit, offset)
+
+    @routes.get("/alarms", response_model=list[AlarmView])
+    def alarms() -> Response:
+        """What is wrong now and was reported, the oldest first, as `chexnode alarms list --json`."""
+        return answer(ledger.alarms.list())
 
     @routes.get("/events", response_model=FeedPage)
     def events(after: After = 0, limit: Limit = 1000) -> Response:

@@ -99,6 +99,7 @@ class Shift:
             try:
                 if self._worker is not None:
                     self._node.report_alive(Duty.INFER)
+                    self._node.report_worker(self._worker.device)
                 if self._courier is not None:
                     self._node.report_alive(Duty.DELIVER)
                 if self._worker is not None and self._has_work():

@@ -129,6 +129,11 @@ class Worker:
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
 
+    @property
+    def device(self) -> str:
+        """That the model runs on."""
+        return str(self._pipeline.engine.device)
+
     def look(self) -> None:
         """Work until nothing is due. A second call while one is at work only makes that one look again."""
         with self._state:

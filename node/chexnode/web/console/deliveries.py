@@ -16,7 +16,7 @@ from chexnode.web.actions import Acts
 from chexnode.web.console.overview import stream
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
 from chexnode.web.console.snapshot import Snapshots
-from chexnode.web.console.visitor import Turned, Visitor, form_of, visiting
+from chexnode.web.console.visitor import Turned, Visitor, form_of, inside, visiting
 from chexnode.web.destinations import pause, resume
 
 _ACTS = {"pause": pause, "resume": resume}
@@ -63,12 +63,13 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
 
     @routes.post("/destinations/{act}")
     async def pause_or_resume(request: Request, act: str, visitor: Visitor = operating) -> Response:
-        name = (await form_of(request)).get("destination", "")
+        fields = await form_of(request)
+        name = fields.get("destination", "")
         if act not in _ACTS or name not in names:
             raise Turned(404, "turned.no_destination")
         await run_in_threadpool(_ACTS[act], node, name, visitor.who(request))
         snapshots.forget()
-        return RedirectResponse(f"{request.scope.get('root_path', '')}{ROOT}/deliveries", 303, HEADERS)
+        return RedirectResponse(inside(request, fields.get("to", f"{ROOT}/deliveries")), 303, HEADERS)
 
     def send_again(request: Request, fields: dict[str, str], visitor: Visitor) -> None:
         """One group; all of a destination; or everything that was given up."""

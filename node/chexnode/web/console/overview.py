@@ -58,6 +58,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
     routes = APIRouter()
     stays = visiting(node.trail, is_active=False)
     looking, staying = Depends(visiting(node.trail)), Depends(stays)
+    names = {destination.name for destination in node.settings.destination}
 
     def values(request: Request) -> dict[str, Any]:
         look = snapshots.latest()
@@ -69,6 +70,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
             "sentences": [sentence(light, words, look.overview.at) for light in three],
             "bars": bars(look.overview.states),
             "model": node.spec.model,
+            "names": names,
         }
 
     @routes.get("")

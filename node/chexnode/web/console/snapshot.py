@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from chexnode.ledger.account import Account
+from chexnode.ledger.alarms import AlarmView
 from chexnode.ledger.overview import Overview
-from chexnode.node import Duty, Node
+from chexnode.node import Duty, Node, WorkerView
 
 _FRESH_SECONDS = 2.0
 _ACCOUNT_SECONDS = 15.0
@@ -39,6 +40,9 @@ class Snapshot:
     overview: Overview
     account: Account
     duties: dict[Duty, bool]
+    workers: list[WorkerView]
+    alarms: list[AlarmView]
+    """What is wrong and was reported."""
     disk: Disk | None
     """None where ``data_dir`` is not there."""
 
@@ -72,7 +76,8 @@ class Snapshots:
             self._account = time.monotonic(), ledger.accounts.account()
         midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         overview = ledger.overviews.look(midnight, self._names)
-        return Snapshot(overview, self._account[1], self._node.duties(), self._disk())
+        node = self._node
+        return Snapshot(overview, self._account[1], node.duties(), node.workers(), ledger.alarms.list(), self._disk())
 
     def _disk(self) -> Disk | None:
         settings = self._node.settings

@@ -9,6 +9,7 @@ from string import Formatter
 
 import pytest
 
+from chexnode.alarms import rules
 from chexnode.node import Duty
 from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.reasons import Reason
@@ -102,3 +103,11 @@ def test_what_could_disguise_itself_is_shown() -> None:
     assert plain("Doe\u202egpj.exe\r\nX: 1\x00") == "Doe\\u202egpj.exe\\u000d\\u000aX: 1\\u0000"
     assert person("Doe^Jane^Q^Dr.=猫") == "Doe, Jane Q"
     assert person(None) == person("^^^") == ""
+
+
+@pytest.mark.parametrize("language", languages())
+def test_every_alarm_has_a_name(language: str) -> None:
+    source = Path(rules.__file__).read_text("utf-8")
+    codes = {*re.findall(r'Condition\(\s*"([\w-]+)"', source), *(f"no-{duty}" for duty in Duty)}
+    assert len(codes) == 15
+    assert {f"alarm.{code}" for code in codes} <= texts(language).words.keys()

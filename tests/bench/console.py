@@ -1,6 +1,6 @@
 """How quickly the console answers with 100,000 images in the ledger: overview and list, p50 and p95 of requests.
 
-    python tests/bench/console.py [--images 100000] [--requests 40]
+    python tests/bench/console.py [--images 100000] [--requests 40] [--postgresql]
 
 Rows are made by the bulk, as they stand after a year of work; nothing else runs. The overview is asked for as a browser
 that looks for the first time does: what it shows is counted anew, no answer comes from memory.
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import deliveries, instances, jobs, results, series, studies
 from chexnode.settings.loading import load
 from support.ledgers import opened
+from support.servers import Postgres
 from support.webs import serving
 
 _CHUNK = 5_000
@@ -160,10 +162,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL of its own, not on SQLite")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Postgres() if arguments.postgresql else nullcontext() as server:
         config = Path(folder) / "chexnode.toml"
-        config.write_text(f'[node]\ndata_dir = "{folder}/var"\n')
+        url = f'[database]\nurl = "{server.create_database()}"\n' if server is not None else ""
+        config.write_text(f'[node]\ndata_dir = "{folder}/var"\n{url}')
         settings = load(config)[0]
         with opened(settings.database.url) as ledger:
             fill(ledger, arguments.images)

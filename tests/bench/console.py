@@ -2,7 +2,7 @@
 
     python tests/bench/console.py [--images 100000] [--requests 60] [--postgresql]
 
-Rows are made by the bulk, as they stand after a year of work. The web role runs in a process of its own, as it does in a
+Rows are made by the bulk, as they stand after a year of work. The web role runs in a process of its own, as in a
 hospital, and a client asks it over HTTP, one request after the other. The overview is counted once in two seconds, for
 all who look; what that costs is measured by itself.
 """

@@ -19,7 +19,7 @@ FILES ?=
 IMAGES ?= 500
 SEED ?=
 
-.PHONY: help demo test check viewers console screenshots chaos soak fuzz bench docs servers clean
+.PHONY: help demo test check long viewers console screenshots chaos soak fuzz bench docs servers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -38,6 +38,9 @@ check: $(VENV)/dev.stamp ## what a commit needs: style, types, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/unit
+
+long: $(VENV)/dev.stamp servers ## the tests that a plain run leaves out, but for chaos, viewers and console
+	CHEXNODE_TEST_REQUIRE_SERVERS=1 $(BIN)/pytest tests/unit tests/integration -m long
 
 viewers: $(VENV)/dev.stamp servers ## results in OHIF, every case; PICTURES=folder keeps pictures of its screens
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo 'make viewers needs Chromium (apt-get install chromium)' >&2; exit 1; }

@@ -113,21 +113,29 @@ def check_results(
             assert ds.SeriesInstanceUID != source.get("SeriesInstanceUID")
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    """Embedded defaults: SQLite and the embedded broker, one command."""
-    site = Site(tmp_path)
+def growth(node: Node, before: dict[str, Any]) -> dict[str, int]:
+    """By how much each number of the account is larger than ``before``."""
+    return {name: number - before[name] for name, number in node.account().items() if isinstance(number, int)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Embedded defaults: SQLite and the embedded broker, one command. Each test sends images of its own."""
+    site = Site(tmp_path_factory.mktemp("site"))
     with site.pacs, site.node.up:
         yield site
 
 
 def test_phantoms_come_back(site: Site, tmp_path: Path) -> None:
+    before = site.node.account()
     sources = site.send(phantom_files(tmp_path / "in", 3))
-    jobs = site.node.wait_until_settled(3)
+    jobs = site.node.wait_until_settled(before["received"] + 3)
     check_results(sources, jobs, site.results())
-    assert any(job["regions"] for [job] in jobs.values()), "no phantom has a finding: the test shows too little"
-    account = site.node.account()
-    assert (account["received"], account["analysed"]) == (3, 3)
+    assert any(job["regions"] for uid in sources for job in jobs[uid]), (
+        "no phantom has a finding: the test shows too little"
+    )
+    grown = growth(site.node, before)
+    assert (grown["received"], grown["analysed"]) == (3, 3)
 
 
 def test_every_chest_file_comes_back(tmp_path: Path, shared: Path) -> None:
@@ -148,38 +156,37 @@ def test_every_chest_file_comes_back(tmp_path: Path, shared: Path) -> None:
         site.node.account()
 
 
-def test_a_resend_changes_nothing(tmp_path: Path) -> None:
-    site = Site(tmp_path)
-    files = phantom_files(tmp_path / "in", 2)
-    with site.pacs:
-        with site.node.up:
-            for _ in range(3):
-                site.send(files)
-            site.node.wait_until_settled(2)
-            first = site.digests()
-            assert 4 <= len(first) <= 6
-        messages = site.node.data_dir / "broker" / "messages"
-        for message in messages.iterdir():  # the flushed broker
-            message.unlink()
-        with site.node.up:
-            site.send(files)
-            site.node.wait_until_settled(2)
-            assert site.digests() == first
-            account = site.node.account()
-    assert account["received"] == 2
-    assert account["duplicates"] == 6
+def test_a_resend_changes_nothing(site: Site, tmp_path: Path) -> None:
+    before, others = site.node.account(), site.digests()
+    files = phantom_files(tmp_path / "in", 2, first_seed=100)
+    for _ in range(3):
+        site.send(files)
+    site.node.wait_until_settled(before["received"] + 2)
+    first = site.digests()
+    assert 4 <= len(first) - len(others) <= 6
+    site.node.up.stop()
+    for message in (site.node.data_dir / "broker" / "messages").iterdir():  # the flushed broker
+        message.unlink()
+    site.node.up.start()
+    site.send(files)
+    site.node.wait_until_settled(before["received"] + 2)
+    assert site.digests() == first
+    grown = growth(site.node, before)
+    assert grown["received"] == 2
+    assert grown["duplicates"] == 6
 
 
 def test_our_results_sent_back_to_us_make_no_loop(site: Site, tmp_path: Path) -> None:
-    site.send(phantom_files(tmp_path / "in", 1))
-    site.node.wait_until_settled(1)
-    before = site.digests()
-    for instance in site.pacs.instances():
+    started = site.node.account()
+    site.send(phantom_files(tmp_path / "in", 1, first_seed=200))
+    site.node.wait_until_settled(started["received"] + 1)
+    before, instances = site.digests(), site.pacs.instances()
+    for instance in instances:
         site.pacs.store("chexnode", instance)
-    account = site.node.account()
-    assert account["own_results"] == len(before)
-    assert account["duplicates"] == 1
-    assert account["received"] == 1
+    grown = growth(site.node, started)
+    assert grown["own_results"] == len(before)
+    assert grown["duplicates"] == len(instances) - len(before)
+    assert grown["received"] == 1
     assert site.digests() == before
 
 
@@ -189,7 +196,7 @@ def test_a_cluster_on_postgresql_and_redis(tmp_path: Path, shared: Path, postgre
         model={"bundle": "chexnomaly", "device": "cpu"}, worker={"batch_size": 2, "decoders": 1},
     )  # fmt: skip
     node = site.node
-    files = sorted((shared / "data/dicom/chest").glob("*.dcm")) + phantom_files(tmp_path / "in", 4)
+    files = sorted((shared / "data/dicom/chest").glob("*.dcm"))[:2] + phantom_files(tmp_path / "in", 4)
     assert node.run("receive", check=False).returncode == 3, "an empty schema is refused"
     node.run("db", "upgrade")
     with site.pacs, node.role("receive"), node.role("worker", 1), node.role("worker", 2), node.role("web"):
@@ -208,26 +215,11 @@ def test_a_cluster_on_postgresql_and_redis(tmp_path: Path, shared: Path, postgre
         node.account()
 
 
-@pytest.mark.parametrize("folder", ["not_chest", "other_modalities", "charset", "malformed"])
-def test_everything_else_ends_in_a_coded_state(tmp_path: Path, shared: Path, folder: str) -> None:
-    node = Node(tmp_path / "node", destination=[{"name": "out", "kind": "folder", "path": "out"}])
-    files = sorted((shared / "data/dicom" / folder).rglob("*.dcm"))
-    with node.up:
-        pids = {role: node.up.children(role)[0].pid for role in ("receive", "worker", "web")}
-        acknowledged = 0
-        for file in files:
-            acknowledged += senders.is_acknowledged(node.port, file.read_bytes())
-        jobs = [job for versions in node.wait_until_settled(1).values() for job in versions]
-        account = node.account()
-        assert account["received"] + account["duplicates"] == acknowledged
-        assert account["failed"] == 0, [j for j in jobs if j["state"] == "FAILED"]
-        assert all(job["reason"] for job in jobs if job["state"] != "DONE")
-        assert {role: node.up.children(role)[0].pid for role in pids} == pids, "a role died"
-
-
-def test_only_abnormal_and_only_from_one_peer(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that writes into folders. Each test sends images of its own."""
     node = Node(
-        tmp_path / "node",
+        tmp_path_factory.mktemp("folders") / "node",
         destination=[
             {"name": "all", "kind": "folder", "path": "all"},
             {"name": "abnormal", "kind": "folder", "path": "abnormal", "send": "abnormal"},
@@ -235,18 +227,42 @@ def test_only_abnormal_and_only_from_one_peer(tmp_path: Path) -> None:
             {"name": "jpeg", "kind": "folder", "path": "jpeg", "results": ["sc"], "sc_encoding": "jpeg"},
         ],
     )
-    files = phantom_files(tmp_path / "in", 4)
     with node.up:
-        for file in files:
-            assert senders.is_acknowledged(node.port, file.read_bytes())
-        jobs = node.wait_until_settled(4)
-    abnormal = sum(bool(job["abnormal"]) for [job] in jobs.values())
-    assert 0 < abnormal < 4, "the phantoms should be of both kinds"
+        yield node
+
+
+@pytest.mark.parametrize("folder", ["not_chest", "other_modalities", "charset", "malformed"])
+def test_everything_else_ends_in_a_coded_state(folders: Node, shared: Path, folder: str) -> None:
+    node, before = folders, folders.account()
+    files = sorted((shared / "data/dicom" / folder).rglob("*.dcm"))
+    pids = {role: node.up.children(role)[0].pid for role in ("receive", "worker", "web")}
+    acknowledged = 0
+    for file in files:
+        acknowledged += senders.is_acknowledged(node.port, file.read_bytes())
+    jobs = [job for versions in node.wait_until_settled(before["received"] + 1).values() for job in versions]
+    grown = growth(node, before)
+    assert grown["received"] + grown["duplicates"] == acknowledged
+    assert grown["received"] >= 1
+    assert grown["failed"] == 0, [j for j in jobs if j["state"] == "FAILED"]
+    assert all(job["reason"] for job in jobs if job["state"] != "DONE")
+    assert {role: node.up.children(role)[0].pid for role in pids} == pids, "a role died"
+
+
+def test_only_abnormal_and_only_from_one_peer(folders: Node, tmp_path: Path) -> None:
+    node, received = folders, folders.account()["received"]
     count: Callable[[str], int] = lambda name: len(list((node.folder / name).glob("*.dcm")))  # noqa: E731
-    assert count("all") == 2 * 4 + abnormal
-    assert count("abnormal") == 3 * abnormal
+    before = {name: count(name) for name in ("all", "abnormal", "jpeg")}
+    files = phantom_files(tmp_path / "in", 4)
+    for file in files:
+        assert senders.is_acknowledged(node.port, file.read_bytes())
+    jobs = node.wait_until_settled(received + 4)
+    ours = [str(pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID) for file in files]
+    abnormal = sum(bool(job["abnormal"]) for uid in ours for job in jobs[uid])
+    assert 0 < abnormal < 4, "the phantoms should be of both kinds"
+    assert count("all") - before["all"] == 2 * 4 + abnormal
+    assert count("abnormal") - before["abnormal"] == 3 * abnormal
     assert count("elsewhere") == 0
-    assert count("jpeg") == 4
+    assert count("jpeg") - before["jpeg"] == 4
 
 
 def test_each_destination_has_what_it_can_show(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ from support.reckoning import assert_nothing_lost, figures, table
 from support.servers import LOOPBACK, Orthanc, Postgres, Redis, wait_for
 
 SENDERS = 8
+FEW = 32
+"""Images of the short form: enough for each kind of INELIGIBLE."""
 SHAPE = (256, 216)
 PAUSE: Seconds = (1, 6)
 """Between two associations of a sender."""
@@ -284,9 +286,9 @@ def real(request: pytest.FixtureRequest) -> Path | None:
 def test_no_study_is_lost(
     tmp_path: Path, real: Path | None, chaos_seed: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told = run(tmp_path, 60, chaos_seed, real)
+    told = run(tmp_path, FEW, chaos_seed, real)
     with capfd.disabled():
-        print(f"\n60 images under attack:\n{told}")
+        print(f"\n{FEW} images under attack:\n{told}")
 
 
 @pytest.mark.long

@@ -50,7 +50,7 @@ class Life(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.stack = ExitStack()
-        folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=self.template.parent)))
         shutil.copy(self.template, folder / "x.db")
         self.clock = Clock()
         self.ledger = self.stack.enter_context(opened(f"sqlite:///{folder / 'x.db'}", self.clock))

@@ -146,6 +146,7 @@ def test_copies_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     assert not descriptor(np.zeros((8, 8), np.float32)).any()
 
 
+@pytest.mark.long  # 2408 images; that copies and shared patients are found is shown above
 def test_the_shared_selection_has_no_copy_and_no_patient_in_two_splits(shared: Path) -> None:
     source = Source(Format.NIH, shared / "data" / "cxr")
     listing = source.listing()

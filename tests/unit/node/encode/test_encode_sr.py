@@ -36,6 +36,7 @@ from support.reports import check_sr
 from support.validators import dciodvfy, dicom_sr_validator, unexplained
 
 DEFAULT = SrForm(seg_profile="planar")
+BARE = {"PatientOrientation": None, "ImagerPixelSpacing": None}
 SHAPE = (96, 80)
 
 
@@ -454,15 +455,15 @@ def test_dciodvfy_has_no_complaint(kind: Kind, abnormal: bool | None) -> None:
     ("abnormal", "attributes", "variant"),
     [
         (True, {}, DEFAULT),
-        (True, {"PatientOrientation": None, "ImagerPixelSpacing": None}, SrForm("comprehensive", "contour")),
-        (False, {}, DEFAULT),
+        pytest.param(True, BARE, SrForm("comprehensive", "contour"), marks=pytest.mark.long),
+        pytest.param(False, {}, DEFAULT, marks=pytest.mark.long),
     ],
 )
 def test_dicom_sr_validator_finds_no_error(abnormal: bool | None, attributes: dict[str, Any], variant: SrForm) -> None:
     assert dicom_sr_validator(written(parsed(radiograph("CR", **attributes)), lesion(SHAPE, abnormal), variant)) == []
 
 
-@pytest.mark.parametrize("abnormal", [False, None])
+@pytest.mark.parametrize("abnormal", [pytest.param(False, marks=pytest.mark.long), None])
 def test_a_report_in_words_follows_the_template_but_for_its_title(abnormal: bool | None) -> None:
     ds = dcmread(BytesIO(written(parsed(radiograph("CR", **GEOMETRY)), lesion(SHAPE, abnormal))))
     # It takes CID 7021 for the whole list of titles, and looks no further below another one.

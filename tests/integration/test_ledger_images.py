@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_page_back_is_the_one_before(images: Images) -> None:
     back = images.page(Search(), SIZE, Place(place.at, place.sop_instance_uid, place.digest, is_back=True))
     assert back.rows == first.rows
     assert (back.has_newer, back.has_older) == (False, True)
+
+
+def test_what_a_form_offers_is_not_read_for_every_page(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = images.choices()
+    assert offered == {"caller": ["MODALITY", "OTHER"], "station": [], "model": ["model 1"]}
+    read = []
+    monkeypatch.setattr(images, "_choices", lambda: read.append(1) or {})
+    assert images.choices() == offered
+    later = time.monotonic() + 31
+    monkeypatch.setattr("chexnode.ledger.images.time.monotonic", lambda: later)
+    assert (images.choices(), images.choices(), read) == ({}, {}, [1])
 
 
 def test_the_latest_analyses_are_read_by_the_index_of_their_times(tmp_path: Path) -> None:

@@ -290,9 +290,12 @@ def _view(row: Row[Any]) -> ImageView:
         "error": row.error if has_job else row.instance_detail,
         "urgent": row.priority == "urgent",
     }
-    others = {field.name for field in fields(ImageView)} - facts.keys()
-    return ImageView(**facts, **{name: row._mapping[name] for name in others})
+    return ImageView(**facts, **{name: getattr(row, name) for name in _OF_ROW})
 
+
+_MADE = ("id", "state", "reason", "error", "urgent")
+_OF_ROW = tuple(field.name for field in fields(ImageView) if field.name not in _MADE)
+"""Fields of a view that a row has under the same name."""
 
 #: States that a list can be narrowed down to.
 STATES = (*JobState, InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)

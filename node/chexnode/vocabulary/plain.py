@@ -16,7 +16,10 @@ _COMMENT = re.compile(r"(status 0x[0-9A-F]{4}|0x[0-9A-F]{4} [^(]*(?=\()).*", re.
 
 def plain(text: object) -> str:
     """``text`` with its control, invisible and direction characters written as escapes."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+    written = str(text)
+    if written.isascii() and written.isprintable():
+        return written
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
 
 
 def without_comment(error: str) -> str:

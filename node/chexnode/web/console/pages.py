@@ -39,6 +39,7 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
         )
         self._environment.filters |= {"plain": plain, "plain_lines": plain_lines, "person": person, "setting": setting}
         self._environment.globals["version"] = version("chexnode")

@@ -7,6 +7,7 @@ this body is built.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
@@ -23,10 +24,10 @@ class PlainBody(BasicUNet):
 
         With ``groups`` None the blocks are those of the paper's own code: no normalisation, and ReLU.
         """
-        if groups is None:
-            super().__init__(2, channels, 1, widths, act=("relu", {"inplace": True}), norm=None, dropout=dropout)
-        else:
-            super().__init__(2, channels, 1, widths, norm=("group", {"num_groups": groups}), dropout=dropout)
+        blocks: dict[str, Any] = {"act": ("relu", {"inplace": True}), "norm": None}
+        if groups is not None:
+            blocks = {"norm": ("group", {"num_groups": groups})}
+        super().__init__(2, channels, 1, widths, dropout=dropout, **blocks)
         self.final_conv = nn.Identity()
 
     def encode(self, maps: Tensor) -> list[Tensor]:

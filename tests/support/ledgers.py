@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import make_url
@@ -36,6 +37,8 @@ NOT_ANALYSED = Verdict(InstanceState.NOT_ANALYSED, Reason.LATERAL_VIEW, "View Po
 QUARANTINED = Verdict(InstanceState.QUARANTINED, Reason.MALFORMED, "ends at byte 512")
 
 _numbers = itertools.count(1)
+_SCHEMAS = Lock()
+"""Threads of a test that open one new ledger at once."""
 
 
 class CountingBell:
@@ -70,10 +73,11 @@ def make_schema(url: str) -> None:
     """Bring the database at ``url`` to this release's schema. A new file becomes a copy of one that has it: migrating
     takes ten times as long as most tests do."""
     name = make_url(url).database
-    if url.startswith("sqlite") and name and not Path(name).exists():
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_bytes(_with_schema())
-        return
+    with _SCHEMAS:
+        if url.startswith("sqlite") and name and not Path(name).exists():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_bytes(_with_schema())
+            return
     with closing(Database(url)) as database:
         try:
             check_schema(database)

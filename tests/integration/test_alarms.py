@@ -87,12 +87,12 @@ def hook() -> Iterator[tuple[list[tuple[dict[str, str], bytes]], str]]:
     server.server_close()
 
 
-def config(folder: Path, smtp_port: int, url: str) -> Path:
+def config(folder: Path, smtp_port: int, url: str, alarms: str = "") -> Path:
     path = folder / "chexnode.toml"
     path.write_text(
         f'[node]\ndata_dir = "{folder}/var"\n[disk]\nwatermark = 1.0\nreserve_gb = 0\n'
         f'[alarms]\nemail_to = ["admin@hospital.example"]\nsmtp_host = "{LOOPBACK}"\nsmtp_port = {smtp_port}\n'
-        f'webhook = "{url}"\nwebhook_secret = "{SECRET}"\n'
+        f'webhook = "{url}"\nwebhook_secret = "{SECRET}"\n{alarms}\n'
         '[[destination]]\nname = "pacs"\nkind = "dicom"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
     )
     return path
@@ -146,9 +146,7 @@ def test_what_could_not_be_sent_before_a_restart_is_sent_after_it(
 ) -> None:
     posts, url = hook
     port = free_port()
-    path = config(tmp_path, port, url)
-    path.write_text(path.read_text().replace("[alarms]", "[alarms]\ndestination_minutes = 0"))
-    settings = load(path)[0]
+    settings = load(config(tmp_path, port, url, "destination_minutes = 0"))[0]
     with opened(settings.database.url) as ledger:
         all_alive(ledger)
         node = node_on(ledger, settings)
@@ -253,9 +251,7 @@ def test_a_channel_that_is_away_gets_its_alarm_later_and_holds_up_no_other(
 ) -> None:
     posts, url = hook
     port = free_port()
-    path = config(tmp_path, port, url)
-    path.write_text(path.read_text().replace("[alarms]", "[alarms]\ndestination_minutes = 0"))
-    settings = load(path)[0]
+    settings = load(config(tmp_path, port, url, "destination_minutes = 0"))[0]
     with opened(settings.database.url) as ledger:
         all_alive(ledger)
         watch = Watch(node_on(ledger, settings))

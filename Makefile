@@ -24,7 +24,7 @@ SEED ?=
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
 
-demo: $(VENV)/worker.stamp ## phantoms (and FILES="a.dcm b.dcm") through a PACS and the node, and back
+demo: $(VENV)/demo.stamp ## phantoms (and FILES="a.dcm b.dcm") through a PACS and the node, and back
 	@$(BIN)/python deploy/demo/demo.py $(FILES)
 
 test: $(VENV)/dev.stamp servers ## everything .ci/run checks: style, types, the whole test suite on real servers
@@ -88,10 +88,10 @@ $(VENV)/torch.stamp: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch>=2.8,<2.14'
 	@touch $@
 
-$(VENV)/worker.stamp: $(VENV)/torch.stamp pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[worker]'
+$(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@ $(VENV)/worker.stamp
+	@touch $@ $(VENV)/demo.stamp

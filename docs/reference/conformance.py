@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 import created
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 from webservices import web_services
 from writing import page, table
 
+from chexmodels.dicom.jpeg import decoder_of
 from chexmodels.dicom.key_objects import REJECTIONS
 from chexnode.archive.query_retrieve import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
 from chexnode.deliver.routing import CONTEXTS
@@ -235,7 +235,7 @@ def _named(uid: str) -> tuple[str, str]:
 def _decoded() -> Iterator[str]:
     for uid in AllTransferSyntaxes:
         try:
-            if get_decoder(uid).is_available:
+            if decoder_of(uid).is_available:
                 yield uid
         except NotImplementedError:
             continue

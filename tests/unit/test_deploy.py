@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,25 @@ def test_the_locks_are_of_what_the_project_asks_for(extra: str, names: list[str]
     for requirement in map(Requirement, asked):
         version = locked[requirement.name].split()[0].partition("==")[2]
         assert requirement.specifier.contains(version), f"{requirement} but {version}: run deploy/requirements/lock.py"
+
+
+def test_the_demo_asks_for_every_package_that_it_imports() -> None:
+    """`make demo` installs the extra ``demo`` and nothing else; this environment has more than that."""
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = {Requirement(one).name for one in (*project["dependencies"], *extras["worker"], *extras["demo"])}
+    imported: set[str] = set()
+    for file in (DEPLOY / "demo").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module)
+    own = {file.stem for file in (DEPLOY / "demo").glob("*.py")} | {"chexnode", "chexmodels", "chextrain"}
+    foreign = {name.partition(".")[0] for name in imported} - own - sys.stdlib_module_names
+    providers = packages_distributions()
+    assert "pynetdicom" in foreign, "nothing was read"
+    assert [name for name in foreign if not asked & {each.lower() for each in providers[name]}] == []
 
 
 def lock(name: str) -> dict[str, str]:

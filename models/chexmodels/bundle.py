@@ -56,6 +56,10 @@ class Calibration(_Data):
         return self
 
 
+Parameter = str | bool | int | float | Annotated[tuple[str, ...], Field(strict=False)]
+"""Argument of an architecture."""
+
+
 class AnomalyCalibration(_Data):
     """How an anomaly heat and raw scores compare with those of normal images; fitted on the validation split's."""
 
@@ -103,6 +107,19 @@ class ScopeLine(_Data):
     """Largest distance of an image in scope."""
 
 
+class PanelMember(_Data):
+    """One of the networks that the architecture ``panel`` averages."""
+
+    title: str
+    """Name and version of the bundle that it was."""
+    architecture: str
+    parameters: Mapping[str, Parameter]
+    size: Annotated[int, Field(ge=32, le=4096)]
+    """Side of the square that it sees, pixels."""
+    temperature: Annotated[float, Field(gt=0)]
+    """What its logits are divided by before they are averaged."""
+
+
 class Manifest(_Data):
     """``model.json``, key for key; unknown keys are refused."""
 
@@ -111,7 +128,7 @@ class Manifest(_Data):
     version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,31}$")]
     architecture: str
     """A name in :mod:`chexmodels.registry`."""
-    parameters: Mapping[str, str | bool | int | float | Annotated[tuple[str, ...], Field(strict=False)]]
+    parameters: Mapping[str, Parameter | Annotated[tuple[PanelMember, ...], Field(strict=False)]]
     """Arguments of the architecture."""
     size: Annotated[int, Field(ge=32, le=4096)]
     """Side S of the square input, pixels."""

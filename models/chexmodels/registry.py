@@ -6,7 +6,7 @@ when one of them is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,20 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from chexmodels.bundle import BundleError, HeatKind, Manifest, ModelCard, Role, read_card, verified_weights
+from chexmodels.bundle import (
+    BundleError,
+    HeatKind,
+    Manifest,
+    ModelCard,
+    PanelMember,
+    Role,
+    read_card,
+    verified_weights,
+)
 from chexmodels.model import Raw
 from chexmodels.nets.adopted import OnnxNetwork
 from chexmodels.nets.chexnomaly import CheXNomaly
-from chexmodels.nets.committee import Committee
+from chexmodels.nets.committee import Committee, Panel
 from chexmodels.nets.ddad import DDAD
 from chexmodels.nets.embedding import EmbeddingClassifier
 from chexmodels.nets.encoder_unet import EncoderUNet
@@ -31,12 +40,25 @@ from chexmodels.nets.scope import Scope, Watched
 from chexmodels.nets.siamese import siamese
 from chexmodels.nets.unet import UNet
 
+PANEL = "panel"
+"""Architecture of networks of several architectures that are averaged."""
+
 
 def committee(member: str, count: int, mirror: bool, **parameters: Any) -> Committee:
     """``count`` networks of the architecture ``member``, each built with ``parameters``."""
-    if member == "committee" or heat_kind(member) != "probability":
+    if member in ("committee", PANEL) or heat_kind(member) != "probability":
         raise ValueError(f"a committee has no {member} for a member")
     return Committee([BUILDERS[member](**parameters) for _ in range(count)], mirror)
+
+
+def panel(members: Sequence[PanelMember | Mapping[str, Any]]) -> Panel:
+    """Networks of different architectures; raises ValueError for one that gives no map of probabilities."""
+    checked = [PanelMember.model_validate(member) for member in members]
+    for member in checked:
+        if member.architecture == PANEL or heat_kind(member.architecture) != "probability":
+            raise ValueError(f"a panel has no {member.architecture} for a member")
+    networks = [BUILDERS[member.architecture](**member.parameters) for member in checked]
+    return Panel(networks, [member.size for member in checked], [member.temperature for member in checked])
 
 
 def attention(**parameters: Any) -> nn.Module:
@@ -64,6 +86,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "model_ensemble": ModelEnsemble,
     "monai": monai_network,
     "onnx": OnnxNetwork,
+    PANEL: panel,
     "unet": UNet,
 }
 """Architecture name in ``model.json`` -> what is called with its ``parameters``."""

@@ -158,7 +158,12 @@ app.command("train", epilog=keys_text())(_with_stages(train))
 
 @app.command()
 def export(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs; several are averaged.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUNS", help="Folders of finished runs, or bundles by name or folder; several are averaged."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
     name: Annotated[str, typer.Option("--name")],
     version: Annotated[str, typer.Option("--version")],
@@ -178,13 +183,17 @@ def export(
     groups: GroupsOption = None,
 ) -> None:
     """Calibrate RUNS on the validation split, score them on test, write bundle and card."""
+    from chexmodels.bundle import BundleError
     from chexmodels.registry import heat_kind
     from chextrain.evaluate.export import export as write
     from chextrain.evaluate.export_classifier import export_classifier
     from chextrain.evaluate.scored_split import NothingToScore
-    from chextrain.runs import committee
+    from chextrain.recipes.panel import averaged
 
-    run, network = committee(runs, mirror)
+    try:
+        run, network = averaged(sources, mirror, format_)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
     values = run.values["data"]
     collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
     said = failures.read_text().strip()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from chexmodels.nets.committee import Committee
-from chexmodels.registry import BUILDERS, NETWORKS, heat_kind
+from chexmodels.registry import BUILDERS, NETWORKS, PANEL, heat_kind
 from chextrain.config import Config, ConfigError
 
 RUN_JSON = "run.json"
@@ -37,7 +37,7 @@ class Run:
     stages: dict[str, list[str]] = field(default_factory=dict)
     """The runs it started from: option -> the commands that made that run, in order."""
     others: list[str] = field(default_factory=list)
-    """The commands of the other members of a committee."""
+    """The commands of the other members of a committee; of a panel, which no command trains, those of all."""
 
     @property
     def size(self) -> int:
@@ -57,6 +57,8 @@ class Run:
         stages = [f"--{stage} RUN" for stage in self.stages]
         own = " ".join(["chextrain train", self.recipe, "--format", self.format, *stages, *changed])
         lines = [*(line for lines in self.stages.values() for line in lines), own, *self.others]
+        if self.architecture == PANEL:
+            lines = self.others
         return list(dict.fromkeys(lines))
 
     def write(self, folder: Path) -> None:

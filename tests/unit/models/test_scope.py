@@ -15,7 +15,7 @@ from chexmodels.bundle import ScopeLine, find, read_card
 from chexmodels.interpret import OUT_OF_SCOPE, interpret, is_out_of_scope
 from chexmodels.model import RawItem
 from chexmodels.nets.chexnomaly import CheXNomaly
-from chexmodels.nets.committee import Committee
+from chexmodels.nets.committee import Committee, Panel
 from chexmodels.nets.ddad import DDAD
 from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.scope import Scope, Watched
@@ -61,6 +61,10 @@ def test_what_is_like_the_training_images_is_about_one_away_and_other_directions
         (UNet("early"), "body.down.3"),
         (EncoderUNet("efficientnet-lite0"), "encoder.blocks.15"),
         (Committee([UNet("residual"), UNet("residual")], mirror=True), "members.0.body.down.3"),
+        (
+            Panel([UNet("nano"), Committee([EncoderUNet("efficientnet-lite0")], mirror=True)], (128, 64), (1, 1)),
+            "members.1.members.0.encoder.blocks.15",
+        ),
         (CheXNomaly("early", "residual-half"), "unet.body.down.3"),
         (DDAD("ae", 2, width=8), ""),
     ],

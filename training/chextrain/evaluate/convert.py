@@ -60,7 +60,7 @@ def to_monai(source: str, out: Path) -> float:
     model = load(find(source))
     card = model.card
     made: Any = BUILDERS[card.architecture]
-    parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in card.parameters.items()}
+    parameters = card.model_dump(mode="json", include={"parameters"})["parameters"]
     inference = {
         "bundle_root": ".",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",

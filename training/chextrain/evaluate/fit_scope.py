@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from chexmodels.bundle import ScopeLine
 from chexmodels.nets.chexnomaly import CheXNomaly
-from chexmodels.nets.committee import Committee
+from chexmodels.nets.committee import Committee, Panel
 from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.residual import ResidualBody
 from chexmodels.nets.scope import Scope, Watched
@@ -25,6 +25,10 @@ OUT = 0.005
 
 def deepest(network: nn.Module) -> str:
     """Name of the layer whose maps are the coarsest that ``network`` makes; empty for one that has no such layer."""
+    if isinstance(network, Panel):  # features that were learnt from more than chests tell best what is none
+        asked = sorted(range(len(network.members)), key=lambda index: not has_encoder(network.members[index]))
+        inside = deepest(network.members[asked[0]])
+        return f"members.{asked[0]}.{inside}" if inside else ""
     if isinstance(network, Committee):
         inside = deepest(network.members[0])
         return f"members.0.{inside}" if inside else ""
@@ -36,6 +40,11 @@ def deepest(network: nn.Module) -> str:
     if isinstance(network, UNet):
         return f"body.down.{len(network.body.down) - 1}" if isinstance(network.body, ResidualBody) else "body.down_4"
     return ""
+
+
+def has_encoder(network: nn.Module) -> bool:
+    """A part of ``network`` began with what was learnt elsewhere."""
+    return any(isinstance(module, EncoderUNet) for module in network.modules())
 
 
 @torch.inference_mode()

@@ -397,8 +397,8 @@ def test_a_viewer_learns_of_no_patient_anywhere(two_models: Site) -> None:
     turned = replace(NOT_ANALYSED, detail=f"the description says {secret}")
     record(ledger, arrival(study=study, verdict=turned))
     sent = ledger.deliveries.claim("pacs", 10)
-    error = f"0xA900 does not match (no patient {secret})"
-    ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.DEAD, error) for one in sent])
+    error, comment = "0xA900 does not match", f"no patient {secret}"
+    ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.DEAD, error, comment=comment) for one in sent])
     ledger.deliveries.destination_failed("pacs", error, clock.now + timedelta(minutes=5))
     paths = ["", "/images", "/images.csv", "/deliveries", "/queue", "/node/drift", "/node/compare?a=main&b=other"]
     paths += [f"/images/{job.id}" for job in made] + [f"/live/{name}" for name in ("overview", "images", "queue")]

@@ -98,6 +98,21 @@ def test_each_instance_has_its_own_answer(make_node: Callable[..., Node]) -> Non
     assert node.states() == ["SENT"] * len(answers)
 
 
+def test_what_the_destination_says_is_shown_and_never_logged(
+    make_node: Callable[..., Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    says = Dataset()
+    says.Status, says.ErrorComment = 0xA900, "no study of Doe^Jane"
+    with scripted(lambda event: says) as (port, _), caplog.at_level("DEBUG"):
+        node = make_node(port=port)
+        [number] = node.add(result())
+        assert node.deliver() == 1
+    ours = "0xA900 data set does not match SOP class"
+    assert node.view()[number].error == f"{ours} (no study of Doe^Jane)"
+    assert [group.error for group in node.ledger.work.dead(with_comments=False)] == [ours]
+    assert "Jane" not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("chexnode"))
+
+
 def test_a_refused_sop_class_is_dead_and_the_rest_goes_out(
     make_node: Callable[..., Node], orthanc: servers.Orthanc
 ) -> None:
@@ -377,6 +392,29 @@ def test_a_failure_that_heals_is_tried_a_few_times(make_node: Callable[..., Node
         assert node.view()[one].state == "SENT"
         assert node.view()[other].state == "DEAD"
         assert "0xC001" in (node.view()[other].error or "")
+
+
+class Talkative:
+    """A destination that is away and says of whom that is."""
+
+    def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
+        raise DestinationDown("status 0x0110", "no patient (P-4711)")
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def test_what_the_other_side_said_of_a_patient_is_not_passed_on(
+    make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(courier, "open_destination", lambda *_: Talkative())
+    node = make_node(port=servers.free_port())
+    [number] = node.add(result())
+    assert node.deliver() == 1
+    assert node.view()[number].error == "status 0x0110 (no patient (P-4711))"
+    assert node.ledger.deliveries.breaker("pacs").last_error == "status 0x0110", "an alarm says so, to whoever it goes"
+    assert [record for record in caplog.records if "0x0110" in record.getMessage()]
+    assert not [record for record in caplog.records if "4711" in record.getMessage()]
 
 
 class Surprising:

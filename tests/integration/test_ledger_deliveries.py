@@ -44,6 +44,25 @@ def states(ledger: Ledger) -> dict[str, list[DeliveryState]]:
     return found
 
 
+def test_what_a_destination_says_is_kept_apart_from_our_own_words(ledger: Ledger) -> None:
+    (job,) = analysed(ledger, "pacs")
+    ours, theirs = "0xA900 data set does not match SOP class (of the standard)", "no (0x0000) Doe^Jane"
+    first, second = ledger.deliveries.claim("pacs", 10)
+    settle(ledger, [first], DEAD, error=ours, comment=theirs)
+    settle(ledger, [second], DEAD, error=ours)
+    whole = f"{ours} ({theirs})"
+    assert {view.error for view in ledger.views.job(job).deliveries} == {ours, whole}
+    assert {view.error for view in ledger.views.job(job, with_comments=False).deliveries} == {ours}
+    assert {(group.error, group.count) for group in ledger.work.dead()} == {(ours, 1), (whole, 1)}
+    assert [(group.error, group.count) for group in ledger.work.dead(with_comments=False)] == [(ours, 2)]
+    assert ledger.work.dead_ids("pacs", whole) == [first.id]
+    ledger.deliveries.replay(ids=[first.id])
+    [again] = ledger.deliveries.claim("pacs", 10)
+    assert (again.error, again.comment) == (ours, theirs)
+    settle(ledger, [again], SENT)
+    assert {view.error for view in ledger.views.deliveries()} == {None, ours}
+
+
 def test_claims_name_everything_a_courier_needs(ledger: Ledger, clock: Clock) -> None:
     (job,) = analysed(ledger, "pacs", "archive")
     claims = ledger.deliveries.claim("pacs", 10)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.objects import Query
-from chexnode.ledger.rows import NEVER_COMMITTED
 from chexnode.vocabulary.errors import Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, DeliveryOutcome, Digests, JobClaim, NewResult
@@ -129,9 +129,12 @@ def test_a_result_that_was_accepted_but_never_committed_to_may_be_there(ledger: 
     record(ledger)
     job = claim(ledger)
     finish(ledger, job, "pacs", "archive")
-    for destination, error in (("pacs", NEVER_COMMITTED), ("archive", "0x0122")):
-        claims = ledger.deliveries.claim(destination, 10)
-        ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.DEAD, error) for one in claims])
+    accepted, refused = (ledger.deliveries.claim(destination, 10) for destination in ("pacs", "archive"))
+    ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.SENT, to_be_committed=True) for one in accepted])
+    ledger.deliveries.settle([DeliveryOutcome(one, DeliveryState.DEAD, "0x0122") for one in refused])
+    clock.forward(60)
+    assert ledger.commitments.ask("pacs", timedelta()) is None
+    assert {view.state for view in ledger.views.deliveries()} == {DeliveryState.DEAD}
     [valid] = ledger.sets.valid(job.sop_instance_uid)
     assert {member.destinations for member in valid.members} == {("pacs",)}
 

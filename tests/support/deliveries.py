@@ -184,11 +184,11 @@ def data_set_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def scripted(answer: Callable[[evt.Event], int]) -> Iterator[tuple[int, list[str]]]:
+def scripted(answer: Callable[[evt.Event], int | Dataset]) -> Iterator[tuple[int, list[str]]]:
     """An SCP that answers each store as told; yields its port and the names of what happened."""
     seen: list[str] = []
 
-    def store(event: evt.Event) -> int:
+    def store(event: evt.Event) -> int | Dataset:
         seen.append(str(event.request.AffectedSOPInstanceUID))
         return answer(event)
 

@@ -11,7 +11,7 @@ from chexnode.ledger.alarms import CRITICAL, WARNING, Condition
 from chexnode.ledger.overview import DestinationView, Refusals, SourceView
 from chexnode.node import Duty
 from chexnode.settings.alarms import AlarmSettings
-from chexnode.vocabulary.plain import plain, without_comment
+from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.reports import Drift
 
 _GONE = {
@@ -134,7 +134,7 @@ def _of_destinations(facts: Facts, settings: AlarmSettings) -> Iterator[Conditio
     for one in facts.destinations:
         name = plain(one.name)
         if one.failures and one.paused_at is None:
-            why = plain(without_comment(one.last_error or "no answer"))
+            why = plain(one.last_error or "no answer")
             text = (
                 f"{name} does not take results: {why}. {one.waiting} wait(s), and are sent by themselves once it "
                 "answers. chexnode check tries it now."

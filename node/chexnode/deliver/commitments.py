@@ -45,7 +45,7 @@ def report_due(node: Node) -> int:
         except DestinationDown as down:
             wait = timedelta(seconds=Backoff().delay(request.attempts))
             again_at = node.ledger.clock() + wait if request.attempts < MOST_ATTEMPTS else None
-            log.warning("no report of storage commitment to %s: %s", peer.ae_title, down)
+            log.warning("no report of storage commitment to %s: %s", peer.ae_title, down.why)
             commitments.reported(request.transaction_uid, str(down), again_at)
     return acknowledged
 
@@ -61,6 +61,6 @@ def _report(node: Node, peer: PeerSettings, request: CommitmentRequest) -> None:
         verdict = node.ledger.commitments.verdict(request.instances)
         status, comment = assoc.report_commitment(request.transaction_uid, verdict)
         if status != 0x0000:
-            raise DestinationDown(f"it answered with status 0x{status:04X} {comment}".strip())
+            raise DestinationDown(f"it answered with status 0x{status:04X}", comment)
     finally:
         assoc.release()

@@ -112,7 +112,7 @@ class Courier:
                 with unexpected():
                     destination.request_commitment(request, self._reported)
             except DestinationDown as down:
-                log.warning("destination %s: %s", settings.name, down)
+                log.warning("destination %s: %s", settings.name, down.why)
                 again = timedelta(seconds=self._backoff.delay(_MOST_FAILURES))
                 commitments.not_asked(request, str(down), self._ledger.clock() + again)
                 return
@@ -216,13 +216,16 @@ class _Round:
         if sent.answer is Answer.ACCEPTED:
             self._accepted.append(claim)
             to_be_committed = self._settings.storage_commitment
-            return DeliveryOutcome(claim, DeliveryState.SENT, sent.detail, to_be_committed=to_be_committed)
+            return DeliveryOutcome(
+                claim, DeliveryState.SENT, sent.detail, None, to_be_committed=to_be_committed, comment=sent.comment
+            )
         tries = claim.attempts + 1
         if sent.answer is Answer.DEAD or (sent.answer is Answer.DOUBTFUL and tries >= DOUBTFUL_TRIES):
-            return DeliveryOutcome(claim, DeliveryState.DEAD, sent.detail)
+            return DeliveryOutcome(claim, DeliveryState.DEAD, sent.detail, comment=sent.comment)
         backoff = _DOUBTFUL if sent.answer is Answer.DOUBTFUL else self._backoff
         wait = timedelta(seconds=backoff.delay(tries))
-        return DeliveryOutcome(claim, DeliveryState.WAITING, sent.detail, self._ledger.clock() + wait)
+        again_at = self._ledger.clock() + wait
+        return DeliveryOutcome(claim, DeliveryState.WAITING, sent.detail, again_at, comment=sent.comment)
 
     def _tell(self) -> None:
         """Keep the audit trail of what the destination has taken."""
@@ -242,14 +245,16 @@ class _Round:
     def _fail(self, down: DestinationDown, failures: int) -> None:
         """Open the breaker, and let what was under way wait for it."""
         name = self._settings.name
-        log.warning("destination %s failed %d time(s) in a row: %s", name, failures, down)
+        log.warning("destination %s failed %d time(s) in a row: %s", name, failures, down.why)
         open_until = self._ledger.clock() + timedelta(seconds=self._backoff.delay(failures))
-        self._ledger.deliveries.destination_failed(name, str(down), open_until)
+        self._ledger.deliveries.destination_failed(name, down.why, open_until)
         if isinstance(down, Interrupted):
             tried, next_attempt = [down.item.claim], open_until + timedelta(seconds=STEP_BACK_SECONDS)
         else:
             tried, next_attempt = self._open, open_until
-        self._answers = [DeliveryOutcome(c, DeliveryState.WAITING, str(down), next_attempt) for c in tried]
+        self._answers = [
+            DeliveryOutcome(c, DeliveryState.WAITING, down.why, next_attempt, comment=down.comment) for c in tried
+        ]
         self._settle()
 
     def _without_expired(self, claims: Sequence[DeliveryClaim], outage: str) -> list[DeliveryClaim]:
@@ -264,7 +269,10 @@ class _Round:
         if expired:
             why = f"gave up after {hours:g} h"
             self._ledger.deliveries.settle(
-                [DeliveryOutcome(c, DeliveryState.DEAD, f"{why}: {c.error or outage}") for c in expired]
+                [
+                    DeliveryOutcome(c, DeliveryState.DEAD, f"{why}: {c.error or outage}", comment=c.comment)
+                    for c in expired
+                ]
             )
         return [claim for claim in claims if claim not in expired]
 

@@ -61,9 +61,11 @@ class Sent:
     item: Outgoing
     answer: Answer
     detail: str = ""
-    """An error or warning as a sentence; empty for a plain success."""
+    """An error or warning as a sentence of our own; empty for a plain success."""
     status: int | None = None
     """DIMSE or HTTP status, where there is one."""
+    comment: str = ""
+    """The destination's own words to an error or warning, which may name a patient."""
 
 
 class Destination(Protocol):

@@ -64,11 +64,11 @@ class DicomDestination:
                     status, comment = assoc.store(usable[0], item.claim.sop_instance_uid, sent)
                 except DestinationDown as error:
                     self._assoc = None
-                    raise Interrupted(f"{error}, during a store", item) from error
-                answer, detail = interpret(status, comment)
+                    raise Interrupted(f"{error.why}, during a store", item) from error
+                answer, detail = interpret(status)
                 if usable[0] != offered[0]:
                     detail = "; ".join(filter(None, (detail, "sent as Implicit VR Little Endian, values unchanged")))
-                yield Sent(item, answer, detail, status)
+                yield Sent(item, answer, detail, status, comment if status else "")
 
     def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
         """Ask for storage commitment, and wait a moment for an answer on the same association.
@@ -90,8 +90,7 @@ class DicomDestination:
         try:
             status, comment = assoc.request_commitment(request)
             if status != 0x0000:
-                why = f": {comment}" if comment else ""
-                raise DestinationDown(f"the request for storage commitment failed with status 0x{status:04X}{why}")
+                raise DestinationDown(f"the request for storage commitment failed with status 0x{status:04X}", comment)
             if not answered.is_set():
                 assoc.await_report(_ANSWER_SECONDS)
         finally:

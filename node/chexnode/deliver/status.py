@@ -29,8 +29,8 @@ MEANINGS: tuple[tuple[int, int, Answer, str], ...] = (
 )
 
 
-def interpret(status: int, comment: str = "") -> tuple[Answer, str]:
-    """Return the answer and a sentence with the code and the destination's own (0000,0902) Error Comment.
+def interpret(status: int) -> tuple[Answer, str]:
+    """Return the answer and a sentence with the code, empty for a plain success.
 
     A code that the standard does not know is tried again: nobody has said that it can never work.
     """
@@ -38,6 +38,4 @@ def interpret(status: int, comment: str = "") -> tuple[Answer, str]:
         ((answer, meaning) for first, last, answer, meaning in MEANINGS if first <= status <= last),
         (Answer.RETRY, "unknown status"),
     )
-    if not meaning:
-        return answer, ""
-    return answer, f"0x{status:04X} {meaning}" + (f" ({comment})" if comment else "")
+    return answer, f"0x{status:04X} {meaning}" if meaning else ""

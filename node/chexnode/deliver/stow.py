@@ -83,7 +83,7 @@ class StowDestination:
         except DestinationDown as down:
             self.close()
             if alone:
-                raise Interrupted(str(down), group[0][0]) from down
+                raise Interrupted(down.why, group[0][0]) from down
             raise  # of several it is not known which one it was; the next try is made with one
         unsettled = []
         for item, content in group:

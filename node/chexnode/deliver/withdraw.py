@@ -96,7 +96,7 @@ class _Requesting:
                     if status not in _DONE:
                         raise DestinationDown(unusable(answer))
         except DestinationDown as down:
-            raise Interrupted(f"{down}, during a withdrawal", item) from down
+            raise Interrupted(f"{down.why}, during a withdrawal", item) from down
         return Sent(item, Answer.ACCEPTED, f"{len(note.objects)} object(s) withdrawn", HTTPStatus.OK)
 
 

@@ -125,7 +125,7 @@ class Association:
             if response.status in _PENDING and match is not None:
                 yield match
             elif response.status != Status.SUCCESS:
-                raise DestinationDown(_failure("C-FIND", response))
+                raise DestinationDown(_failure("C-FIND", response), response.comment)
 
     def move(self, model: str, identifier: Dataset, to: str) -> int:
         """C-MOVE (PS3.4 C.4.2) to AE title ``to``; return how many instances it says to have sent.
@@ -260,7 +260,7 @@ class Association:
         for response, _ in self._query(command_field, model, identifier, more):
             sent = response.completed or sent
             if response.status not in (*_PENDING, Status.SUCCESS) and not sent:
-                raise NotSent(_failure(service, response))
+                raise NotSent(_failure(service, response), response.comment)
         return sent
 
     def _request(
@@ -342,6 +342,4 @@ def _connect(settings: DestinationSettings, tls: ssl.SSLContext | None) -> socke
 
 
 def _failure(service: str, response: Command) -> str:
-    return f"{service} failed with status 0x{response.status:04X}" + (
-        f": {response.comment}" if response.comment else ""
-    )
+    return f"{service} failed with status 0x{response.status:04X}"

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, and_, insert, select, update
 
 from chexnode.ledger.database import Database, in_chunks
-from chexnode.ledger.deliveries import bury, jobs_of, lock_jobs, to_be_committed
+from chexnode.ledger.deliveries import NO_ERROR, bury, jobs_of, lock_jobs, to_be_committed
 from chexnode.ledger.moves import finish_delivered, move_each
-from chexnode.ledger.rows import NEVER_COMMITTED, NOT_COMMITTED
 from chexnode.ledger.schema import commitments, deliveries, instances, results
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.records import CommitmentRequest, CommitmentVerdict
-from chexnode.vocabulary.states import DeliveryState
+from chexnode.vocabulary.states import DeliveryState, Uncommitted
 
 PATIENCE = timedelta(minutes=10)
 """A destination that has not answered for this long is asked again, and what it keeps losing is sent as seldom."""
@@ -121,13 +119,14 @@ class Commitments:
         lock_jobs(conn, jobs)
         for row in conn.execute(wanted.order_by(deliveries.c.id).with_for_update()).all():
             if (reason := failed.get(row.result_uid)) is None:
-                facts: dict[str, Any] = {"commit_at": None, "error": None, "next_attempt": None, "finished_at": now}
+                facts = NO_ERROR | {"commit_at": None, "next_attempt": None, "finished_at": now}
                 move_each(conn, deliveries, [row], DeliveryState.COMMITTED, Event.COMMITTED, now, **facts)
                 continue
-            error = f"{NOT_COMMITTED}: failure reason 0x{reason:04X}"
+            error = f"the destination did not commit to it: failure reason 0x{reason:04X}"
             # At once the first time; one that never commits, and says so at once, would be sent it without a pause.
             again_at = now if row.attempts <= 1 else now + PATIENCE
-            facts = {"commit_at": None, "error": error, "next_attempt": again_at, "finished_at": None}
+            facts = NO_ERROR | {"error": error, "uncommitted": Uncommitted.REFUSED}
+            facts |= {"commit_at": None, "next_attempt": again_at, "finished_at": None}
             move_each(conn, deliveries, [row], DeliveryState.WAITING, Event.WAITING, now, error, **facts)
         finish_delivered(conn, jobs, now)
 
@@ -137,7 +136,7 @@ class Commitments:
         )
         lock_jobs(conn, jobs_of(conn.execute(late).all()))
         for rows in in_chunks(conn.execute(late.with_for_update()).all()):
-            bury(conn, rows, NEVER_COMMITTED, now)
+            bury(conn, rows, "accepted, but the destination never committed to it", now, Uncommitted.UNANSWERED)
 
     # We are asked
 

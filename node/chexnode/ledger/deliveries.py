@@ -19,7 +19,7 @@ from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.filters import EVERYTHING, Filter
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome
-from chexnode.vocabulary.states import DeliveryState, JobState
+from chexnode.vocabulary.states import DeliveryState, JobState, Uncommitted
 
 LEASE = timedelta(seconds=60)
 """A courier that does not renew for this long has lost its deliveries: somebody else may send them again."""
@@ -29,6 +29,9 @@ FORGOTTEN_AFTER = timedelta(minutes=15)
 
 _TO_RESULT = results.c.uid == deliveries.c.result_uid
 _STATE = (deliveries.c.id, deliveries.c.job_id, deliveries.c.state)
+
+NO_ERROR: dict[str, Any] = {"error": None, "comment": None, "uncommitted": None}
+"""What of a delivery says why it is not done, where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +104,15 @@ class Deliveries:
         job_ids = sorted({o.claim.job for o in outcomes if o.claim.job is not None})
         alike: dict[Any, list[int]] = defaultdict(list)
         for o in outcomes:
-            alike[o.state, o.error or None, o.next_attempt, o.to_be_committed].append(o.claim.id)
+            alike[o.state, o.why or None, o.error or None, o.comment or None, o.next_attempt, o.to_be_committed].append(
+                o.claim.id
+            )
         with self._db.write() as conn:
             # Two couriers settling one job's last deliveries must see each other: the job's row is the meeting point.
             lock_jobs(conn, job_ids)
             ours = and_(_under([o.claim for o in outcomes]), deliveries.c.state.in_(TO_BE_SENT))
             rows = {row.id: row for row in locked(conn, deliveries, ours, *_STATE)}
-            for (state, error, next_attempt, to_be_committed), ids in alike.items():
+            for (state, why, error, comment, next_attempt, to_be_committed), ids in alike.items():
                 move_each(
                     conn,
                     deliveries,
@@ -115,12 +120,14 @@ class Deliveries:
                     state,
                     Event(state.lower()),
                     now,
-                    error,
+                    why,
                     attempts=deliveries.c.attempts + 1,
                     lease_until=None,
                     next_attempt=next_attempt,
                     commit_at=now if to_be_committed else None,
                     error=error,
+                    comment=comment,
+                    uncommitted=None,
                     finished_at=None if state in TO_BE_SENT or to_be_committed else now,
                 )
             finish_delivered(conn, job_ids, now)
@@ -256,9 +263,12 @@ class Deliveries:
             conn.execute(update(destinations).where(destinations.c.name == destination).values(**facts))
 
 
-def bury(conn: Connection, rows: Sequence[Any], error: str, now: datetime) -> int:
+def bury(
+    conn: Connection, rows: Sequence[Any], error: str, now: datetime, uncommitted: Uncommitted | None = None
+) -> int:
     """Make these deliveries (id, job_id and state; locked, as their jobs are) DEAD; return how many."""
-    facts = {"error": error, "finished_at": now, "lease_until": None, "commit_at": None}
+    facts = NO_ERROR | {"error": error, "uncommitted": uncommitted}
+    facts |= {"finished_at": now, "lease_until": None, "commit_at": None}
     dead = move_each(conn, deliveries, rows, DeliveryState.DEAD, Event.DEAD, now, error, **facts)
     finish_delivered(conn, jobs_of(rows), now)
     return len(dead)

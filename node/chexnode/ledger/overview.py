@@ -12,10 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, select
 
 from chexnode.ledger.database import Database
-from chexnode.ledger.rows import NOT_COMMITTED
 from chexnode.ledger.schema import deliveries, destinations, instances, jobs
 from chexnode.vocabulary.purposes import AWAITED
-from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, Uncommitted
 
 RECENT = 500
 """Turnaround and the share of abnormal images are of this many analyses, the latest."""
@@ -202,9 +201,7 @@ class Overviews:
 
     def uncommitted(self, patience: timedelta) -> dict[str, int]:
         """Destination -> results that it refused to commit to, or has had for ``patience`` without committing."""
-        refused = and_(
-            deliveries.c.state == DeliveryState.WAITING, deliveries.c.error.startswith(NOT_COMMITTED, autoescape=True)
-        )
+        refused = and_(deliveries.c.state == DeliveryState.WAITING, deliveries.c.uncommitted == Uncommitted.REFUSED)
         silent = and_(deliveries.c.commit_at.is_not(None), deliveries.c.created_at < self._db.clock() - patience)
         found: Counter[str] = Counter()
         with self._db.read() as conn:

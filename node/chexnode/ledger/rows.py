@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select
 from chexnode.ledger.database import add_missing, add_rows
 from chexnode.ledger.schema import deliveries, instances, jobs, results, series
 from chexnode.vocabulary.records import DeliveryClaim, JobClaim, NewResult
-from chexnode.vocabulary.states import DeliveryState
+from chexnode.vocabulary.states import DeliveryState, Uncommitted
 
 Record = TypeVar("Record")
 
@@ -30,17 +30,16 @@ TO_BE_SENT = (DeliveryState.PENDING, DeliveryState.WAITING)
 #: A delivery that is not over: to be sent, or sent and still to be committed.
 UNFINISHED: ColumnElement[bool] = or_(deliveries.c.state.in_(TO_BE_SENT), COMMITTING)
 
-#: Why a delivery was given up that the destination had accepted before.
-NEVER_COMMITTED = "accepted, but the destination never committed to it"
-
-NOT_COMMITTED = "the destination did not commit to it"
-"""How the error of a delivery begins that was refused storage commitment."""
+#: Why a delivery is not done, in our words and the destination's, which are those of :attr:`DeliveryOutcome.why`.
+WHOLE_ERROR: ColumnElement[str] = func.coalesce(
+    deliveries.c.error + " (" + deliveries.c.comment + ")", deliveries.c.error
+)
 
 #: A delivery after which the destination may have the result, whatever it answered or did not.
 MAY_BE_THERE: ColumnElement[bool] = or_(
     deliveries.c.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED)),
     and_(deliveries.c.state.in_(TO_BE_SENT), or_(deliveries.c.attempts > 0, deliveries.c.lease_until.is_not(None))),
-    and_(deliveries.c.state == DeliveryState.DEAD, deliveries.c.error == NEVER_COMMITTED),
+    and_(deliveries.c.state == DeliveryState.DEAD, deliveries.c.uncommitted == Uncommitted.UNANSWERED),
 )
 
 #: Columns of ``results``, and of ``instances``, that tell of the object itself.
@@ -82,6 +81,7 @@ def delivery_claims(conn: Connection, ids: Sequence[int]) -> list[DeliveryClaim]
         sop_instance_uid=results.c.uid,
         transfer_syntax_uid=func.coalesce(results.c.transfer_syntax_uid, ""),
         error=func.coalesce(deliveries.c.error, ""),
+        comment=func.coalesce(deliveries.c.comment, ""),
     )
     query = select(*columns).join_from(deliveries, results, results.c.uid == deliveries.c.result_uid)
     return records(conn, DeliveryClaim, query.where(deliveries.c.id.in_(ids)).order_by(deliveries.c.id))

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from chexnode.vocabulary.purposes import Purpose
-from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState
+from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState, StudyState, Uncommitted
 from chexnode.vocabulary.supersession import Supersession
 from chexnode.vocabulary.variants import ResultKind
 
@@ -326,7 +326,9 @@ deliveries = Table(
     Column("next_attempt", UtcDateTime),
     # When to ask for storage commitment, or to ask again; NULL where it is not wanted or was answered, and unless SENT
     Column("commit_at", UtcDateTime),
-    Column("error", SafeText),
+    Column("error", SafeText),  # in our own words
+    Column("comment", SafeText),  # the destination's, an Error Comment (0000,0902), which may name a patient
+    Column("uncommitted", Coded(Uncommitted)),  # NULL unless storage commitment is what failed last
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     UniqueConstraint("result_uid", "destination"),

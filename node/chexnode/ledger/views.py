@@ -12,7 +12,7 @@ from sqlalchemy import Row, and_, func, select, tuple_
 from chexnode.ledger.database import Database
 from chexnode.ledger.moves import instance_id
 from chexnode.ledger.narrowing import of_deliveries, of_instances
-from chexnode.ledger.rows import JOB_OF_VERSION, columns_for, records
+from chexnode.ledger.rows import JOB_OF_VERSION, WHOLE_ERROR, columns_for, records
 from chexnode.ledger.schema import deliveries, destinations, events, instances, jobs, results, studies
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import EVERYTHING, Filter
@@ -164,8 +164,11 @@ class Views:
             rows.sort(key=lambda row: row.received_at, reverse=True)
         return [_job_view(row) for row in rows[offset:end]]
 
-    def job(self, name: str) -> JobDetail:
-        """One job by id, or one instance without a job by its ``i...`` name. Raises Usage if there is none."""
+    def job(self, name: str, *, with_comments: bool = True) -> JobDetail:
+        """One job by id, or one instance without a job by its ``i...`` name. Raises Usage if there is none.
+
+        ``with_comments``: see :meth:`deliveries`.
+        """
         query = _jobs_query(shadows=True)
         with self._db.read() as conn:
             if name.startswith("i"):
@@ -198,7 +201,9 @@ class Views:
             notes=tuple(dict.fromkeys((*row.instance_notes, *(row.job_notes or ())))),
             events=tuple(past),
             results=tuple(objects),
-            deliveries=tuple(self.deliveries(job=row.job_id, limit=None)) if row.job_id else (),
+            deliveries=tuple(self.deliveries(job=row.job_id, limit=None, with_comments=with_comments))
+            if row.job_id
+            else (),
             shadows=tuple(shadows),
         )
 
@@ -210,10 +215,12 @@ class Views:
         limit: int | None = 100,
         wanted: Filter = EVERYTHING,
         offset: int = 0,
+        *,
+        with_comments: bool = True,
     ) -> list[DeliveryView]:
-        """Deliveries, newest first."""
-        named = {"job": deliveries.c.job_id, "sop_instance_uid": deliveries.c.result_uid}
-        query = select(*columns_for(DeliveryView, deliveries, **named)).order_by(deliveries.c.id.desc())
+        """Deliveries, newest first; ``with_comments``: their errors with what destinations said, which may name
+        patients, else in our words alone."""
+        query = _deliveries(with_comments).order_by(deliveries.c.id.desc())
         query = query.where(*of_deliveries(wanted))
         if states:
             query = query.where(deliveries.c.state.in_([s.upper() for s in states]))
@@ -228,10 +235,8 @@ class Views:
 
     def delivery(self, number: int) -> DeliveryView | None:
         """One delivery; None if there is none."""
-        named = {"job": deliveries.c.job_id, "sop_instance_uid": deliveries.c.result_uid}
-        query = select(*columns_for(DeliveryView, deliveries, **named)).where(deliveries.c.id == number)
         with self._db.read() as conn:
-            return next(iter(records(conn, DeliveryView, query)), None)
+            return next(iter(records(conn, DeliveryView, _deliveries().where(deliveries.c.id == number))), None)
 
     def waiting(self, most: int) -> int:
         """How many jobs are to be done, counted up to ``most``."""
@@ -264,6 +269,12 @@ _DETAIL = (
     *("digest", "sop_class_uid", "calling_ae_title", "address"),
     *("source_path", "instance_detail", "priority", "model_digest", "purpose"),
 )
+
+
+def _deliveries(with_comments: bool = True) -> Any:
+    columns = {"job": deliveries.c.job_id, "sop_instance_uid": deliveries.c.result_uid}
+    error = WHOLE_ERROR if with_comments else deliveries.c.error
+    return select(*columns_for(DeliveryView, deliveries, **columns, error=error))
 
 
 def _jobs_query(shadows: bool = False) -> Any:

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 
 from chexnode.ledger.database import Database
-from chexnode.ledger.rows import JOB_OF_VERSION
+from chexnode.ledger.rows import JOB_OF_VERSION, WHOLE_ERROR
 from chexnode.ledger.schema import deliveries, instances, jobs
 from chexnode.vocabulary.states import DeliveryState, JobState
 
@@ -51,9 +51,13 @@ class Work:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def dead(self) -> list[DeadGroup]:
-        """What was given up, by destination and error, the largest group of each destination first."""
-        by = (deliveries.c.destination, func.coalesce(deliveries.c.error, ""))
+    def dead(self, *, with_comments: bool = True) -> list[DeadGroup]:
+        """What was given up, by destination and error, the largest group of each destination first.
+
+        ``with_comments``: with what destinations said to it, which may name patients; else in our words alone.
+        """
+        error = WHOLE_ERROR if with_comments else deliveries.c.error
+        by = (deliveries.c.destination, func.coalesce(error, ""))
         count = func.count().label("count")
         first, last = func.min(deliveries.c.finished_at), func.max(deliveries.c.finished_at)
         query = select(*by, count, first, last).where(deliveries.c.state == DeliveryState.DEAD).group_by(*by)
@@ -65,7 +69,7 @@ class Work:
         query = select(deliveries.c.id).where(
             deliveries.c.state == DeliveryState.DEAD,
             deliveries.c.destination == destination,
-            func.coalesce(deliveries.c.error, "") == error,
+            func.coalesce(WHOLE_ERROR, "") == error,
         )
         with self._db.read() as conn:
             return list(conn.execute(query.order_by(deliveries.c.id).limit(_MOST_REPLAYED)).scalars())

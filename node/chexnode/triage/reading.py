@@ -165,13 +165,13 @@ def body_part(header: Header, words: Lexicon) -> Statement[BodyPart]:
     they were delivered: where two descriptions or more name another part and none the chest, they are believed.
     """
     described = [
-        (part, _quoted(name, match))
+        (tag, part, _quoted(name, match))
         for tag, name in _DESCRIPTIONS.items()
         for part, match in [part_of(header.text(tag), words)]
         if part is not BodyPart.UNKNOWN
     ]
-    chest = [evidence for part, evidence in described if part is BodyPart.CHEST]
-    other = [evidence for part, evidence in described if part is BodyPart.OTHER]
+    chest = [evidence for _, part, evidence in described if part is BodyPart.CHEST]
+    other = [evidence for _, part, evidence in described if part is BodyPart.OTHER]
     examined = body_part_of(header.text(_BODY_PART), words)
     evidence = "Body Part Examined"
     if examined is BodyPart.UNKNOWN:
@@ -185,10 +185,10 @@ def body_part(header: Header, words: Lexicon) -> Statement[BodyPart]:
     if examined is not BodyPart.UNKNOWN:
         return Statement(examined, evidence)
     if chest or other:
-        near = [(part, e) for part, e in described if not e.startswith(tuple(STUDY_DESCRIPTIONS.values()))]
-        parts = {part for part, _evidence in near or described}
+        of_image = [statement for statement in described if statement[0] in IMAGE_DESCRIPTIONS]
+        parts = {part for _, part, _ in of_image or described}
         if len(parts) == 1:
-            return Statement(parts.pop(), (near or described)[0][1])
+            return Statement(parts.pop(), (of_image or described)[0][2])
     return Statement(BodyPart.UNKNOWN)
 
 

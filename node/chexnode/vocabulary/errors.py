@@ -34,7 +34,15 @@ class Transient(NodeError):
 
 
 class DestinationDown(Transient):
-    """Another system (PACS, DICOMweb service, folder) cannot be used now; what it has not answered is tried again."""
+    """Another system (PACS, DICOMweb service, folder) cannot be used now; what it has not answered is tried again.
+
+    ``why`` says so in our own words, fit for logs. ``comment`` is what the other side said, an Error Comment
+    (0000,0902), which may name a patient; the exception's text has both.
+    """
+
+    def __init__(self, why: str, comment: str = "") -> None:
+        super().__init__(f"{why}: {comment}" if comment else why)
+        self.why, self.comment = why, comment
 
 
 class StaleMove(NodeError):

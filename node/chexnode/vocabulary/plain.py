@@ -10,9 +10,6 @@ _CONTROLS = re.compile(
     r"\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
-#: A status and our words for it, then what the other side said.
-_COMMENT = re.compile(r"(status 0x[0-9A-F]{4}|0x[0-9A-F]{4} [^(]*(?=\()).*", re.DOTALL)
-
 
 def plain(text: object) -> str:
     """``text`` with its control, invisible and direction characters written as escapes."""
@@ -20,8 +17,3 @@ def plain(text: object) -> str:
     if written.isascii() and written.isprintable():
         return written
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
-
-
-def without_comment(error: str) -> str:
-    """Why a delivery failed, without the other side's Error Comment (0000,0902), which may name a patient."""
-    return _COMMENT.sub(lambda found: found[1].rstrip(), error)

@@ -302,7 +302,9 @@ class DeliveryClaim:
     attempts: int
     created_at: datetime
     error: str = ""
-    """Of the last attempt."""
+    """Of the last attempt, in our own words."""
+    comment: str = ""
+    """What the destination said to it, an Error Comment (0000,0902)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,9 +315,17 @@ class DeliveryOutcome:
     state: DeliveryState
     """SENT, WAITING or DEAD."""
     error: str = ""
+    """An error or a warning, in our own words."""
     next_attempt: datetime | None = None
     to_be_committed: bool = False
     """SENT is not the end: storage commitment is wanted."""
+    comment: str = ""
+    """What the destination said to it, an Error Comment (0000,0902), which may name a patient."""
+
+    @property
+    def why(self) -> str:
+        """The error and the comment in one sentence, for those who may read of patients."""
+        return f"{self.error} ({self.comment})" if self.comment else self.error
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,15 @@ class DeliveryState(StrEnum):
     rejection note, which has a delivery of its own."""
 
 
+class Uncommitted(StrEnum):
+    """Why a delivery that the destination had accepted is without the storage commitment that was asked for."""
+
+    REFUSED = "refused"
+    """The destination answered that it does not commit to the result."""
+    UNANSWERED = "unanswered"
+    """It never answered, for as long as deliveries are tried."""
+
+
 class StudyState(StrEnum):
     """All images of one study: an aggregate, never the unit of work."""
 

@@ -30,12 +30,13 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
     looking, staying, operating = Depends(visiting(trail)), Depends(stays), Depends(visiting(trail, Role.OPERATOR))
     names = [destination.name for destination in node.settings.destination]
 
-    def of_deliveries() -> dict[str, Any]:
-        return {"groups": ledger.work.dead(), "names": names, "destinations": ledger.overviews.destinations(names)}
+    def of_deliveries(visitor: Visitor) -> dict[str, Any]:
+        groups = ledger.work.dead(with_comments=visitor.sees_patients)
+        return {"groups": groups, "names": names, "destinations": ledger.overviews.destinations(names)}
 
     @routes.get("/deliveries")
     def deliveries(request: Request, visitor: Visitor = looking) -> Response:
-        return pages.page(request, visitor, "deliveries", **of_deliveries())
+        return pages.page(request, visitor, "deliveries", **of_deliveries(visitor))
 
     @routes.get("/queue")
     def queue(request: Request, visitor: Visitor = looking) -> Response:
@@ -51,7 +52,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
     @routes.get("/live/deliveries")
     async def live_deliveries(request: Request, visitor: Visitor = staying) -> Response:
         def part() -> str:
-            return pages.html(request, visitor, "_deliveries.html", **of_deliveries())
+            return pages.html(request, visitor, "_deliveries.html", **of_deliveries(visitor))
 
         return stream(request, node, part, lambda: stays(request))
 

@@ -97,9 +97,9 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
 
     routes = APIRouter(lifespan=opened)
 
-    def detail(name: str) -> JobDetail:
+    def detail(name: str, *, with_comments: bool = True) -> JobDetail:
         try:
-            return views.job(name)
+            return views.job(name, with_comments=with_comments)
         except Usage as error:
             raise Turned(404, "turned.no_image") from error
 
@@ -137,7 +137,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
 
     @routes.get("/images/{name}")
     def image(request: Request, name: str, visitor: Visitor = looking) -> Response:
-        job = detail(name)
+        job = detail(name, with_comments=visitor.sees_patients)
         file = source(job)
         row = row_of(job)
         row = row if row is None or visitor.sees_patients else row.anonymous()

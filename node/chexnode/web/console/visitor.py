@@ -16,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from chexnode.audit.refusals import Cause
 from chexnode.audit.trail import Trail
 from chexnode.ledger.users import User
-from chexnode.vocabulary.plain import without_comment
 from chexnode.vocabulary.roles import Role
 from chexnode.web import cookie
 from chexnode.web.access import access
@@ -50,10 +49,6 @@ class Visitor:
     def sees_patients(self) -> bool:
         """Whether the identity of patients is for them."""
         return self.role.includes(Role.OPERATOR)
-
-    def error(self, text: str | None) -> str:
-        """Why a delivery failed, as they may read it."""
-        return (text or "") if self.sees_patients else without_comment(text or "")
 
     def detail(self, text: str | None) -> str:
         """Free text about an image, which may quote what the image says; empty where that is not for them."""

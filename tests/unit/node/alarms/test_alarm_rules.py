@@ -137,15 +137,3 @@ def test_hostile_names_are_inert_in_titles_and_texts() -> None:
             assert not re.search(r"[\r\n\u202e]", notice.title)
             assert "\u202e" not in notice.text
             assert not re.search(r"^Bcc", notice.text, re.MULTILINE)
-
-
-def test_what_the_other_side_said_of_a_patient_is_not_passed_on() -> None:
-    for error, kept in (
-        ("0xA900 does not match (patient P-4711 (Doe) is unknown)", "0xA900 does not match"),
-        ("the request for storage commitment failed with status 0x0110: P-4711", "failed with status 0x0110"),
-        ("connection refused", "connection refused"),
-    ):
-        away = [DestinationView("pacs", failures=1, last_error=error)]
-        (one,) = conditions(replace(WELL, destinations=away), SETTINGS)
-        assert kept in one.detail
-        assert "4711" not in one.detail

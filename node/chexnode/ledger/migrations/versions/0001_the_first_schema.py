@@ -319,6 +319,8 @@ def upgrade() -> None:
         sa.Column("next_attempt", sa.DateTime(timezone=True), nullable=True),
         sa.Column("commit_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("error", _text(), nullable=True),
+        sa.Column("comment", _text(), nullable=True),
+        sa.Column("uncommitted", sa.String(length=16), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_deliveries_job_id")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,9 +20,7 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import split_dataset
 
-from chexnode.deliver import courier
 from chexnode.deliver.courier import BATCH, DOUBTFUL_TRIES, STEP_BACK_SECONDS
-from chexnode.deliver.destination import Answer, Outgoing, Sent
 from chexnode.deliver.dicom import Probe, probe
 from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.errors import DestinationDown, Usage
@@ -96,21 +94,6 @@ def test_each_instance_has_its_own_answer(make_node: Callable[..., Node]) -> Non
         assert node.ledger.deliveries.replay(dead_only=True) == 2
         assert node.deliver() == 2
     assert node.states() == ["SENT"] * len(answers)
-
-
-def test_what_the_destination_says_is_shown_and_never_logged(
-    make_node: Callable[..., Node], caplog: pytest.LogCaptureFixture
-) -> None:
-    says = Dataset()
-    says.Status, says.ErrorComment = 0xA900, "no study of Doe^Jane"
-    with scripted(lambda event: says) as (port, _), caplog.at_level("DEBUG"):
-        node = make_node(port=port)
-        [number] = node.add(result())
-        assert node.deliver() == 1
-    ours = "0xA900 data set does not match SOP class"
-    assert node.view()[number].error == f"{ours} (no study of Doe^Jane)"
-    assert [group.error for group in node.ledger.work.dead(with_comments=False)] == [ours]
-    assert "Jane" not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("chexnode"))
 
 
 def test_a_refused_sop_class_is_dead_and_the_rest_goes_out(
@@ -392,73 +375,6 @@ def test_a_failure_that_heals_is_tried_a_few_times(make_node: Callable[..., Node
         assert node.view()[one].state == "SENT"
         assert node.view()[other].state == "DEAD"
         assert "0xC001" in (node.view()[other].error or "")
-
-
-class Talkative:
-    """A destination that is away and says of whom that is."""
-
-    def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        raise DestinationDown("status 0x0110", "no patient (P-4711)")
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-def test_what_the_other_side_said_of_a_patient_is_not_passed_on(
-    make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(courier, "open_destination", lambda *_: Talkative())
-    node = make_node(port=servers.free_port())
-    [number] = node.add(result())
-    assert node.deliver() == 1
-    assert node.view()[number].error == "status 0x0110 (no patient (P-4711))"
-    assert node.ledger.deliveries.breaker("pacs").last_error == "status 0x0110", "an alarm says so, to whoever it goes"
-    assert [record for record in caplog.records if "0x0110" in record.getMessage()]
-    assert not [record for record in caplog.records if "4711" in record.getMessage()]
-
-
-class Surprising:
-    """A destination whose answers make our own code fail in a way that nobody has foreseen."""
-
-    name = "pacs"
-
-    def __init__(self) -> None:
-        self.closed = 0
-
-    def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        yield from [Sent(item, Answer.ACCEPTED) for item in items[:1] if len(items) > 1]
-        raise IndexError("list index out of range")
-
-    def request_commitment(self, request: object, told: object) -> None:
-        raise IndexError("list index out of range")
-
-    def close(self) -> None:
-        self.closed += 1
-        raise ValueError("closed twice")
-
-
-def test_an_answer_that_no_code_expects_is_recorded_counted_and_closed(
-    make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    surprising = Surprising()
-    monkeypatch.setattr(courier, "open_destination", lambda *_: surprising)
-    node = make_node(port=servers.free_port(), max_age_hours=1)
-    first, second = node.add(result(), result())
-    assert node.deliver() == 2
-    view = node.view()
-    assert (view[first].state, view[first].error) == ("SENT", None)
-    assert (view[second].state, view[second].attempts) == ("WAITING", 1)
-    assert view[second].error == "its answer was not expected (IndexError): the log says more"
-    assert node.ledger.deliveries.breaker("pacs").failures == 1
-    assert surprising.closed == 1
-    node.clock.skip(120)
-    node.deliver()
-    assert node.ledger.deliveries.breaker("pacs").failures == 2
-    node.clock.skip(3600)
-    node.deliver()
-    assert node.view()[second].state == "DEAD"
-    assert "gave up after 1 h: its answer was not expected" in (node.view()[second].error or "")
-    assert surprising.closed == 3
 
 
 def test_one_association_serves_many_batches(make_node: Callable[..., Node]) -> None:

@@ -1,10 +1,12 @@
 """Images a second of training: the data pipeline alone, the network's step alone, and both as the trainer joins them.
 
-    python tests/bench/training.py [--preset residual] [--size 256] [--batch 16] [--workers 0]
+    python tests/bench/training.py [--network residual] [--size 256] [--batch 16] [--workers 0]
 
-On phantoms. Prints medians, the share of the slower part that both together reach (0.9 is the aim), and the share of
-the measured rate of matrix products that the step reaches; on a GPU with bfloat16, channels last and compiled. The
-clock is this process's own where everything runs in it: other programs on the machine do not count.
+``--network`` is a preset of the U-Net, or an encoder that learnt from ImageNet (``efficientnet-lite0``), here with
+random weights and all its levels learning. On phantoms. Prints medians, the share of the slower part that both together
+reach (0.9 is the aim), and the share of the measured rate of matrix products that the step reaches; on a GPU with
+bfloat16, channels last and compiled. The clock is this process's own where everything runs in it: other programs on the
+machine do not count.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from chexmodels.nets.encoder import ENCODERS
+from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.unet import UNet
 from chextrain.config import Config, load_config
 from chextrain.data import phantom
@@ -48,11 +52,16 @@ CPU = (Mode("float32", bf16=False), Mode("bfloat16", bf16=True), Mode("bfloat16,
 GPU = (*CPU, Mode("bfloat16, channels last, compiled", True, True, True))
 
 
+def built(name: str, dropout: float = 0.0) -> nn.Module:
+    """The U-Net of a preset, or the one on an encoder."""
+    return EncoderUNet(name, dropout=dropout) if name in ENCODERS else UNet(name, dropout=dropout)
+
+
 class Step:
     """What the trainer does with a batch, without its bookkeeping."""
 
-    def __init__(self, config: Config, mode: Mode, device: torch.device) -> None:
-        network = UNet(config.network.preset, dropout=config.network.dropout).to(device)
+    def __init__(self, name: str, config: Config, mode: Mode, device: torch.device) -> None:
+        network = built(name, config.network.dropout).to(device)
         if mode.channels_last:
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module = Localisation(torch.compile(network) if mode.compiled else network, config, prior=0.05)  # type: ignore[arg-type]
@@ -91,18 +100,18 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return rate(lambda: a @ a, 2 * side**3, time.perf_counter if device.type == "cuda" else time.process_time)
 
 
-def flops(config: Config) -> float:
+def flops(name: str, config: Config) -> float:
     """Of one image's forward and backward pass: three times the forward's, as usual."""
-    network, counter = UNet(config.network.preset), FlopCounterMode(display=False)
+    network, counter = built(name), FlopCounterMode(display=False)
     with counter:
-        network(torch.rand(1, 1, config.data.size, config.data.size))
+        network.eval()(torch.rand(1, 1, config.data.size, config.data.size))
     return 3.0 * counter.get_total_flops()
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--preset", default="residual")
+    parser.add_argument("--network", default="residual")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=0)
@@ -110,7 +119,6 @@ def main() -> None:
     config = load_config(
         None,
         [
-            f"network.preset={given.preset}",
             f"data.size={given.size}",
             f"training.batch_size={given.batch}",
             f"training.workers={given.workers}",
@@ -128,10 +136,10 @@ def main() -> None:
 
     pipeline = rate(lambda: [None for _ in batches()], count, clock)
     fixed = next(iter(loader(samples, config, train=True)))
-    operations = flops(config)
+    operations = flops(given.network, config)
     table = Table("step", "pipeline", "step alone", "together", "of the slower", "of the matmul rate")
     for mode in GPU if device.type == "cuda" else CPU:
-        step = Step(config, mode, device)
+        step = Step(given.network, config, mode, device)
         alone = rate(lambda step=step: [step(fixed) for _ in range(STEPS)], count, clock)  # type: ignore[misc]
         both = rate(lambda step=step: [step(batch) for batch in batches()], count, clock)  # type: ignore[misc]
         peak = matmul_rate(device, torch.bfloat16 if mode.bf16 else torch.float32)
@@ -145,7 +153,7 @@ def main() -> None:
         )
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     console = Console()
-    console.print(f"{given.preset}, {given.size} px, batches of {given.batch}, images a second, {where}:")
+    console.print(f"{given.network}, {given.size} px, batches of {given.batch}, images a second, {where}:")
     console.print(table)
 
 

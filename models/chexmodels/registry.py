@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -38,6 +38,7 @@ from chexmodels.nets.ensembles import MaxEnsemble, ModelEnsemble
 from chexmodels.nets.restorer import Restorer
 from chexmodels.nets.scope import Scope, Watched
 from chexmodels.nets.siamese import siamese
+from chexmodels.nets.traced import Traced
 from chexmodels.nets.unet import UNet
 
 PANEL = "panel"
@@ -94,6 +95,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {**BUILDERS, "masked": Restorer,
 """The same with those that a training begins with, of which no bundle is made."""
 
 
+EngineName = Literal["pytorch", "onnx"]
+"""What can run a network."""
+
+
 SCOPE = "scope."
 """Before the names of a scope's tensors among a bundle's weights."""
 
@@ -114,7 +119,7 @@ class Localiser:
 
     card: Manifest
     network: nn.Module
-    scope: tuple[Watched, Scope] | None = None
+    scope: tuple[Watched | Traced, Scope] | None = None
     """What tells that an image is of another kind, where the bundle has that."""
 
     @torch.inference_mode()
@@ -159,13 +164,14 @@ def _sized(image: Tensor, size: int) -> Tensor:
     return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Loaded | Stack:
+def load(folder: Path, device: torch.device | str = "cpu", engine: EngineName = "pytorch") -> Loaded | Stack:
     """Read, verify and build the bundle in ``folder``, float32 and in evaluation mode on ``device``.
 
+    ``engine`` runs the networks; ``onnx`` is ONNX Runtime, on the CPU alone: :class:`chexmodels.nets.traced.Traced`.
     The weights of a stack's members are named by their role: ``scorer.`` and so on.
 
     Raises ``BundleError``: malformed ``model.json``, weights with another digest than it names (both are in the
-    message), unknown architecture, or weights that do not fit it.
+    message), unknown architecture, weights that do not fit it, or a network that the engine does not run.
     """
     card = read_card(folder)
     weights = verified_weights(folder)
@@ -174,17 +180,17 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Loaded | Stack:
     except SafetensorError as error:
         raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
     if not card.members:
-        return Loaded(card, *_built(folder, card, state, device))
+        return Loaded(card, *_built(folder, card, state, device, engine))
     members = {}
     for role, member in card.members.items():
         own = {name.removeprefix(f"{role}."): state[name] for name in state if name.startswith(f"{role}.")}
-        members[role] = Localiser(member, *_built(folder, member, own, device))
+        members[role] = Localiser(member, *_built(folder, member, own, device, engine))
     return Stack(card, members)
 
 
 def _built(
-    folder: Path, card: Manifest, state: dict[str, Tensor], device: torch.device | str
-) -> tuple[nn.Module, tuple[Watched, Scope] | None]:
+    folder: Path, card: Manifest, state: dict[str, Tensor], device: torch.device | str, engine: EngineName
+) -> tuple[nn.Module, tuple[Watched | Traced, Scope] | None]:
     """The network of ``card`` with the weights ``state``, and its scope."""
     if card.architecture not in BUILDERS:
         raise BundleError(
@@ -194,13 +200,19 @@ def _built(
         network = BUILDERS[card.architecture](**card.parameters)
         own = {name.removeprefix(SCOPE): state.pop(name) for name in list(state) if name.startswith(SCOPE)}
         network.load_state_dict(state)
-        scope = None
-        if card.scope is not None:
-            scope = Watched(network, card.scope.layer), Scope(**{name: own[name].float() for name in own}).to(device)
+        measure = Scope(**{name: own[name].float() for name in own}).to(device) if card.scope is not None else None
+        layer = card.scope.layer if card.scope is not None else ""
+        network.get_submodule(layer)
     except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
     network.requires_grad_(False).eval().to(device)
-    return network, scope
+    if engine == "pytorch":
+        return network, None if measure is None else (Watched(network, layer), measure)
+    try:
+        traced = Traced(network, card.size, layer)
+    except ValueError as error:
+        raise BundleError(f"{card.title} does not run on ONNX Runtime: {error}") from error
+    return traced, None if measure is None else (traced, measure)
 
 
 def serialise(network: nn.Module, scope: Scope | None = None) -> bytes:

@@ -110,14 +110,19 @@ class OnnxNetwork(Adopted):
         return {name: torch.from_numpy(value).to(image.device) for name, value in zip(names, joined, strict=True)}
 
 
-def session(graph: bytes) -> Any:
-    """ONNX Runtime's session of a graph; raises ``ValueError`` where it is none, or ONNX Runtime is not installed."""
+def session(graph: bytes, threads: int = 0) -> Any:
+    """ONNX Runtime's session of a graph, on ``threads`` threads (0: as many as there are cores).
+
+    Raises ``ValueError`` where it is none, or ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ValueError("ONNX Runtime is not installed: pip install 'chexnode[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     try:
-        found = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        found = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class but this
         raise ValueError(f"no ONNX graph that can be run: {str(error).splitlines()[0]}") from error
     if len(found.get_inputs()) != 1:

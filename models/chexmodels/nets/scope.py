@@ -51,6 +51,12 @@ class Scope(nn.Module):
         return torch.sqrt((inside + outside / variance[-1]) / (count + rest))
 
 
+def pooled(answer: Any) -> Tensor:
+    """A layer's maps ``(B,D,...)``, or the last of several, -> their mean over space ``(B,D)`` float32."""
+    maps = answer[-1] if isinstance(answer, list | tuple) else answer
+    return cast(Tensor, maps.float().mean(dim=tuple(range(2, maps.ndim))))
+
+
 class Watched:
     """The mean over space of what the layer ``name`` of ``network`` first returned in this thread's last run."""
 
@@ -60,8 +66,7 @@ class Watched:
 
     def _keep(self, module: nn.Module, given: Any, answer: Any) -> None:
         if getattr(self._seen, "features", None) is None:
-            maps = answer[-1] if isinstance(answer, list | tuple) else answer
-            self._seen.features = maps.float().mean(dim=tuple(range(2, maps.ndim)))
+            self._seen.features = pooled(answer)
 
     def close(self) -> None:
         """Look no longer."""

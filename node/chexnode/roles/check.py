@@ -206,7 +206,7 @@ def device(settings: Settings) -> str:
 
     from chexnode.work.engine import pick_device
 
-    name = pick_device(settings.model.device)
+    name = pick_device(settings.model.device, settings.model.engine)
     what = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
     return f"{name} ({what})"
 

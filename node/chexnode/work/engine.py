@@ -14,18 +14,22 @@ from numpy.typing import NDArray
 from chexmodels import registry
 from chexmodels.bundle import BundleError, ModelCard
 from chexmodels.model import Raw, RawItem
+from chexmodels.registry import EngineName
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """A loaded bundle. ``device``: auto, cpu, cuda or cuda:N. Raises BadEnvironment if it cannot be loaded there."""
+    """A loaded bundle. ``device``: auto, cpu, cuda or cuda:N; ``engine``: what runs its networks.
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self.device = torch.device(pick_device(device))
+    Raises BadEnvironment if it cannot be loaded there.
+    """
+
+    def __init__(self, folder: Path, device: str, engine: EngineName = "pytorch") -> None:
+        self.device = torch.device(pick_device(device, engine))
         try:
-            self._model = registry.load(folder, self.device)
+            self._model = registry.load(folder, self.device, engine)
         except (BundleError, RuntimeError) as error:
             raise BadEnvironment(f"cannot load the model: {error}") from error
 
@@ -57,8 +61,13 @@ class Engine:
         return raw.items()
 
 
-def pick_device(device: str) -> str:
-    """``auto`` becomes the first GPU, or the CPU. Raises BadEnvironment for a GPU that is not there."""
+def pick_device(device: str, engine: EngineName = "pytorch") -> str:
+    """``auto`` becomes the first GPU, or the CPU. Raises BadEnvironment for a GPU that is not there, or that the engine
+    does not use."""
+    if engine == "onnx":
+        if device not in ("auto", "cpu"):
+            raise BadEnvironment(f"model.device is {device}, and model.engine onnx runs on the CPU")
+        return "cpu"
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda"):

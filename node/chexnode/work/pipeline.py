@@ -122,7 +122,7 @@ def open_pipeline(settings: Settings, spec: JobSpec, model: ModelSettings | None
     """
     model = model or settings.model
     folder = bundle.find(model.bundle)
-    engine = Engine(folder, model.device)
+    engine = Engine(folder, model.device, model.engine)
     if bundle.digest(folder) != spec.model_digest:
         raise BadEnvironment("the model changed while it was being loaded")
     with Sandbox(settings.limits, engine.card.size, engine.card.geometry, settings.worker.decoders) as sandbox:

@@ -77,6 +77,20 @@ def test_a_batch_gives_what_single_images_give() -> None:
         np.testing.assert_allclose(one.heat, other.heat, atol=1e-4)  # type: ignore[arg-type]
 
 
+def test_onnx_runtime_gives_what_pytorch_gives() -> None:
+    rng = np.random.default_rng(0)
+    batch = [rng.random((64, 64), np.float32) for _ in range(3)]
+    by_pytorch, by_onnx = (Engine(FOLDER, "auto", engine).infer(batch) for engine in ("pytorch", "onnx"))
+    for one, other in zip(by_pytorch, by_onnx, strict=True):
+        np.testing.assert_allclose(one.heat, other.heat, atol=1e-3)  # type: ignore[arg-type]
+
+
+def test_onnx_runtime_takes_no_gpu() -> None:
+    assert pick_device("auto", "onnx") == "cpu"
+    with pytest.raises(BadEnvironment, match=r"model.device is cuda:0, and model.engine onnx runs on the CPU"):
+        pick_device("cuda:0", "onnx")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_told() -> None:
     with pytest.raises(BadEnvironment, match="cuda:3"):

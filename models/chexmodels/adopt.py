@@ -39,7 +39,7 @@ class _Mapping(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Line(_Mapping):
+class PointMapping(_Mapping):
     """An operating point; without figures of its own nobody has measured what it does."""
 
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -79,7 +79,7 @@ class AdoptionMapping(_Mapping):
     temperature: float = 1.0
     slope: float = 1.0
     intercept: float = 0.0
-    operating_points: Mapping[str, Line] = Field(default_factory=lambda: {"second_reader": Line()})
+    operating_points: Mapping[str, PointMapping] = Field(default_factory=lambda: {"second_reader": PointMapping()})
     licence: str = ""
     training_data: str = "Not known here; see the model's own documentation."
     intended_use: str = RESEARCH_USE_ONLY

@@ -34,7 +34,7 @@ _LEAST_USED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class Radiograph:
     """One radiograph ready for a model."""
 
     pixels: NDArray[np.float32]
@@ -71,7 +71,7 @@ class Reading:
         shutter_notes = () if self._covered is None else (SHUTTER_APPLIED,)
         self.notes = (*notes, *shutter_notes, *_contradictions(ds, pixel_array))
 
-    def image(self) -> Image:
+    def image(self) -> Radiograph:
         """Return the model's view."""
         values = self._offered.pick(self.choice).apply(self._stored, self._used)
         image = _normalised(values, self._counts, self._padding, self._index, self.notes, self.choice)
@@ -128,7 +128,7 @@ def _contradictions(ds: Dataset, pixel_array: NDArray[np.integer]) -> tuple[str,
     return (CODESTREAM_DIFFERS,) if differs or int(pixel_array.max()) >> bits > 0 else ()
 
 
-def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Image:
+def to_image(ds: Dataset, pixel_array: NDArray[np.integer]) -> Radiograph:
     """Apply the greyscale pipeline of ``ds`` to its decoded ``pixel_array`` (H, W), integers, for a model."""
     return Reading(ds, pixel_array).image()
 
@@ -141,7 +141,7 @@ def to_screen(ds: Dataset, pixel_array: NDArray[np.integer], voi: Window | None 
     return Reading(ds, pixel_array).screen(voi)
 
 
-def from_picture(source: Path | NDArray[np.integer], max_pixels: int = _MAX_PIXELS) -> Image:
+def from_picture(source: Path | NDArray[np.integer], max_pixels: int = _MAX_PIXELS) -> Radiograph:
     """Read a PNG or JPEG research file, or take an integer array (H, W), to the same scale as :func:`to_image`.
 
     Colour is reduced to luminance. Raises :class:`DecodeError` (``undecodable``, ``decode-limit``) and OSError where
@@ -193,7 +193,7 @@ def _normalised(
     index: NDArray[np.integer],
     notes: tuple[str, ...] = (),
     choice: Choice = NO_TRANSFORMATION,
-) -> Image:
+) -> Radiograph:
     """Clip at the percentiles of the unpadded pixels and scale to [0, 1]; a constant image becomes 0."""
     low, high = _percentiles(values, np.where(padding, 0, counts))
     scale = high - low
@@ -203,7 +203,7 @@ def _normalised(
         table = np.zeros(values.shape, np.float32)
     table[padding] = 0
     used = (counts > 0) & ~padding & (values >= low) & (values <= high)
-    return Image(np.take(table, index), notes, len(np.unique(values[used])), choice)
+    return Radiograph(np.take(table, index), notes, len(np.unique(values[used])), choice)
 
 
 def _percentiles(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from chexmodels.pixels import Image, resized
+from chexmodels.pixels import Radiograph, resized
 
 #: The mean of 1,541 frontal chest radiographs of NIH ChestX-ray14 (Wang et al., CVPR 2017) on an 8 x 8 grid, one digit
 #: a cell, 9 brightest: dark beside the neck, lungs darker than the mediastinum, the abdomen bright.
@@ -39,16 +39,16 @@ class PixelStats:
     upright: float
     """Correlation with the mean frontal chest, as it is."""
     flipped: float
-    """The same with the picture upside down."""
+    """Correlation with the mean frontal chest of the picture upside down."""
     turned: tuple[float, float]
-    """The same with the picture turned a quarter anticlockwise and clockwise."""
+    """Correlations with the mean frontal chest of the picture turned a quarter anticlockwise, and clockwise."""
     entropy: float = 6.0
     """Bits of the histogram of 64 grey levels: 5.1 and more for radiographs, about 1 for a written or printed page."""
     edges: float = 0.0
     """Share of neighbouring pixels a quarter of the grey scale or more apart: many in writing, hardly any elsewhere."""
 
 
-def measure(image: Image) -> PixelStats:
+def measure(image: Radiograph) -> PixelStats:
     """Measure one image. A few milliseconds; raises nothing."""
     rows, columns = image.pixels.shape
     scale = min(1.0, _NOISE_SIZE / max(rows, columns))

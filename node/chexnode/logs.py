@@ -25,7 +25,7 @@ OUR_LOGGERS = ("chexnode", "chexmodels")
 QUOTING = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
 
 
-class Level(StrEnum):
+class LogLevel(StrEnum):
     """How much is told."""
 
     DEBUG = "debug"
@@ -34,7 +34,7 @@ class Level(StrEnum):
     ERROR = "error"
 
 
-def configure(level: Level = Level.INFO, json_lines: bool | None = None, stream: TextIO | None = None) -> None:
+def configure(level: LogLevel = LogLevel.INFO, json_lines: bool | None = None, stream: TextIO | None = None) -> None:
     """Send everything to ``stream`` (stderr); ``json_lines`` None: unless that is a terminal."""
     stream = stream or sys.stderr
     if json_lines is None:

@@ -25,7 +25,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from chexnode.ledger.images import Search
+from chexnode.ledger.images import ImageSearch
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import deliveries, instances, jobs, results, series, studies
 from chexnode.settings.loading import load
@@ -198,7 +198,7 @@ def main() -> None:
         with opened(settings.database.url) as ledger:
             fill(ledger, arguments.images)
             midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-            older = ledger.images.page(search=Search(), size=1).rows[0].received_at - timedelta(days=50)
+            older = ledger.images.page(search=ImageSearch(), size=1).rows[0].received_at - timedelta(days=50)
             place = f"{older.isoformat()}~1~1".replace("+", "%2B")
             pages = {
                 "list": "/console/images",

@@ -30,7 +30,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, Se
 from rich.console import Console
 from rich.table import Table
 
-from chexnode.deliver.destination import Answer, Outgoing
+from chexnode.deliver.destination import DeliveryAnswer, Outgoing
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import Spool
@@ -66,7 +66,7 @@ def ours(port: int, items: Sequence[Outgoing]) -> None:
     """Send with the node's own SCU, checksums included."""
     settings = DestinationSettings(name="bench", ae_title="BENCH", host=servers.LOOPBACK, port=port)
     destination = DicomDestination(settings, "CHEXNODE", threading.Event())
-    assert [sent.answer for sent in destination.send(items)] == [Answer.ACCEPTED] * len(items)
+    assert [sent.answer for sent in destination.send(items)] == [DeliveryAnswer.ACCEPTED] * len(items)
     destination.close()
 
 

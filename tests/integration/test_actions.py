@@ -15,7 +15,7 @@ from chexnode.ledger.feed import FeedEvent, _settled
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.records import DeliveryOutcome
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.web import console
 from chexnode.web.console import image
@@ -32,7 +32,7 @@ def site(tmp_path: object) -> Iterator[Site]:
     pacs = {"name": "pacs", "kind": "dicom", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
     settings = Settings(node={"data_dir": f"{tmp_path}/var"}, database={"url": url}, destination=[pacs])
     with opened(url) as ledger, serving(settings, ledger) as client:
-        _, secret = ledger.tokens.add("all", [Scope.ADMIN])
+        _, secret = ledger.tokens.add("all", [TokenScope.ADMIN])
         client.headers["Authorization"] = f"Bearer {secret}"
         yield client, ledger
 
@@ -175,7 +175,7 @@ def test_one_image_is_analysed_again_by_another_model(tmp_path: Path) -> None:
 def test_reading_is_not_acting_and_other_sites_may_not(site: Site) -> None:
     client, ledger = site
     job = dead(ledger)
-    _, reader = ledger.tokens.add("reader", [Scope.READ, Scope.STORE])
+    _, reader = ledger.tokens.add("reader", [TokenScope.READ, TokenScope.STORE])
     paths = [f"/api/jobs/{job}/{act}" for act in ("retry", "cancel", "replay")]
     for path in (*paths, "/api/deliveries/replay", "/api/analyze"):
         refused = client.post(path, headers={"Authorization": f"Bearer {reader}"})

@@ -22,7 +22,7 @@ from chexnode.alarms.watch import Watch
 from chexnode.cli.commands import app
 from chexnode.ledger.alarms import CRITICAL, WARNING, Condition
 from chexnode.ledger.ledger import Ledger
-from chexnode.ledger.overview import Refusals
+from chexnode.ledger.overview import RefusalCounts
 from chexnode.node import Duty
 from chexnode.settings.loading import load
 from chexnode.vocabulary.reasons import Reason
@@ -217,14 +217,14 @@ def test_a_jump_of_what_is_not_analysed(ledger: Ledger, clock: Clock) -> None:
     for n in range(60):
         record(ledger, *([arrival(verdict=NOT_ANALYSED)] if n % 10 == 0 else [arrival()]))
     clock.forward(2 * 3600)
-    assert ledger.overviews.refusals() == Refusals(0, 0, 60, 6)
+    assert ledger.overviews.refusals() == RefusalCounts(0, 0, 60, 6)
     for _ in range(9):
         record(ledger, arrival(verdict=QUARANTINED))
     record(ledger)
     ledger.jobs.refuse(ledger.jobs.claim("worker", 100, SPEC)[-1], Reason.MALFORMED, "no pixels")
-    assert ledger.overviews.refusals() == Refusals(10, 10, 60, 6)
+    assert ledger.overviews.refusals() == RefusalCounts(10, 10, 60, 6)
     clock.forward(7 * 86_400)
-    assert ledger.overviews.refusals() == Refusals(0, 0, 10, 10)
+    assert ledger.overviews.refusals() == RefusalCounts(0, 0, 10, 10)
 
 
 def test_commitment_that_is_refused_or_does_not_come(ledger: Ledger, clock: Clock) -> None:

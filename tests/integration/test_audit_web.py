@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.audit import AuditSettings
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from support.collectors import Collector, Told
 from support.dicomweb import DICOM, Service, part10_of, path_of, serving
 from support.radiographs import radiograph
@@ -46,7 +46,7 @@ def image(study: str = "1.2.3", **more: str) -> Dataset:
     return ds
 
 
-def token(ledger: Ledger, name: str, *scopes: Scope) -> dict[str, str]:
+def token(ledger: Ledger, name: str, *scopes: TokenScope) -> dict[str, str]:
     return {"Authorization": f"Bearer {ledger.tokens.add(name, list(scopes))[1]}"}
 
 
@@ -63,8 +63,8 @@ def outcome(one: Told) -> str:
 def test_what_a_user_stores_and_retrieves_is_told_once_a_request(tmp_path: Path, log: Collector) -> None:
     first, second, other = image(), image(), image("1.2.4", PatientID="PID-8")
     with audited(tmp_path, log) as service:
-        mine = token(service.ledger, "modality-7", Scope.STORE)
-        yours = token(service.ledger, "viewer", Scope.READ)
+        mine = token(service.ledger, "modality-7", TokenScope.STORE)
+        yours = token(service.ledger, "viewer", TokenScope.READ)
         answer = service.store(*(part10_of(ds) for ds in (first, second, other)), **mine)
         assert answer.status_code == 200, answer.text
         one, two = log.wait_for(TRANSFERRED, 2)
@@ -138,7 +138,7 @@ def test_a_retrieval_that_is_broken_off_is_told_as_such(tmp_path: Path, log: Col
 
 def test_a_search_is_told_with_its_query_as_it_came(tmp_path: Path, log: Collector) -> None:
     with audited(tmp_path, log) as service:
-        mine = token(service.ledger, "viewer", Scope.READ)
+        mine = token(service.ledger, "viewer", TokenScope.READ)
         assert service.client.get("/studies?PatientName=M%C3%BCller*&limit=5", headers=mine).json() == []
         assert service.client.get("/studies/1.2.3/series", headers=mine).json() == []
         assert service.client.get("/instances?limit=x", headers=mine).status_code == 400
@@ -171,8 +171,8 @@ def test_who_signs_in_to_the_viewer_is_told_and_who_does_not(tmp_path: Path, log
     with audited(tmp_path, log) as service:
         url = service.url.replace("/dicom-web", "/viewer/")
         assert service.client.post(url, data={"token": "none is needed"}).status_code == 303
-        secret = service.ledger.tokens.add("radiologist", [Scope.READ])[1]
-        more = service.ledger.tokens.add("root", [Scope.ADMIN])[1]
+        secret = service.ledger.tokens.add("radiologist", [TokenScope.READ])[1]
+        more = service.ledger.tokens.add("root", [TokenScope.ADMIN])[1]
         assert service.client.post(url, data={"token": "guess"}).status_code == 401
         assert service.client.post(url, data={"token": secret}).status_code == 303
         assert service.client.post(url, data={"token": more}).status_code == 403
@@ -191,7 +191,7 @@ def test_who_signs_in_to_the_viewer_is_told_and_who_does_not(tmp_path: Path, log
 
 def test_users_who_are_turned_away_are_told_of_at_a_bounded_rate(tmp_path: Path, log: Collector) -> None:
     with audited(tmp_path, log) as service:
-        storing = token(service.ledger, "modality-7", Scope.STORE)
+        storing = token(service.ledger, "modality-7", TokenScope.STORE)
         for _ in range(5):
             assert service.client.get("/studies").status_code == 401
             assert service.client.get("/studies", headers={"Authorization": "Bearer guess"}).status_code == 401

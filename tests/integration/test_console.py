@@ -15,7 +15,7 @@ from sqlalchemy import update
 from typer.testing import CliRunner
 
 from chexnode.audit import message, syslog
-from chexnode.audit.elements import Outcome, Participant, Source
+from chexnode.audit.elements import AuditSource, EventOutcome, Participant
 from chexnode.audit.kept import KeptMessages
 from chexnode.cli.commands import app, exit_code
 from chexnode.ledger.alarms import Condition
@@ -355,8 +355,8 @@ def test_the_audit_trail_is_searched(two_models: Site) -> None:
     now = two_models.clock()
     kept = KeptMessages(load(two_models.config)[0].node.data_dir)
     who = Participant("<b>eve</b>", name="<b>eve</b>", host="10.0.0.7")
-    for outcome in (Outcome.SUCCESS, Outcome.MINOR_FAILURE):
-        one = message.login(Source("X@host"), now, who, Participant("1", "X"), outcome)
+    for outcome in (EventOutcome.SUCCESS, EventOutcome.MINOR_FAILURE):
+        one = message.login(AuditSource("X@host"), now, who, Participant("1", "X"), outcome)
         kept.add([syslog.encode(one, "host", "ChexNode", 1)], now)
     with browser(two_models) as visitor:
         sign_in(visitor, "anna")

@@ -23,7 +23,7 @@ from starlette.requests import Request as HttpRequest
 
 from chexmodels.bundle import find
 from chexnode.audit import message, syslog
-from chexnode.audit.elements import Outcome, Participant, Source
+from chexnode.audit.elements import AuditSource, EventOutcome, Participant
 from chexnode.audit.kept import KeptMessages
 from chexnode.ledger.alarms import Condition
 from chexnode.ledger.ledger import Ledger
@@ -186,7 +186,7 @@ mode = "shadow"
         serving(settings, ledger, shadows=shadows, spec=SPEC) as client,
     ):
         kept = KeptMessages(settings.node.data_dir)
-        login = message.login(Source("X@host"), clock.now, who, Participant("1", "X"), Outcome.SUCCESS)
+        login = message.login(AuditSource("X@host"), clock.now, who, Participant("1", "X"), EventOutcome.SUCCESS)
         kept.add([syslog.encode(login, "host", "ChexNode", 1)], clock.now)
         jobs = fill(ledger, clock, Spool(settings.node.data_dir), shadows[0].spec)
         client.headers["accept"] = "text/html"

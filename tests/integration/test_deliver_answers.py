@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from chexnode.deliver import courier
-from chexnode.deliver.destination import Answer, Outgoing, Sent
+from chexnode.deliver.destination import DeliveryAnswer, Outgoing, Sent
 from chexnode.vocabulary.errors import DestinationDown
 from support import servers
 from support.deliveries import Node, result, scripted
@@ -61,7 +61,7 @@ class Surprising:
         self.closed = 0
 
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        yield from [Sent(item, Answer.ACCEPTED) for item in items[:1] if len(items) > 1]
+        yield from [Sent(item, DeliveryAnswer.ACCEPTED) for item in items[:1] if len(items) > 1]
         raise IndexError("list index out of range")
 
     def request_commitment(self, request: object, told: object) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydicom.uid import SegmentationStorage
 
 from chexnode.deliver import dicom
-from chexnode.deliver.destination import Answer, Outgoing, Sent, load
+from chexnode.deliver.destination import DeliveryAnswer, Outgoing, Sent, load
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.roles import check
 from chexnode.vocabulary.errors import DestinationDown
@@ -68,7 +68,7 @@ def test_a_file_that_is_not_given_now_is_no_damaged_one(make_node: Callable[...,
             answers = pacs.send(outgoing)
             one, two = next(answers), next(answers)
         pacs.close()
-    assert (one.answer, two.answer) == (Answer.ACCEPTED, Answer.RETRY)
+    assert (one.answer, two.answer) == (DeliveryAnswer.ACCEPTED, DeliveryAnswer.RETRY)
 
 
 def test_a_file_that_fails_in_the_middle_of_a_message_is_sent_whole(

@@ -17,7 +17,15 @@ from pydicom.dataset import Dataset
 from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
 
 from chexmodels.dicom.key_objects import read_key_objects
-from chexnode.audit.elements import Instances, Participant, Source, add_participant, begin, finish, study_and_patient
+from chexnode.audit.elements import (
+    AuditSource,
+    MovedInstances,
+    Participant,
+    add_participant,
+    begin,
+    finish,
+    study_and_patient,
+)
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.ledger import Ledger
 from chexnode.node import Node
@@ -27,7 +35,7 @@ from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import StaleMove, Usage
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import Analysis, NewResult
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.vocabulary.variants import ResultKind, Variant
 from support.dicomweb import part10_of
@@ -230,8 +238,8 @@ def test_results_that_were_never_sent_are_simply_gone(tmp_path: Path, ledger: Le
 
 def test_an_erasure_asked_for_over_http(tmp_path: Path, ledger: Ledger) -> None:
     node = a_node(tmp_path, ledger)
-    _, admin = ledger.tokens.add("remover", [Scope.ADMIN])
-    _, reader = ledger.tokens.add("reader", [Scope.READ, Scope.STORE])
+    _, admin = ledger.tokens.add("remover", [TokenScope.ADMIN])
+    _, reader = ledger.tokens.add("reader", [TokenScope.READ, TokenScope.STORE])
     with serving(node.settings, ledger) as client:
         receive(node)
         analyse(node)
@@ -258,10 +266,10 @@ def test_an_erasure_asked_for_over_http(tmp_path: Path, ledger: Ledger) -> None:
 @pytest.mark.parametrize("short", ["1", "0", "2", "110"])
 def test_a_short_identity_erases_no_other_patients_messages(tmp_path: Path, short: str) -> None:
     at, us = datetime(2030, 1, 1, tzinfo=UTC), Participant("us", "US")
-    study, patient = study_and_patient(Instances("1.2.3", "PID-KEPT-1", "Kept^K", "A-9", {"1.2.840.1": 1}))
+    study, patient = study_and_patient(MovedInstances("1.2.3", "PID-KEPT-1", "Kept^K", "A-9", {"1.2.840.1": 1}))
     root = begin(("110104", "DCM", "DICOM Instances Transferred"), "C", at)
     add_participant(root, us)
     spool = AuditSpool(tmp_path)
-    spool.put(finish(root, Source("node"), at, study, patient).xml.encode())
+    spool.put(finish(root, AuditSource("node"), at, study, patient).xml.encode())
     assert spool.erase({short}) == 0
     assert spool.erase({short, "Kept^K"}) == 1

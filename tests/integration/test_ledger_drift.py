@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import bindparam, update
 
 from chexnode.alarms.rules import Facts, conditions
-from chexnode.ledger.drift import OUTCOME, Window
+from chexnode.ledger.drift import OUTCOME, DriftWindow
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.schema import jobs
 from chexnode.settings.alarms import AlarmSettings
@@ -20,7 +20,7 @@ from chexnode.vocabulary.states import JobState
 from chexnode.web.metrics import _of_drift
 from support.ledgers import NOT_ANALYSED, SPEC, Clock, arrival, record
 
-WINDOW = Window(days=7, images=100, psi=0.25)
+WINDOW = DriftWindow(days=7, images=100, psi=0.25)
 
 
 def stream(

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.ledger.images import Images, ImageView, Place, Search
+from chexnode.ledger.images import Images, ImageSearch, ImageView, Place
 from chexnode.ledger.ledger import Ledger
 from chexnode.ledger.overview import recent_analyses
 from support.ledgers import QUARANTINED, Clock, arrival, claim, complete, opened, record
 
 SIZE = 5
 SEARCHES = [
-    Search(),
-    Search(caller="OTHER"),
-    Search(abnormal=True),
-    Search(least_score=0.5),
-    Search(state="QUEUED"),
-    Search(state="QUARANTINED"),
-    Search(caller="OTHER", abnormal=True),
+    ImageSearch(),
+    ImageSearch(caller="OTHER"),
+    ImageSearch(abnormal=True),
+    ImageSearch(least_score=0.5),
+    ImageSearch(state="QUEUED"),
+    ImageSearch(state="QUARANTINED"),
+    ImageSearch(caller="OTHER", abnormal=True),
 ]
 
 
@@ -37,7 +37,7 @@ def images(ledger: Ledger, clock: Clock) -> Images:
     return ledger.images
 
 
-def pages(images: Images, search: Search) -> list[ImageView]:
+def pages(images: Images, search: ImageSearch) -> list[ImageView]:
     """All of them, forward."""
     rows: list[ImageView] = []
     place: Place | None = None
@@ -52,7 +52,7 @@ def pages(images: Images, search: Search) -> list[ImageView]:
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
-def test_pages_hold_every_row_once_and_are_counted(images: Images, search: Search) -> None:
+def test_pages_hold_every_row_once_and_are_counted(images: Images, search: ImageSearch) -> None:
     rows = pages(images, search)
     assert len({row.id for row in rows}) == len(rows) > 0
     assert [row.received_at for row in rows] == sorted((row.received_at for row in rows), reverse=True)
@@ -60,10 +60,10 @@ def test_pages_hold_every_row_once_and_are_counted(images: Images, search: Searc
 
 
 def test_a_page_back_is_the_one_before(images: Images) -> None:
-    first = images.page(Search(), SIZE)
-    second = images.page(Search(), SIZE, first.rows[-1].place)
+    first = images.page(ImageSearch(), SIZE)
+    second = images.page(ImageSearch(), SIZE, first.rows[-1].place)
     place = second.rows[0].place
-    back = images.page(Search(), SIZE, Place(place.at, place.sop_instance_uid, place.digest, is_back=True))
+    back = images.page(ImageSearch(), SIZE, Place(place.at, place.sop_instance_uid, place.digest, is_back=True))
     assert back.rows == first.rows
     assert (back.has_newer, back.has_older) == (False, True)
 

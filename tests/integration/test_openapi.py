@@ -14,7 +14,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from support.ledgers import NOT_ANALYSED, arrival, claim, complete, opened, record
 from support.servers import Postgres
 from support.webs import serving
@@ -47,7 +47,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with opened(url) as ledger:
         record(ledger, arrival(), arrival(verdict=NOT_ANALYSED))
         complete(ledger, claim(ledger), "pacs")
-        _, secret = ledger.tokens.add("fuzzer", [Scope.READ])
+        _, secret = ledger.tokens.add("fuzzer", [TokenScope.READ])
         with serving(settings, ledger) as client:
             yield str(client.base_url), secret
 

@@ -115,7 +115,7 @@ def test_a_page_that_the_archive_cut_short_is_not_the_last(tmp_path: Path, hones
     settings = a_settings(tmp_path)
     with service(search=search) as (url, _), opened_ledger(settings.database.url) as ledger:
         archive = DestinationSettings(name="archive", kind="stow", url=url, results=())
-        with pull.Service(node_on(ledger, settings), archive) as asked:
+        with pull.DicomWebArchive(node_on(ledger, settings), archive) as asked:
             assert len(asked.studies({})) == given
             assert bool(asked.incomplete) != honest
             assert all("There are 4 additional" in sentence for sentence in asked.incomplete)
@@ -138,7 +138,7 @@ def test_it_is_said_how_many_were_expected(tmp_path: Path) -> None:
     settings = a_settings(tmp_path)
     with service(search=search) as (url, _), opened_ledger(settings.database.url) as ledger:
         archive = DestinationSettings(name="archive", kind="stow", url=url, results=())
-        with pull.Service(node_on(ledger, settings), archive) as asked:
+        with pull.DicomWebArchive(node_on(ledger, settings), archive) as asked:
             assert len(list(asked.instances("1.2.7", ["CR"]))) == 6
             assert asked.expected == 8
             (sentence,) = asked.incomplete
@@ -152,7 +152,7 @@ def test_a_service_that_is_away_is_waited_for_and_then_told(node: Node, pacs: se
     gone = DestinationSettings(name="x", kind="stow", url=f"http://{servers.LOOPBACK}:{servers.free_port()}")
     with (
         opened(node) as (us, _, _),
-        pull.Service(us, gone, waits.append) as service,
+        pull.DicomWebArchive(us, gone, waits.append) as service,
         pytest.raises(DestinationDown, match="no connection"),
     ):
         service.studies({})
@@ -209,12 +209,12 @@ def test_what_makes_no_sense(node: Node, arguments: list[str], error: str) -> No
 
 
 @contextmanager
-def opened(node: Node) -> Iterator[tuple[OpenedNode, StorageService, pull.Service]]:
+def opened(node: Node) -> Iterator[tuple[OpenedNode, StorageService, pull.DicomWebArchive]]:
     """A command's own process: the node, its receive path, and the service to fetch from."""
     with (
         OpenedNode.open(load(node.config)[0], "test") as us,
         StorageService(us) as storage,
-        pull.Service(us, us.settings.destination[0]) as service,
+        pull.DicomWebArchive(us, us.settings.destination[0]) as service,
     ):
         yield us, storage, service
 

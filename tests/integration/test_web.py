@@ -23,7 +23,7 @@ from chexnode.spool.identity import FILE_NAME, name_of, prove
 from chexnode.vocabulary.errors import BadEnvironment
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.web.metrics import METRICS
 from support.ledgers import NOT_ANALYSED, QUARANTINED, arrival, claim, complete, node_on, opened, record
@@ -358,8 +358,8 @@ def test_a_destination_is_paused_and_resumed_by_an_administrator(client: httpx.C
     pause, resume = "/api/destinations/pacs/pause", "/api/destinations/pacs/resume"
     for foreign in ({"Origin": "https://elsewhere.example"}, {"Sec-Fetch-Site": "cross-site"}):
         assert client.post(pause, headers=foreign).status_code == 403, "another site's page may have sent it"
-    reader = {"Authorization": f"Bearer {ledger.tokens.add('reader', [Scope.READ])[1]}"}
-    admin = {"Authorization": f"Bearer {ledger.tokens.add('admin', [Scope.ADMIN])[1]}"}
+    reader = {"Authorization": f"Bearer {ledger.tokens.add('reader', [TokenScope.READ])[1]}"}
+    admin = {"Authorization": f"Bearer {ledger.tokens.add('admin', [TokenScope.ADMIN])[1]}"}
     assert [client.post(pause, headers=who).status_code for who in ({}, reader)] == [401, 403]
     paused = {"destination": "pacs", "paused": True, "changed": True, "waiting": 0}
     assert client.post(pause, headers=admin).json() == paused

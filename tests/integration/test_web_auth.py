@@ -26,7 +26,7 @@ from chexnode.ledger.tokens import PREFIX
 from chexnode.roles.up import _prepare
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import BadEnvironment, Usage
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web.app import create_app
 from chexnode.web.middleware import HEADERS, Buckets, Limits
 from support import dicomweb
@@ -65,7 +65,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 def test_a_token_is_kept_as_its_digest_only(database_url: str) -> None:
     with opened(database_url) as ledger:
-        token, secret = ledger.tokens.add("viewer", [Scope.READ])
+        token, secret = ledger.tokens.add("viewer", [TokenScope.READ])
         assert secret.startswith(PREFIX)
         assert len(secret) >= len(PREFIX) + 43  # 256 bits, base 64
         with ledger.database.read() as conn:
@@ -78,18 +78,18 @@ def test_a_token_is_kept_as_its_digest_only(database_url: str) -> None:
         assert ledger.tokens.recognise("") is None
         assert ledger.tokens.recognise("\0ü\udc80") is None
         with pytest.raises(Usage, match="already"):
-            ledger.tokens.add("viewer", [Scope.ADMIN])
+            ledger.tokens.add("viewer", [TokenScope.ADMIN])
         assert ledger.tokens.list() == [token]
         ledger.tokens.revoke("viewer")
         assert ledger.tokens.recognise(secret) is None
         assert ledger.tokens.list() == []
         with pytest.raises(Usage, match="no token 'viewer'"):
             ledger.tokens.revoke("viewer")
-        assert ledger.tokens.add("viewer", [Scope.STORE])[1] != secret
+        assert ledger.tokens.add("viewer", [TokenScope.STORE])[1] != secret
 
 
 def test_a_token_expires(ledger: Ledger, clock: Clock) -> None:
-    _, secret = ledger.tokens.add("short", [Scope.READ], timedelta(days=1))
+    _, secret = ledger.tokens.add("short", [TokenScope.READ], timedelta(days=1))
     clock.forward(86_399)
     assert ledger.tokens.recognise(secret) is not None
     clock.forward(1)
@@ -98,7 +98,7 @@ def test_a_token_expires(ledger: Ledger, clock: Clock) -> None:
 
 
 def test_revoking_the_last_token_does_not_open_the_node_at_the_next_start(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.tokens.add("viewer", [Scope.READ])
+    ledger.tokens.add("viewer", [TokenScope.READ])
     with pytest.raises(Usage, match="revoke and remove"):
         ledger.tokens.open_door()
     ledger.tokens.revoke("viewer")
@@ -116,7 +116,7 @@ def test_on_loopback_without_a_token_everybody_may(
         assert "neither a token nor a user exists" in caplog.text
         assert client.get("/api/jobs").status_code == 200
         # The first token closes the door, at once and for as long as we run.
-        _, secret = ledger.tokens.add("viewer", [Scope.READ])
+        _, secret = ledger.tokens.add("viewer", [TokenScope.READ])
         assert client.get("/api/jobs").status_code == 401
         assert client.get("/api/jobs", headers=bearer(secret)).status_code == 200
         ledger.tokens.revoke("viewer")
@@ -130,14 +130,14 @@ def test_no_other_address_opens_without_a_token(ledger: Ledger, tmp_path: Path, 
     for start in (lambda: create_app(node_on(ledger, chosen)), lambda: _prepare(chosen)):
         with pytest.raises(BadEnvironment, match="chexnode tokens add NAME"):
             start()
-    ledger.tokens.add("viewer", [Scope.READ])
+    ledger.tokens.add("viewer", [TokenScope.READ])
     create_app(node_on(ledger, chosen))
 
 
 def test_what_a_refusal_says(ledger: Ledger, tmp_path: Path) -> None:
-    _, reading = ledger.tokens.add("viewer", [Scope.READ])
-    _, storing = ledger.tokens.add("modality", [Scope.STORE])
-    _, ruling = ledger.tokens.add("admin", [Scope.ADMIN])
+    _, reading = ledger.tokens.add("viewer", [TokenScope.READ])
+    _, storing = ledger.tokens.add("modality", [TokenScope.STORE])
+    _, ruling = ledger.tokens.add("admin", [TokenScope.ADMIN])
     with serving(settings(tmp_path), ledger) as client:
 
         def asked(*headers: tuple[str, str]) -> tuple[int, str]:
@@ -161,7 +161,7 @@ def test_what_a_refusal_says(ledger: Ledger, tmp_path: Path) -> None:
 
 
 def test_what_needs_no_token(ledger: Ledger, tmp_path: Path) -> None:
-    _, secret = ledger.tokens.add("prometheus", [Scope.READ])
+    _, secret = ledger.tokens.add("prometheus", [TokenScope.READ])
     with serving(settings(tmp_path), ledger) as client:
         assert client.get("/health/live").json() == {"status": "live"}
         ready = client.get("/health/ready")
@@ -174,7 +174,7 @@ def test_what_needs_no_token(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_every_other_route_needs_one(ledger: Ledger, tmp_path: Path) -> None:
     """Whoever adds a route and forgets to protect it finds out here."""
-    _, storing = ledger.tokens.add("modality", [Scope.STORE])
+    _, storing = ledger.tokens.add("modality", [TokenScope.STORE])
     free = {"/health/live", "/health/ready", "/api/openapi.json"}
     with dicomweb.serving(settings(tmp_path), ledger) as service, httpx.Client(base_url=origin(service.url)) as client:
         schema = client.get("/api/openapi.json").json()
@@ -213,7 +213,7 @@ def test_pages_elsewhere_read_our_answers_only_by_permission(ledger: Ledger, tmp
     with serving(settings(tmp_path), ledger) as client:
         assert "access-control-allow-origin" not in client.get("/api/jobs", headers={"Origin": origin}).headers
         assert client.options("/api/jobs", headers=ask).status_code == 405
-    _, secret = ledger.tokens.add("viewer", [Scope.READ])
+    _, secret = ledger.tokens.add("viewer", [TokenScope.READ])
     with serving(settings(tmp_path, cors_origins=[origin]), ledger) as client:
         allowed = client.options("/api/jobs", headers=ask)
         assert allowed.status_code == 200
@@ -230,7 +230,7 @@ def test_names_that_we_answer_to(ledger: Ledger, tmp_path: Path) -> None:
     with serving(settings(tmp_path, names=["chexnode.example"]), ledger) as client:
         assert client.get("/health/live", headers={"Host": "chexnode.example:8080"}).status_code == 200
         assert client.get("/health/live", headers={"Host": "other.example"}).status_code == 400
-    ledger.tokens.add("viewer", [Scope.READ])
+    ledger.tokens.add("viewer", [TokenScope.READ])
     with serving(settings(tmp_path, host="0.0.0.0"), ledger) as client:
         assert client.get("/health/live", headers={"Host": "any.example"}).status_code == 200
 

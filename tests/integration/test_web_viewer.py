@@ -13,7 +13,7 @@ import pytest
 
 from chexnode.ledger.ledger import Ledger
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web import cookie
 from chexnode.web.viewer import install
 from support import dicomweb, npm
@@ -172,9 +172,9 @@ class Guarded:
 
     def __init__(self, client: httpx.Client, ledger: Ledger) -> None:
         self.client, self.ledger = client, ledger
-        self.read = ledger.tokens.add("radiologist", [Scope.READ], timedelta(hours=2))[1]
-        self.all = ledger.tokens.add("root", [Scope.ADMIN])[1]
-        self.both = ledger.tokens.add("both", [Scope.READ, Scope.STORE])[1]
+        self.read = ledger.tokens.add("radiologist", [TokenScope.READ], timedelta(hours=2))[1]
+        self.all = ledger.tokens.add("root", [TokenScope.ADMIN])[1]
+        self.both = ledger.tokens.add("both", [TokenScope.READ, TokenScope.STORE])[1]
 
     def sign_in(self, token: str, path: str = "/viewer/viewer?StudyInstanceUIDs=1.2", **headers: str) -> httpx.Response:
         return self.client.post(path, data={"token": token}, headers=headers)
@@ -278,7 +278,7 @@ def test_a_cookie_changes_nothing(guarded: Guarded) -> None:
 def test_a_cookie_never_stores(tmp_path: Path) -> None:
     settings = Settings(node={"data_dir": tmp_path / "var"}, database={"url": f"sqlite:///{tmp_path / 'c.db'}"}, web={})
     with dicomweb.serving(settings) as service:
-        token, _ = service.ledger.tokens.add("root", [Scope.ADMIN])
+        token, _ = service.ledger.tokens.add("root", [TokenScope.ADMIN])
         service.client.cookies.set("chexnode", service.ledger.tokens.open_session(token, timedelta(hours=1)))
         assert service.get("/studies").json() == []
         assert service.store(b"x").status_code == 401

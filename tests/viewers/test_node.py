@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless, SegmentationStorage
 
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from support import dicomweb, senders
 from support.nodes import Node
 from support.radiographs import part10
@@ -185,7 +185,7 @@ def test_the_study_list_is_filtered_by_modality_and_shows_a_study_without_any(
 def test_a_token_is_asked_for_and_kept(chromium: Chromium, viewer_home: Path, tmp_path: Path) -> None:
     with dicomweb.serving(settings(tmp_path, viewer_home)) as service:
         assert service.store(part10(DX.dataset)).status_code == 200
-        _, secret = service.ledger.tokens.add("radiologist", [Scope.READ])
+        _, secret = service.ledger.tokens.add("radiologist", [TokenScope.READ])
         page = StudyPage(chromium.page())
         with page:
             origin = service.url.removesuffix("/dicom-web")

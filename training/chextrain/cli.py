@@ -69,9 +69,9 @@ def index(
 ) -> None:
     """Check a data set: count what is there, name the rows that cannot be used; exit code 1 if there are any."""
     from chextrain.data import indexing
-    from chextrain.data.formats import Source
+    from chextrain.data.formats import DataSource
 
-    source = Source(format_, data, consensus or Consensus.SOFT, split_seed or 0, sizes, groups)
+    source = DataSource(format_, data, consensus or Consensus.SOFT, split_seed or 0, sizes, groups)
     listing = None if format_ is Format.PHANTOM else source.listing()
     built = source.built(listing)
     found = indexing.index(listing, built)
@@ -319,9 +319,11 @@ def read(
     groups: Path | None = None,
 ) -> Collection:
     """The data set at ``data``; raises ``BadData``."""
-    from chextrain.data.formats import Source
+    from chextrain.data.formats import DataSource
 
-    return Source(format_, data, Consensus(consensus or Consensus.SOFT), split_seed or 0, sizes, groups).collection()
+    return DataSource(
+        format_, data, Consensus(consensus or Consensus.SOFT), split_seed or 0, sizes, groups
+    ).collection()
 
 
 def _options(*sections: tuple[str, dict[str, Any]]) -> list[str]:

@@ -17,13 +17,13 @@ class ConfigError(ValueError):
     """A key or value that no recipe knows; the message names the nearest known key."""
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A section of the configuration: frozen, of strict types; the docstrings below its keys are their descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class DataConfig(Section):
+class DataConfig(ConfigSection):
     """What is read."""
 
     size: int = 256
@@ -42,7 +42,7 @@ class DataConfig(Section):
     """Of the hash that shares out the patients where the data set names no splits."""
 
 
-class NetworkConfig(Section):
+class NetworkConfig(ConfigSection):
     """What is trained."""
 
     preset: Preset = "fast"
@@ -50,7 +50,7 @@ class NetworkConfig(Section):
     dropout: float = 0.1
 
 
-class LossConfig(Section):
+class LossConfig(ConfigSection):
     """Focal loss in units of the mean mask fraction, a soft Dice, and the box transform."""
 
     pixels: Literal["focal", "printed"] = "focal"
@@ -74,7 +74,7 @@ class LossConfig(Section):
     """Share of the steps before the transform begins; until then predictions have no components worth boxing."""
 
 
-class EncoderConfig(Section):
+class EncoderConfig(ConfigSection):
     """An encoder that was trained elsewhere, of recipe ``encoder``."""
 
     name: Literal["efficientnet-lite0", "efficientnet-lite2"] = "efficientnet-lite0"
@@ -90,7 +90,7 @@ class EncoderConfig(Section):
     """Of its five levels, from the finest: those that never learn. Two are a third of the time of a step."""
 
 
-class MaskedConfig(Section):
+class MaskedConfig(ConfigSection):
     """Pre-training of a supermodel without labels: restoring what of an image was hidden."""
 
     epochs: int = 0
@@ -102,7 +102,7 @@ class MaskedConfig(Section):
     """Of the blocks that are hidden."""
 
 
-class SiameseConfig(Section):
+class SiameseConfig(ConfigSection):
     """The contrastive stage."""
 
     variant: Literal["pooled", "map", "cnn"] = "pooled"
@@ -120,7 +120,7 @@ class SiameseConfig(Section):
     """Pairs an epoch: half of them two findings, a quarter each finding/normal and normal/finding."""
 
 
-class ChexnomalyConfig(Section):
+class ChexnomalyConfig(ConfigSection):
     """How the supermodel and the extractor are joined, and the ablations."""
 
     inject: Literal["input", "bottleneck"] = "input"
@@ -139,7 +139,7 @@ class ChexnomalyConfig(Section):
     """``training.epochs`` of the Siamese network that is trained where no run of one is given."""
 
 
-class SpecialistConfig(Section):
+class SpecialistConfig(ConfigSection):
     """A model of one finding."""
 
     finding: str = ""
@@ -148,7 +148,7 @@ class SpecialistConfig(Section):
     """As many images without the finding as with it: any others (the paper), or normal ones only (its code)."""
 
 
-class DdadConfig(Section):
+class DdadConfig(ConfigSection):
     """The autoencoders of DDAD, and what its two modules learn from."""
 
     backbone: Literal["ae", "memae", "aeu"] = "ae"
@@ -171,7 +171,7 @@ class DdadConfig(Section):
     """Share of abnormal images among ``unlabelled``, where both kinds are in the pool."""
 
 
-class CmlConfig(Section):
+class CmlConfig(ConfigSection):
     """CXR-CML: embeddings, their mixture, and what is learnt from both. The article fixes Student's t with nu = 4, the
     triplet loss and batches of 32; all else is a choice of ours."""
 
@@ -231,7 +231,7 @@ class CmlConfig(Section):
     """Probability by which those are lowered."""
 
 
-class EnsembleConfig(Section):
+class EnsembleConfig(ConfigSection):
     """Which specialists there are, and what combines them."""
 
     least: int = 20
@@ -244,7 +244,7 @@ class EnsembleConfig(Section):
     """It learns from maps of images that the specialists learnt from, as in the paper, which flatters them."""
 
 
-class AugmentationConfig(Section):
+class AugmentationConfig(ConfigSection):
     """How far a training image may be moved and changed; masks follow the geometry."""
 
     flip: float = 0.0
@@ -267,7 +267,7 @@ class AugmentationConfig(Section):
     """Share of the images that are black outside a random opening, as behind a collimator or a display shutter."""
 
 
-class TrainingConfig(Section):
+class TrainingConfig(ConfigSection):
     """How it is trained."""
 
     epochs: int = 15
@@ -298,7 +298,7 @@ class TrainingConfig(Section):
     seed: int = 0
 
 
-class Config(Section):
+class Config(ConfigSection):
     """All values of one run."""
 
     data: DataConfig = DataConfig()
@@ -316,7 +316,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
 
     def but(self, section: str, **values: Any) -> Config:
-        """The same with other values in one section."""
+        """This configuration with other values in one section."""
         return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class EncoderStage:
     """Blocks of one width, the first of which may halve the map."""
 
     repeats: int
@@ -30,24 +30,24 @@ class Stage:
 
 
 LITE0 = (
-    Stage(1, 16, 3, 1, expansion=1),
-    Stage(2, 24, 3, 2),
-    Stage(2, 40, 5, 2),
-    Stage(3, 80, 3, 2),
-    Stage(3, 112, 5, 1),
-    Stage(4, 192, 5, 2),
-    Stage(1, 320, 3, 1),
+    EncoderStage(1, 16, 3, 1, expansion=1),
+    EncoderStage(2, 24, 3, 2),
+    EncoderStage(2, 40, 5, 2),
+    EncoderStage(3, 80, 3, 2),
+    EncoderStage(3, 112, 5, 1),
+    EncoderStage(4, 192, 5, 2),
+    EncoderStage(1, 320, 3, 1),
 )
 LITE2 = (
-    Stage(1, 16, 3, 1, expansion=1),
-    Stage(3, 24, 3, 2),
-    Stage(3, 48, 5, 2),
-    Stage(4, 88, 3, 2),
-    Stage(4, 120, 5, 1),
-    Stage(5, 208, 5, 2),
-    Stage(1, 352, 3, 1),
+    EncoderStage(1, 16, 3, 1, expansion=1),
+    EncoderStage(3, 24, 3, 2),
+    EncoderStage(3, 48, 5, 2),
+    EncoderStage(4, 88, 3, 2),
+    EncoderStage(4, 120, 5, 1),
+    EncoderStage(5, 208, 5, 2),
+    EncoderStage(1, 352, 3, 1),
 )
-ENCODERS: Mapping[str, tuple[Stage, ...]] = {"efficientnet-lite0": LITE0, "efficientnet-lite2": LITE2}
+ENCODERS: Mapping[str, tuple[EncoderStage, ...]] = {"efficientnet-lite0": LITE0, "efficientnet-lite2": LITE2}
 """By the name that a recipe and a bundle use: 2.9 M and 4.4 M parameters."""
 STEM = 32
 """Channels of the first convolution."""
@@ -139,7 +139,7 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
-        """As of any module, but what is frozen stays in evaluation mode."""
+        """Set training or evaluation mode, but what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in self._still():
             module.eval()

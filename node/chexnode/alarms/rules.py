@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from chexnode.ledger.alarms import CRITICAL, WARNING, Condition
-from chexnode.ledger.overview import DestinationView, Refusals, SourceView
+from chexnode.ledger.overview import DestinationView, RefusalCounts, SourceView
 from chexnode.node import Duty
 from chexnode.settings.alarms import AlarmSettings
 from chexnode.vocabulary.plain import plain
@@ -42,7 +42,7 @@ class Facts:
     """Recent images against the baseline."""
     silent: Sequence[SourceView] = ()
     """Who sends nothing at a time when it usually does."""
-    refusals: Refusals = field(default_factory=Refusals)
+    refusals: RefusalCounts = field(default_factory=RefusalCounts)
     """Images that were not analysed, lately and before."""
     uncommitted: Mapping[str, int] = field(default_factory=dict)
     """Destination -> results that it accepted and does not commit to."""
@@ -119,7 +119,7 @@ def _of_node(facts: Facts, settings: AlarmSettings) -> Iterator[Condition]:
         yield Condition("refusals", "", WARNING, text)
 
 
-def has_jumped(refusals: Refusals, least: int) -> bool:
+def has_jumped(refusals: RefusalCounts, least: int) -> bool:
     """Whether far more images are not analysed than usual: twice as many, and more than chance (Poisson) explains.
 
     ``least``: of so many images at least; 0: never. Where hardly anything came in the week before, nothing is usual.

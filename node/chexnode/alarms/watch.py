@@ -12,7 +12,7 @@ from cryptography import x509
 
 from chexnode.alarms.channels import Channel, Notice, channels
 from chexnode.alarms.rules import Facts, conditions
-from chexnode.ledger.drift import FRESH_SECONDS, Window
+from chexnode.ledger.drift import FRESH_SECONDS, DriftWindow
 from chexnode.node import Node
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
@@ -103,7 +103,7 @@ def look(node: Node) -> Facts:
         refusals=ledger.overviews.refusals(),
         uncommitted=ledger.overviews.uncommitted(timedelta(minutes=settings.alarms.commitment_minutes)),
         is_quiet=settings.alarms.is_quiet(datetime.now().time()),
-        drift=ledger.drifts.look(Window(drift.days, drift.images, drift.psi), FRESH_SECONDS),
+        drift=ledger.drifts.look(DriftWindow(drift.days, drift.images, drift.psi), FRESH_SECONDS),
     )
 
 

@@ -48,7 +48,7 @@ PAGE = 100
 LOOK_SECONDS = 2.0
 """Between two looks at what is in the way."""
 
-TOLD_EVERY = 100
+REPORT_EVERY = 100
 """Studies; a log line tells how far a run is."""
 
 ATTEMPTS = 5
@@ -82,7 +82,7 @@ class NotRetrieved(Exception):
     """This instance cannot be had; others may."""
 
 
-class Service:
+class DicomWebArchive:
     """A DICOMweb service to search and retrieve from. Use as a context manager; entering raises DestinationDown."""
 
     def __init__(self, node: Node, settings: DestinationSettings, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -249,7 +249,7 @@ class Pace:
         return f"{self._queue} images are queued for analysis" if self._known_room < 0 else ""
 
 
-def pull(node: Node, service: Service, storage: StorageService, studies: Iterable[str], pace: Pace) -> Pulled:
+def pull(node: Node, service: DicomWebArchive, storage: StorageService, studies: Iterable[str], pace: Pace) -> Pulled:
     """Fetch ``studies`` at this ``pace``.
 
     Raises DestinationDown where the service cannot be used, and Transient where the node cannot store now; what was
@@ -275,7 +275,7 @@ def pull(node: Node, service: Service, storage: StorageService, studies: Iterabl
         finally:
             node.trail.fetched(service.settings, transfers)
         said.incomplete, said.expected = service.incomplete, service.expected
-        if said.studies % TOLD_EVERY == 0:
+        if said.studies % REPORT_EVERY == 0:
             log.info("pulled", extra={"studies": said.studies, "stored": said.stored, "held": said.held})
     return said
 
@@ -300,7 +300,13 @@ def wanted_query(terms: Iterable[str]) -> dict[str, str]:
 
 
 def _fetch(
-    service: Service, storage: StorageService, caller: Caller, study: str, series: str, uid: str, transfers: Transfers
+    service: DicomWebArchive,
+    storage: StorageService,
+    caller: Caller,
+    study: str,
+    series: str,
+    uid: str,
+    transfers: Transfers,
 ) -> str | None:
     """Why the instance is not stored; None where it is."""
     try:
@@ -315,7 +321,7 @@ def _fetch(
             raise Transient(f"nothing can be stored now: {outcome.answer.comment}")
         return outcome.answer.comment
     if outcome.stored is not None:
-        transfers.add(outcome.stored.subject, outcome.stored.sop_class_uid, outcome.stored.held_before)
+        transfers.add(outcome.stored.subject, outcome.stored.sop_class_uid, outcome.stored.had_before)
     return None
 
 

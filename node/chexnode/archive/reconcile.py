@@ -29,7 +29,7 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class LostResult:
     """A result that the PACS had accepted and no longer has."""
 
     study_instance_uid: str
@@ -49,7 +49,7 @@ class Reconciliation:
     missed: list[Missed]
     results: int
     """Results the PACS had accepted since."""
-    gone: list[Gone]
+    gone: list[LostResult]
 
     @property
     def balanced(self) -> bool:
@@ -74,11 +74,11 @@ def reconcile(
     ledger, name, wanted = node.ledger, archive.settings.name, set(node.settings.gate.modalities)
     delivered = ledger.holdings.delivered(name, wanted_studies)
     studies = list(dict.fromkeys([*archive.studies(wanted_studies, sorted(wanted)), *delivered]))
-    radiographs, missed, gone = 0, list[ArchivedInstance](), list[Gone]()
+    radiographs, missed, gone = 0, list[ArchivedInstance](), list[LostResult]()
     for study in track(studies):
         held = list(archive.instances(study))
         absent = delivered.get(study, set()) - {one.sop_instance_uid for one in held}
-        gone += [Gone(study, uid) for uid in sorted(absent)]
+        gone += [LostResult(study, uid) for uid in sorted(absent)]
         eligible = [
             one
             for one in held

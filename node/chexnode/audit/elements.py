@@ -31,7 +31,7 @@ _APPLICATION_SERVER = "4"  # Audit Source Type Code, PS3.15 A.5.1.2.1
 _MACHINE_NAME, _IP_ADDRESS = "1", "2"
 
 
-class Outcome(IntEnum):
+class EventOutcome(IntEnum):
     """EventOutcomeIndicator (PS3.15 A.5.2)."""
 
     SUCCESS = 0
@@ -42,7 +42,7 @@ class Outcome(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AuditSource:
     """Who reports: AuditSourceIdentification."""
 
     audit_source_id: str
@@ -63,7 +63,7 @@ class Participant:
 
 
 @dataclass(frozen=True, slots=True)
-class Instances:
+class MovedInstances:
     """What was moved of one study of one patient."""
 
     study_instance_uid: str
@@ -81,7 +81,7 @@ class Message:
 
     xml: str
     at: datetime
-    outcome: Outcome
+    outcome: EventOutcome
 
 
 def begin(
@@ -89,7 +89,7 @@ def begin(
     action: str,
     at: datetime,
     kind: Code | None = None,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: EventOutcome = EventOutcome.SUCCESS,
     description: str = "",
 ) -> Element:
     """A message with its EventIdentification; ``description``: of the outcome."""
@@ -131,7 +131,7 @@ def add_medium(element: Element, medium: Code) -> None:
 
 
 def finish(
-    root: Element, source: Source, at: datetime, *objects: Element, outcome: Outcome = Outcome.SUCCESS
+    root: Element, source: AuditSource, at: datetime, *objects: Element, outcome: EventOutcome = EventOutcome.SUCCESS
 ) -> Message:
     """Add AuditSourceIdentification and ``objects``: the message is complete."""
     attributes = {"AuditEnterpriseSiteID": source.enterprise_site_id} if source.enterprise_site_id else {}
@@ -142,7 +142,7 @@ def finish(
     return Message(tostring(root, encoding="unicode"), at, outcome)
 
 
-def study_and_patient(instances: Instances) -> tuple[Element, Element]:
+def study_and_patient(instances: MovedInstances) -> tuple[Element, Element]:
     """The two objects of a message about instances."""
     study = make_object(instances.study_instance_uid, SYSTEM, REPORT, STUDY_UID)
     # The schema wants a name or a query; a study has no other name than its UID.

@@ -17,12 +17,12 @@ from chexnode.audit.elements import (
     SECURITY_RESOURCE,
     SOP_CLASS_UID,
     SYSTEM,
+    AuditSource,
     Code,
-    Instances,
+    EventOutcome,
     Message,
-    Outcome,
+    MovedInstances,
     Participant,
-    Source,
     add_detail,
     add_medium,
     add_participant,
@@ -65,7 +65,7 @@ _URI_MEDIUM = ("110037", "DCM", "URI")
 _LONGEST_QUERY = 32_768
 
 
-def application(source: Source, at: datetime, process: Participant, started: bool) -> Message:
+def application(source: AuditSource, at: datetime, process: Participant, started: bool) -> Message:
     """Application Activity (A.5.3.1): one of our processes has started or is about to stop."""
     root = begin(_APPLICATION_ACTIVITY, "E", at, _START if started else _STOP)
     add_participant(root, process, _APPLICATION)
@@ -73,28 +73,33 @@ def application(source: Source, at: datetime, process: Participant, started: boo
 
 
 def transferred(
-    source: Source,
+    source: AuditSource,
     at: datetime,
     sender: Participant,
     receiver: Participant,
-    instances: Instances,
-    held_before: bool | None,
+    instances: MovedInstances,
+    had_before: bool | None,
     *,
     asked_by_receiver: bool = False,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: EventOutcome = EventOutcome.SUCCESS,
 ) -> Message:
     """DICOM Instances Transferred (A.5.3.7), about one patient.
 
-    ``held_before``: whether the receiver had the instances; None where the audit source is not the receiver.
+    ``had_before``: whether the receiver had the instances; None where the audit source is not the receiver.
     """
-    root = begin(_TRANSFERRED, "C" if held_before is False else "R", at, outcome=outcome)
+    root = begin(_TRANSFERRED, "C" if had_before is False else "R", at, outcome=outcome)
     add_participant(root, sender, _SOURCE, requestor=not asked_by_receiver)
     add_participant(root, receiver, _DESTINATION, requestor=asked_by_receiver)
     return finish(root, source, at, *study_and_patient(instances), outcome=outcome)
 
 
 def accessed(
-    source: Source, at: datetime, user: Participant, process: Participant, instances: Instances, outcome: Outcome
+    source: AuditSource,
+    at: datetime,
+    user: Participant,
+    process: Participant,
+    instances: MovedInstances,
+    outcome: EventOutcome,
 ) -> Message:
     """DICOM Instances Accessed (A.5.3.6): ``user`` was shown something of them by ``process``, about one patient."""
     root = begin(_ACCESSED, "R", at, outcome=outcome)
@@ -103,7 +108,7 @@ def accessed(
     return finish(root, source, at, *study_and_patient(instances), outcome=outcome)
 
 
-def exported(source: Source, at: datetime, process: Participant, uri: str, instances: Instances) -> Message:
+def exported(source: AuditSource, at: datetime, process: Participant, uri: str, instances: MovedInstances) -> Message:
     """Data Export (A.5.3.4): files were written to ``uri``, where others take them."""
     root = begin(_EXPORT, "R", at)
     add_participant(root, process, _SOURCE, requestor=True)
@@ -112,7 +117,7 @@ def exported(source: Source, at: datetime, process: Participant, uri: str, insta
 
 
 def query(
-    source: Source,
+    source: AuditSource,
     at: datetime,
     asking: Participant,
     asked: Participant,
@@ -131,13 +136,13 @@ def query(
 
 
 def web_query(
-    source: Source,
+    source: AuditSource,
     at: datetime,
     asking: Participant,
     asked: Participant,
     resource: str,
     parameters: bytes,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: EventOutcome = EventOutcome.SUCCESS,
 ) -> Message:
     """Query (A.5.3.10) by QIDO-RS: ``resource`` is what is searched, ``parameters`` the query of the URI as it came.
 
@@ -154,7 +159,12 @@ def web_query(
 
 
 def login(
-    source: Source, at: datetime, user: Participant, process: Participant, outcome: Outcome, description: str = ""
+    source: AuditSource,
+    at: datetime,
+    user: Participant,
+    process: Participant,
+    outcome: EventOutcome,
+    description: str = "",
 ) -> Message:
     """User Authentication (A.5.3.12): ``user`` has shown ``process`` who it is, or has failed to.
 
@@ -167,10 +177,10 @@ def login(
 
 
 def alert(
-    source: Source,
+    source: AuditSource,
     at: datetime,
     kind: Code,
-    outcome: Outcome,
+    outcome: EventOutcome,
     reporting: Participant,
     description: str,
     performing: Participant | None = None,

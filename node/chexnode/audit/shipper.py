@@ -70,7 +70,7 @@ class Shipper:
         while not last:
             last = self._stopping.is_set()
             try:
-                with self._spool.held() as ours:
+                with self._spool.lock() as ours:
                     if ours:
                         self._spool.tidy()
                         self._keep([])

@@ -123,7 +123,7 @@ class AuditSpool:
         part.rename(self._folder / "lost")
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
+    def lock(self) -> Iterator[bool]:
         """Whether the lock is ours, for as long as the body runs. It goes with the process that holds it."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

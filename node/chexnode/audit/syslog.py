@@ -22,7 +22,7 @@ from datetime import UTC
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from chexnode.audit.elements import Message, Outcome
+from chexnode.audit.elements import EventOutcome, Message
 from chexnode.tls import explained
 from chexnode.vocabulary.errors import Transient
 
@@ -65,7 +65,7 @@ class Address:
 
 def encode(message: Message, host: str, application: str, process_id: int) -> bytes:
     """Return the SYSLOG-MSG of RFC 5424 section 6, without the transport's framing."""
-    severity = {Outcome.SUCCESS: _NOTICE, Outcome.MAJOR_FAILURE: _CRITICAL}.get(message.outcome, _WARNING)
+    severity = {EventOutcome.SUCCESS: _NOTICE, EventOutcome.MAJOR_FAILURE: _CRITICAL}.get(message.outcome, _WARNING)
     at = message.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     names = f"{_name(host, 255)} {_name(application, 48)} {process_id} {MSGID}"
     head = f"<{_FACILITY * 8 + severity}>1 {at} {names} - "

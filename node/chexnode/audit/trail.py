@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from chexnode.audit import message, syslog
-from chexnode.audit.elements import Instances, Message, Outcome, Participant, Source
+from chexnode.audit.elements import AuditSource, EventOutcome, Message, MovedInstances, Participant
 from chexnode.audit.kept import KeptMessages
 from chexnode.audit.refusals import Cause, Refusal, Refusals
 from chexnode.audit.shipper import Shipper
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class _Place:
     """Who and where this process is."""
 
-    source: Source
+    source: AuditSource
     process: Participant
 
 
@@ -70,10 +70,10 @@ class Trail:
         self._stored(_user(user, address), transfers)
 
     def _stored(self, sender: Participant, transfers: Transfers, *, asked_by_us: bool = False) -> None:
-        for instances, held_before in transfers.take():
+        for instances, had_before in transfers.take():
             if self._place is not None:
                 at, source, us = _now(), self._place.source, self._place.process
-                facts = (sender, us, instances, held_before)
+                facts = (sender, us, instances, had_before)
                 self._write(message.transferred(source, at, *facts, asked_by_receiver=asked_by_us))
 
     def retrieved(self, user: str, address: str, transfers: Transfers, *, whole: bool, complete: bool) -> None:
@@ -81,7 +81,7 @@ class Trail:
 
         ``complete``: whether the answer reached its end.
         """
-        outcome = Outcome.SUCCESS if complete else Outcome.MINOR_FAILURE
+        outcome = EventOutcome.SUCCESS if complete else EventOutcome.MINOR_FAILURE
         for instances, _ in transfers.take():
             if self._place is None:
                 continue
@@ -96,7 +96,7 @@ class Trail:
     def searched(self, user: str, address: str, resource: str, parameters: bytes, *, understood: bool) -> None:
         """A user of the web role has searched ``resource``, a path, by the ``parameters`` of its URI."""
         if self._place is not None:
-            outcome = Outcome.SUCCESS if understood else Outcome.MINOR_FAILURE
+            outcome = EventOutcome.SUCCESS if understood else EventOutcome.MINOR_FAILURE
             us, who = self._place.process, _user(user, address)
             self._write(message.web_query(self._place.source, _now(), who, us, resource, parameters, outcome))
 
@@ -104,20 +104,20 @@ class Trail:
         """A browser keeps the token named ``user`` from now on."""
         if self._place is not None:
             us, who = self._place.process, _user(user, address)
-            self._write(message.login(self._place.source, _now(), who, us, Outcome.SUCCESS))
+            self._write(message.login(self._place.source, _now(), who, us, EventOutcome.SUCCESS))
 
     def acted(self, user: str, address: str, what: str) -> None:
         """A user of the console has changed the node's work; ``what`` says how, without patient data."""
         if self._place is not None:
             source, us, kind = self._place.source, self._place.process, message.RESTRICTED_FUNCTION
-            self._write(message.alert(source, _now(), kind, Outcome.SUCCESS, us, what, _user(user, address)))
+            self._write(message.alert(source, _now(), kind, EventOutcome.SUCCESS, us, what, _user(user, address)))
 
     def sent(self, destination: DestinationSettings, transfers: Transfers) -> None:
         """A destination has accepted instances, or files were written into its folder."""
         for instances, _ in transfers.take():
             self._delivered(destination, instances)
 
-    def _delivered(self, destination: DestinationSettings, instances: Instances) -> None:
+    def _delivered(self, destination: DestinationSettings, instances: MovedInstances) -> None:
         if self._place is None:
             return
         source, us, at = self._place.source, self._place.process, _now()
@@ -168,7 +168,7 @@ class Trail:
         assert self._place is not None
         kind, what = message.AUDIT_RECORDING_STOPPED, f"{count} audit messages were lost"
         source, us = self._place.source, self._place.process
-        return self._encoded(message.alert(source, _now(), kind, Outcome.SERIOUS_FAILURE, us, what))
+        return self._encoded(message.alert(source, _now(), kind, EventOutcome.SERIOUS_FAILURE, us, what))
 
     def _alert(self, refusal: Refusal, count: int) -> None:
         assert self._place is not None
@@ -179,11 +179,11 @@ class Trail:
         else:
             who = _user(refusal.name, refusal.address)
         if refusal.cause is Cause.TOKEN and refusal.address:
-            self._write(message.login(source, _now(), who, us, Outcome.MINOR_FAILURE, what))
+            self._write(message.login(source, _now(), who, us, EventOutcome.MINOR_FAILURE, what))
             return
         kind = message.RESTRICTED_FUNCTION if refusal.cause is Cause.SCOPE else message.NODE_AUTHENTICATION
         caller = who if refusal.address else None
-        self._write(message.alert(source, _now(), kind, Outcome.MINOR_FAILURE, us, what, caller))
+        self._write(message.alert(source, _now(), kind, EventOutcome.MINOR_FAILURE, us, what, caller))
 
     def _write(self, one: Message) -> None:
         if self._spool is None:
@@ -218,7 +218,7 @@ def open_trail(settings: Settings, role: str) -> Iterator[Trail]:
     tls = client_context(settings.tls) if address.scheme == "tls" else None
     host, ours = socket.gethostname(), settings.node.ae_title
     place = _Place(
-        Source(f"{ours}@{host}", settings.audit.enterprise_site_id),
+        AuditSource(f"{ours}@{host}", settings.audit.enterprise_site_id),
         Participant(str(os.getpid()), ours, f"ChexNode {role}", host),
     )
     spool = AuditSpool(settings.node.data_dir)

@@ -6,7 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from chexnode.audit.elements import Instances
+from chexnode.audit.elements import MovedInstances
 from chexnode.vocabulary.records import Subject
 
 FLUSH_SECONDS = 10.0
@@ -20,11 +20,11 @@ class Transfers:
         self._counts: defaultdict[tuple[Subject, bool | None], Counter[str]] = defaultdict(Counter)
         self._since = 0.0
 
-    def add(self, subject: Subject, sop_class_uid: str, held_before: bool | None) -> None:
-        """Count one instance; ``held_before``: whether its receiver had it, None if that is not known."""
+    def add(self, subject: Subject, sop_class_uid: str, had_before: bool | None) -> None:
+        """Count one instance; ``had_before``: whether its receiver had it, None if that is not known."""
         if not self._counts:
             self._since = time.monotonic()
-        self._counts[subject, held_before][sop_class_uid] += 1
+        self._counts[subject, had_before][sop_class_uid] += 1
 
     def __bool__(self) -> bool:
         """Whether there is something to tell."""
@@ -35,17 +35,17 @@ class Transfers:
         """Whether there is something that should wait no longer."""
         return bool(self._counts) and time.monotonic() - self._since > FLUSH_SECONDS
 
-    def take(self) -> Iterator[tuple[Instances, bool | None]]:
-        """Yield (what was moved, ``held_before``) and forget it."""
+    def take(self) -> Iterator[tuple[MovedInstances, bool | None]]:
+        """Yield (what was moved, ``had_before``) and forget it."""
         counts, self._counts = self._counts, defaultdict(Counter)
-        for (subject, held_before), classes in counts.items():
+        for (subject, had_before), classes in counts.items():
             yield (
-                Instances(
+                MovedInstances(
                     subject.study_instance_uid,
                     subject.patient_id,
                     subject.patient_name,
                     subject.accession_number,
                     dict(classes),
                 ),
-                held_before,
+                had_before,
             )

@@ -47,7 +47,7 @@ from chexnode.cli.reanalyse import reanalyse_app
 from chexnode.cli.tokens import tokens_app
 from chexnode.cli.users import users_app
 from chexnode.cli.viewer import viewer_app
-from chexnode.logs import Level, escaped
+from chexnode.logs import LogLevel, escaped
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient, Usage
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def options(
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings file; otherwise chexnode.toml here, if there is one.")
     ] = None,
-    log_level: Annotated[Level, typer.Option(case_sensitive=False, help="How much to log.")] = Level.INFO,
+    log_level: Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much to log.")] = LogLevel.INFO,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
@@ -362,7 +362,7 @@ def pull(
     json: Json = False,
 ) -> None:
     """Fetch studies from a DICOMweb service (WADO-RS) as if they had been sent; what the node holds is left out."""
-    from chexnode.archive.pull import Pace, Service, wanted_query, wanted_studies
+    from chexnode.archive.pull import DicomWebArchive, Pace, wanted_query, wanted_studies
     from chexnode.archive.pull import pull as fetch
     from chexnode.cli import tables
     from chexnode.node import Node
@@ -375,7 +375,7 @@ def pull(
     if one is None:
         raise Usage(f"no destination of kind stow is called {source!r}")
     asked_for = wanted_query(query or ()), wanted_studies(study or ())
-    with Node.open(settings, "pull") as node, Service(node, one) as service, StorageService(node) as storage:
+    with Node.open(settings, "pull") as node, DicomWebArchive(node, one) as service, StorageService(node) as storage:
         studies = asked_for[1] or service.studies(asked_for[0])
         shown = tables.asking(source)(studies)
         said = fetch(node, service, storage, shown, Pace(node, storage, queue, per_minute))

@@ -46,10 +46,10 @@ def compare(
 
 
 def _parts(found: Comparison) -> list[RenderableType]:
-    from chexnode.cli.tables import Listing
+    from chexnode.cli.tables import TextTable
     from chexnode.logs import escaped
 
-    facts = Listing("IMAGES", "BOTH", "ONLY A", "ONLY B", "NEITHER", "AGREEMENT", "KAPPA", "PEARSON", "SPEARMAN")
+    facts = TextTable("IMAGES", "BOTH", "ONLY A", "ONLY B", "NEITHER", "AGREEMENT", "KAPPA", "PEARSON", "SPEARMAN")
     counts = (found.images, found.both, found.only_a, found.only_b, found.neither)
     figures = (found.agreement, found.kappa, found.pearson, found.spearman)
     facts.add_row(*map(str, counts), *("" if value is None else f"{value:.3f}" for value in figures))
@@ -57,7 +57,9 @@ def _parts(found: Comparison) -> list[RenderableType]:
     if found.not_evaluated:
         parts.append(f"{found.not_evaluated} more image(s) that one or both could not evaluate")
     if found.discordant:
-        listing = Listing("ACCESSION", "ABNORMAL BY", "A", "B", "SOP INSTANCE UID", "STUDY", title="discordant images")
+        listing = TextTable(
+            "ACCESSION", "ABNORMAL BY", "A", "B", "SOP INSTANCE UID", "STUDY", title="discordant images"
+        )
         for one in found.discordant:
             scores = ("" if score is None else f"{score:.3f}" for score in (one.score_a, one.score_b))
             by = "A" if one.abnormal_a else "B"

@@ -11,7 +11,7 @@ from chexnode.cli.options import Exit, Json, Since, Until, group, is_for_subcomm
 from chexnode.vocabulary.errors import Usage
 
 if TYPE_CHECKING:
-    from chexnode.cli.tables import Listing
+    from chexnode.cli.tables import TextTable
     from chexnode.vocabulary.reports import DailyFigures, Drift
 
 drift_app = group("Say whether images or answers have drifted away from the baseline. Exit code 1 if any have.")
@@ -24,13 +24,13 @@ def drift(ctx: typer.Context, json: Json = False) -> None:
     if is_for_subcommand(ctx):
         return
     from chexnode.cli import tables
-    from chexnode.ledger.drift import Window
+    from chexnode.ledger.drift import DriftWindow
     from chexnode.vocabulary.reports import DriftReport
 
     settings = settings_of(ctx).drift
     with ledger_of(ctx) as ledger:
         baseline = ledger.drifts.baseline()
-        found = ledger.drifts.look(Window(settings.days, settings.images, settings.psi))
+        found = ledger.drifts.look(DriftWindow(settings.days, settings.images, settings.psi))
     if json:
         print_json(DriftReport(baseline, found))
     elif baseline is None:
@@ -80,13 +80,13 @@ def drift_daily(ctx: typer.Context, since: Since = None, until: Until = None, js
         tables.show(_daily(found))
 
 
-def _table(found: list[Drift]) -> Listing:
+def _table(found: list[Drift]) -> TextTable:
     from rich.text import Text
 
-    from chexnode.cli.tables import Listing
+    from chexnode.cli.tables import TextTable
     from chexnode.logs import escaped
 
-    listing = Listing("MODEL", "STATION", "FROM", "STATISTIC", "PSI", "BY CHANCE", "IMAGES", "BASELINE", "")
+    listing = TextTable("MODEL", "STATION", "FROM", "STATISTIC", "PSI", "BY CHANCE", "IMAGES", "BASELINE", "")
     for one in found:
         is_all = one.calling_ae_title is None
         listing.add_row(
@@ -103,8 +103,8 @@ def _table(found: list[Drift]) -> Listing:
     return listing
 
 
-def _daily(found: list[DailyFigures]) -> Listing:
-    from chexnode.cli.tables import Listing
+def _daily(found: list[DailyFigures]) -> TextTable:
+    from chexnode.cli.tables import TextTable
     from chexnode.logs import escaped
 
     columns = (
@@ -120,7 +120,7 @@ def _daily(found: list[DailyFigures]) -> Listing:
         "BRIGHTNESS",
         "CONTRAST",
     )
-    listing = Listing(*columns)
+    listing = TextTable(*columns)
     for one in found:
         means = ("" if value is None else f"{value:.3f}" for value in (one.area, one.brightness, one.contrast))
         refused = ", ".join(f"{reason} {count}" for reason, count in sorted(one.refused.items()))

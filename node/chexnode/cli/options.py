@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexnode.logs import Level, configure
+from chexnode.logs import LogLevel, configure
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Options:
     """What stands before the command."""
 
     config: Path | None
-    log_level: Level
+    log_level: LogLevel
 
 
 def start(ctx: typer.Context, json: bool) -> Settings:

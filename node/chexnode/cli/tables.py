@@ -119,7 +119,7 @@ def reconciliation(found: Reconciliation) -> list[RenderableType]:
         f"{found.results} results delivered, {len(found.gone)} of them gone"
     ]
     if found.missed or found.gone:
-        table = Listing("WHAT", "STUDY", "SOP INSTANCE UID", "")
+        table = TextTable("WHAT", "STUDY", "SOP INSTANCE UID", "")
         for missed in found.missed:
             mark = Text("fetched", style="green") if missed.fetched else Text("missing", style="bold red")
             table.add_row("radiograph", short_uid(missed.study_instance_uid), missed.sop_instance_uid, mark)
@@ -131,9 +131,9 @@ def reconciliation(found: Reconciliation) -> list[RenderableType]:
     return parts
 
 
-def reports_table(reports: Sequence[FileReport]) -> Listing:
+def reports_table(reports: Sequence[FileReport]) -> TextTable:
     """``chexnode analyze``."""
-    table = Listing("FILE", "STATE", "WHY", "FINDING", "SECONDS")
+    table = TextTable("FILE", "STATE", "WHY", "FINDING", "SECONDS")
     for report in reports:
         done = report.state == "DONE"
         table.add_row(
@@ -146,9 +146,9 @@ def reports_table(reports: Sequence[FileReport]) -> Listing:
     return table
 
 
-def jobs_table(jobs: Sequence[JobView]) -> Listing:
+def jobs_table(jobs: Sequence[JobView]) -> TextTable:
     """``chexnode jobs``."""
-    table = Listing("ID", "STATE", "WHY", "FINDING", "IMAGE", "RECEIVED")
+    table = TextTable("ID", "STATE", "WHY", "FINDING", "IMAGE", "RECEIVED")
     for job in jobs:
         table.add_row(
             job.id,
@@ -193,20 +193,20 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
             page.add_row(name, value if isinstance(value, Text) else _lines(value))
     parts: list[RenderableType] = [Text(f"job {job.id}", style="bold"), page]
     if job.results:
-        results = Listing("KIND", "VARIANT", "BYTES", "FILE", title=f"results, under {data_dir}")
+        results = TextTable("KIND", "VARIANT", "BYTES", "FILE", title=f"results, under {data_dir}")
         for result in job.results:
             where = result.path or "deleted by retention"
             results.add_row(result.kind, result.variant, f"{result.size:,}", Text(where, overflow="fold"))
         parts += ["", results]
     if job.shadows:
-        shadows = Listing("JOB", "MODEL", "STATE", "FINDING", "WHY", title="models on trial: nothing is delivered")
+        shadows = TextTable("JOB", "MODEL", "STATE", "FINDING", "WHY", title="models on trial: nothing is delivered")
         for one in job.shadows:
             said = finding(one.score, one.abnormal, one.regions, one.state in ("DONE", "DELIVERING"))
             shadows.add_row(one.job, escaped(one.model), _state(one.state), said, _why(None, one.error))
         parts += ["", shadows]
     if job.deliveries:
         parts += ["", deliveries_table(job.deliveries)]
-    history = Listing("WHEN", "WHAT", "FROM", "TO", "DETAIL", title="history")
+    history = TextTable("WHEN", "WHAT", "FROM", "TO", "DETAIL", title="history")
     for event in job.events:
         detail = _lines((event.detail or "").strip().splitlines()[-1] if event.detail else "")
         when = event.at.astimezone().strftime("%m-%d %H:%M:%S")
@@ -214,9 +214,9 @@ def job_page(job: JobDetail, data_dir: str, viewer: str | None = None) -> Group:
     return Group(*parts, "", history)
 
 
-def destinations_table(destinations: Sequence[DestinationView], known: Sequence[str]) -> Listing:
+def destinations_table(destinations: Sequence[DestinationView], known: Sequence[str]) -> TextTable:
     """``chexnode destinations list``; ``known``: names of those in the settings."""
-    table = Listing("NAME", "WAITING", "DEAD", "STATE", "LAST SUCCESS", "WHY")
+    table = TextTable("NAME", "WAITING", "DEAD", "STATE", "LAST SUCCESS", "WHY")
     for one in destinations:
         state, why = ("fails", one.last_error) if one.failures else ("well", None)
         if one.paused_at is not None:
@@ -228,9 +228,9 @@ def destinations_table(destinations: Sequence[DestinationView], known: Sequence[
     return table
 
 
-def deliveries_table(deliveries: Sequence[DeliveryView]) -> Listing:
+def deliveries_table(deliveries: Sequence[DeliveryView]) -> TextTable:
     """``chexnode deliveries``."""
-    table = Listing("ID", "JOB", "TO", "KIND", "STATE", "TRIES", "NEXT", "WHY")
+    table = TextTable("ID", "JOB", "TO", "KIND", "STATE", "TRIES", "NEXT", "WHY")
     for delivery in deliveries:
         table.add_row(
             str(delivery.id),
@@ -267,18 +267,18 @@ def account_table(account: Account, free: int | None, has_room: bool) -> Table:
     return table
 
 
-def settings_table(settings: Sequence[Setting]) -> Listing:
+def settings_table(settings: Sequence[Setting]) -> TextTable:
     """``chexnode settings``."""
-    table = Listing("KEY", "VALUE", "SOURCE")
+    table = TextTable("KEY", "VALUE", "SOURCE")
     for line in settings:
         style = "dim" if line.source == "default" else ""
         table.add_row(line.key, Text(_value(line.value), overflow="fold"), line.source, style=style)
     return table
 
 
-def tokens_table(tokens: Sequence[Token]) -> Listing:
+def tokens_table(tokens: Sequence[Token]) -> TextTable:
     """``chexnode tokens list``."""
-    table = Listing("NAME", "SCOPES", "MADE", "EXPIRES")
+    table = TextTable("NAME", "SCOPES", "MADE", "EXPIRES")
     for token in tokens:
         expires = "never" if token.expires_at is None else token.expires_at.astimezone().strftime("%Y-%m-%d %H:%M")
         made = token.created_at.astimezone().strftime("%Y-%m-%d")
@@ -286,26 +286,26 @@ def tokens_table(tokens: Sequence[Token]) -> Listing:
     return table
 
 
-def users_table(users: Sequence[User]) -> Listing:
+def users_table(users: Sequence[User]) -> TextTable:
     """``chexnode users list``."""
-    table = Listing("NAME", "ROLE", "ADDED")
+    table = TextTable("NAME", "ROLE", "ADDED")
     for user in users:
         table.add_row(user.name, user.role, user.created_at.astimezone().strftime("%Y-%m-%d"))
     return table
 
 
-def checks_table(checks: Iterable[Check]) -> Listing:
+def checks_table(checks: Iterable[Check]) -> TextTable:
     """``chexnode check``."""
-    table = Listing("CHECK", "", "DETAIL")
+    table = TextTable("CHECK", "", "DETAIL")
     for check in checks:
         mark = Text("ok", style="green") if check.ok else Text("NOT OK", style="bold red")
         table.add_row(check.name, mark, Text(escaped(check.detail), overflow="fold"))
     return table
 
 
-def trials_table(trials: Iterable[Trial]) -> Listing:
+def trials_table(trials: Iterable[Trial]) -> TextTable:
     """``chexnode check --file``."""
-    table = Listing("FILE", "VERDICT", "RULE", "PRIORITY", "RESULTS TO", "EVIDENCE")
+    table = TextTable("FILE", "VERDICT", "RULE", "PRIORITY", "RESULTS TO", "EVIDENCE")
     for one in trials:
         verdict = one.state if one.reason is None else f"{one.state} {one.reason}"
         always = set(one.destinations_without_finding)
@@ -316,7 +316,7 @@ def trials_table(trials: Iterable[Trial]) -> Listing:
     return table
 
 
-class Listing:
+class TextTable:
     """A table that cuts no column to nothing: where columns of free text get no room, they stand below their row."""
 
     def __init__(self, *columns: str, title: str | None = None) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from chexnode.cli.options import Json, group, ledger_of, print_json, print_result
 from chexnode.vocabulary.errors import Usage
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 
 if TYPE_CHECKING:
     from chexnode.ledger.tokens import Token
@@ -24,7 +24,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose token it is: le
 def add(
     ctx: typer.Context,
     name: Name,
-    scope: Annotated[list[Scope], typer.Option(help="What it is good for; repeatable. admin is good for everything.")],
+    scope: Annotated[
+        list[TokenScope], typer.Option(help="What it is good for; repeatable. admin is good for everything.")
+    ],
     days: Annotated[
         int | None, typer.Option(min=1, max=36500, help="How long it is valid; none: until revoked.")
     ] = None,

@@ -21,7 +21,7 @@ from datetime import timedelta
 from pydicom.dataset import Dataset
 
 from chexnode.audit.transfers import Transfers
-from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgoing, Sent, answers, unexpected
+from chexnode.deliver.destination import DeliveryAnswer, Destination, Interrupted, Outgoing, Sent, answers, unexpected
 from chexnode.deliver.dicom import DicomDestination
 from chexnode.deliver.folder import FolderDestination
 from chexnode.deliver.stow import StowDestination
@@ -182,7 +182,7 @@ class _Round:
                         self._fail(down, failures + 1)
                         break
                 finally:
-                    self._tell()
+                    self._audit()
                     deliveries.release(self._open)
                     self._open = []
                 if self._reached:
@@ -195,7 +195,7 @@ class _Round:
         settled = time.monotonic()
         try:
             for sent in answers(destination, [Outgoing(claim, self._node.spool) for claim in self._open]):
-                self._reached |= sent.status is not None or sent.answer is Answer.ACCEPTED
+                self._reached |= sent.status is not None or sent.answer is DeliveryAnswer.ACCEPTED
                 self._answers.append(self._outcome(sent))
                 if time.monotonic() - settled > SETTLE_SECONDS:
                     self._settle()
@@ -213,21 +213,21 @@ class _Round:
 
     def _outcome(self, sent: Sent) -> DeliveryOutcome:
         claim = sent.item.claim
-        if sent.answer is Answer.ACCEPTED:
+        if sent.answer is DeliveryAnswer.ACCEPTED:
             self._accepted.append(claim)
             to_be_committed = self._settings.storage_commitment
             return DeliveryOutcome(
                 claim, DeliveryState.SENT, sent.detail, None, to_be_committed=to_be_committed, comment=sent.comment
             )
         tries = claim.attempts + 1
-        if sent.answer is Answer.DEAD or (sent.answer is Answer.DOUBTFUL and tries >= DOUBTFUL_TRIES):
+        if sent.answer is DeliveryAnswer.DEAD or (sent.answer is DeliveryAnswer.DOUBTFUL and tries >= DOUBTFUL_TRIES):
             return DeliveryOutcome(claim, DeliveryState.DEAD, sent.detail, comment=sent.comment)
-        backoff = _DOUBTFUL if sent.answer is Answer.DOUBTFUL else self._backoff
+        backoff = _DOUBTFUL if sent.answer is DeliveryAnswer.DOUBTFUL else self._backoff
         wait = timedelta(seconds=backoff.delay(tries))
         again_at = self._ledger.clock() + wait
         return DeliveryOutcome(claim, DeliveryState.WAITING, sent.detail, again_at, comment=sent.comment)
 
-    def _tell(self) -> None:
+    def _audit(self) -> None:
         """Keep the audit trail of what the destination has taken."""
         accepted, self._accepted = self._accepted, []
         if not accepted or not self._node.trail.on:

@@ -28,7 +28,7 @@ class Interrupted(DestinationDown):
         self.item = item
 
 
-class Answer(StrEnum):
+class DeliveryAnswer(StrEnum):
     """What became of one item."""
 
     ACCEPTED = "accepted"
@@ -59,7 +59,7 @@ class Sent:
     """The answer to one item."""
 
     item: Outgoing
-    answer: Answer
+    answer: DeliveryAnswer
     detail: str = ""
     """An error or warning as a sentence of our own; empty for a plain success."""
     status: int | None = None
@@ -132,14 +132,14 @@ def load(item: Outgoing) -> bytes | Sent:
     try:
         content = item.spool.read(item.claim.path)
     except FileNotFoundError:
-        return Sent(item, Answer.DEAD, "the stored file is gone")
+        return Sent(item, DeliveryAnswer.DEAD, "the stored file is gone")
     except DiskRefused as error:
         return unread(item, str(error))
     if hashlib.sha256(content).hexdigest() != item.claim.sha256:
-        return Sent(item, Answer.DEAD, "the stored file is damaged: its SHA-256 is not the committed one")
+        return Sent(item, DeliveryAnswer.DEAD, "the stored file is damaged: its SHA-256 is not the committed one")
     return content
 
 
 def unread(item: Outgoing, why: str) -> Sent:
     """The answer to an item whose file our own disk does not give now: no fault of the destination's."""
-    return Sent(item, Answer.RETRY, f"the stored file cannot be read: {why}")
+    return Sent(item, DeliveryAnswer.RETRY, f"the stored file cannot be read: {why}")

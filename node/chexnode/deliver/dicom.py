@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.file_meta import span
-from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
+from chexnode.deliver.destination import DeliveryAnswer, Interrupted, Outgoing, Sent, load
 from chexnode.deliver.implicit import to_implicit
 from chexnode.deliver.status import interpret
 from chexnode.dimse.pdus import MAX_CONTEXTS, TRANSFER_SYNTAXES_REFUSED
@@ -55,9 +55,9 @@ class DicomDestination:
             if isinstance(content, Sent):
                 yield content
             elif (data := _data_set(content)) is None:
-                yield Sent(item, Answer.DEAD, "the stored file is not a DICOM file")
+                yield Sent(item, DeliveryAnswer.DEAD, "the stored file is not a DICOM file")
             elif not (usable := [context for context in offered if context in assoc.accepted]):
-                yield Sent(item, Answer.DEAD, _refusal(offered[0], assoc))
+                yield Sent(item, DeliveryAnswer.DEAD, _refusal(offered[0], assoc))
             else:
                 try:
                     sent = data if usable[0] == offered[0] else to_implicit(data)

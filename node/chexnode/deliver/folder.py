@@ -13,7 +13,7 @@ from threading import Event
 
 from pydicom.dataset import Dataset
 
-from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
+from chexnode.deliver.destination import DeliveryAnswer, Interrupted, Outgoing, Sent, load
 from chexnode.vocabulary.errors import DestinationDown
 from chexnode.vocabulary.records import CommitmentRequest
 
@@ -48,7 +48,7 @@ class FolderDestination:
                 written = self._write(f"{item.claim.sop_instance_uid}.dcm", content)
             except OSError as error:
                 raise Interrupted(f"cannot write to {self._path}: {error.strerror}", item) from error
-            yield Sent(item, Answer.ACCEPTED, "" if written else "the destination already had it")
+            yield Sent(item, DeliveryAnswer.ACCEPTED, "" if written else "the destination already had it")
 
     def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
         """A folder makes no promises; the settings refuse to ask it for one."""

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from chexnode.deliver import status
-from chexnode.deliver.destination import Answer, Interrupted, Outgoing, Sent, load
+from chexnode.deliver.destination import DeliveryAnswer, Interrupted, Outgoing, Sent, load
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.media_types import DICOM, DICOM_JSON
 from chexnode.dicomweb.multipart import MultipartBody, Part
@@ -89,7 +89,7 @@ class StowDestination:
         for item, content in group:
             verdict = interpret(answer, item.claim.sop_instance_uid, alone)
             if verdict is None and answer.status in _PERHAPS_STORED and self._finds(content):
-                verdict = Answer.ACCEPTED, f"{named(answer.status)}, and a search finds it there"
+                verdict = DeliveryAnswer.ACCEPTED, f"{named(answer.status)}, and a search finds it there"
             if verdict is None and alone:
                 verdict = unproven(answer)
             if verdict is None:
@@ -113,7 +113,7 @@ class StowDestination:
         return False
 
 
-def interpret(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[Answer, str] | None:
+def interpret(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[DeliveryAnswer, str] | None:
     """What became of one instance, and a sentence about it; ``alone``: nothing else was in the request.
 
     Stored is only what the answer's Referenced SOP Sequence (0008,1199) names: a status alone may come from a log-in
@@ -123,28 +123,28 @@ def interpret(answer: StoreAnswer, sop_instance_uid: str, alone: bool) -> tuple[
         return _failure(answer.failed[sop_instance_uid])
     if sop_instance_uid in answer.stored:
         warning = answer.stored[sop_instance_uid]
-        return Answer.ACCEPTED, status.interpret(warning)[1] if warning else ""
+        return DeliveryAnswer.ACCEPTED, status.interpret(warning)[1] if warning else ""
     if alone and answer.others:
         return _failure(answer.others[0])
     return None
 
 
-def unproven(answer: StoreAnswer) -> tuple[Answer, str]:
+def unproven(answer: StoreAnswer) -> tuple[DeliveryAnswer, str]:
     """What to do with an instance that was sent alone, is not named in the answer and is not found by a search."""
     if answer.status < 300:
         return (
-            Answer.DOUBTFUL,
+            DeliveryAnswer.DOUBTFUL,
             f"{named(answer.status)}, but nothing says that it is stored: is it a STOW-RS service?",
         )
-    return Answer.DEAD, f"refused with {named(answer.status)}"
+    return DeliveryAnswer.DEAD, f"refused with {named(answer.status)}"
 
 
-def _failure(reason: int) -> tuple[Answer, str]:
+def _failure(reason: int) -> tuple[DeliveryAnswer, str]:
     if reason in (_DUPLICATE_SOP_INSTANCE, _ALREADY_STORED):
-        return Answer.ACCEPTED, f"0x{reason:04X} the destination already had it"
+        return DeliveryAnswer.ACCEPTED, f"0x{reason:04X} the destination already had it"
     answer, sentence = status.interpret(reason)
-    if answer is Answer.ACCEPTED:  # a warning, or no reason at all, for an instance that it lists as failed
-        return Answer.RETRY, f"0x{reason:04X} not stored" if reason else "not stored, without a reason"
+    if answer is DeliveryAnswer.ACCEPTED:  # a warning, or no reason at all, for an instance that it lists as failed
+        return DeliveryAnswer.RETRY, f"0x{reason:04X} not stored" if reason else "not stored, without a reason"
     return answer, sentence
 
 

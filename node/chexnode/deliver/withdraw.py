@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from chexmodels.dicom.key_objects import KeyObject, KeyObjects, read_key_objects
-from chexnode.deliver.destination import Answer, Destination, Interrupted, Outgoing, Sent, load
+from chexnode.deliver.destination import DeliveryAnswer, Destination, Interrupted, Outgoing, Sent, load
 from chexnode.dicomweb.client import open_client, translated, unusable
 from chexnode.dicomweb.stow_response import named
 from chexnode.settings.destination import DestinationSettings
@@ -92,12 +92,14 @@ class _Requesting:
                     answer = self._request(client, note, one)
                     status = answer.status_code
                     if status in _NOT_OFFERED:
-                        return Sent(item, Answer.DEAD, f"it does not withdraw objects so: {named(status)}", status)
+                        return Sent(
+                            item, DeliveryAnswer.DEAD, f"it does not withdraw objects so: {named(status)}", status
+                        )
                     if status not in _DONE:
                         raise DestinationDown(unusable(answer))
         except DestinationDown as down:
             raise Interrupted(f"{down.why}, during a withdrawal", item) from down
-        return Sent(item, Answer.ACCEPTED, f"{len(note.objects)} object(s) withdrawn", HTTPStatus.OK)
+        return Sent(item, DeliveryAnswer.ACCEPTED, f"{len(note.objects)} object(s) withdrawn", HTTPStatus.OK)
 
 
 def _reject(client: httpx.Client, note: KeyObjects, one: KeyObject) -> httpx.Response:
@@ -141,4 +143,4 @@ class _Unlinking:
                     (self._folder / f"{one.sop_instance_uid}.dcm").unlink()
         except OSError as error:
             raise Interrupted(f"cannot delete in {self._folder}: {error.strerror}", item) from error
-        return Sent(item, Answer.ACCEPTED, f"{len(note.objects)} file(s) deleted")
+        return Sent(item, DeliveryAnswer.ACCEPTED, f"{len(note.objects)} file(s) deleted")

@@ -61,16 +61,16 @@ _COMMITMENT = (messages.N_ACTION_RQ, messages.N_EVENT_REPORT_RQ)
 class Policy:
     """What the server decides for an association."""
 
-    reason_to_reject: Callable[[Association, Titles], Rejection | None]
+    reason_to_reject: Callable[[AcceptedAssociation, Titles], Rejection | None]
     """Why a caller of these titles may not, if so."""
-    admit: Callable[[Association], Rejection | None]
+    admit: Callable[[AcceptedAssociation], Rejection | None]
     """Count the association in, or say why not."""
     limits: LimitSettings
     services: Services
     trail: Trail
 
 
-class Association:
+class AcceptedAssociation:
     """One accepted connection. :meth:`run` in its own thread; :meth:`stop` and :meth:`cut` from any."""
 
     def __init__(self, sock: socket.socket, address: str, policy: Policy, tls: ssl.SSLContext | None = None) -> None:

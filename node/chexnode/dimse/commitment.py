@@ -40,7 +40,7 @@ class NotACommitment(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CommitmentReport:
     """An N-EVENT-REPORT to send on the very association that asked."""
 
     transaction_uid: str
@@ -50,7 +50,7 @@ class Report:
 
 def handle(
     service: CommitmentService, command: Command, data: bytes | None, context: Context, caller: Caller
-) -> tuple[int, str, Report | None]:
+) -> tuple[int, str, CommitmentReport | None]:
     """Answer an N-ACTION or N-EVENT-REPORT with ``data``: status, Error Comment and the report that is to follow.
 
     ``data`` is None where it was larger than any storage commitment. Raises nothing.
@@ -71,7 +71,7 @@ def handle(
             return Status.SUCCESS, "", None
         event_type, information = event(request.transaction_uid, verdict)
         encoded = datasets.encode(information, context.transfer_syntax)
-        return Status.SUCCESS, "", Report(request.transaction_uid, event_type, encoded)
+        return Status.SUCCESS, "", CommitmentReport(request.transaction_uid, event_type, encoded)
     except NotACommitment as error:
         return error.status, str(error), None
     except NotADataSet as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pydicom._uid_dict import UID_dictionary
 
 from chexnode.dimse import pdus
-from chexnode.dimse.pdus import AssociateRQ, ContextResult, ProposedContext, Role
+from chexnode.dimse.pdus import AssociateRQ, ContextResult, ProposedContext, RoleSelection
 from chexnode.dimse.uids import EXPLICIT_VR, IMPLICIT_VR, PUSH_MODEL, VERIFICATION
 
 _SERVICES = (VERIFICATION, PUSH_MODEL)
@@ -41,7 +41,7 @@ def accept(request: AssociateRQ) -> tuple[Mapping[int, Context], bytes]:
     }
     classes = {context.abstract_syntax for context in accepted.values()}
     roles = {
-        uid: role if uid == PUSH_MODEL else Role(scu=True, scp=False)
+        uid: role if uid == PUSH_MODEL else RoleSelection(scu=True, scp=False)
         for uid, role in request.roles.items()
         if uid in classes
     }
@@ -58,7 +58,7 @@ def is_storage(sop_class_uid: str) -> bool:
     return kind == "SOP Class" and is_of_patients and (not name or ("Storage" in name and "Commitment" not in name))
 
 
-def _result(context: ProposedContext, role: Role | None) -> ContextResult:
+def _result(context: ProposedContext, role: RoleSelection | None) -> ContextResult:
     abstract, offered = context.abstract_syntax, context.transfer_syntaxes
     usable = [uid for uid in (IMPLICIT_VR, EXPLICIT_VR) if uid in offered] if abstract in _SERVICES else offered
     result = pdus.ACCEPTANCE

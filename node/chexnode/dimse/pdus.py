@@ -89,7 +89,7 @@ LOCAL_LIMIT = Rejection(2, 3, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class RoleSelection:
     """What a requestor is, or may be, for one SOP class (PS3.7 D.3.3.4)."""
 
     scu: bool
@@ -134,7 +134,7 @@ class AssociateRQ:
     contexts: tuple[ProposedContext, ...]
     max_length: int
     """The largest P-DATA-TF the requestor reads; 0 is no limit."""
-    roles: Mapping[str, Role]
+    roles: Mapping[str, RoleSelection]
     asynchronous: bool
     """Whether an asynchronous operations window is proposed."""
 
@@ -145,7 +145,7 @@ class AssociateAC:
 
     results: Mapping[int, ContextResult]
     max_length: int
-    roles: Mapping[str, Role]
+    roles: Mapping[str, RoleSelection]
 
 
 def read_titles(head: bytes) -> Titles:
@@ -201,7 +201,7 @@ def read_associate_rj(data: bytes) -> Rejection:
 
 
 def write_associate_rq(
-    called_ae_title: str, calling_ae_title: str, contexts: Iterable[ProposedContext], roles: Mapping[str, Role]
+    called_ae_title: str, calling_ae_title: str, contexts: Iterable[ProposedContext], roles: Mapping[str, RoleSelection]
 ) -> bytes:
     """Encode an A-ASSOCIATE-RQ that asks for synchronous operations."""
     titles = b"".join(title.encode("ascii").ljust(16)[:16] for title in (called_ae_title, calling_ae_title))
@@ -217,7 +217,9 @@ def write_associate_rq(
     return _associate(A_ASSOCIATE_RQ, titles, items, roles, asynchronous=False)
 
 
-def write_associate_ac(request: AssociateRQ, results: Sequence[ContextResult], roles: Mapping[str, Role]) -> bytes:
+def write_associate_ac(
+    request: AssociateRQ, results: Sequence[ContextResult], roles: Mapping[str, RoleSelection]
+) -> bytes:
     """Encode the acceptance of ``request``; a window of asynchronous operations is agreed to be one."""
     items = b"".join(
         _item(
@@ -234,7 +236,9 @@ def write_associate_rj(rejection: Rejection) -> bytes:
     return HEADER.pack(A_ASSOCIATE_RJ, 4) + bytes((0, rejection.result, rejection.source, rejection.reason))
 
 
-def _associate(kind: int, titles: bytes, contexts: bytes, roles: Mapping[str, Role], *, asynchronous: bool) -> bytes:
+def _associate(
+    kind: int, titles: bytes, contexts: bytes, roles: Mapping[str, RoleSelection], *, asynchronous: bool
+) -> bytes:
     user = _item(_MAX_LENGTH, struct.pack(">L", MAX_PDU_LENGTH)) + _item(_CLASS_UID, IMPLEMENTATION_CLASS_UID.encode())
     if asynchronous:
         user += _item(_ASYNCHRONOUS, struct.pack(">HH", 1, 1))
@@ -246,16 +250,16 @@ def _associate(kind: int, titles: bytes, contexts: bytes, roles: Mapping[str, Ro
     return HEADER.pack(kind, len(body)) + body
 
 
-def _user_information(data: bytes) -> tuple[int, Mapping[str, Role], bool]:
+def _user_information(data: bytes) -> tuple[int, Mapping[str, RoleSelection], bool]:
     """Maximum length, role selection, and whether an asynchronous operations window is there."""
-    max_length, roles, asynchronous = 0, dict[str, Role](), False
+    max_length, roles, asynchronous = 0, dict[str, RoleSelection](), False
     for kind, value in _items(data):
         if kind == _MAX_LENGTH:
             max_length = int.from_bytes(value[:4], "big")
         elif kind == _ROLE:
             end = 2 + int.from_bytes(value[:2], "big")
             if len(value) >= end + 2:
-                roles[_uid(value[2:end])] = Role(bool(value[end]), bool(value[end + 1]))
+                roles[_uid(value[2:end])] = RoleSelection(bool(value[end]), bool(value[end + 1]))
         asynchronous = asynchronous or kind == _ASYNCHRONOUS
     return max_length, roles, asynchronous
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from chexnode.dimse import commitment, contexts, datasets, messages, pdus
 from chexnode.dimse.datasets import NotADataSet
 from chexnode.dimse.messages import Collected, Command, Messages, Status, write_request, write_response
-from chexnode.dimse.pdus import PduError, ProposedContext, Role
+from chexnode.dimse.pdus import PduError, ProposedContext, RoleSelection
 from chexnode.dimse.services import StorageSession
 from chexnode.dimse.store import store
 from chexnode.dimse.uids import IMPLICIT_VR, PUSH_MODEL, PUSH_MODEL_INSTANCE, VERIFICATION
@@ -86,7 +86,7 @@ class Association:
         self._message_id = 0
         assert settings.ae_title is not None
         offered = {2 * number + 1: context for number, context in enumerate(proposed)}
-        roles = {sop_class: Role(scu=sop_class == PUSH_MODEL, scp=True) for sop_class in as_scp}
+        roles = {sop_class: RoleSelection(scu=sop_class == PUSH_MODEL, scp=True) for sop_class in as_scp}
         with self._failing():
             rows = [ProposedContext(number, abstract, (syntax,)) for number, (abstract, syntax) in offered.items()]
             self._upper.send(pdus.write_associate_rq(settings.ae_title, ae_title, rows, roles))
@@ -150,7 +150,7 @@ class Association:
 
     def report_commitment(self, transaction_uid: str, verdict: CommitmentVerdict) -> tuple[int, str]:
         """N-EVENT-REPORT (PS3.4 J.3.3); return (Status, Error Comment). Raises DestinationDown."""
-        if not self._roles.get(PUSH_MODEL, Role(scu=True, scp=False)).scp:
+        if not self._roles.get(PUSH_MODEL, RoleSelection(scu=True, scp=False)).scp:
             raise DestinationDown("the destination does not let us be the SCP of storage commitment")
         event_type, information = commitment.event(transaction_uid, verdict)
         elements: dict[int, int | str] = {

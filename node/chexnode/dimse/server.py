@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from chexnode.audit.trail import Trail
-from chexnode.dimse.acceptor import Association, Policy
+from chexnode.dimse.acceptor import AcceptedAssociation, Policy
 from chexnode.dimse.callers import Callers, read_address
 from chexnode.dimse.pdus import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, LOCAL_LIMIT, Rejection, Titles
 from chexnode.dimse.services import Services
@@ -44,9 +44,9 @@ class AssociationServer:
         self._callers = Callers(settings.peer)
         self._policy = Policy(self._reason_to_reject, self._admit, settings.limits, services, trail)
         self._lock = threading.Lock()
-        self._waiting: dict[Association, threading.Thread] = {}
+        self._waiting: dict[AcceptedAssociation, threading.Thread] = {}
         """Connections that have not negotiated, oldest first."""
-        self._negotiated: dict[Association, threading.Thread] = {}
+        self._negotiated: dict[AcceptedAssociation, threading.Thread] = {}
         self._listeners: list[_Listener] = []
         if settings.tls.plain:
             self._listeners.append(_Listener(_listen(settings.node.host, settings.node.port), None))
@@ -112,12 +112,12 @@ class AssociationServer:
                 continue
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._begin(Association(sock, str(read_address(address[0])), self._policy, listener.tls))
+                self._begin(AcceptedAssociation(sock, str(read_address(address[0])), self._policy, listener.tls))
             except (OSError, RuntimeError) as error:
                 log.error("connection dropped", extra={"error": type(error).__name__})
                 sock.close()
 
-    def _begin(self, association: Association) -> None:
+    def _begin(self, association: AcceptedAssociation) -> None:
         thread = threading.Thread(target=self._run, args=(association,), name="association", daemon=True)
         with self._lock:
             for surplus in self._surplus(association):
@@ -131,7 +131,7 @@ class AssociationServer:
                 self._waiting.pop(association, None)
             raise
 
-    def _surplus(self, newcomer: Association) -> list[Association]:
+    def _surplus(self, newcomer: AcceptedAssociation) -> list[AcceptedAssociation]:
         """The connections to cut before ``newcomer`` is taken, of those from its address and to its port.
 
         First those that had time to speak and did not, then the others, the oldest first: one that is just shaking
@@ -139,8 +139,8 @@ class AssociationServer:
         """
         limits, now = self._settings.limits, time.monotonic()
 
-        def worth(one: Association) -> tuple[bool, bool]:
-            return now - one.since < _GRACE_SECONDS, one.heard
+        def worth(assoc: AcceptedAssociation) -> tuple[bool, bool]:
+            return now - assoc.since < _GRACE_SECONDS, assoc.heard
 
         alike = (a for a in self._waiting if (a.address, a.secure) == (newcomer.address, newcomer.secure))
         same = sorted(alike, key=worth)
@@ -149,7 +149,7 @@ class AssociationServer:
             surplus = [min(self._waiting, key=worth)]
         return surplus
 
-    def _run(self, association: Association) -> None:
+    def _run(self, association: AcceptedAssociation) -> None:
         try:
             association.run()
         finally:
@@ -157,7 +157,7 @@ class AssociationServer:
                 self._waiting.pop(association, None)
                 self._negotiated.pop(association, None)
 
-    def _reason_to_reject(self, association: Association, titles: Titles) -> Rejection | None:
+    def _reason_to_reject(self, association: AcceptedAssociation, titles: Titles) -> Rejection | None:
         """Why this caller may not have an association (PS3.8 table 9-21), if so."""
         node, names = self._settings.node, association.names
         if not self._callers.allows(titles.calling_ae_title, association.address):
@@ -168,7 +168,7 @@ class AssociationServer:
             return CALLED_AE_UNKNOWN
         return None
 
-    def _admit(self, association: Association) -> Rejection | None:
+    def _admit(self, association: AcceptedAssociation) -> Rejection | None:
         """Count a negotiated association in, or say that there is no place; it then stays among those that wait."""
         limits = self._settings.limits
         if not self._policy.services.has_room():

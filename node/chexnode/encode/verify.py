@@ -131,12 +131,12 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AttributeRule:
     """What a module says of one attribute."""
 
     type: str
     """1, 1C, 2, 2C or 3."""
-    items: dict[str, Rule]
+    items: dict[str, AttributeRule]
 
 
 def modules(sop_class_uid: str) -> tuple[Module, ...]:
@@ -161,7 +161,9 @@ def faults(ds: Dataset) -> list[str]:
     return list(found.values())
 
 
-def _lacking(ds: Dataset, rules: Mapping[str, Rule], path: str, *, is_present: bool) -> Iterator[tuple[str, str]]:
+def _lacking(
+    ds: Dataset, rules: Mapping[str, AttributeRule], path: str, *, is_present: bool
+) -> Iterator[tuple[str, str]]:
     """Yield (attribute, sentence)."""
     for keyword, rule in rules.items():
         if keyword in OPTIONAL:
@@ -179,14 +181,14 @@ def _lacking(ds: Dataset, rules: Mapping[str, Rule], path: str, *, is_present: b
 
 
 @cache
-def attributes(module: str) -> Mapping[str, Rule]:
+def attributes(module: str) -> Mapping[str, AttributeRule]:
     """Return keyword -> rule of a module's attributes; those of a sequence's items are inside its rule."""
-    rules: dict[str, Rule] = {}
+    rules: dict[str, AttributeRule] = {}
     for row in get_module_attribute_map()[module]:
         if tag_for_keyword(row["keyword"]) is None:  # of a repeating group, such as overlays
             continue
         place = rules
         for keyword in row["path"]:
             place = place[keyword].items
-        place.setdefault(row["keyword"], Rule(row["type"], {}))
+        place.setdefault(row["keyword"], AttributeRule(row["type"], {}))
     return rules

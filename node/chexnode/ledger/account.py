@@ -52,7 +52,7 @@ class Tally:
     jobs: Counter[tuple[str, str | None]]
     """(state, reason) -> jobs, those superseded by another analysis included, and without those of shadow models."""
     newest: Counter[tuple[str, str | None]]
-    """The same without them: one job for each version."""
+    """(state, reason) -> jobs that count, one for each version: neither superseded ones nor those of shadow models."""
     notes: Counter[str]
     """Note -> instance versions and jobs that carry it."""
     duplicates: int

@@ -36,7 +36,7 @@ class Pair:
 
 
 class Comparisons:
-    """Queries."""
+    """Compares the answers of two models on images that both have analysed."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

@@ -35,7 +35,7 @@ class History:
 
 
 class Destinations:
-    """Handling by name."""
+    """Pauses and resumes destinations, and gives them past results."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

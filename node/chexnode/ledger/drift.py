@@ -38,7 +38,7 @@ _Group = tuple[str, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class DriftWindow:
     """What is compared with the baseline, and how."""
 
     days: float
@@ -54,7 +54,7 @@ class Drifts:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._latest: tuple[float, Window, list[Drift]] | None = None
+        self._latest: tuple[float, DriftWindow, list[Drift]] | None = None
         self._latest_days: tuple[float, timedelta, list[DailyFigures]] | None = None
 
     def fix_baseline(self, since: datetime, until: datetime, images: int) -> Baseline:
@@ -81,7 +81,7 @@ class Drifts:
         fixed = self._fixed()
         return None if fixed is None else _baseline(fixed)
 
-    def look(self, window: Window, most_age: float = 0) -> list[Drift]:
+    def look(self, window: DriftWindow, most_age: float = 0) -> list[Drift]:
         """Every statistic of every group that has images enough, the greatest shift first; none without a baseline.
 
         ``most_age``: an answer may be this many seconds old.
@@ -192,7 +192,7 @@ def _values(rows: Sequence[Row[Any]], name: str) -> list[float]:
 
 
 def _compared(
-    groups: Sequence[Mapping[str, Any]], recent: Mapping[_Group, list[Row[Any]]], window: Window
+    groups: Sequence[Mapping[str, Any]], recent: Mapping[_Group, list[Row[Any]]], window: DriftWindow
 ) -> Iterator[Drift]:
     level = _LEVEL / max(1, len(groups) * (len(_MEASURED) + 1))
     for group in groups:

@@ -56,7 +56,7 @@ class Durations:
 
 
 class Stopwatch:
-    """Queries."""
+    """Reads from the history how long finished steps took."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

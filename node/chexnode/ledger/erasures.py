@@ -202,7 +202,7 @@ class _Rows:
         return deliveries.c.result_uid.in_(self.results)
 
     def identities(self) -> set[str]:
-        """See :meth:`Erasures.identities`."""
+        """All that names the patient, a study or an object of it: IDs, names, accession numbers and UIDs."""
         of = studies.c.study_instance_uid.in_(self.studies)
         names = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
         found = {str(value) for row in self.conn.execute(select(*names).where(of)) for value in row if value}
@@ -214,7 +214,7 @@ class _Rows:
         return found | {str(uid) for row in self.conn.execute(of_results) for uid in row if uid}
 
     def files(self) -> set[str]:
-        """See :meth:`Erasures.files`."""
+        """Paths, relative to ``data_dir``, of all that is stored of theirs."""
         mine = instances.c.study_instance_uid.in_(self.studies)
         queries = (
             select(instances.c.path).where(mine),

@@ -53,7 +53,7 @@ class FeedPage:
 
 
 class Feed:
-    """Queries."""
+    """Reads events in pages, and keeps how far each reader has got."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

@@ -29,7 +29,7 @@ _RECENT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class ImageSearch:
     """Which images; an empty field stands for any."""
 
     text: str = ""
@@ -107,13 +107,13 @@ class Page:
 
 
 class Images:
-    """Queries."""
+    """Searches the received images, a page at a time."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
         self._offered: tuple[float, dict[str, list[str]]] = (-math.inf, {})
 
-    def page(self, search: Search, size: int, place: Place | None = None) -> Page:
+    def page(self, search: ImageSearch, size: int, place: Place | None = None) -> Page:
         """``size`` rows from ``place`` on."""
         is_back = place is not None and place.is_back
         query = _select(search)
@@ -127,7 +127,7 @@ class Images:
             rows.reverse()
         return Page(tuple(rows), more if is_back else place is not None, True if is_back else more)
 
-    def count(self, search: Search) -> int:
+    def count(self, search: ImageSearch) -> int:
         """How many there are, counted up to 10,000."""
         query = _select(search).with_only_columns(instances.c.digest)
         # Where one table answers, joins change nothing but what it costs.
@@ -139,7 +139,7 @@ class Images:
         with self._db.read() as conn:
             return int(conn.execute(select(func.count()).select_from(limited)).scalar_one())
 
-    def all(self, search: Search, most: int = 1_000_000) -> Iterator[ImageView]:
+    def all(self, search: ImageSearch, most: int = 1_000_000) -> Iterator[ImageView]:
         """Every row, the latest first, page by page: a slow reader holds no transaction open."""
         place: Place | None = None
         while most > 0:
@@ -174,29 +174,29 @@ class Images:
         return {name: sorted(value for value in values if value)[:50] for name, values in found.items()}
 
 
-def _is_by_job(search: Search) -> bool:
+def _is_by_job(search: ImageSearch) -> bool:
     """Whether the jobs lead the query, because their index knows the state."""
     return search.state in set(JobState)
 
 
-def _asks_of_jobs(search: Search) -> bool:
+def _asks_of_jobs(search: ImageSearch) -> bool:
     """Whether a condition looks at the job of a version."""
     asked = search.reason, search.model, search.abnormal is not None, search.least_score is not None
     return any(asked) or _is_by_job(search)
 
 
-def _asks_of_instances(search: Search) -> bool:
+def _asks_of_instances(search: ImageSearch) -> bool:
     """Whether a condition looks at the version itself."""
     asked = search.text.strip(), search.reason, search.caller, search.station, search.state and not _is_by_job(search)
     return any(asked) or (not _is_by_job(search) and (search.since or search.until) is not None)
 
 
-def _order(search: Search) -> tuple[Column[Any], ...]:
+def _order(search: ImageSearch) -> tuple[Column[Any], ...]:
     at = jobs.c.created_at if _is_by_job(search) else instances.c.received_at
     return (at, instances.c.sop_instance_uid, instances.c.digest)
 
 
-def _beyond(search: Search, place: Place) -> ColumnElement[bool]:
+def _beyond(search: ImageSearch, place: Place) -> ColumnElement[bool]:
     """What comes after ``place``: by the time alone first, which is what an index has."""
     at, *rest = _order(search)
     key, value = tuple_(*rest), (place.sop_instance_uid, place.digest)
@@ -205,7 +205,7 @@ def _beyond(search: Search, place: Place) -> ColumnElement[bool]:
     return and_(at <= place.at, or_(at < place.at, key < value))
 
 
-def _select(search: Search) -> Select[Any]:
+def _select(search: ImageSearch) -> Select[Any]:
     of_instance = ("sop_instance_uid", "digest", "calling_ae_title", "station_name", "study_instance_uid")
     of_study = ("accession_number", "patient_id", "patient_name", "study_date")
     of_job = ("model", "score", "abnormal", "regions", "finished_at", "error")
@@ -233,7 +233,7 @@ def _select(search: Search) -> Select[Any]:
     return query.where(*_conditions(search))
 
 
-def _conditions(search: Search) -> list[ColumnElement[bool]]:
+def _conditions(search: ImageSearch) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if _is_by_job(search):
         found.append(jobs.c.state == search.state)

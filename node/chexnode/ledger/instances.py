@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from chexnode.ledger.database import Database, add_missing, add_rows
 from chexnode.ledger.identities import UNNAMED
 from chexnode.ledger.moves import happened, instance_id, move, record
-from chexnode.ledger.reports import look_again
+from chexnode.ledger.reports import make_due_again
 from chexnode.ledger.rows import columns_of, version
 from chexnode.ledger.schema import instances, jobs, results, series, studies
 from chexnode.vocabulary.events import Event
@@ -225,7 +225,7 @@ class _Batch:
                 path = arrival.path
                 self.conn.execute(update(instances).where(where).values(path=path))
             if job is not None:
-                look_again(self.conn, [arrival.study_instance_uid])
+                make_due_again(self.conn, [arrival.study_instance_uid])
         versions[digest] = (state, path)
         return Receipt(Outcome.DUPLICATE, path, job)
 

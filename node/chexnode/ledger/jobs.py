@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple
 from chexnode.ledger.database import Database, add_missing
 from chexnode.ledger.instances import AFRESH, new_job, supersede
 from chexnode.ledger.moves import allowed, finish_delivered, happened, locked, move, move_each, new_fence, record
-from chexnode.ledger.reports import look_again
+from chexnode.ledger.reports import make_due_again
 from chexnode.ledger.rows import JOB_OF_VERSION, add_results, job_claims, version
 from chexnode.ledger.schema import deliveries, instances, jobs
 from chexnode.ledger.sets import supersede_sets
@@ -128,7 +128,7 @@ class Jobs:
                 supersede_sets(conn, claim.sop_instance_uid, claim.id, replaces, now)
             if claim.purpose not in (Purpose.IMAGE, Purpose.SHADOW):
                 supersede(conn, claim.sop_instance_uid, claim.digest, claim.key)
-                look_again(conn, [study_instance_uid] if study_instance_uid else [])
+                make_due_again(conn, [study_instance_uid] if study_instance_uid else [])
             add_results(conn, new_results, to, now, study_instance_uid, claim.id)
             _try_on(conn, claim, shadows, now)
             if under_way is not None:
@@ -275,7 +275,7 @@ class Jobs:
             move_each(conn, jobs, rows, to, event, now, by, **facts)
             if to is JobState.QUEUED and row.purpose is Purpose.IMAGE:
                 supersede(conn, row.sop_instance_uid, row.digest, row.key)
-            look_again(conn, studies)
+            make_due_again(conn, studies)
 
     def due(self, spec: JobSpec, most: Urgency = Urgency.BACKGROUND) -> int:
         """How many jobs of this analysis could be claimed now, without those that can wait longer than ``most``."""

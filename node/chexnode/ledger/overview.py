@@ -62,7 +62,7 @@ class DestinationView:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusals:
+class RefusalCounts:
     """Images that were not analysed, of those that came in the last hour, and in the week before it."""
 
     received: int = 0
@@ -111,7 +111,7 @@ class Overview:
 
 
 class Overviews:
-    """Look. Thread safe."""
+    """Counts and lists what the overview and the alarms show. Thread safe."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -182,7 +182,7 @@ class Overviews:
                 found.append(SourceView(caller, station, latest))
         return found
 
-    def refusals(self) -> Refusals:
+    def refusals(self) -> RefusalCounts:
         """How many images were not analysed: by the gate, because of their pixels, or because their job failed."""
         now = self._db.clock()
         hour, week = now - timedelta(hours=1), now - timedelta(hours=1, weeks=1)
@@ -197,7 +197,7 @@ class Overviews:
             return conn.execute(received).scalar_one(), conn.execute(turned).scalar_one() + refused
 
         with self._db.read() as conn:
-            return Refusals(*counted(conn, hour, now + _LATE_COMMIT), *counted(conn, week, hour))
+            return RefusalCounts(*counted(conn, hour, now + _LATE_COMMIT), *counted(conn, week, hour))
 
     def uncommitted(self, patience: timedelta) -> dict[str, int]:
         """Destination -> results that it refused to commit to, or has had for ``patience`` without committing."""

@@ -25,7 +25,7 @@ _UNANALYSED = (JobState.REFUSED, JobState.FAILED, JobState.CANCELLED)
 _SOUNDNESS = (InstanceState.ANALYSABLE, InstanceState.NOT_ANALYSED, InstanceState.QUARANTINED)
 
 
-def look_again(conn: Connection, study_instance_uids: Sequence[str]) -> None:
+def make_due_again(conn: Connection, study_instance_uids: Sequence[str]) -> None:
     """Have the reports of these studies made anew, if anybody wants them: something is analysed now, or no longer."""
     conn.execute(
         update(studies)

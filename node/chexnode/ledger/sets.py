@@ -54,7 +54,7 @@ class Sets:
 
 
 def valid_sets(conn: Connection, sop_instance_uid: str) -> list[ResultSet]:
-    """See :meth:`Sets.valid`."""
+    """The sets of all versions of an image that are valid, by ``conn``: one, or none; more only in a comparison."""
     query = (
         select(results, instances.c.received_at, jobs)
         .join_from(results, jobs, jobs.c.id == results.c.job_id)

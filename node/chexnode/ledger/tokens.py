@@ -22,7 +22,7 @@ from chexnode.ledger.moves import happened, record
 from chexnode.ledger.schema import markers, token_sessions, tokens, users
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 from chexnode.vocabulary.events import Event
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 
 _CLOSED = "callers must say who they are"
 
@@ -35,14 +35,14 @@ class Token:
     """One token, without its secret."""
 
     name: str
-    scopes: tuple[Scope, ...]
+    scopes: tuple[TokenScope, ...]
     created_at: datetime
     expires_at: datetime | None
     """None: never."""
 
-    def allows(self, scope: Scope) -> bool:
+    def allows(self, scope: TokenScope) -> bool:
         """Whether it is good for ``scope``; admin is good for everything."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+        return scope in self.scopes or TokenScope.ADMIN in self.scopes
 
 
 class Tokens:
@@ -51,13 +51,13 @@ class Tokens:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def add(self, name: str, scopes: Collection[Scope], lifetime: timedelta | None = None) -> tuple[Token, str]:
+    def add(self, name: str, scopes: Collection[TokenScope], lifetime: timedelta | None = None) -> tuple[Token, str]:
         """Make a token; return it and its secret, which nobody can show again. Raises Usage if the name is taken."""
         if not scopes:
             raise Usage("a token needs at least one scope")
         secret = PREFIX + secrets.token_urlsafe(32)
         now = self._db.clock()
-        token = Token(name, tuple(s for s in Scope if s in scopes), now, now + lifetime if lifetime else None)
+        token = Token(name, tuple(s for s in TokenScope if s in scopes), now, now + lifetime if lifetime else None)
         row = {
             "name": name,
             "sha256": _digest(secret),
@@ -166,4 +166,4 @@ def _digest(secret: str) -> str:
 
 
 def _token(row: object) -> Token:
-    return Token(row.name, tuple(Scope(s) for s in row.scopes), row.created_at, row.expires_at)  # type: ignore[attr-defined]
+    return Token(row.name, tuple(TokenScope(s) for s in row.scopes), row.created_at, row.expires_at)  # type: ignore[attr-defined]

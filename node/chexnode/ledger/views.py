@@ -130,7 +130,7 @@ _NEWEST_FIRST = (
 
 
 class Views:
-    """Queries."""
+    """Reads jobs, deliveries and counts; changes nothing."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

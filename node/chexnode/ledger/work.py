@@ -46,7 +46,7 @@ class QueuedView:
 
 
 class Work:
-    """Queries."""
+    """Lists of dead deliveries and of the queue."""
 
     def __init__(self, database: Database) -> None:
         self._db = database

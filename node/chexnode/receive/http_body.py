@@ -21,7 +21,7 @@ from chexnode.dicomweb.multipart import MultipartError, MultipartReader, PartBeg
 from chexnode.receive.filemeta import Announced
 from chexnode.receive.header import is_safe_uid
 from chexnode.receive.outcome import Answer, Failure
-from chexnode.receive.storage import Reception, StorageService, Stored
+from chexnode.receive.storage import Reception, StorageService, StoredInstance
 from chexnode.receive.stow_parts import NoInstance, StowParts, Writer
 from chexnode.spool.spool import DiskRefused
 from chexnode.vocabulary.records import Caller
@@ -46,7 +46,7 @@ class PartOutcome:
     sop_class_uid: str = ""
     """Empty, as the next, where the part does not say what it is."""
     sop_instance_uid: str = ""
-    stored: Stored | None = None
+    stored: StoredInstance | None = None
     is_of_another_type: bool = False
     """Whether the part was no DICOM file by its own Content-Type."""
     is_unreadable: bool = False
@@ -184,7 +184,7 @@ class HttpBody:
             pass
 
     def feeding(self, data: bytes) -> Iterator[None]:
-        """The same in steps, one an instance, so that whoever sends many at once can be made to take turns."""
+        """Take the next piece of the body in steps, one an instance, so that who sends many can take turns."""
         if self._reader is None:
             assert self._file is not None
             self._file.write(data)
@@ -211,7 +211,7 @@ class HttpBody:
             pass
 
     def ending(self) -> Iterator[None]:
-        """The same in steps, as :meth:`feeding`."""
+        """The body is over: store what is complete, one instance a step. Raises MultipartError where nothing is."""
         if self._reader is None:
             self._finish_part()
             return
@@ -286,7 +286,7 @@ class HttpBody:
         self.outcomes.append(outcome)
         if outcome.stored is not None:
             one = outcome.stored
-            self.transfers.add(one.subject, one.sop_class_uid, one.held_before)
+            self.transfers.add(one.subject, one.sop_class_uid, one.had_before)
 
     def _break(self, error: MultipartError) -> None:
         self._broken = error

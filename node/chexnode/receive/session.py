@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from chexnode.audit.transfers import Transfers
 from chexnode.receive.filemeta import Announced
-from chexnode.receive.storage import Reception, StorageService, Stored
+from chexnode.receive.storage import Reception, StorageService, StoredInstance
 from chexnode.vocabulary.records import Caller
 
 
@@ -34,8 +34,8 @@ class StorageSession:
         """Record what is not recorded yet."""
         self._record(self._transfers)
 
-    def _add(self, sop_instance_uid: str, stored: Stored) -> None:
-        self._transfers.add(stored.subject, stored.sop_class_uid, stored.held_before)
+    def _add(self, sop_instance_uid: str, stored: StoredInstance) -> None:
+        self._transfers.add(stored.subject, stored.sop_class_uid, stored.had_before)
         if self._on_stored is not None:
             self._on_stored(sop_instance_uid)
         if self._transfers.due:

@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredInstance:
     """What the audit trail tells of a stored instance."""
 
     subject: Subject
     sop_class_uid: str
-    held_before: bool
+    had_before: bool
     """Whether the node had it, or has made it."""
     series_instance_uid: str = ""
 
@@ -86,7 +86,7 @@ class StorageService:
         return self.spool.has_room(self.settings.disk)
 
     def begin(
-        self, announced: Announced, caller: Caller, on_stored: Callable[[Stored], None] | None = None
+        self, announced: Announced, caller: Caller, on_stored: Callable[[StoredInstance], None] | None = None
     ) -> Reception:
         """Start to receive a data set; ``on_stored`` is called once it is durable and recorded."""
         return Reception(self, announced, caller, on_stored)
@@ -117,7 +117,7 @@ class Reception:
         service: StorageService,
         announced: Announced,
         caller: Caller,
-        on_stored: Callable[[Stored], None] | None = None,
+        on_stored: Callable[[StoredInstance], None] | None = None,
         *,
         is_kept: bool = False,
     ) -> None:
@@ -130,7 +130,7 @@ class Reception:
         self._refusal: NotStored | None = None
         self._on_stored = on_stored
         self._incoming: Incoming | None = None
-        self.stored: Stored | None = None
+        self.stored: StoredInstance | None = None
         """Set by :meth:`finish` where the instance was acknowledged."""
         if is_kept:
             return
@@ -206,10 +206,10 @@ class Reception:
                 raise NotStored(Failure.BUSY) from error
             raise NotStored(Failure.FAULT) from error
         self._settle(receipt, stored)
-        self.stored = Stored(
+        self.stored = StoredInstance(
             _subject(header),
             header.sop_class_uid,
-            held_before=receipt.outcome in (Outcome.DUPLICATE, Outcome.OWN_RESULT),
+            had_before=receipt.outcome in (Outcome.DUPLICATE, Outcome.OWN_RESULT),
             series_instance_uid=header.series_instance_uid,
         )
         self._log(

@@ -252,10 +252,10 @@ class Pool:
                 break
         finally:
             self._free.put(child)
-        return _told(facts), content
+        return _unless_fault(facts), content
 
 
-def _told(facts: dict[str, Any]) -> dict[str, Any]:
+def _unless_fault(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts, unless they are a fault."""
     if "transient" in facts:
         raise Transient(str(facts["transient"])[:_LONGEST_DETAIL])

@@ -40,7 +40,7 @@ _UID = re.compile(r"(?=.{1,64}\Z)\d+(\.\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class RuleInput:
     """What the rules look at."""
 
     header: Header
@@ -59,7 +59,7 @@ class Subject:
     """Of the site, that decides on this image."""
 
 
-Test = Callable[[Subject], str | None]
+Test = Callable[[RuleInput], str | None]
 """Returns a short detail without patient data where the rule fires, None where it does not."""
 
 
@@ -77,7 +77,7 @@ class Remark:
     """One row: what is noted about an image that is analysed all the same."""
 
     note: Note
-    test: Callable[[Subject], bool]
+    test: Callable[[RuleInput], bool]
 
 
 def _shown(value: str) -> str:
@@ -85,32 +85,32 @@ def _shown(value: str) -> str:
     return repr(re.sub(r"[^A-Z0-9 _.,/\\()-]", "?", value)[:32])
 
 
-def _invalid_uid(subject: Subject) -> str | None:
+def _invalid_uid(subject: RuleInput) -> str | None:
     for name, tag in (("SOP", 0x00080018), ("Study", 0x0020000D), ("Series", 0x0020000E)):
         if not _UID.fullmatch(subject.header.text(tag)):
             return f"the {name} Instance UID is absent or invalid"
     return None
 
 
-def _sop_class_mismatch(subject: Subject) -> str | None:
+def _sop_class_mismatch(subject: RuleInput) -> str | None:
     own = subject.header.text(0x00080016)
     if own != subject.sop_class_uid:
         return f"SOP Class UID is {_shown(own)}, it came as {_shown(subject.sop_class_uid)}"
     return None
 
 
-def _refused_by_rule(subject: Subject) -> str | None:
+def _refused_by_rule(subject: RuleInput) -> str | None:
     rule = subject.rule
     return f"rule {rule.name!r}: {rule.reason}" if rule is not None and rule.action == "refuse" else None
 
 
-def _other_modality(subject: Subject) -> str | None:
+def _other_modality(subject: RuleInput) -> str | None:
     modality = subject.header.text(0x00080060)
     allowed = {name.strip().upper() for name in subject.gate.modalities}
     return f"Modality is {_shown(modality)}" if modality and modality not in allowed else None
 
 
-def _for_processing(subject: Subject) -> str | None:
+def _for_processing(subject: RuleInput) -> str | None:
     if subject.sop_class_uid == DX_FOR_PROCESSING:
         return "a DX For Processing object"
     if subject.header.text(0x00080068) == "FOR PROCESSING":
@@ -118,28 +118,28 @@ def _for_processing(subject: Subject) -> str | None:
     return None
 
 
-def _sop_class(subject: Subject) -> str | None:
+def _sop_class(subject: RuleInput) -> str | None:
     eligible = {CR_IMAGE, DX_FOR_PRESENTATION} | ({SECONDARY_CAPTURE} if subject.gate.secondary_capture else set())
     return f"SOP Class UID is {_shown(subject.sop_class_uid)}" if subject.sop_class_uid not in eligible else None
 
 
-def _no_modality(subject: Subject) -> str | None:
+def _no_modality(subject: RuleInput) -> str | None:
     return None if subject.header.text(0x00080060) else "Modality is absent"
 
 
-def _algorithm(subject: Subject) -> str | None:
+def _algorithm(subject: RuleInput) -> str | None:
     return reading.algorithm(subject.header, subject.words)
 
 
-def _processed(subject: Subject) -> str | None:
+def _processed(subject: RuleInput) -> str | None:
     return reading.processing(subject.header, subject.words)
 
 
-def _animal(subject: Subject) -> str | None:
+def _animal(subject: RuleInput) -> str | None:
     return reading.animal(subject.header, subject.words)
 
 
-def _other_body_part(subject: Subject) -> str | None:
+def _other_body_part(subject: RuleInput) -> str | None:
     stated = subject.body_part
     if stated.said is not BodyPart.OTHER:
         return None
@@ -147,52 +147,52 @@ def _other_body_part(subject: Subject) -> str | None:
     return f"Body Part Examined is {_shown(subject.header.text(0x00180015))}" if named else stated.evidence
 
 
-def _lateral(subject: Subject) -> str | None:
+def _lateral(subject: RuleInput) -> str | None:
     return subject.view.evidence if subject.view.said is View.LATERAL else None
 
 
-def _oblique(subject: Subject) -> str | None:
+def _oblique(subject: RuleInput) -> str | None:
     return subject.view.evidence if subject.view.said is View.OBLIQUE else None
 
 
-def _under_age(subject: Subject) -> str | None:
+def _under_age(subject: RuleInput) -> str | None:
     age = subject.header.age
     if age is not None and age < subject.gate.min_age_years:
         return f"younger than {subject.gate.min_age_years} years"
     return None
 
 
-def _is_child(subject: Subject) -> bool:
+def _is_child(subject: RuleInput) -> bool:
     age = subject.header.age
     return age is not None and age < subject.gate.child_years
 
 
-def _no_view(subject: Subject) -> str | None:
+def _no_view(subject: RuleInput) -> str | None:
     return "no view is stated" if subject.gate.require_view and subject.view.said is View.UNKNOWN else None
 
 
-def _no_body_part(subject: Subject) -> str | None:
+def _no_body_part(subject: RuleInput) -> str | None:
     missing = subject.gate.require_body_part and subject.body_part.said is BodyPart.UNKNOWN
     return "no body part is stated" if missing else None
 
 
-def _no_pixel_data(subject: Subject) -> str | None:
+def _no_pixel_data(subject: RuleInput) -> str | None:
     return None if subject.has_pixel_data else "no Pixel Data"
 
 
-def _multi_frame(subject: Subject) -> str | None:
+def _multi_frame(subject: RuleInput) -> str | None:
     if 0x00280008 not in subject.header or subject.header.text(0x00280008) == "":
         return None
     frames = subject.header.integer(0x00280008)
     return None if frames in (0, 1) else "Number of Frames is not 1"
 
 
-def _colour(subject: Subject) -> str | None:
+def _colour(subject: RuleInput) -> str | None:
     photometric = subject.header.text(0x00280004)
     return f"Photometric Interpretation is {_shown(photometric)}" if _COLOUR.fullmatch(photometric) else None
 
 
-def _image_attributes(subject: Subject) -> str | None:
+def _image_attributes(subject: RuleInput) -> str | None:
     """Image Pixel attributes that no decoder may be given (PS3.3 C.7.6.3)."""
     header = subject.header
     rows, columns = header.unsigned(0x00280010), header.unsigned(0x00280011)
@@ -292,7 +292,7 @@ def triage_header(
     ``detail`` never quotes patient data. Takes less than a millisecond.
     """
     header, words = Header(ds), lexicon(gate.lexicon)
-    subject = Subject(
+    subject = RuleInput(
         header,
         gate,
         has_pixel_data,
@@ -326,7 +326,7 @@ def _ruled(rule: RuleSettings | None) -> tuple[str, ...]:
     return () if rule is None else (f"rule {rule.name!r}",)
 
 
-def _evidence(subject: Subject) -> str:
+def _evidence(subject: RuleInput) -> str:
     """Say what an image that is analysed was taken for, and by which words."""
     view, part = subject.view, subject.body_part
     said = (
@@ -337,7 +337,7 @@ def _evidence(subject: Subject) -> str:
     return "; ".join((*said, *contradicted, *(f"read past: {each}" for each in _flaws(subject))))
 
 
-def _flaws(subject: Subject) -> tuple[str, ...]:
+def _flaws(subject: RuleInput) -> tuple[str, ...]:
     """What breaks a rule and does not touch the image."""
     return (*subject.flaws, *(("Number of Frames 0",) if subject.header.integer(0x00280008) == 0 else ()))
 

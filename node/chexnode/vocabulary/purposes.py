@@ -13,7 +13,7 @@ class Purpose(StrEnum):
     REANALYSIS = "reanalysis"
     """An image that has an answer is analysed again: the new results take the place of the old ones."""
     BESIDE = "beside"
-    """The same, and the old results stay valid beside the new ones."""
+    """An image that has an answer is analysed again: the old results stay valid beside the new ones."""
     ROLLBACK = "rollback"
     """The results of an earlier model are made again, in place of those of a reanalysis."""
     SHADOW = "shadow"

@@ -65,7 +65,7 @@ class FileReport:
     """What ``chexnode analyze`` says of one file; also the content of its STEM.json."""
 
     file: str
-    """As it was given."""
+    """Path, as it was given on the command line."""
     sop_instance_uid: str | None
     """None for a PNG or JPEG, and where the file could not be read so far."""
     state: str

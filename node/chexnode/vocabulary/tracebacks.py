@@ -22,10 +22,10 @@ def fault(error: BaseException) -> str:
 
 def traceback_of(error: BaseException) -> str:
     """The traceback of ``error`` and of what led to it, as Python prints it, without messages that may quote."""
-    return "\nWhile that was handled:\n\n".join(reversed(list(_told(error))))
+    return "\nWhile that was handled:\n\n".join(reversed(list(_in_turn(error))))
 
 
-def _told(error: BaseException | None) -> Iterator[str]:
+def _in_turn(error: BaseException | None) -> Iterator[str]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

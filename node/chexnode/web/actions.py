@@ -18,7 +18,7 @@ from chexnode.operate import reanalyse
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.reports import Erasure, Reanalysis
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.vocabulary.states import DeliveryState, JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.api import known
@@ -232,7 +232,7 @@ _WHICH: dict[str, Any] = {
 
 def router(node: Node, acts: Acts, dry_runs: DryRuns) -> APIRouter:
     """The routes."""
-    needs = [Depends(require(Scope.ADMIN)), Depends(ours), Depends(known)]
+    needs = [Depends(require(TokenScope.ADMIN)), Depends(ours), Depends(known)]
     routes = APIRouter(prefix="/api", tags=["acts"], dependencies=needs)
     names = {destination.name for destination in node.settings.destination}
 

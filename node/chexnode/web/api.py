@@ -19,7 +19,7 @@ from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.records import DeliveryView, JobView
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web.auth import require
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most this many, newest first.")]
@@ -56,7 +56,7 @@ def known(request: Request) -> None:
 
 def router(ledger: Ledger) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/api", tags=["api"], dependencies=[Depends(require(Scope.READ)), Depends(known)])
+    routes = APIRouter(prefix="/api", tags=["api"], dependencies=[Depends(require(TokenScope.READ)), Depends(known)])
 
     @routes.get("/jobs", response_model=list[JobView])
     def jobs(

@@ -28,7 +28,7 @@ from chexnode.settings.base import is_loopback
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import Transient
 from chexnode.vocabulary.roles import Role
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web import cookie
 from chexnode.web.access import access
 
@@ -82,7 +82,7 @@ class Doorkeeper:
         user = self.person(request) if cookie.only_reads(request) else None
         if user is None:
             return None
-        return Token(user.name, (Scope.READ,) if user.role.includes(Role.OPERATOR) else (), user.created_at, None)
+        return Token(user.name, (TokenScope.READ,) if user.role.includes(Role.OPERATOR) else (), user.created_at, None)
 
     def person(self, request: Request, *, is_active: bool = True) -> User | None:
         """Who is signed in with the browser that asks; None where nobody is. ``is_active``: see the ledger's users."""
@@ -114,7 +114,7 @@ class Doorkeeper:
         if kept := cookie.kept_by(request):
             self._tokens.close_session(kept)
 
-    def allows(self, request: Request, scope: Scope) -> bool:
+    def allows(self, request: Request, scope: TokenScope) -> bool:
         """Whether ``request`` may see what needs ``scope``, without an exception where not."""
         if self.is_open():
             return True
@@ -124,7 +124,7 @@ class Doorkeeper:
             return False
         return token is not None and token.allows(scope)
 
-    def admit(self, request: Request, scope: Scope) -> None:
+    def admit(self, request: Request, scope: TokenScope) -> None:
         """Let ``request`` pass, or raise 401 or 403 as RFC 6750 section 3 says."""
         if self.is_open():
             return
@@ -143,8 +143,8 @@ class Doorkeeper:
         access().user = request.state.caller = token.name
 
 
-def require(scope: Scope) -> Callable[..., None]:
-    """A dependency for a route, or for a whole router: ``dependencies=[Depends(require(Scope.READ))]``."""
+def require(scope: TokenScope) -> Callable[..., None]:
+    """A dependency for a route, or for a whole router: ``dependencies=[Depends(require(TokenScope.READ))]``."""
     # It only describes the need in the OpenAPI document: its own refusals are not RFC 6750's.
     described = Depends(HTTPBearer(scheme_name=f"token-{scope}", auto_error=False))
 

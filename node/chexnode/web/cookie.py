@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from fastapi import Request, Response
 
 from chexnode.ledger.tokens import Token
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 
 SECONDS = 12 * 3600
 """How long a browser keeps it: a working day."""
@@ -28,7 +28,7 @@ _SAFE = frozenset({"GET", "HEAD"})  # RFC 9110 section 9.2.1; OPTIONS needs nobo
 
 def may_be_kept(token: Token) -> bool:
     """Whether ``token`` can do no more than read."""
-    return token.scopes == (Scope.READ,)
+    return token.scopes == (TokenScope.READ,)
 
 
 def secret_of(request: Request) -> str | None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Request
 
 from chexnode.node import Node
 from chexnode.vocabulary.errors import Usage
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web.actions import Who, ours, who_asks
 from chexnode.web.api import known
 from chexnode.web.auth import require
@@ -37,7 +37,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def router(node: Node) -> APIRouter:
     """The routes."""
-    needs = [Depends(require(Scope.ADMIN)), Depends(ours), Depends(known)]
+    needs = [Depends(require(TokenScope.ADMIN)), Depends(ours), Depends(known)]
     routes = APIRouter(prefix="/api/destinations", tags=["acts"], dependencies=needs)
     names = {destination.name for destination in node.settings.destination}
 

@@ -17,7 +17,7 @@ from chexnode.node import BEAT_SECONDS, Node
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient
 from chexnode.vocabulary.reports import Check
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web.auth import Doorkeeper
 
 _THREADS = 4
@@ -89,7 +89,7 @@ def probe_folder(data_dir: Path, name: str) -> None:
 def _may_read(request: Request) -> bool:
     doorkeeper: Doorkeeper = request.app.state.doorkeeper
     try:
-        return doorkeeper.allows(request, Scope.READ)
+        return doorkeeper.allows(request, TokenScope.READ)
     except Transient:
         return False
 

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from chexnode.audit.spool import AuditSpool
 from chexnode.ledger.account import Account, Tally
-from chexnode.ledger.drift import FRESH_SECONDS, Window
+from chexnode.ledger.drift import FRESH_SECONDS, DriftWindow
 from chexnode.ledger.views import Backlog
 from chexnode.node import Node
 from chexnode.spool.spool import Spool
@@ -27,7 +27,7 @@ from chexnode.vocabulary.errors import NodeError, Transient
 from chexnode.vocabulary.notes import Note
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.reports import Drift
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.vocabulary.states import DeliveryState, InstanceState, JobState
 from chexnode.vocabulary.variants import ResultKind
 from chexnode.web.auth import require
@@ -72,7 +72,7 @@ def router(node: Node) -> APIRouter:
     histograms = Histograms(node.ledger, registry)
     with suppress(Transient):  # else they begin with the first scrape that finds the database
         histograms.start()
-    routes = APIRouter(dependencies=[Depends(require(Scope.READ))])
+    routes = APIRouter(dependencies=[Depends(require(TokenScope.READ))])
 
     @routes.get("/metrics", tags=["metrics"], response_class=Response)
     def metrics() -> Response:
@@ -117,7 +117,7 @@ class LedgerCollector(Collector):
             tally, backlog = self._ledger.accounts.tally(), self._ledger.views.backlog()
             duties = self._node.duties()
             drift = self._node.settings.drift
-            found = self._ledger.drifts.look(Window(drift.days, drift.images, drift.psi), FRESH_SECONDS)
+            found = self._ledger.drifts.look(DriftWindow(drift.days, drift.images, drift.psi), FRESH_SECONDS)
         except NodeError:
             yield _family("chexnode_ledger_up", [((), 0)])
             return

@@ -9,21 +9,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from chexnode.ledger.drift import FRESH_SECONDS, Window
+from chexnode.ledger.drift import FRESH_SECONDS, DriftWindow
 from chexnode.node import Node
 from chexnode.operate import compare
 from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.reports import Comparison, DailyFigures, DriftReport, Erasure, Extent, Reanalysis
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web.actions import Acts, ours, who_asks
 from chexnode.web.api import Narrowed, answer, known
 from chexnode.web.auth import require
 from chexnode.web.viewer import install
 
 
-class Images(BaseModel):
+class ImageSelection(BaseModel):
     """Which images; at least one of these is given."""
 
     model_config = ConfigDict(extra="forbid")
@@ -38,12 +38,12 @@ class Images(BaseModel):
 
     @property
     def wanted(self) -> Filter:
-        """The same as a filter. Raises Usage."""
+        """The images as a filter of the ledger. Raises Usage."""
         named = filters.given(self.accession, self.patient, self.study, self.since, self.until)
         return replace(named, image=self.image or None)
 
 
-class ReanalysisOf(Images):
+class ReanalysisOf(ImageSelection):
     """Which images are analysed again, and by which model."""
 
     model: str | None = Field(None, description="Its name in the settings; none: that which delivers.")
@@ -81,8 +81,8 @@ _ERASED: dict[int | str, dict[str, Any]] = {
 def router(node: Node, acts: Acts) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/api", dependencies=[Depends(known)])
-    acting = [Depends(require(Scope.ADMIN)), Depends(ours)]
-    reading = [Depends(require(Scope.READ))]
+    acting = [Depends(require(TokenScope.ADMIN)), Depends(ours)]
+    reading = [Depends(require(TokenScope.READ))]
 
     @routes.post("/reanalysis", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=_ANSWERS)
     def reanalysis(request: Request, images: ReanalysisOf) -> Response:
@@ -93,7 +93,7 @@ def router(node: Node, acts: Acts) -> APIRouter:
     @routes.post(
         "/reanalysis/rollback", tags=["acts"], response_model=Reanalysis, dependencies=acting, responses=_ANSWERS
     )
-    def rollback(request: Request, images: Images) -> Response:
+    def rollback(request: Request, images: ImageSelection) -> Response:
         """Put the results of before back, as `chexnode reanalyse rollback --json`."""
         return answer(acts.rollback(images.wanted, who_asks(request), is_dry_run=images.dry_run))
 
@@ -113,7 +113,7 @@ def router(node: Node, acts: Acts) -> APIRouter:
     @routes.get("/drift", tags=["api"], response_model=DriftReport, dependencies=reading)
     def drift() -> Response:
         """Recent images against the baseline, as `chexnode drift --json`; some minutes old at most."""
-        window = Window(node.settings.drift.days, node.settings.drift.images, node.settings.drift.psi)
+        window = DriftWindow(node.settings.drift.days, node.settings.drift.images, node.settings.drift.psi)
         drifts = node.ledger.drifts
         return answer(DriftReport(drifts.baseline(), drifts.look(window, FRESH_SECONDS)))
 

@@ -60,12 +60,12 @@ class Server(uvicorn.Server):
         self.run(sockets=[self.listener])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """As uvicorn's, and say so."""
+        """Have ``on_signal`` know of the signal, then end as uvicorn does."""
         self._on_signal()
         super().handle_exit(sig, frame)
 
     async def main_loop(self) -> None:
-        """As uvicorn's, and look after idle connections meanwhile."""
+        """Serve as uvicorn does, and close connections that stay idle meanwhile."""
         sys.setswitchinterval(_SWITCH_SECONDS)
         # What is there from the start stays: going through all of it again and again, for an answer of hundreds of
         # files many times, finds nothing.

@@ -12,7 +12,7 @@ from chexmodels.dicom.decode import decode
 from chexmodels.dicom.greyscale import Choice, Window
 from chexmodels.dicom.overlays import drawn_groups
 from chexmodels.dicom.part10 import Part10, ReadLimits
-from chexmodels.pixels import Geometry, Image, Mode, Reading, reduced, to_display
+from chexmodels.pixels import Geometry, Mode, Radiograph, Reading, reduced, to_display
 from chexmodels.stats import PixelStats, measure
 
 
@@ -40,7 +40,7 @@ class Prepared:
 
 
 def prepare_image(
-    image: Image, size: int, mode: Mode, header: Dataset, display: NDArray[np.uint8] | None = None
+    image: Radiograph, size: int, mode: Mode, header: Dataset, display: NDArray[np.uint8] | None = None
 ) -> Prepared:
     """Fit one image into the model's square of ``size``. ``display``: for eyes; None: as the model sees it."""
     rows, columns = image.pixels.shape

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 
 from chexmodels.dicom.part10 import DecodeError
-from chexmodels.pixels import Image, from_picture, to_display, to_image
+from chexmodels.pixels import Radiograph, from_picture, to_display, to_image
 from chexmodels.stats import measure
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -221,7 +221,7 @@ def test_display_is_reduced_never_enlarged() -> None:
 def test_statistics_tell_noise_from_a_picture() -> None:
     smooth = np.linspace(0, 1, 96, dtype=np.float32)[None] * np.ones((96, 1), np.float32)
     noise = np.random.default_rng(5).random((700, 600), np.float32)
-    assert measure(Image(smooth, (), 96)).autocorrelation > 0.9
-    assert abs(measure(Image(noise, (), 9999)).autocorrelation) < 0.3
-    thin = measure(Image(np.ones((1, 1), np.float32), (), 1))
+    assert measure(Radiograph(smooth, (), 96)).autocorrelation > 0.9
+    assert abs(measure(Radiograph(noise, (), 9999)).autocorrelation) < 0.3
+    thin = measure(Radiograph(np.ones((1, 1), np.float32), (), 1))
     assert (thin.autocorrelation, thin.upright) == (0, 0)

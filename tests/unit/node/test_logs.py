@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chexnode.logs import Level, configure, escaped
+from chexnode.logs import LogLevel, configure, escaped
 from chexnode.vocabulary.errors import Transient
 from chexnode.vocabulary.tracebacks import fault
 
@@ -29,7 +29,7 @@ def _restore() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
-def logged(level: Level = Level.INFO, json_lines: bool | None = None) -> io.StringIO:
+def logged(level: LogLevel = LogLevel.INFO, json_lines: bool | None = None) -> io.StringIO:
     stream = io.StringIO()
     configure(level, json_lines, stream)
     return stream
@@ -51,7 +51,7 @@ def test_short_lines_on_a_terminal() -> None:
             return True
 
     stream = Terminal()
-    configure(Level.INFO, None, stream)
+    configure(LogLevel.INFO, None, stream)
     log.warning("refused", extra={"address": "10.0.0.1"})
     assert stream.getvalue()[8:] == " warning test.room: refused address=10.0.0.1\n"
 
@@ -82,12 +82,12 @@ def test_a_traceback_stays_with_its_line() -> None:
 
 
 def test_levels_are_for_our_own_loggers() -> None:
-    stream = logged(Level.DEBUG)
+    stream = logged(LogLevel.DEBUG)
     log.debug("ours")
     for name in ("pynetdicom", "sqlalchemy.engine", "kombu", "anything"):
         logging.getLogger(name).info("chatter")
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["ours"]
-    stream = logged(Level.ERROR)
+    stream = logged(LogLevel.ERROR)
     log.warning("hidden")
     assert stream.getvalue() == ""
 
@@ -95,7 +95,7 @@ def test_levels_are_for_our_own_loggers() -> None:
 def test_libraries_that_quote_values_are_silent() -> None:
     from pydicom.dataset import Dataset
 
-    stream = logged(Level.DEBUG)
+    stream = logged(LogLevel.DEBUG)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         ds = Dataset()

@@ -14,7 +14,7 @@ from chextrain.data import arrays as arrays_module
 from chextrain.data import phantom, processes
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection, share
-from chextrain.data.formats import Source
+from chextrain.data.formats import DataSource
 from chextrain.data.images import BadImage
 from chextrain.data.kinds import Consensus, Format
 from chextrain.fit.augmentation import Augmentation
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, consensus: Consensus = Consensus.SOFT) -> Collection:
-    found = Source(Format.VINDR, folder, consensus).collection()
+    found = DataSource(Format.VINDR, folder, consensus).collection()
     return replace(found, cases=tuple(replace(case, split="train") for case in found.cases))
 
 

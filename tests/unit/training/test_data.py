@@ -17,7 +17,7 @@ from chexmodels.pixels import to_image
 from chextrain.data import phantom
 from chextrain.data.arrays import Samples, load
 from chextrain.data.cases import Case, Collection, box_mask
-from chextrain.data.formats import Source
+from chextrain.data.formats import DataSource
 from chextrain.data.kinds import Format
 from chextrain.data.pairs import draw
 from chextrain.data.phantom_dicom import write_files
@@ -48,7 +48,7 @@ def nih_folder(folder: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def read_nih(folder: Path) -> Collection:
-    return Source(Format.NIH, folder).collection()
+    return DataSource(Format.NIH, folder).collection()
 
 
 def boxed(*boxes: tuple[float, ...], label: str = "Nodule") -> str:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from chextrain.cli import app, main
 from chextrain.config import DataConfig
-from chextrain.data.formats import Source
+from chextrain.data.formats import DataSource
 from chextrain.data.kinds import Consensus, Format
 from chextrain.data.rows import BadData
 from chextrain.runs import BEST, Run, load_network
@@ -112,7 +112,7 @@ def test_unusable_data_end_with_the_reason_and_code_2(
 
 def test_what_the_manifest_names_is_not_taken_from_options(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="no --groups"):
-        Source(Format.NIH, tmp_path, groups=tmp_path / "groups.csv").listing()
+        DataSource(Format.NIH, tmp_path, groups=tmp_path / "groups.csv").listing()
 
 
 def test_phantoms_need_no_folder_and_everything_else_does() -> None:

@@ -20,7 +20,7 @@ from chextrain.config import load_config
 from chextrain.data import indexing
 from chextrain.data.arrays import Arrays, Samples, load
 from chextrain.data.cases import Case, Collection
-from chextrain.data.formats import Source
+from chextrain.data.formats import DataSource
 from chextrain.data.kinds import Format
 from chextrain.data.leakage import COPY, auroc_of, copies, descriptor, labels_by
 from chextrain.data.splits import straddling
@@ -53,7 +53,7 @@ def folder_of(home: Path, pictures: dict[str, NDArray[np.uint8]], rows: list[dic
 
 
 def checked(data: Path, *, images: bool = False) -> indexing.Index:
-    source = Source(Format.GENERIC, data)
+    source = DataSource(Format.GENERIC, data)
     listing = source.listing()
     built = source.built(listing)
     found = indexing.index(listing, built)
@@ -70,7 +70,7 @@ def plain(name: str, split: str = "train", **more: str) -> dict[str, str]:
 def test_an_image_with_many_findings_and_readers_is_one_image_in_one_split(tmp_path: Path) -> None:
     """The author's list held an image once per class, and put 0.1 ** classes of them into test."""
     rows = [{"path": "a.png", "class": f"finding {i}", "split": ""} for i in range(12)]
-    found = Source(Format.GENERIC, folder_of(tmp_path, {"a.png": texture(0)}, rows)).collection()
+    found = DataSource(Format.GENERIC, folder_of(tmp_path, {"a.png": texture(0)}, rows)).collection()
     assert [case.image_id for case in found.cases] == ["a.png"]
     assert len(found.cases[0].findings) == 12
 
@@ -94,7 +94,7 @@ def test_a_patient_in_two_splits_is_named(tmp_path: Path) -> None:
 def test_hashed_splits_keep_patients_together(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(60)]
     rows = [plain(name, "", group=f"p{i // 3}") for i, name in enumerate(names)]
-    found = Source(Format.GENERIC, folder_of(tmp_path, dict.fromkeys(names, texture(0)), rows)).collection()
+    found = DataSource(Format.GENERIC, folder_of(tmp_path, dict.fromkeys(names, texture(0)), rows)).collection()
     assert len({case.split for case in found.cases}) == 3
     assert straddling(found.cases) == {}
 
@@ -148,7 +148,7 @@ def test_copies_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.long  # 2408 images; that copies and shared patients are found is shown above
 def test_the_shared_selection_has_no_copy_and_no_patient_in_two_splits(shared: Path) -> None:
-    source = Source(Format.NIH, shared / "data" / "cxr")
+    source = DataSource(Format.NIH, shared / "data" / "cxr")
     listing = source.listing()
     built = source.built(listing)
     found = indexing.with_images(indexing.index(listing, built), built.collection)
@@ -166,7 +166,7 @@ def test_it_is_said_that_vindr_names_no_patients(tmp_path: Path) -> None:
     folder = datasets.vindr(tmp_path, train=4, test=0)
     said = CliRunner().invoke(app, ["index", "--format", "vindr", "--data", str(folder)]).output
     assert "the data name no patients: that no image is in two splits is known, of patients nothing is" in said
-    assert "no patients" in Source(Format.VINDR, folder).collection().description
+    assert "no patients" in DataSource(Format.VINDR, folder).collection().description
     groups = tmp_path / "groups.csv"
     groups.write_text("image_id,group\n" + "".join(f"train{i:04d},p{i // 2}\n" for i in range(4)))
     options = ["index", "--format", "vindr", "--data", str(folder), "--groups", str(groups)]
@@ -185,7 +185,7 @@ def test_header_values_reach_the_report_but_no_network(tmp_path: Path) -> None:
         home = tmp_path / maker
         datasets.dicom(home / "a.dcm", 5, 1, ImagerPixelSpacing=[spacing] * 2, Manufacturer=maker, PatientAge="099Y")
         datasets.write_csv(home / "index.csv", ["path", "class", "split"], [plain("a.dcm")])
-        arrays.append(load(Source(Format.GENERIC, home).collection(), "train", 48, None))
+        arrays.append(load(DataSource(Format.GENERIC, home).collection(), "train", 48, None))
     assert np.array_equal(arrays[0].images, arrays[1].images)
     assert [a.cases[0].strata["spacing"] for a in arrays] == ["0.139", "0.200"]
     assert "spacing (images): 0.139 1" in indexing.text(checked(tmp_path / "A"))
@@ -282,7 +282,7 @@ def test_ensembles_combine_maps_of_specialists_that_never_saw_the_patient(study:
     def split(collection: Collection, name: str) -> Arrays:
         return load(collection, name, 32, None)
 
-    found = Source(Format.VINDR, study[0]).collection()
+    found = DataSource(Format.VINDR, study[0]).collection()
     pairs = tuple(replace(case, group=f"p{index // 2}") for index, case in enumerate(found.cases))
     train, val = (split(replace(found, cases=pairs), name) for name in ("train", "val"))
     fold = folds(train, val, load_config(None, SMALL), ())

@@ -15,7 +15,7 @@ from PIL import Image
 from chextrain.data import vindr
 from chextrain.data.build import Built
 from chextrain.data.cases import Case
-from chextrain.data.formats import Source
+from chextrain.data.formats import DataSource
 from chextrain.data.kinds import Format
 from chextrain.data.rows import BadData, box, groups, sizes
 from support import datasets
@@ -24,7 +24,7 @@ FOUND = {"class_name": "Nodule/Mass", "x_min": "10", "y_min": "20", "x_max": "30
 
 
 def built(format_: Format, data: Path, **options: Any) -> Built:
-    return Source(format_, data, **options).built()
+    return DataSource(format_, data, **options).built()
 
 
 def case(found: Built, image_id: str) -> Case:
@@ -145,7 +145,7 @@ def test_a_bad_row_of_vindr_is_named_with_its_reason(vindr_folder: Path, row: di
     assert f"annotations_train.csv row {number} (train0001): " in reasons(found)
     assert reason in reasons(found)
     with pytest.raises(BadData, match=f"row {number}"):
-        Source(Format.VINDR, vindr_folder).collection()
+        DataSource(Format.VINDR, vindr_folder).collection()
 
 
 def test_a_missing_image_is_named_once(vindr_folder: Path) -> None:
@@ -168,9 +168,9 @@ def test_an_unknown_column_of_labels_is_refused(vindr_folder: Path) -> None:
 
 def test_a_folder_without_annotations_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"neither annotations_train\.csv nor annotations_test\.csv"):
-        Source(Format.VINDR, tmp_path).collection()
+        DataSource(Format.VINDR, tmp_path).collection()
     with pytest.raises(BadData, match="no such folder"):
-        Source(Format.VINDR, tmp_path / "elsewhere").collection()
+        DataSource(Format.VINDR, tmp_path / "elsewhere").collection()
 
 
 def test_vindr_hashes_only_its_training_images(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_rsna_tells_normal_from_not_normal(tmp_path: Path) -> None:
 
 def test_rsna_without_the_class_file_has_no_normal_images(tmp_path: Path) -> None:
     """ "Without pneumonia" is not normal."""
-    source = Source(Format.RSNA, datasets.rsna(tmp_path, count=9, detailed=False))
+    source = DataSource(Format.RSNA, datasets.rsna(tmp_path, count=9, detailed=False))
     assert {c.label for c in source.collection().cases} == {"abnormal"}
     assert source.listing().notes.total() == 3
 
@@ -413,7 +413,7 @@ def test_generic_masks_become_the_boxes_of_their_components(tmp_path: Path) -> N
 
 def test_a_folder_of_no_known_form_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"no index\.csv, no COCO file .* no folder masks"):
-        Source(Format.GENERIC, tmp_path).collection()
+        DataSource(Format.GENERIC, tmp_path).collection()
 
 
 # ddad -------------------------------------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def test_ddad_keeps_the_exact_splits(tmp_path: Path) -> None:
     assert "data.json test.1 row 2 (a): also in train.0" in reasons(built(Format.DDAD, tmp_path))
     (tmp_path / "data.json").write_text("{}")
     with pytest.raises(BadData, match="not DDAD's partition"):
-        Source(Format.DDAD, tmp_path).collection()
+        DataSource(Format.DDAD, tmp_path).collection()
 
 
 # tables -----------------------------------------------------------------------------------------------------------
@@ -451,13 +451,13 @@ def test_ddad_keeps_the_exact_splits(tmp_path: Path) -> None:
 def test_half_read_tables_say_which_column_is_missing(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("file,class\n")
     with pytest.raises(BadData, match=r"index\.csv has no column path; it has file, class"):
-        Source(Format.GENERIC, tmp_path).collection()
+        DataSource(Format.GENERIC, tmp_path).collection()
 
 
 def test_a_table_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "index.csv").write_bytes("\ufeffpath,class\na.png,No finding\n".encode())
-    assert Source(Format.GENERIC, tmp_path).collection().cases[0].label == "normal"
+    assert DataSource(Format.GENERIC, tmp_path).collection().cases[0].label == "normal"
 
 
 @pytest.mark.parametrize("nothing", ["", "NaN", "nan", "None", None, float("nan")])

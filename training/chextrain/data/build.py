@@ -11,10 +11,10 @@ from pathlib import Path
 
 from chextrain.data.cases import Box, Case, Collection, Label, Mark
 from chextrain.data.consensus import Agreed, agree, without_repeats
-from chextrain.data.images import BadImage, Header, header, load_case
+from chextrain.data.images import BadImage, ImageHeader, header, load_case
 from chextrain.data.kinds import Consensus
 from chextrain.data.processes import watched
-from chextrain.data.rows import BadData, Facts, Listing, Problem, Row
+from chextrain.data.rows import BadData, ImageFacts, Listing, Problem, Row
 from chextrain.data.splits import assign, straddling
 
 READ_AT_ONCE = 8
@@ -90,21 +90,23 @@ def usable(built: Built) -> Collection:
     return built.collection
 
 
-def _headers(first: Mapping[str, Row], listing: Listing, *, probe: bool) -> Iterator[tuple[str, Header | BadImage]]:
+def _headers(
+    first: Mapping[str, Row], listing: Listing, *, probe: bool
+) -> Iterator[tuple[str, ImageHeader | BadImage]]:
     if not probe:
         for image_id in first:
             size = listing.facts[image_id].size
-            yield image_id, Header(*size) if size else BadImage("no size is declared")
+            yield image_id, ImageHeader(*size) if size else BadImage("no size is declared")
         return
 
-    def one(row: Row) -> Header | BadImage:
+    def read(row: Row) -> ImageHeader | BadImage:
         try:
             return header(row.image_path)
         except BadImage as error:
             return error
 
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-        answers = pool.map(one, first.values())
+        answers = pool.map(read, first.values())
         yield from zip(first, watched(answers, "reading headers", len(first)), strict=True)
 
 
@@ -134,9 +136,9 @@ def _contradiction(rows: Sequence[Row]) -> str | None:
 
 
 def _case(
-    rows: Sequence[Row], found: Header, listing: Listing, consensus: Consensus, seed: int, counts: Counter[str]
+    rows: Sequence[Row], found: ImageHeader, listing: Listing, consensus: Consensus, seed: int, counts: Counter[str]
 ) -> Case:
-    row, facts = rows[0], listing.facts.get(rows[0].image_id, Facts())
+    row, facts = rows[0], listing.facts.get(rows[0].image_id, ImageFacts())
     declared = facts.size or (found.rows, found.columns)
     scale = found.columns / declared[1], found.rows / declared[0]
     drawn = []
@@ -187,7 +189,7 @@ def _as_drawn(marks: Sequence[Mark]) -> tuple[Agreed, ...]:
     return tuple(Agreed(m.box, frozenset([m.finding]), frozenset([m.reader])) for m in marks)
 
 
-def _clipped(box: Box, scale: tuple[float, float], found: Header, counts: Counter[str]) -> Box | None:
+def _clipped(box: Box, scale: tuple[float, float], found: ImageHeader, counts: Counter[str]) -> Box | None:
     across, down = scale
     moved = box[0] * across, box[1] * down, box[2] * across, box[3] * down
     x0, x1 = (min(max(x, 0.0), float(found.columns)) for x in moved[::2])

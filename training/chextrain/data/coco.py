@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chextrain.data.cases import Split
-from chextrain.data.rows import BadData, Facts, Listing, Row, box_of_size
+from chextrain.data.rows import BadData, ImageFacts, Listing, Row, box_of_size
 
 FILES: Mapping[str, Split | None] = {
     "annotations.json": None,
@@ -53,7 +53,7 @@ def read(
                 raise ValueError(f"two images have the id {item['id']}")
             group = groups.get(image_id) or str(item.get("group") or item.get("patient_id") or image_id)
             known[item["id"]] = Row(_find(file.parent, image_id), image_id, group, (), None, READER, split)
-            found.facts[image_id] = Facts(size=(int(item["height"]), int(item["width"])))
+            found.facts[image_id] = ImageFacts(size=(int(item["height"]), int(item["width"])))
     annotated = set()
     for number, item in enumerate(annotations, start=1):
         image = known.get(item.get("image_id"))

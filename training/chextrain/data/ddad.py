@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chextrain.data.cases import Split
 from chextrain.data.images import images_in
-from chextrain.data.rows import BadData, Facts, Listing, Row
+from chextrain.data.rows import BadData, ImageFacts, Listing, Row
 
 FOLDERS = ("train_png_512", "images", "train", "stage_2_train_images")
 """Where the images are looked for: as DDAD's preparation leaves them, or as RSNA and Kaggle give them."""
@@ -51,7 +51,7 @@ def listing(folder: Path, sizes: Mapping[str, tuple[int, int]], groups: Mapping[
                     raise ValueError(f"also in {listed[image_id]}")
                 listed[image_id] = place
                 finding = ABNORMAL if keys[-1] == "1" else None
-                found.facts[image_id] = Facts(exhaustive=finding is None, strata={"source": source})
+                found.facts[image_id] = ImageFacts(exhaustive=finding is None, strata={"source": source})
                 group = groups.get(image_id, image_id)
                 found.rows.append(Row(paths.get(image_id, home / name), image_id, group, (), finding, READER, split))
     return found

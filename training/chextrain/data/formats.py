@@ -24,7 +24,7 @@ READERS: Mapping[Format, Reader] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DataSource:
     """A data set, and how it is to be read."""
 
     format: Format

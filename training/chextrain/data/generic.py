@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chextrain.data import coco, mask_files
 from chextrain.data.findings import LOCAL, NO_FINDING, UnknownFinding, normalise
-from chextrain.data.rows import BadData, Facts, Listing, Row, box, split_of, table
+from chextrain.data.rows import BadData, ImageFacts, Listing, Row, box, split_of, table
 
 ABNORMAL = "abnormal"
 """A box that nobody named."""
@@ -74,7 +74,7 @@ def _read_table(
             finding = spelling(name) if name else ABNORMAL
             if finding is None and where is not None:
                 raise ValueError(f"{NO_FINDING} with a box")
-            found.facts[image_id] = Facts(
+            found.facts[image_id] = ImageFacts(
                 size=sizes.get(image_id), strata={"source": cells["source"]} if cells.get("source") else {}
             )
             found.rows.append(

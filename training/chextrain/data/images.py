@@ -29,7 +29,7 @@ class BadImage(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ImageHeader:
     """What is known of an image without its pixels."""
 
     rows: int
@@ -50,12 +50,12 @@ def images_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def header(path: Path) -> Header:
+def header(path: Path) -> ImageHeader:
     """Size and strata of a DICOM, PNG or JPEG file; raises ``BadImage``."""
     try:
         if not _is_dicom(path):
             with Pillow.open(path, formats=("PNG", "JPEG")) as picture:
-                return Header(picture.height, picture.width)
+                return ImageHeader(picture.height, picture.width)
         with path.open("rb") as stream:
             ds = read(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), ReadLimits()).header
         rows, columns = int(ds.Rows), int(ds.Columns)
@@ -63,7 +63,7 @@ def header(path: Path) -> Header:
         raise BadImage(f"{path.name}: {_reason(error)}") from error
     if rows < 1 or columns < 1:
         raise BadImage(f"{path.name}: {rows} x {columns} pixels")
-    return Header(rows, columns, _strata(ds))
+    return ImageHeader(rows, columns, _strata(ds))
 
 
 def pixels(path: Path) -> NDArray[np.float32]:

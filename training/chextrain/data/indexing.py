@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SplitCounts:
     """Counts of one split. ``disputed``: the readers differ whether there is anything."""
 
     images: int
@@ -37,7 +37,7 @@ class Part:
     disputed: int
 
     @classmethod
-    def of(cls, cases: Sequence[Case]) -> Part:
+    def of(cls, cases: Sequence[Case]) -> SplitCounts:
         """Count ``cases``."""
         label = Counter(case.label for case in cases)
         boxed = sum(bool(case.boxes) for case in cases)
@@ -51,8 +51,8 @@ class Index:
 
     name: str
     grouped_by: str
-    total: Part
-    splits: Mapping[str, Part]
+    total: SplitCounts
+    splits: Mapping[str, SplitCounts]
     findings: Mapping[str, Mapping[str, int]]
     """Finding -> ``images``, and ``boxes`` as readers drew them."""
     readers: Mapping[str, int]
@@ -102,8 +102,8 @@ def index(listing: Listing | None, built: Built) -> Index:
     return Index(
         name=built.collection.name,
         grouped_by=listing.grouped_by if listing else "image",
-        total=Part.of(cases),
-        splits={split: Part.of([c for c in cases if c.split == split]) for split in SPLITS},
+        total=SplitCounts.of(cases),
+        splits={split: SplitCounts.of([c for c in cases if c.split == split]) for split in SPLITS},
         findings={name: {"images": count, "boxes": boxes[name]} for name, count in named.most_common()},
         readers={reader: len(images) for reader, images in sorted(said.items())},
         panels=dict(Counter(" ".join(case.panel) for case in cases if len(case.panel) > 1).most_common()),

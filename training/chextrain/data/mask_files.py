@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from chexmodels.boxes import bounding_boxes
 from chextrain.data.cases import Box
 from chextrain.data.images import images_in
-from chextrain.data.rows import BadData, Facts, Listing, Row
+from chextrain.data.rows import BadData, ImageFacts, Listing, Row
 
 READER = "reader"
 UNNAMED = "abnormal"
@@ -58,7 +58,7 @@ def _boxes(found: Listing, file: Path, name: str) -> tuple[Box, ...]:
     with Pillow.open(file, formats=("PNG",)) as picture:
         values = np.asarray(picture)
     mask = np.asarray(values.any(axis=2) if values.ndim == 3 else values > 0, dtype=np.bool_)
-    found.facts[name] = Facts(size=(mask.shape[0], mask.shape[1]))
+    found.facts[name] = ImageFacts(size=(mask.shape[0], mask.shape[1]))
     return tuple((float(b.x0), float(b.y0), float(b.x1), float(b.y1)) for b in bounding_boxes(mask))
 
 

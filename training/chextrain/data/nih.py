@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from chextrain.data.rows import BadData, Facts, Listing, Row, box, split_of, table
+from chextrain.data.rows import BadData, ImageFacts, Listing, Row, box, split_of, table
 
 DESCRIPTION = """\
 A selection of 2,408 frontal chest radiographs of NIH ChestX-ray14 (longer side 640 px, 8 bit), split by patient: 1,541
@@ -68,7 +68,7 @@ def _matched(path: Path) -> tuple[tuple[str, str], ...]:
         raise BadData(f"{path.name}: not a list of pairs ({error})") from error
 
 
-def _read(folder: Path, cells: Mapping[str, str]) -> tuple[list[Row], Facts]:
+def _read(folder: Path, cells: Mapping[str, str]) -> tuple[list[Row], ImageFacts]:
     """A row for each box, and one for an image without any."""
     if cells["label"] not in LABELS:
         raise ValueError(f"{cells['label']!r} is no label; write {', '.join(LABELS)}")
@@ -85,7 +85,7 @@ def _read(folder: Path, cells: Mapping[str, str]) -> tuple[list[Row], Facts]:
     if not rows:
         finding = None if cells["label"] == "normal" else ""
         rows.append(Row(path, image_id, group, (), finding, "expert" if expert else REPORT, split))
-    facts = Facts(
+    facts = ImageFacts(
         size=size,
         label=cells["label"],  # type: ignore[arg-type]
         expert=expert,

@@ -64,21 +64,21 @@ class BadData(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ImageFacts:
     """What some layouts say of an image beside its rows; None: nothing."""
 
     size: tuple[int, int] | None = None
     """(rows, columns) of the pixels that boxes are given in, where that may not be the file's own size."""
     label: Label | None = None
     expert: bool = True
-    """See ``Case.expert``."""
+    """A radiologist read this image; otherwise its label is mined from its report."""
     exhaustive: bool = True
-    """See ``Case.exhaustive``."""
+    """What is outside the boxes was found normal; otherwise it may hold findings without a box."""
     strata: Mapping[str, str] = field(default_factory=dict)
     fold: str = ""
-    """See ``Case.fold``."""
+    """Of a cross-validation, where the data set names folds."""
     reported: frozenset[str] | None = None
-    """See ``Case.reported``."""
+    """What the report of the image names, mined from its text; None: there is no report."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Listing:
     grouped_by: Literal["patient", "image"]
     """``image`` where the data name no patients: then only images, not patients, are known to be in one split."""
     rows: list[Row] = field(default_factory=list)
-    facts: dict[str, Facts] = field(default_factory=dict)
+    facts: dict[str, ImageFacts] = field(default_factory=dict)
     """By image id; an image that only has facts is one that nobody made a statement about."""
     where: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Image id -> file and row that named it first."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from chextrain.data.cases import Box
 from chextrain.data.findings import normalise
 from chextrain.data.images import images_in
-from chextrain.data.rows import Facts, Listing, Row, box_of_size, table
+from chextrain.data.rows import ImageFacts, Listing, Row, box_of_size, table
 
 OPACITY = normalise("Lung Opacity")
 NORMAL, OTHER = "Normal", "No Lung Opacity / Not Normal"
@@ -46,19 +46,19 @@ def listing(folder: Path, sizes: Mapping[str, tuple[int, int]], groups: Mapping[
                 found.notes["Target 0 and no stage_2_detailed_class_info.csv: may be abnormal, left out"] += 1
                 continue
             path = paths.get(image_id, folder / "stage_2_train_images" / f"{image_id}.dcm")
-            found.facts[image_id] = Facts(size=sizes.get(image_id), exhaustive=finding == NORMAL)
+            found.facts[image_id] = ImageFacts(size=sizes.get(image_id), exhaustive=finding == NORMAL)
             group = groups.get(image_id, image_id)
             found.rows.append(Row(path, image_id, group, boxes, finding if finding != NORMAL else None, READER))
     return found
 
 
-def _read(cells: Mapping[str, str], told: str | None) -> tuple[str, tuple[Box, ...]]:
-    """What a row shows; ``told`` is the class of its image."""
+def _read(cells: Mapping[str, str], class_name: str | None) -> tuple[str, tuple[Box, ...]]:
+    """What a row shows; ``class_name`` is that of its image."""
     if not cells["patientId"]:
         raise ValueError("no patientId")
     where = box_of_size(cells["x"], cells["y"], cells["width"], cells["height"])
     if cells["Target"] not in ("0", "1") or (where is None) != (cells["Target"] == "0"):
         raise ValueError(f"Target {cells['Target']!r} with{'out' if where is None else ''} a box")
-    if told is not None and (told == OPACITY) != (where is not None):
-        raise ValueError(f"Target {cells['Target']}, but its class is {told!r}")
-    return (OPACITY, (where,)) if where else (told or OTHER, ())
+    if class_name is not None and (class_name == OPACITY) != (where is not None):
+        raise ValueError(f"Target {cells['Target']}, but its class is {class_name!r}")
+    return (OPACITY, (where,)) if where else (class_name or OTHER, ())

@@ -12,7 +12,7 @@ from pathlib import Path
 from chextrain.data.cases import Box
 from chextrain.data.findings import NO_FINDING, VINDR, normalise
 from chextrain.data.images import images_in
-from chextrain.data.rows import Facts, Listing, Row, box, table
+from chextrain.data.rows import ImageFacts, Listing, Row, box, table
 
 COLUMNS = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max")
 CLASSES = (*VINDR, NO_FINDING)
@@ -40,7 +40,7 @@ def listing(folder: Path, sizes: Mapping[str, tuple[int, int]], groups: Mapping[
             path = paths.get(image_id, images / f"{image_id}.dicom")
             if path.suffix.lower() not in (".dicom", ".dcm") and image_id not in sizes:
                 raise ValueError("boxes are in the original's pixels, and this is no DICOM file: --sizes must name it")
-            found.facts[image_id] = Facts(size=sizes.get(image_id))
+            found.facts[image_id] = ImageFacts(size=sizes.get(image_id))
             found.rows.append(
                 Row(
                     path,

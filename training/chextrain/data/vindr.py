@@ -13,7 +13,7 @@ from pathlib import Path
 from chextrain.data.cases import Box, Split
 from chextrain.data.findings import LOCAL, NO_FINDING, normalise
 from chextrain.data.images import images_in
-from chextrain.data.rows import BadData, Facts, Listing, Row, box, number, table
+from chextrain.data.rows import BadData, ImageFacts, Listing, Row, box, number, table
 
 GLOBAL = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other disease")
 """What is said of the image as a whole and never boxed."""
@@ -43,7 +43,7 @@ def listing(folder: Path, sizes: Mapping[str, tuple[int, int]], groups: Mapping[
         raise BadData(f"{annotations}: neither annotations_train.csv nor annotations_test.csv")
     for name, split in there:
         _Part(found, folder / name, split, groups).read(annotations, name)
-    found.facts.update({row.image_id: Facts(size=sizes.get(row.image_id)) for row in found.rows})
+    found.facts.update({row.image_id: ImageFacts(size=sizes.get(row.image_id)) for row in found.rows})
     return found
 
 

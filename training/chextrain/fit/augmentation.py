@@ -55,12 +55,12 @@ class Augmentation(AugmentationConfig):
         )
 
     def _grey(self, image: Tensor) -> Tensor:
-        def one(limit: float) -> Tensor:
+        def jitter(limit: float) -> Tensor:
             return torch.empty(len(image), 1, 1, 1).uniform_(-limit, limit).to(image)
 
-        image = image.clamp(0, 1) ** torch.exp(one(self.gamma))
-        image = (image - 0.5) * (1 + one(self.contrast)) + 0.5 + one(self.contrast / 4)
-        return (image + torch.randn_like(image) * one(self.noise).abs()).clamp(0, 1)
+        image = image.clamp(0, 1) ** torch.exp(jitter(self.gamma))
+        image = (image - 0.5) * (1 + jitter(self.contrast)) + 0.5 + jitter(self.contrast / 4)
+        return (image + torch.randn_like(image) * jitter(self.noise).abs()).clamp(0, 1)
 
 
 def collimate(image: Tensor, share: float) -> Tensor:

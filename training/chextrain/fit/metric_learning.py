@@ -43,7 +43,7 @@ class Known(Dataset[Item]):
 
 
 @dataclass(frozen=True)
-class Reading:
+class TrainingTexts:
     """The texts of the training images, and of the prompts of each class."""
 
     encoder: nn.Module
@@ -57,7 +57,7 @@ class Reading:
     absent: Tensor
     """``(C,...)``: "no {}"."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingTexts:
         return self
 
 
@@ -121,7 +121,12 @@ class MetricLearning(Fitted):
     monitor = "val_auc"
 
     def __init__(
-        self, network: EmbeddingClassifier, config: Config, known: Known, folder: Path, reading: Reading | None = None
+        self,
+        network: EmbeddingClassifier,
+        config: Config,
+        known: Known,
+        folder: Path,
+        reading: TrainingTexts | None = None,
     ) -> None:
         super().__init__(network, config)
         network.encoder.requires_grad_(False)
@@ -242,8 +247,8 @@ def macro_auc(logits: NDArray[np.floating], target: NDArray[np.bool_]) -> float:
 
 def read_labels(
     target: NDArray[np.bool_], findings: Sequence[str], texts: Sequence[str], encoder: TextEncoder
-) -> Reading:
-    """The :class:`Reading` of ``texts`` with a small text encoder that learns with the images."""
+) -> TrainingTexts:
+    """The :class:`TrainingTexts` of ``texts`` with a small text encoder that learns with the images."""
     prompts_ = [*findings, *(f"no {name}" for name in findings)]
     numbers = encoder.numbers([*texts, *prompts_])
     return _reading(encoder, numbers, target, len(texts))
@@ -256,8 +261,11 @@ def read_with(
     encode: Callable[[Sequence[str]], Tensor],
     dimension: int,
     size: int,
-) -> Reading:
-    """The same with a text encoder that no longer learns, of answers ``(B,size)``, and a layer that does."""
+) -> TrainingTexts:
+    """The :class:`TrainingTexts` of ``texts`` with an encoder that no longer learns and a layer that does.
+
+    ``encode``: texts to their features, ``(B,size)``.
+    """
     prompts_ = [*findings, *(f"no {name}" for name in findings)]
     distinct = list(dict.fromkeys([*texts, *prompts_]))
     with torch.no_grad():
@@ -279,8 +287,8 @@ class Unit(nn.Module):
         return F.normalize(self.layer(vectors), dim=1)
 
 
-def _reading(encoder: nn.Module, given: Tensor, target: NDArray[np.bool_], count: int) -> Reading:
+def _reading(encoder: nn.Module, given: Tensor, target: NDArray[np.bool_], count: int) -> TrainingTexts:
     _, alike = np.unique(target, axis=0, return_inverse=True)
     classes = target.shape[1]
     present, absent = given[count : count + classes], given[count + classes :]
-    return Reading(encoder, given[:count], torch.from_numpy(alike.reshape(-1)), present, absent)
+    return TrainingTexts(encoder, given[:count], torch.from_numpy(alike.reshape(-1)), present, absent)

@@ -203,14 +203,14 @@ class Mixture:
         return found
 
     def matched(self, before: Mixture) -> Mixture:
-        """The same mixture, its components in the order of those of ``before`` that they continue.
+        """This mixture with its components in the order of those of ``before`` that they continue.
 
         Pairs have the least sum of distances between means (Hungarian assignment); both have as many components.
         """
         return self.reordered(order_of(before.means, self.means))
 
     def reordered(self, order: NDArray[np.intp]) -> Mixture:
-        """The same mixture, its component ``order[k]`` as number k."""
+        """This mixture with its component ``order[k]`` as number k."""
         return replace(self, weights=self.weights[order], means=self.means[order], scales=self.scales[order])
 
 

@@ -19,7 +19,7 @@ ENTROPY = 2e-4
 """Weight of the entropy of MemAE's addressing (Gong et al., equation 9)."""
 
 
-class Images(Dataset[Tensor]):
+class UnlabelledImages(Dataset[Tensor]):
     """Images alone, ``(1,S,S)`` float32 in [0,1]."""
 
     def __init__(self, arrays: Arrays) -> None:

@@ -24,7 +24,7 @@ from chexmodels.nets.encoder import load_published
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
 from chextrain.fit.embeddings import ImageEncoder, TextModel, brought, embedded, sentences
-from chextrain.fit.metric_learning import Known, MetricLearning, Reading, read_labels, read_with
+from chextrain.fit.metric_learning import Known, MetricLearning, TrainingTexts, read_labels, read_with
 from chextrain.fit.trainer import fit, loader
 from chextrain.recipes.encoder import IMAGENET, RANDOM, published
 from chextrain.recipes.recipe import Recipe
@@ -123,7 +123,7 @@ def _brought(config: Config) -> ImageEncoder:
     return cast(ImageEncoder, brought(config.cml.encoder, ImageEncoder, "cml.encoder"))
 
 
-def _reading(known: Known, findings: Sequence[str], config: Config) -> Reading:
+def _reading(known: Known, findings: Sequence[str], config: Config) -> TrainingTexts:
     values = config.cml
     texts = sentences(known.target, findings, MENTIONED, config.training.seed)
     if values.text_encoder:

@@ -20,7 +20,7 @@ from chexmodels.nets.autoencoders import BACKBONES, SIZE, Autoencoder
 from chexmodels.nets.ddad import DDAD
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays
-from chextrain.fit.reconstruction import Images, Reconstruction
+from chextrain.fit.reconstruction import Reconstruction, UnlabelledImages
 from chextrain.fit.trainer import fit, loader
 from chextrain.recipes.recipe import Recipe
 from chextrain.runs import BEST, Parameters
@@ -65,7 +65,7 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
         pl.seed_everything(2 * config.ddad.count * config.training.seed + index, verbose=False)
         network = BACKBONES[config.ddad.backbone](**_options(config))
         network = network.to(memory_format=torch.channels_last)  # a quarter quicker on a processor
-        shown = loader(Images(learnt[name]), config, train=True)
+        shown = loader(UnlabelledImages(learnt[name]), config, train=True)
         fit(Reconstruction(network, config), shown, None, folder / f"{name}{number}", resume=resume)
         trained[name].append(network.cpu())
     joined = DDAD(**parameters(config))

@@ -70,8 +70,8 @@ def train(
         network = ModelEnsemble(**parameters(config, findings))
         network.combiner.set_prior(learnt.fraction)
         module = Combination(network.combiner, config, prior=learnt.fraction)
-        seen = loader(Maps(maps, learnt, config.data.unboxed_weight), config, train=True)
-        fit(module, seen, loader(Maps(unseen, boxed), config, train=False), folder / "combiner", resume=resume)
+        seen = loader(MapSamples(maps, learnt, config.data.unboxed_weight), config, train=True)
+        fit(module, seen, loader(MapSamples(unseen, boxed), config, train=False), folder / "combiner", resume=resume)
     network.specialists.load_state_dict(specialists.state_dict())
     rank_zero_only(torch.save)(network.state_dict(), folder / BEST)
     return network.eval()
@@ -104,8 +104,8 @@ def maps_of(specialists: MaxEnsemble, arrays: Arrays, scale: int) -> Iterator[ND
     specialists.cpu()
 
 
-class Maps(Dataset[Batch]):
-    """As ``Samples``, the maps ``(C,S/scale,S/scale)`` float32 in place of the image."""
+class MapSamples(Dataset[Batch]):
+    """Maps ``(C,S/scale,S/scale)`` float32 of each image, with its target, weight and named findings."""
 
     def __init__(self, maps: NDArray[np.float16], arrays: Arrays, unboxed_weight: float = 1.0) -> None:
         self.maps = maps

@@ -23,18 +23,18 @@ _PLACES = (_HERE.parent / "documents" / _NAME, *(one / "docs" / "reference" / _N
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class DocumentSection:
     """One section, and how deep it is."""
 
     number: str
     title: str
     depth: int
     text: str
-    """As Markdown, with its heading."""
+    """Markdown, with the section's heading."""
 
     @property
     def html(self) -> Markup:
-        """The same, to be shown."""
+        """The section as HTML, to be shown."""
         return html(self.text)
 
 
@@ -68,9 +68,9 @@ def statement() -> str:
 
 
 @cache
-def sections(text: str) -> tuple[Section, ...]:
+def sections(text: str) -> tuple[DocumentSection, ...]:
     """Its sections down to three levels; one that is nothing but a heading goes with the next."""
-    found: list[Section] = []
+    found: list[DocumentSection] = []
     before = ""
     for piece in re.split(r"(?m)^(?=#{2,4} )", text)[1:]:
         heading, _, body = piece.partition("\n")
@@ -78,6 +78,6 @@ def sections(text: str) -> tuple[Section, ...]:
             before += piece
             continue
         marks, number, title = re.fullmatch(r"(#+) ([\d.]+) (.+)", heading).groups()  # type: ignore[union-attr]
-        found.append(Section(number, title, len(marks) - 2, before + piece))
+        found.append(DocumentSection(number, title, len(marks) - 2, before + piece))
         before = ""
     return tuple(found)

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from starlette.concurrency import run_in_threadpool
 
 from chexmodels.dicom.part10 import DecodeError
-from chexnode.ledger.images import ImageView, Search
+from chexnode.ledger.images import ImageSearch, ImageView
 from chexnode.ledger.objects import StoredObject
 from chexnode.ledger.views import JobDetail
 from chexnode.node import Node
@@ -71,7 +71,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """What the file of an image says."""
 
     rows: int
@@ -132,7 +132,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
         return []
 
     def row_of(job: JobDetail) -> ImageView | None:
-        search = Search(text=job.sop_instance_uid, with_patients=False)
+        search = ImageSearch(text=job.sop_instance_uid, with_patients=False)
         return next((one for one in ledger.images.page(search, 50).rows if one.digest == job.digest), None)
 
     @routes.get("/images/{name}")
@@ -298,12 +298,12 @@ def is_burned_in(header: Dataset) -> bool:
     return _value(header, "BurnedInAnnotation").strip().upper() not in ("", "NO")
 
 
-def describe(header: Dataset, *, with_text: bool) -> Source:
+def describe(header: Dataset, *, with_text: bool) -> SourceFile:
     """What ``header`` says to the gate and to the screen."""
     keywords = (*_CODED, *_FREE) if with_text else _CODED
     evidence = [Evidence(keyword, _value(header, keyword)) for keyword in keywords]
     bits = _first(header, "BitsStored") or 8
-    return Source(
+    return SourceFile(
         int(_first(header, "Rows") or 0),
         int(_first(header, "Columns") or 0),
         _first(header, "WindowCenter") or 2 ** (bits - 1),

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
-from chexnode.ledger.images import STATES, ImageView, Place, Search
+from chexnode.ledger.images import STATES, ImageSearch, ImageView, Place
 from chexnode.node import Node
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.filters import moment
@@ -87,11 +87,11 @@ def router(node: Node, pages: Pages) -> APIRouter:
     return routes
 
 
-def _search(given: dict[str, str], visitor: Visitor) -> Search:
+def _search(given: dict[str, str], visitor: Visitor) -> ImageSearch:
     """Raises Usage and ValueError for what cannot be understood."""
     if given["state"] and given["state"] not in STATES:
         raise Usage(f"no state {given['state']!r}")
-    return Search(
+    return ImageSearch(
         text=given["q"][:200],
         with_patients=visitor.sees_patients,
         state=given["state"],

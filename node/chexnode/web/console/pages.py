@@ -86,7 +86,7 @@ def words_of(request: Request) -> Texts:
 
 
 def plain_lines(text: str) -> str:
-    """As :func:`plain`, but lines stay lines."""
+    """``text`` with its control, invisible and direction characters written as escapes; lines stay lines."""
     return "\n".join(map(plain, text.splitlines()))
 
 

@@ -15,11 +15,11 @@ WIDTH, HEIGHT = 300.0, 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Polyline:
     """A line through points; broken where there is no value."""
 
     parts: tuple[str, ...]
-    """As SVG polylines have them."""
+    """Points of each unbroken run, as the attribute of an SVG polyline: ``x,y x,y ...``."""
     dots: tuple[tuple[float, float], ...]
     """The points themselves."""
     low: float
@@ -47,7 +47,7 @@ def columns(values: Sequence[float]) -> tuple[Column, ...]:
     )
 
 
-def over_time(values: Sequence[float | None], low: float | None = None, high: float | None = None) -> Line:
+def over_time(values: Sequence[float | None], low: float | None = None, high: float | None = None) -> Polyline:
     """A line through one value for each of equal steps; its edges are those given, or the lowest and highest value."""
     known = [value for value in values if value is not None]
     low = min(known, default=0.0) if low is None else low
@@ -62,7 +62,7 @@ def over_time(values: Sequence[float | None], low: float | None = None, high: fl
         x, y = round((n + 0.5) * step, 2), round(HEIGHT - HEIGHT * (value - low) / span, 2)
         parts[-1].append(f"{x:g},{y:g}")
         dots.append((x, y))
-    return Line(tuple(" ".join(part) for part in parts if part), tuple(dots), low, high)
+    return Polyline(tuple(" ".join(part) for part in parts if part), tuple(dots), low, high)
 
 
 def curve(points: Sequence[tuple[float, float]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from chexnode.ledger.drift import FRESH_SECONDS, Window
+from chexnode.ledger.drift import FRESH_SECONDS, DriftWindow
 from chexnode.node import Node
 from chexnode.operate.compare import compare
 from chexnode.vocabulary import filters
@@ -20,7 +20,7 @@ from chexnode.vocabulary.plain import plain
 from chexnode.vocabulary.reports import DailyFigures
 from chexnode.web.access import access
 from chexnode.web.console.pages import Pages
-from chexnode.web.console.plots import Column, Line, columns, over_time
+from chexnode.web.console.plots import Column, Polyline, columns, over_time
 from chexnode.web.console.visitor import Turned, Visitor, visiting
 
 DAYS = 30
@@ -34,9 +34,9 @@ class Days:
     days: tuple[str, ...]
     images: tuple[Column, ...]
     counts: tuple[int, ...]
-    abnormal: Line
+    abnormal: Polyline
     """Share of the images with an answer, 0 to 1."""
-    others: dict[str, Line]
+    others: dict[str, Polyline]
     """Mean area of the regions, brightness and contrast, each from its lowest to its highest."""
 
 
@@ -76,7 +76,7 @@ def router(node: Node, pages: Pages) -> APIRouter:
             "groups": [f"{station}|{caller}" for station, caller in groups],
             "of": of,
             "baseline": drifts.baseline(),
-            "lines": drifts.look(Window(drift.days, drift.images, drift.psi), FRESH_SECONDS),
+            "lines": drifts.look(DriftWindow(drift.days, drift.images, drift.psi), FRESH_SECONDS),
             "days": by_day(mine, now.date()) if mine else None,
         }
         return pages.page(request, visitor, "drift", **values)

@@ -42,7 +42,7 @@ class Visitor:
         return self.role.includes(Role(role))
 
     def who(self, request: Request) -> Who:
-        """The same for the history and the audit trail."""
+        """The visitor as the history and the audit trail name them, with the address of ``request``."""
         return Who(self.name, request.client.host if request.client else "")
 
     @property

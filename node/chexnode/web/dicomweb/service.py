@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from chexnode.node import Node
 from chexnode.receive.storage import StorageService
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web.auth import require
 from chexnode.web.dicomweb import bulk_data, capabilities, frames, metadata, rendered, retrieve, search, store
 from chexnode.web.dicomweb.decoder import Decoder
@@ -38,7 +38,7 @@ def router(node: Node, storage: StorageService | None) -> APIRouter:
             yield
 
     service = APIRouter(tags=["dicomweb"], lifespan=opened)
-    for scope, routers in ((Scope.READ, reading), (Scope.STORE, storing)):
+    for scope, routers in ((TokenScope.READ, reading), (TokenScope.STORE, storing)):
         for routes in routers:
             service.include_router(routes, prefix=ROOT, dependencies=[Depends(require(scope))])
     offered = [route for routes in (*reading, *storing) for route in routes.routes if isinstance(route, APIRoute)]

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from chexnode.settings.tree import Settings
-from chexnode.vocabulary.scopes import Scope
+from chexnode.vocabulary.scopes import TokenScope
 from chexnode.web import cookie
 from chexnode.web.auth import CHALLENGE, Doorkeeper
 from chexnode.web.viewer import install
@@ -85,7 +85,7 @@ def router(settings: Settings) -> APIRouter:
                 return answer(request, files[path], install.FOLDER, _headers_of(path))
             if path != _PAGE and ("." in path.rpartition("/")[2] or ".." in path):
                 raise HTTPException(404, "the viewer has no such file")
-            if not _doorkeeper(request).allows(request, Scope.READ):
+            if not _doorkeeper(request).allows(request, TokenScope.READ):
                 return _form(path, "sign-in.html", 401)
             return _page(request, path, files[_PAGE])
         except FileNotFoundError:  # an update took it away at this moment

@@ -13,7 +13,7 @@ from chexnode.alarms.channels import Notice
 from chexnode.alarms.rules import Facts, conditions, has_jumped
 from chexnode.cli.commands import app
 from chexnode.ledger.alarms import CRITICAL, WARNING, AlarmView
-from chexnode.ledger.overview import DestinationView, Refusals, SourceView
+from chexnode.ledger.overview import DestinationView, RefusalCounts, SourceView
 from chexnode.node import Duty
 from chexnode.settings.alarms import AlarmSettings
 from chexnode.settings.keys import flat
@@ -44,7 +44,7 @@ RULES = {
     ),
     "rejection-notes": ({}, {"failing_notes": 1}, WARNING),
     "clock": ({"skew": timedelta(seconds=-5)}, {"skew": timedelta(seconds=-5.1)}, WARNING),
-    "refusals": ({"refusals": Refusals(40, 9, 1000, 20)}, {"refusals": Refusals(40, 10, 1000, 20)}, WARNING),
+    "refusals": ({"refusals": RefusalCounts(40, 9, 1000, 20)}, {"refusals": RefusalCounts(40, 10, 1000, 20)}, WARNING),
     "destination": (
         {"destinations": [DestinationView("pacs", failures=3, paused_at=NOW)]},
         {"destinations": [DestinationView("pacs", failures=1, last_error="no route")]},
@@ -91,18 +91,18 @@ def test_a_certificate_that_has_ended_is_critical() -> None:
 @pytest.mark.parametrize(
     ("refusals", "least", "jumps"),
     [
-        (Refusals(), 10, False),
-        (Refusals(20, 20, 49, 0), 10, False),  # nothing is usual yet
-        (Refusals(20, 20, 50, 0), 10, True),
-        (Refusals(20, 20, 50, 0), 0, False),  # not wanted
-        (Refusals(200, 40, 2000, 400), 10, False),  # a fifth, as ever
-        (Refusals(200, 80, 2000, 400), 10, False),  # twice as many is not more than twice
-        (Refusals(200, 81, 2000, 400), 10, True),
-        (Refusals(20, 11, 2000, 400), 10, True),
-        (Refusals(20, 10, 2000, 400), 10, False),  # by chance, perhaps
+        (RefusalCounts(), 10, False),
+        (RefusalCounts(20, 20, 49, 0), 10, False),  # nothing is usual yet
+        (RefusalCounts(20, 20, 50, 0), 10, True),
+        (RefusalCounts(20, 20, 50, 0), 0, False),  # not wanted
+        (RefusalCounts(200, 40, 2000, 400), 10, False),  # a fifth, as ever
+        (RefusalCounts(200, 80, 2000, 400), 10, False),  # twice as many is not more than twice
+        (RefusalCounts(200, 81, 2000, 400), 10, True),
+        (RefusalCounts(20, 11, 2000, 400), 10, True),
+        (RefusalCounts(20, 10, 2000, 400), 10, False),  # by chance, perhaps
     ],
 )
-def test_a_jump_of_refusals_is_more_than_chance(refusals: Refusals, least: int, jumps: bool) -> None:
+def test_a_jump_of_refusals_is_more_than_chance(refusals: RefusalCounts, least: int, jumps: bool) -> None:
     assert has_jumped(refusals, least) is jumps
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from chexnode.audit import message, syslog
-from chexnode.audit.elements import Instances, Message, Outcome, Participant, Source
+from chexnode.audit.elements import AuditSource, EventOutcome, Message, MovedInstances, Participant
 from chexnode.audit.kept import KeptMessages
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 TODAY = NOW.date()
-SOURCE, US = Source("CHEXNODE@host"), Participant("17", "CHEXNODE", "ChexNode web", "host")
+SOURCE, US = AuditSource("CHEXNODE@host"), Participant("17", "CHEXNODE", "ChexNode web", "host")
 ANNA = Participant("anna", name="anna", host="10.0.0.7")
-STUDY = Instances("1.2.3", "P-1", "Weber^Anna", "A-1", {"1.2": 1})
+STUDY = MovedInstances("1.2.3", "P-1", "Weber^Anna", "A-1", {"1.2": 1})
 
 
 def encoded(one: Message) -> bytes:
@@ -28,13 +28,13 @@ def encoded(one: Message) -> bytes:
 def kept(tmp_path: Path) -> KeptMessages:
     """Three messages of one day, one of the day before."""
     made = KeptMessages(tmp_path)
-    made.add([encoded(message.login(SOURCE, NOW, ANNA, US, Outcome.MINOR_FAILURE, "wrong password"))], NOW)
-    made.add([encoded(message.accessed(SOURCE, NOW, ANNA, US, STUDY, Outcome.SUCCESS))], NOW)
+    made.add([encoded(message.login(SOURCE, NOW, ANNA, US, EventOutcome.MINOR_FAILURE, "wrong password"))], NOW)
+    made.add([encoded(message.accessed(SOURCE, NOW, ANNA, US, STUDY, EventOutcome.SUCCESS))], NOW)
     made.add([encoded(message.web_query(SOURCE, NOW, ANNA, US, "/console/images", b"q=P-1"))], NOW)
     before = NOW - timedelta(days=1)
     what = "destination pacs paused"
     kind = message.RESTRICTED_FUNCTION
-    made.add([encoded(message.alert(SOURCE, before, kind, Outcome.SUCCESS, US, what, ANNA))], before)
+    made.add([encoded(message.alert(SOURCE, before, kind, EventOutcome.SUCCESS, US, what, ANNA))], before)
     return made
 
 
@@ -97,7 +97,7 @@ def test_a_disk_that_takes_a_part_is_left_as_it_was(kept: KeptMessages, tmp_path
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, unlimited[1]))
     try:
         with pytest.raises(OSError):
-            kept.add([encoded(message.login(SOURCE, NOW, ANNA, US, Outcome.SUCCESS, ""))], NOW)
+            kept.add([encoded(message.login(SOURCE, NOW, ANNA, US, EventOutcome.SUCCESS, ""))], NOW)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
         signal.signal(signal.SIGXFSZ, ignored)

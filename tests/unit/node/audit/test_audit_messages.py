@@ -20,7 +20,7 @@ from pydicom.filereader import read_dataset
 from pydicom.sr._concepts_dict import concepts
 
 from chexnode.audit import message, syslog
-from chexnode.audit.elements import Instances, Message, Outcome, Participant, Source
+from chexnode.audit.elements import AuditSource, EventOutcome, Message, MovedInstances, Participant
 from chexnode.audit.refusals import QUIET_SECONDS, Refusal, Refusals
 from chexnode.audit.spool import AuditSpool
 from chexnode.audit.syslog import Address
@@ -29,27 +29,27 @@ from chexnode.dimse import datasets
 from chexnode.vocabulary.records import Subject
 
 AT = datetime(2026, 3, 4, 5, 6, 7, 891000, tzinfo=UTC)
-SOURCE = Source("CHEXNODE@node1", "HOSPITAL-7")
+SOURCE = AuditSource("CHEXNODE@node1", "HOSPITAL-7")
 US = Participant("4711", "CHEXNODE", "ChexNode receiver", "node1")
 PEER = Participant("MODALITY", "MODALITY", host="10.0.0.7")
 CR, DX = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"
-STUDY = Instances("1.2.3", "P-1", "Müller^Jörg=山田^太郎", "A-1", {CR: 2, DX: 1})
+STUDY = MovedInstances("1.2.3", "P-1", "Müller^Jörg=山田^太郎", "A-1", {CR: 2, DX: 1})
 SCHEMA = etree.RelaxNG(file=str(Path(__file__).with_name("audit_message.rng")))
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 ALL: Mapping[str, Message] = {
     "start": message.application(SOURCE, AT, US, True),
     "stop": message.application(SOURCE, AT, US, False),
-    "received": message.transferred(SOURCE, AT, PEER, US, STUDY, held_before=False),
-    "received again": message.transferred(SOURCE, AT, PEER, US, STUDY, held_before=True),
-    "sent": message.transferred(SOURCE, AT, US, PEER, STUDY, held_before=None),
-    "nameless": message.transferred(SOURCE, AT, PEER, US, Instances("", "", "", "", {CR: 1}), held_before=False),
+    "received": message.transferred(SOURCE, AT, PEER, US, STUDY, had_before=False),
+    "received again": message.transferred(SOURCE, AT, PEER, US, STUDY, had_before=True),
+    "sent": message.transferred(SOURCE, AT, US, PEER, STUDY, had_before=None),
+    "nameless": message.transferred(SOURCE, AT, PEER, US, MovedInstances("", "", "", "", {CR: 1}), had_before=False),
     "exported": message.exported(SOURCE, AT, US, "file:///mnt/out", STUDY),
     "query": message.query(SOURCE, AT, US, PEER, FIND, "1.2.840.10008.1.2", b"\x00\xff"),
     "refused": message.alert(
-        SOURCE, AT, message.NODE_AUTHENTICATION, Outcome.MINOR_FAILURE, US, "calling AE title not recognised", PEER
+        SOURCE, AT, message.NODE_AUTHENTICATION, EventOutcome.MINOR_FAILURE, US, "calling AE title not recognised", PEER
     ),
-    "lost": message.alert(SOURCE, AT, message.AUDIT_RECORDING_STOPPED, Outcome.SERIOUS_FAILURE, US, "7 were lost"),
+    "lost": message.alert(SOURCE, AT, message.AUDIT_RECORDING_STOPPED, EventOutcome.SERIOUS_FAILURE, US, "7 were lost"),
 }
 
 
@@ -165,10 +165,10 @@ def test_an_alert_names_its_subject_and_says_why() -> None:
 @given(text=st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("utf-8", "surrogateescape")))
 def test_whatever_a_stranger_writes_stays_one_line_of_sound_xml(text: str) -> None:
     caller = Participant(text, text, text, text)
-    instances = Instances(text, text, text, text, {text: 1})
+    instances = MovedInstances(text, text, text, text, {text: 1})
     for one in (
         message.transferred(SOURCE, AT, caller, US, instances, False),
-        message.alert(SOURCE, AT, message.NODE_AUTHENTICATION, Outcome.MINOR_FAILURE, US, text, caller),
+        message.alert(SOURCE, AT, message.NODE_AUTHENTICATION, EventOutcome.MINOR_FAILURE, US, text, caller),
     ):
         content = syslog.encode(one, text, text, 1)
         assert b"\n" not in content
@@ -220,7 +220,7 @@ def test_what_is_put_comes_out_in_order_and_once(tmp_path: Path) -> None:
 
 def test_one_holds_the_lock_and_loses_it_with_its_life(tmp_path: Path) -> None:
     def hold() -> None:
-        with AuditSpool(tmp_path).held():
+        with AuditSpool(tmp_path).lock():
             AuditSpool(tmp_path).put(b"written before the end")
             held.set()
             signal.pause()
@@ -231,12 +231,12 @@ def test_one_holds_the_lock_and_loses_it_with_its_life(tmp_path: Path) -> None:
     process.start()
     assert held.wait(20)
     spool = AuditSpool(tmp_path)
-    with spool.held() as ours:
+    with spool.lock() as ours:
         assert not ours
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with spool.held() as ours:
+    with spool.lock() as ours:
         assert ours
     assert spool.read(spool.waiting()) == [b"written before the end"]
 
@@ -267,9 +267,9 @@ def test_instances_are_counted_by_study_patient_and_whether_they_were_held() -> 
         transfers.add(subject, sop_class, held)
     transfers.add(one, CR, True)
     assert list(transfers.take()) == [
-        (Instances("1.2", "P", "N", "A", {CR: 2, DX: 1}), False),
-        (Instances("1.2", "Q", "N", "A", {CR: 1}), False),
-        (Instances("1.2", "P", "N", "A", {CR: 1}), True),
+        (MovedInstances("1.2", "P", "N", "A", {CR: 2, DX: 1}), False),
+        (MovedInstances("1.2", "Q", "N", "A", {CR: 1}), False),
+        (MovedInstances("1.2", "P", "N", "A", {CR: 1}), True),
     ]
     assert list(transfers.take()) == []
     assert not transfers.due

@@ -329,7 +329,7 @@ def test_lists_are_narrowed_down(run: Run, life: Ledger) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_column_is_cut_to_nothing(width: int) -> None:
-    table = tables.Listing("ID", "JOB", "STATE", "WHY")
+    table = tables.TextTable("ID", "JOB", "STATE", "WHY")
     why = "SOP class not accepted by destination: Comprehensive 3D SR Storage"
     table.add_row("1", "0123456789ab" * 4, "DEAD", why)
     out = StringIO()

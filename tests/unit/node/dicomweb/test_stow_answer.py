@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chexnode.deliver.destination import Answer
+from chexnode.deliver.destination import DeliveryAnswer
 from chexnode.deliver.stow import interpret, unproven
 from chexnode.dicomweb.stow_response import StoreAnswer, is_about_instances, read_answer
 
@@ -47,14 +47,17 @@ def test_orthancs_answer_is_read() -> None:
     }
     answer = read_answer(200, json.dumps(body).encode())
     assert answer == StoreAnswer(200, stored={"2.25.1": 0})
-    assert interpret(answer, "2.25.1", alone=False) == (Answer.ACCEPTED, "")
+    assert interpret(answer, "2.25.1", alone=False) == (DeliveryAnswer.ACCEPTED, "")
     assert interpret(answer, "2.25.2", alone=False) is None
     assert interpret(answer, "2.25.2", alone=True) is None
     outcome, sentence = unproven(answer)
-    assert outcome is Answer.DOUBTFUL
+    assert outcome is DeliveryAnswer.DOUBTFUL
     assert "nothing says that it is stored" in sentence
     # It answers 400 where another part of the request was no DICOM file, and has stored what it lists.
-    assert interpret(read_answer(400, json.dumps(body).encode()), "2.25.1", alone=False) == (Answer.ACCEPTED, "")
+    assert interpret(read_answer(400, json.dumps(body).encode()), "2.25.1", alone=False) == (
+        DeliveryAnswer.ACCEPTED,
+        "",
+    )
 
 
 @pytest.mark.parametrize(

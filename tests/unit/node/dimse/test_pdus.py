@@ -15,7 +15,7 @@ from chexnode.dimse.pdus import (
     MAX_CONTEXTS,
     PduError,
     ProposedContext,
-    Role,
+    RoleSelection,
     read_associate_ac,
     read_associate_rq,
     read_titles,
@@ -74,7 +74,7 @@ def test_more_contexts_than_identifiers_are_refused() -> None:
 def test_what_we_ask_is_read_by_another() -> None:
     rows = [ProposedContext(1, CR_IMAGE, (EXPLICIT_VR,)), ProposedContext(3, VERIFICATION, (IMPLICIT_VR,))]
     pdu = A_ASSOCIATE_RQ()
-    pdu.decode(write_associate_rq("CALLED", "CALLING", rows, {CR_IMAGE: Role(scu=False, scp=True)}))
+    pdu.decode(write_associate_rq("CALLED", "CALLING", rows, {CR_IMAGE: RoleSelection(scu=False, scp=True)}))
     asked = pdu.to_primitive()
     assert (asked.called_ae_title, asked.calling_ae_title) == ("CALLED", "CALLING")
     proposed = [

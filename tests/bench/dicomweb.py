@@ -40,8 +40,12 @@ _FILES = {"Accept": f'multipart/related; type="{DICOM}"; transfer-syntax=*'}
 _FRAMES = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
 
 
+_NUMBER = 8317
+"""Where an image says which of its study it is."""
+
+
 class Images:
-    """Copies of one image under UIDs of their own, which have the same length."""
+    """Copies of one image under UIDs and numbers of their own, which have the same length."""
 
     def __init__(self, template: bytes) -> None:
         ds = pydicom.dcmread(BytesIO(template), stop_before_pixels=True)
@@ -54,8 +58,8 @@ class Images:
         """(study, series, (SOP Instance UID, file) of each)."""
         study, series = uid(), uid()
         made = []
-        for _ in range(count):
-            instance, copy = uid(), self._template
+        for number in range(count):
+            instance, copy = uid(), self._template.replace(b"%d" % _NUMBER, b"%d" % (_NUMBER + number))
             for old, new in zip(self._uids, (study, series, instance), strict=True):
                 copy = copy.replace(old, new.encode())
             made.append((instance, copy))
@@ -63,7 +67,7 @@ class Images:
 
 
 def like_ct(rows: int, columns: int) -> bytes:
-    """A small image with a header as a CT has it: some 100 elements and a sequence."""
+    """A small image with a header as a CT has it: some 100 elements and sequences, of which ten are its own."""
     ds = pydicom.dcmread(BytesIO(make_image(rows, columns, uid())))
     for number in range(60):
         ds.add_new(
@@ -75,6 +79,13 @@ def like_ct(rows: int, columns: int) -> bytes:
     item = pydicom.Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
     ds.ReferencedImageSequence = [item] * 3
+    source = pydicom.Dataset()
+    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", f"1.2.{_NUMBER}"
+    ds.SourceImageSequence = [source]
+    ds.InstanceNumber, ds.AcquisitionNumber, ds.XRayTubeCurrent = _NUMBER, _NUMBER, _NUMBER
+    ds.AcquisitionTime = ds.ContentTime = f"113000.{_NUMBER}"
+    ds.SliceLocation, ds.ImagePositionPatient = f"-{_NUMBER}.5", ["-120.5", "-120.5", f"-{_NUMBER}.5"]
+    ds.ImageComments = f"image {_NUMBER}"
     return _written(ds)
 
 

@@ -42,9 +42,9 @@ _ESSENTIAL = frozenset(
     | {0x00100010, 0x00100020, 0x00100030, 0x00100040}
 )
 
-_ITEM = 0xFFFEE000
-_ITEM_END = 0xFFFEE00D
-_SEQUENCE_END = 0xFFFEE0DD
+ITEM = 0xFFFEE000
+ITEM_END = 0xFFFEE00D
+SEQUENCE_END = 0xFFFEE0DD
 #: Value representations with a length of 4 and of 2 bytes (PS3.5 7.1.2), as encoded -> as text.
 LONG_VRS = {vr.encode(): vr for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")}
 _SHORT = {
@@ -121,7 +121,7 @@ def scan(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int, 
     elements: dict[int, Element] = {}
     pixels: Element | None = None
     broken, over_limit, too_deep, at = "", False, False, 0
-    walked = _Walk(data, encoding, max_elements, max_nesting)
+    walked = Walk(data, encoding, max_elements, max_nesting)
     try:
         for element in walked.run():
             if element.tag == 0x7FE00010 and until_pixels:
@@ -174,9 +174,9 @@ def fragments(data: Buffer, start: int, most: int = _MAX_FRAGMENTS) -> tuple[lis
             raise Broken("the pixel data holds something other than fragments")
         group, element, length = struct.unpack_from("<HHL", data, position)
         tag = group << 16 | element
-        if tag == _SEQUENCE_END:
+        if tag == SEQUENCE_END:
             return found, position + 8, is_regular
-        if tag == _ITEM and length != UNDEFINED:
+        if tag == ITEM and length != UNDEFINED:
             position += 8 + length
             if position > size:
                 raise Broken("a fragment goes past the end")
@@ -199,10 +199,12 @@ def walk(data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int) 
     bounds the elements, those in items of sequences included, and the items.
     Raises :class:`Broken`, :class:`TooMany` and :class:`TooDeep`.
     """
-    return _Walk(data, encoding, max_elements, max_nesting).run()
+    return Walk(data, encoding, max_elements, max_nesting).run()
 
 
-class _Walk:
+class Walk:
+    """One walk over the data set ``data``, and what of its limits is left."""
+
     def __init__(self, data: Buffer, encoding: Encoding, max_elements: int, max_nesting: int) -> None:
         self.data = data
         self.size = len(data)
@@ -219,37 +221,24 @@ class _Walk:
         self.misplaced: list[tuple[int, int]] = []
 
     def run(self) -> Iterator[Element]:
-        at, implicit, size, is_past_pixels = 0, self.encoding.implicit, self.size, False
+        at, size, is_past_pixels = 0, self.size, False
         try:
             while at < size:
                 if self.data[at] == 0 and not _NOT_ZERO.search(self.data, at):
                     return  # padded
-                tag, vr, start, length = self.head(at, size, implicit)
-                if not tag | length:
-                    raise Broken("zeros where an element should start")
-                self.elements_left -= 1
-                if self.elements_left < 0:
-                    raise TooMany("too many elements")
-                if tag in PIXEL_DATA:
-                    yield Element(tag, vr, at, start, length, length == UNDEFINED)
+                element = self.element(at)
+                if element.tag in PIXEL_DATA:
+                    yield element
                     is_past_pixels = False  # several of them are several chances to be wrong
-                    at = self.after_pixels(start, length)
+                    at = self.after_pixels(element.start, element.length)
                     is_past_pixels = True
                     continue
-                if tag >> 16 == 0xFFFE:
-                    raise Broken("an item outside a sequence")
-                undefined, end = length == UNDEFINED, start + length
-                if undefined:
-                    end = self.after_sequence(vr, start, size, implicit, UNDEFINED)
-                elif end > size:
-                    raise Broken("a value goes past the end")
-                elif _is_sequence(tag, vr):
-                    self.after_sequence(vr, start, end, implicit, length)
-                if tag >> 16 in _NOT_OF_DATA_SETS:
+                end = element.start + element.length
+                if element.tag >> 16 in _NOT_OF_DATA_SETS:
                     self.flaws["an element of a group that no data set may have"] = None
                     self.misplaced.append((at, end))
                 else:
-                    yield Element(tag, vr, at, start, end - start, undefined)
+                    yield element
                 at = end
         except (Fault, struct.error) as error:
             fault = error if isinstance(error, Fault) else Broken("an element is cut short")
@@ -258,6 +247,30 @@ class _Walk:
                 return
             fault.at = at
             raise fault from error
+
+    def element(self, at: int) -> Element:
+        """The top-level element that starts at ``at``, all of it known to be there but for pixel data.
+
+        Raises :class:`Fault` and ``struct.error``.
+        """
+        tag, vr, start, length = self.head(at, self.size, self.encoding.implicit)
+        if not tag | length:
+            raise Broken("zeros where an element should start")
+        self.elements_left -= 1
+        if self.elements_left < 0:
+            raise TooMany("too many elements")
+        if tag in PIXEL_DATA:
+            return Element(tag, vr, at, start, length, length == UNDEFINED)
+        if tag >> 16 == 0xFFFE:
+            raise Broken("an item outside a sequence")
+        undefined, end = length == UNDEFINED, start + length
+        if undefined:
+            end = self.after_sequence(vr, start, self.size, self.encoding.implicit, UNDEFINED)
+        elif end > self.size:
+            raise Broken("a value goes past the end")
+        elif _is_sequence(tag, vr):
+            self.after_sequence(vr, start, end, self.encoding.implicit, length)
+        return Element(tag, vr, at, start, end - start, undefined)
 
     def head(self, position: int, end: int, implicit: bool) -> tuple[int, str, int, int]:
         """Tag, VR (empty where there is none), start of the value and its length."""
@@ -294,7 +307,7 @@ class _Walk:
         candidates.append((position + 8, self.long_at(self.data, position + 4)[0]))
         for start, length in candidates:
             if length == UNDEFINED:
-                leads = start + 8 <= end and self.tag_at(start) in (_ITEM, _SEQUENCE_END)
+                leads = start + 8 <= end and self.tag_at(start) in (ITEM, SEQUENCE_END)
             else:
                 leads = start + length <= end and self.leads_on(start + length, end, tag)
             if leads:
@@ -311,7 +324,7 @@ class _Walk:
         if position + 8 > end:
             return position == end
         following = self.tag_at(position)
-        if following in (_ITEM, _ITEM_END, _SEQUENCE_END):
+        if following in (ITEM, ITEM_END, SEQUENCE_END):
             return True
         vr = bytes(self.data[position + 4 : position + 6])
         return following > tag and (
@@ -351,12 +364,12 @@ class _Walk:
             position = start
             if not undefined and start + length > bound:
                 raise Broken("a value goes past what holds it")
-            if tag == _ITEM and not in_item:
+            if tag == ITEM and not in_item:
                 self.items_left -= 1
                 if self.items_left < 0:
                     raise TooMany("too many items")
                 stack.append((undefined, bound if undefined else start + length, True, implicit))
-            elif delimited and tag == (_ITEM_END if in_item else _SEQUENCE_END):
+            elif delimited and tag == (ITEM_END if in_item else SEQUENCE_END):
                 nesting -= not in_item
                 stack.pop()
             elif not in_item or tag >> 16 == 0xFFFE:

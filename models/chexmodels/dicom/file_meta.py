@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from io import BytesIO
@@ -15,6 +16,7 @@ from chexmodels.dicom.errors import DecodeError
 
 PREAMBLE = 128
 LONGEST = 65_536
+_UID = re.compile(rb"[0-9.]{1,64}")
 
 
 def span(head: Buffer | bytearray, *, is_all: bool) -> tuple[int, int] | None:
@@ -57,6 +59,22 @@ def parse(encoded: bytes) -> FileMetaDataset:
     if not named:
         raise DecodeError("malformed", "the file names no transfer syntax")
     return file_meta
+
+
+def transfer_syntax(encoded: bytes) -> str:
+    """Transfer Syntax UID of group 0002 as :func:`span` found it, and nothing else of it.
+
+    Empty where only :func:`parse` can tell: it stands there more than once, or is no UID.
+    """
+    position, found = 0, list[bytes]()
+    while position < len(encoded):
+        element = encoded[position : position + 12]
+        is_long = element[4:6] in LONG_VRS
+        length = int.from_bytes(element[8:12] if is_long else element[6:8], "little")
+        position += (12 if is_long else 8) + length
+        if element[2:6] == b"\x10\0UI":
+            found.append(encoded[position - length : position].removesuffix(b"\0"))
+    return found[0].decode("ascii") if len(found) == 1 and _UID.fullmatch(found[0]) else ""
 
 
 def prefix(values: Sequence[tuple[int, str, str]]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import struct
@@ -19,6 +20,9 @@ from chexmodels.dicom.values import codecs, mended
 
 Json = dict[str, Any]
 """Tag (8 hexadecimal digits) -> ``{"vr": ..., "Value": [...]}``."""
+
+PIXEL_DATA = "7FE00010"
+"""Key of Pixel Data."""
 
 #: Values longer than this become bulk data.
 INLINE_BYTES = 4096
@@ -42,6 +46,19 @@ _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 BulkUri = Callable[[str], str]
 """Path of tags and item numbers inside the instance, such as ``7FE00010`` or ``00081140/0/00420011`` -> its URI."""
+
+
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def to_json(value: object) -> bytes:
+    """Compact JSON in UTF-8 (PS3.18 F.2)."""
+    return _encoded(value).encode("utf-8", "replace")
+
+
+def vr_of(number: int) -> str:
+    """VR of the tag where the data set has none (Implicit VR); empty where it is private, or not known."""
+    return "" if number >> 16 & 1 else DicomDictionary.get(number, ("",))[0]
 
 
 def key_of(keyword: str) -> str:
@@ -94,18 +111,13 @@ def _of_element(
     ds: Dataset, tag: int, raw: DataElement | RawDataElement, bulk_uri: BulkUri, path: str, declared: Sequence[str]
 ) -> Json:
     value: Any = raw.value
-    # Of private elements in Implicit VR the library knows some.
-    vr = raw.VR or ("" if tag >> 16 & 1 else DicomDictionary.get(tag, ("",))[0])
-    is_little = raw.is_little_endian if isinstance(raw, RawDataElement) else True
+    vr = raw.VR or vr_of(tag)  # of private elements in Implicit VR the library knows some
     is_encoded = isinstance(raw, RawDataElement) and isinstance(value, bytes)
-    if is_encoded and vr in _NUMBERS:
-        if len(value) > INLINE_BYTES:
-            return {"vr": vr, "BulkDataURI": bulk_uri(path)}
-        value = _unpacked(vr, value, is_little)
-    elif is_encoded and vr in _CHARACTERS and _PRINTABLE.fullmatch(value):
-        if len(value) <= INLINE_BYTES:
-            return _of_values(vr, _values(vr, value))
-    elif (text := mended(ds, tag, declared)) is not None:
+    if isinstance(raw, RawDataElement) and is_encoded:
+        plain = model_of_plain(tag, vr, value, bulk_uri, path, is_little=raw.is_little_endian)
+        if plain is not None:
+            return plain
+    if (text := mended(ds, tag, declared)) is not None:
         if text[0] in _BULK and sum(map(_size, text[1])) > INLINE_BYTES:
             return {"vr": text[0], "BulkDataURI": bulk_uri(path)}
         return {"vr": text[0], "Value": [_value(text[0], each) for each in text[1]]} if text[1] else {"vr": text[0]}
@@ -129,6 +141,33 @@ def _of_element(
     if vr in _NUMBERS and isinstance(value, bytes):  # of a length that is none of its VR
         return {"vr": vr}
     return _of_values(vr, _values(vr, value))
+
+
+def model_of_plain(
+    tag: int, vr: str, encoded: bytes, bulk_uri: BulkUri, path: str, *, is_little: bool = True
+) -> Json | None:
+    """The model of one element that means the same in every data set: numbers, and text of printable ASCII.
+
+    None for every other element.
+    """
+    found: Sequence[object]
+    if tag in _PIXELS:
+        return None
+    if vr in _NUMBERS:
+        found = _unpacked(vr, encoded, is_little) if len(encoded) <= INLINE_BYTES else []
+        is_bulk = len(encoded) > INLINE_BYTES or (vr in _BULK and _size(found) > INLINE_BYTES)
+    elif vr in _CHARACTERS and _PRINTABLE.fullmatch(encoded):
+        is_bulk = vr in _BULK and len(encoded) > INLINE_BYTES
+        found = _values(vr, encoded) if not is_bulk else []
+    else:
+        return None
+    return {"vr": vr, "BulkDataURI": bulk_uri(path)} if is_bulk else _of_values(vr, found)
+
+
+def pixel_data(bulk_uri: BulkUri, *, is_implicit: bool, is_of_bytes: bool) -> Json:
+    """Pixel Data in the model. ``is_of_bytes``: whether Bits Allocated is 8."""
+    vr = "OB" if is_of_bytes and not is_implicit else "OW"
+    return {PIXEL_DATA: {"vr": vr, "BulkDataURI": bulk_uri(PIXEL_DATA)}}
 
 
 def _of_values(vr: str, found: Sequence[object]) -> Json:

@@ -10,8 +10,9 @@ from xml.sax.saxutils import quoteattr
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from chexnode.dicomweb.json_model import to_json
 from chexnode.dicomweb.media_types import JSON
-from chexnode.web.dicomweb.responses import NotAcceptable, accepted_by, to_json
+from chexnode.web.dicomweb.responses import NotAcceptable, accepted_by
 from chexnode.web.dicomweb.routes import base_url
 
 WADL = "application/vnd.sun.wadl+xml"

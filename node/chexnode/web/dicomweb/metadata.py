@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import repeat
 from threading import Lock
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from chexmodels.dicom.part10 import DecodeError
-from chexnode.dicomweb.json_model import Json, element, model_of
+from chexnode.dicomweb.json_model import Json, element, model_of, pixel_data, to_json
+from chexnode.dicomweb.json_text import ModelTexts
 from chexnode.dicomweb.media_types import DICOM_JSON
 from chexnode.ledger.objects import StoredObject
 from chexnode.web import conditions
@@ -25,15 +28,14 @@ from chexnode.web.dicomweb.responses import (
     accepted_by,
     several_models,
     several_models_as,
-    to_json,
 )
 from chexnode.web.dicomweb.routes import Resource, at_each_level, base_url, url_of
+from chexnode.web.dicomweb.stored import Stored
 
 log = logging.getLogger(__name__)
 
-_PIXEL_DATA = "7FE00010"
-_BASE = "urn:chexnode:base"
-"""In place of the address of the service, by which each client may call it otherwise."""
+_INSTANCE = b"urn:chexnode:instance"
+"""In place of the address of an instance: it differs with each, and with how a client calls the service."""
 _CACHED_BYTES = 64_000_000
 
 
@@ -53,7 +55,7 @@ def routes(objects: ObjectStore) -> APIRouter:
         kind = several_models_as(accepted_by(request))
         located, base = objects.find(resource), base_url(request)
         if located.missing:
-            content = (models.encoded(entry, base) for entry in located.objects)
+            content = models.of(located.objects, repeat(""), base)
             return several_models(request, content, kind, 206, NO_STORE)
         tags = [objects.tag(entry, DICOM_JSON) for entry in located.objects]
         tag = f'"{blake2b(repr((kind, base, tags)).encode(), digest_size=16).hexdigest()}"'
@@ -61,8 +63,7 @@ def routes(objects: ObjectStore) -> APIRouter:
         headers = NO_STORE | {"ETag": f"W/{tag}"}
         if conditions.is_known(request.headers, tag):
             return Response(None, 304, headers)
-        tagged = zip(located.objects, tags, strict=True)
-        return several_models(request, (models.encoded(entry, base, tag) for entry, tag in tagged), kind, 200, headers)
+        return several_models(request, models.of(located.objects, tags, base), kind, 200, headers)
 
     at_each_level(router, "/metadata", "metadata", "Metadata of all instances of {} (WADO-RS).", metadata, answers)
     return router
@@ -76,19 +77,24 @@ class _Models:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def encoded(self, entry: StoredObject, base: str, tag: str = "") -> bytes:
-        """The model of ``entry``, its URLs below ``base``. ``tag``: of this state of its file; empty: not kept."""
-        with self._lock:
-            model = self._kept.get(tag)
-            if model is not None:
-                self._kept.move_to_end(tag)
-        if model is None:
-            model = to_json(_model(self._objects, entry))
-            if tag:
-                self._keep(tag, model)
-        else:
-            access().opened[entry.sop_instance_uid] = entry
-        return model.replace(_BASE.encode(), base.encode())
+    def of(self, entries: Iterable[StoredObject], tags: Iterable[str], base: str) -> Iterator[bytes]:
+        """The models of ``entries``, their URLs below ``base``.
+
+        ``tags``: of the state of each one's file; empty where it is not to be kept.
+        """
+        texts = ModelTexts(self._objects.limits, _bulk_uri)
+        for entry, tag in zip(entries, tags, strict=False):
+            with self._lock:
+                model = self._kept.get(tag)
+                if model is not None:
+                    self._kept.move_to_end(tag)
+            if model is None:
+                model = _model(self._objects, entry, texts)
+                if tag:
+                    self._keep(tag, model)
+            else:
+                access().opened[entry.sop_instance_uid] = entry
+            yield model.replace(_INSTANCE, url_of(base, entry).encode())
 
     def _keep(self, tag: str, model: bytes) -> None:
         with self._lock:
@@ -99,23 +105,27 @@ class _Models:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
 
 
-def _model(objects: ObjectStore, entry: StoredObject) -> Json:
-    url = url_of(_BASE, entry)
+def _model(objects: ObjectStore, entry: StoredObject, texts: ModelTexts) -> bytes:
+    """In JSON, with :data:`_INSTANCE` in place of its address."""
     try:
-        stored = objects.open(entry)
-        model = model_of(stored.header, lambda path: f"{url}/bulkdata/{path}")
+        written = texts.written(objects.mapped(entry))
+        return written if written is not None else _read(objects.open(entry))
     except (DecodeError, Gone, OSError, ValueError) as error:
         # A quarantined data set that cannot be read is served as it came; of its metadata there is this much.
         log.warning("no metadata of a stored object: %s", type(error).__name__)
-        return _identity(entry)
+        return to_json(_identity(entry))
+
+
+def _read(stored: Stored) -> bytes:
+    model = model_of(stored.header, _bulk_uri)
     if stored.part10.pixel_data is not None:
-        vr = "OB" if not stored.part10.file_meta.TransferSyntaxUID.is_implicit_VR and _is_bytes(model) else "OW"
-        model[_PIXEL_DATA] = {"vr": vr, "BulkDataURI": f"{url}/bulkdata/{_PIXEL_DATA}"}
-    return model
+        is_of_bytes = model.get("00280100", {}).get("Value") == [8]
+        model |= pixel_data(_bulk_uri, is_implicit=stored.part10.encoding.implicit, is_of_bytes=is_of_bytes)
+    return to_json(model)
 
 
-def _is_bytes(model: Json) -> bool:
-    return bool(model.get("00280100", {}).get("Value") == [8])
+def _bulk_uri(path: str) -> str:
+    return f"{_INSTANCE.decode()}/bulkdata/{path}"
 
 
 def _identity(entry: StoredObject) -> Json:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import version
+from mmap import mmap
+from pathlib import Path
+from typing import TypeVar
 
 from chexnode.ledger.objects import StoredObject
 from chexnode.node import Node
@@ -14,11 +17,13 @@ from chexnode.sandbox.limits import read_limits
 from chexnode.web.access import access
 from chexnode.web.dicomweb.responses import Gone, NotFound
 from chexnode.web.dicomweb.routes import Resource
-from chexnode.web.dicomweb.stored import Stored
+from chexnode.web.dicomweb.stored import Stored, mapped
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +100,17 @@ class ObjectStore:
 
     def open(self, entry: StoredObject) -> Stored:
         """The file, walked within the limits; nothing of its pixels is in memory. Raises DecodeError and Gone."""
+        return self._opened(entry, lambda path: Stored.open(path, self.limits))
+
+    def mapped(self, entry: StoredObject) -> mmap:
+        """The bytes of the file, not looked at. Raises DecodeError and Gone."""
+        return self._opened(entry, mapped)
+
+    def _opened(self, entry: StoredObject, how: Callable[[Path], T]) -> T:
         assert entry.path is not None
         try:
-            stored = Stored.open(self._spool.path(entry.path).absolute(), self.limits)
+            opened = how(self._spool.path(entry.path).absolute())
         except FileNotFoundError:  # retention came between
             raise Gone from None
         access().opened[entry.sop_instance_uid] = entry
-        return stored
+        return opened

@@ -12,7 +12,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from chexmodels.dicom.part10 import DecodeError
-from chexnode.dicomweb.json_model import Json
+from chexnode.dicomweb.json_model import Json, to_json
 from chexnode.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, MediaType, parse_accept
 from chexnode.dicomweb.multipart import MultipartBody, Part
 from chexnode.dicomweb.xml_model import to_xml
@@ -83,11 +83,6 @@ def multipart(media_type: str, parts: Iterable[Part], status: int = 200) -> Stre
     body = MultipartBody(media_type, parts)
     length = {} if body.length is None else {"Content-Length": str(body.length)}
     return StreamingResponse(iter(body), status, NO_STORE | length, body.content_type)
-
-
-def to_json(value: object) -> bytes:
-    """Compact JSON in UTF-8 (PS3.18 F.2)."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
 def several_models_as(accepted: Sequence[MediaType]) -> str:

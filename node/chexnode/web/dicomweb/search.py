@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from chexnode.dicomweb.json_model import Json, element
+from chexnode.dicomweb.json_model import Json, element, to_json
 from chexnode.dicomweb.media_types import DICOM_XML
 from chexnode.ledger.objects import Objects, Query
 from chexnode.web.access import access
@@ -19,7 +19,6 @@ from chexnode.web.dicomweb.responses import (
     accepted_by,
     several_models,
     several_models_as,
-    to_json,
     warning,
 )
 from chexnode.web.dicomweb.routes import Series, Study, base_url, instance_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +28,7 @@ class Stored:
     @classmethod
     def open(cls, path: Path, limits: ReadLimits) -> Self:
         """Open ``path``. Raises DecodeError and OSError."""
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise DecodeError("malformed", "an empty file")
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return cls(path, read(content, limits), limits)
+        return cls(path, read(mapped(path), limits), limits)
 
     @property
     def header(self) -> Dataset:
@@ -45,6 +42,17 @@ class Stored:
     def image(self) -> Image:
         """Its pixels. Raises DecodeError."""
         return Image(self.part10, self.limits.max_pixels)
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """The bytes of a file, none of them in memory yet. Raises DecodeError and OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not os.fstat(fd).st_size:
+            raise DecodeError("malformed", "an empty file")
+        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(fd)
 
 
 _WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chexmodels.bundle import ModelCard, Role
+    from chexmodels.bundle import Role
 
 
 class RawItem(NamedTuple):
@@ -64,16 +64,3 @@ class Raw(NamedTuple):
             )
             for i in range(batch)
         ]
-
-
-class FindingModel(Protocol):
-    """A model that the node can run."""
-
-    @property
-    def card(self) -> ModelCard:
-        """Name, version, digest, input size, calibration and operating points."""
-        ...
-
-    def __call__(self, image: Tensor) -> Raw:
-        """Run on ``(B, 1, S, S)`` float in [0, 1], MONOCHROME2 sense, on the model's device."""
-        ...

@@ -289,20 +289,6 @@ class Geometry:
         box = self.content
         return _centres(self.rows, box.y0, box.y1 - box.y0), _centres(self.columns, box.x0, box.x1 - box.x0)
 
-    def forward_box(self, box: Box) -> Box:
-        """Source pixels -> the smallest box of whole model pixels that covers them."""
-        content = self.content
-        x0, x1 = _cover(box.x0, box.x1, self.columns, content.x1 - content.x0)
-        y0, y1 = _cover(box.y0, box.y1, self.rows, content.y1 - content.y0)
-        return Box(x0 + content.x0, y0 + content.y0, x1 + content.x0, y1 + content.y0)
-
-    def inverse_box(self, box: Box) -> Box:
-        """Model pixels -> the smallest box of whole source pixels that covers them, inside the image."""
-        content = self.content
-        x0, x1 = _cover(box.x0 - content.x0, box.x1 - content.x0, content.x1 - content.x0, self.columns)
-        y0, y1 = _cover(box.y0 - content.y0, box.y1 - content.y0, content.y1 - content.y0, self.rows)
-        return Box(x0, y0, x1, y1)
-
     @staticmethod
     def _check(shape: tuple[int, ...], expected: tuple[int, int]) -> None:
         if shape != expected:
@@ -320,9 +306,3 @@ def resized(array: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.f
 def _centres(count: int, start: int, length: int) -> NDArray[np.int64]:
     """Index into ``[start, start + length)`` under the centre of each of ``count`` equal parts."""
     return start + (2 * np.arange(count, dtype=np.int64) + 1) * length // (2 * count)
-
-
-def _cover(low: int, high: int, source: int, target: int) -> tuple[int, int]:
-    """Scale the interval [low, high) of ``source`` pixels to whole ``target`` pixels that cover it, clipped."""
-    low, high = min(max(low, 0), source), min(max(high, 0), source)
-    return low * target // source, -(-high * target // source)

@@ -184,7 +184,7 @@ def test_a_resend_restores_a_file_that_retention_took(ledger: Ledger, clock: Clo
     again = replace(one, path="spool/sources/again.dcm")
     (receipt,) = record(ledger, again)
     assert (receipt.outcome, receipt.path) == (Outcome.DUPLICATE, again.path)
-    assert ledger.instances.path_of(one.sop_instance_uid, one.digest) == again.path
+    assert ledger.instances.files_of(one.sop_instance_uid, one.digest) == (again.path,)
 
 
 def test_a_resend_of_a_lost_file_is_analysed_after_all(ledger: Ledger) -> None:

@@ -29,26 +29,28 @@ from chexnode.cli.options import (
     Limit,
     Options,
     Patient,
-    Since,
     States,
     Study,
     Supervised,
-    Until,
     group,
     is_for_subcommand,
     ledger_of,
     need,
     print_json,
     print_result,
+    print_table,
     settings_of,
     start,
+    with_filter,
 )
 from chexnode.cli.reanalyse import reanalyse_app
 from chexnode.cli.tokens import tokens_app
 from chexnode.cli.users import users_app
 from chexnode.cli.viewer import viewer_app
 from chexnode.logs import LogLevel, escaped
+from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import BadEnvironment, NodeError, Transient, Usage
+from chexnode.vocabulary.filters import Filter
 
 if TYPE_CHECKING:
     from chexnode.ledger.ledger import Ledger
@@ -159,10 +161,7 @@ def analyze(
     from chexnode.work.analyze import analyze as run
 
     reports = list(tables.with_progress(run(settings, files, out, heat), len(files)))
-    if json:
-        print_json(reports)
-    else:
-        tables.show(tables.reports_table(reports))
+    print_table(json, reports, lambda: tables.reports_table(reports))
     raise typer.Exit(Exit.OK if all(report.state == "DONE" for report in reports) else Exit.SOME_FAILED)
 
 
@@ -186,30 +185,22 @@ def check(
         from chexnode.roles.trial import trial
 
         trials = [trial(settings, one, calling_ae_title) for one in file]
-        if json:
-            print_json(trials)
-        else:
-            tables.show(tables.trials_table(trials))
+        print_table(json, trials, lambda: tables.trials_table(trials))
         return
     from chexnode.roles.check import run
 
     checks = run(settings, path)
-    if json:
-        print_json(checks)
-    else:
-        tables.show(tables.checks_table(checks))
+    print_table(json, checks, lambda: tables.checks_table(checks))
     raise typer.Exit(Exit.OK if all(line.ok for line in checks) else Exit.SOME_FAILED)
 
 
 @jobs_app.callback()
+@with_filter
 def jobs(
     ctx: typer.Context,
+    *,
     state: States = None,
-    accession: Accession = None,
-    patient: Patient = None,
-    study: Study = None,
-    since: Since = None,
-    until: Until = None,
+    wanted: Filter,
     limit: Limit = 100,
     json: Json = False,
 ) -> None:
@@ -217,16 +208,10 @@ def jobs(
     if is_for_subcommand(ctx):
         return
     from chexnode.cli import tables
-    from chexnode.vocabulary import filters
 
-    states = filters.job_states(state or ())
-    wanted = filters.given(accession, patient, study, since, until)
     with ledger_of(ctx) as ledger:
-        found = ledger.views.jobs(states, wanted, limit=limit)
-    if json:
-        print_json(found)
-    else:
-        tables.show(tables.jobs_table(found))
+        found = ledger.views.jobs(filters.job_states(state or ()), wanted, limit=limit)
+    print_table(json, found, lambda: tables.jobs_table(found))
 
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `jobs` shows it.")]
@@ -297,10 +282,7 @@ def settings(ctx: typer.Context, json: Json = False) -> None:
 
     tree, _ = load(ctx.obj.config)
     lines = [Setting(key, value, tree.source_of(key)) for key, value in flat(tree)]
-    if json:
-        print_json(lines)
-    else:
-        tables.show(tables.settings_table(lines))
+    print_table(json, lines, lambda: tables.settings_table(lines))
 
 
 @app.command()
@@ -325,13 +307,10 @@ def reconcile(
     from chexnode.cli import tables
     from chexnode.node import Node
     from chexnode.receive.storage import StorageService
-    from chexnode.vocabulary import filters
 
     settings = settings_of(ctx)
     days = filters.given(accession, patient, study, since, until)
-    one = next((d for d in settings.destination if d.name == pacs and d.kind == "dicom"), None)
-    if one is None:
-        raise Usage(f"no destination of kind dicom is called {pacs!r}")
+    one = settings.destination_called(pacs, "dicom")
     with ExitStack() as stack:
         node = stack.enter_context(Node.open(settings, "reconcile"))
         storage = stack.enter_context(StorageService(node)) if fetch and one.retrieve == "get" else None
@@ -371,9 +350,7 @@ def pull(
     settings = start(ctx, False)
     if bool(study) == bool(query):
         raise Usage("give --study UID, or --query KEY=VALUE")
-    one = next((d for d in settings.destination if d.name == source and d.kind == "stow"), None)
-    if one is None:
-        raise Usage(f"no destination of kind stow is called {source!r}")
+    one = settings.destination_called(source, "stow")
     asked_for = wanted_query(query or ()), wanted_studies(study or ())
     with Node.open(settings, "pull") as node, DicomWebArchive(node, one) as service, StorageService(node) as storage:
         studies = asked_for[1] or service.studies(asked_for[0])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexnode.cli.options import Accession, Json, Patient, Since, Study, Until, print_json, settings_of
+from chexnode.cli.options import Json, print_json, settings_of, with_filter
+from chexnode.vocabulary.filters import Filter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,28 +15,24 @@ if TYPE_CHECKING:
     from chexnode.vocabulary.reports import Comparison
 
 
+@with_filter
 def compare(
     ctx: typer.Context,
     a: Annotated[str, typer.Argument(metavar="A", help="A model: its name in the settings, or name and version.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other, likewise.")],
-    accession: Accession = None,
-    patient: Patient = None,
-    study: Study = None,
-    since: Since = None,
-    until: Until = None,
+    *,
+    wanted: Filter,
     json: Json = False,
 ) -> None:
     """Say how far two models agree on the images that both have answered, and list those on which they do not."""
     from chexnode.cli import tables
     from chexnode.node import Node
     from chexnode.operate.compare import compare as compared
-    from chexnode.vocabulary import filters
     from chexnode.web.viewer import install
 
     settings = settings_of(ctx)
     has_viewer = install.installed(settings.viewer_home) is not None
     with Node.open(settings, "compare") as node:
-        wanted = filters.given(accession, patient, study, since, until)
         found = compared(
             node, a, b, wanted, lambda uid: install.study_url(settings.web_url, uid) if has_viewer else None
         )

@@ -7,22 +7,8 @@ from typing import Annotated
 
 import typer
 
-from chexnode.cli.options import (
-    Accession,
-    Json,
-    Patient,
-    Since,
-    Study,
-    Until,
-    acted,
-    group,
-    ledger_of,
-    print_json,
-    print_result,
-    settings_of,
-)
-from chexnode.settings.destination import DestinationSettings
-from chexnode.vocabulary.errors import Usage
+from chexnode.cli.options import Json, acted, group, ledger_of, print_result, print_table, settings_of, with_filter
+from chexnode.vocabulary.filters import Filter
 
 destinations_app = group("Show the destinations, pause one, or let it go on.", no_args_is_help=True)
 
@@ -37,16 +23,14 @@ def show_all(ctx: typer.Context, json: Json = False) -> None:
     known = [destination.name for destination in settings_of(ctx).destination]
     with ledger_of(ctx) as ledger:
         views = ledger.overviews.destinations(known)
-    if json:
-        print_json([asdict(view) | {"in_settings": view.name in known} for view in views])
-    else:
-        tables.show(tables.destinations_table(views, known))
+    facts = [asdict(view) | {"in_settings": view.name in known} for view in views]
+    print_table(json, facts, lambda: tables.destinations_table(views, known))
 
 
 @destinations_app.command("pause")
 def pause(ctx: typer.Context, name: Name, json: Json = False) -> None:
     """Send nothing more to a destination; what is due to it waits, and does not age, until it is resumed."""
-    _settings(ctx, name)
+    settings_of(ctx).destination_called(name)
     with ledger_of(ctx) as ledger:
         ledger.destinations.pause(name)
     acted(ctx, f"destination {name} paused")
@@ -62,32 +46,22 @@ def resume(ctx: typer.Context, name: Name, json: Json = False) -> None:
     print_result(json, {"resumed": name, "waiting": waiting}, f"{name} is sent to again: {waiting} deliveries waited")
 
 
-def _settings(ctx: typer.Context, name: str) -> DestinationSettings:
-    for one in settings_of(ctx).destination:
-        if one.name == name:
-            return one
-    raise Usage(f"no destination is called {name!r}")
-
-
+@with_filter
 def replay(
     ctx: typer.Context,
+    *,
     destination: Annotated[str, typer.Option(metavar="NAME", help="Who is given them.")],
-    accession: Accession = None,
-    patient: Patient = None,
-    study: Study = None,
-    since: Since = None,
-    until: Until = None,
+    wanted: Filter,
     json: Json = False,
 ) -> None:
     """Give a destination the results of the past that it never got: the valid ones, in the forms that it wants."""
     from chexnode.spool.spool import Spool
-    from chexnode.vocabulary import filters
     from chexnode.work.history import give_history
 
-    settings, to = settings_of(ctx), _settings(ctx, destination)
-    of = filters.given(accession, patient, study, since, until)
+    settings = settings_of(ctx)
+    to = settings.destination_called(destination)
     with ledger_of(ctx) as ledger:
-        given = give_history(ledger, Spool(settings.node.data_dir), settings, to, of)
+        given = give_history(ledger, Spool(settings.node.data_dir), settings, to, wanted)
     acted(ctx, f"{given.results} results of the past given to destination {destination}")
     sentence = f"{given.results} result(s) of {given.images} image(s) will be sent to {destination}"
     if given.lacking:

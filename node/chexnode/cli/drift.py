@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexnode.cli.options import Exit, Json, Since, Until, group, is_for_subcommand, ledger_of, print_json, settings_of
+from chexnode.cli.options import (
+    Exit,
+    Json,
+    Since,
+    Until,
+    group,
+    is_for_subcommand,
+    ledger_of,
+    print_json,
+    print_table,
+    settings_of,
+)
 from chexnode.vocabulary.errors import Usage
 
 if TYPE_CHECKING:
@@ -67,17 +78,13 @@ def drift_baseline(
 @drift_app.command("daily")
 def drift_daily(ctx: typer.Context, since: Since = None, until: Until = None, json: Json = False) -> None:
     """Show the figures of each day by model, station and calling AE title; without --since those of the last week."""
-    from chexnode.cli import tables
     from chexnode.vocabulary import filters
 
     with ledger_of(ctx) as ledger:
         end = filters.moment(until, end=True) if until else ledger.clock() + timedelta(seconds=1)
         begin = filters.moment(since) if since else end - timedelta(days=7)
         found = ledger.drifts.daily(begin, end)
-    if json:
-        print_json(found)
-    else:
-        tables.show(_daily(found))
+    print_table(json, found, lambda: _daily(found))
 
 
 def _table(found: list[Drift]) -> TextTable:

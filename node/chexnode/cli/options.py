@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexnode.logs import LogLevel, configure
+from chexnode.vocabulary import filters
 from chexnode.vocabulary.errors import BadEnvironment, Usage
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from chexnode.ledger.ledger import Ledger
     from chexnode.settings.tree import Settings
 
@@ -50,6 +55,28 @@ Since = Annotated[
 Until = Annotated[
     str | None, typer.Option("--until", metavar="WHEN", help="Until then, as --since; a day is included.")
 ]
+
+_FILTER = {"accession": Accession, "patient": Patient, "study": Study, "since": Since, "until": Until}
+
+
+def with_filter(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the options that choose images in place of its keyword ``wanted``, the filter that they make."""
+    signature = inspect.signature(command, eval_str=True)
+    own = list(signature.parameters.values())
+    place = [parameter.name for parameter in own].index("wanted")
+    own[place : place + 1] = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in _FILTER.items()
+    ]
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        chosen = {name: values.pop(name) for name in _FILTER}
+        command(**values, wanted=filters.given(**chosen))
+
+    vars(with_options)["__signature__"] = signature.replace(parameters=own)
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in own}
+    return with_options
 
 
 def group(text: str, **more: Any) -> typer.Typer:
@@ -132,6 +159,16 @@ def acted(ctx: typer.Context, what: str) -> None:
 
     with open_trail(settings_of(ctx), "command") as trail:
         trail.acted(getuser(), gethostname(), what)
+
+
+def print_table(json: bool, value: object, table: Callable[[], RenderableType]) -> None:
+    """Print ``value`` as JSON, or as the table that ``table`` makes of it."""
+    if json:
+        print_json(value)
+    else:
+        from chexnode.cli.tables import show
+
+        show(table())
 
 
 def print_result(json: bool, facts: dict[str, Any], text: str) -> None:

@@ -6,18 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexnode.cli.options import (
-    Accession,
-    Json,
-    Patient,
-    Since,
-    Study,
-    Until,
-    group,
-    is_for_subcommand,
-    print_json,
-    settings_of,
-)
+from chexnode.cli.options import Json, group, is_for_subcommand, print_json, settings_of, with_filter
+from chexnode.vocabulary.filters import Filter
 
 if TYPE_CHECKING:
     from chexnode.vocabulary.reports import Reanalysis
@@ -31,13 +21,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many image
 
 
 @reanalyse_app.callback()
+@with_filter
 def reanalyse(
     ctx: typer.Context,
-    accession: Accession = None,
-    patient: Patient = None,
-    study: Study = None,
-    since: Since = None,
-    until: Until = None,
+    *,
+    wanted: Filter,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="By this model of the settings; otherwise by that which delivers."),
@@ -53,31 +41,25 @@ def reanalyse(
         return
     from chexnode.node import Node
     from chexnode.operate import reanalyse as requests
-    from chexnode.vocabulary import filters
 
-    wanted = filters.given(accession, patient, study, since, until)
     with Node.open(settings_of(ctx), "reanalyse") as node:
         found = requests.reanalyse(node, wanted, model, only_done=only_done, is_dry_run=dry_run)
     _print(found, json, "analysed again")
 
 
 @reanalyse_app.command()
+@with_filter
 def rollback(
     ctx: typer.Context,
-    accession: Accession = None,
-    patient: Patient = None,
-    study: Study = None,
-    since: Since = None,
-    until: Until = None,
+    *,
+    wanted: Filter,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Put the results of before back in place of those of a reanalysis; the earlier model must be in the settings."""
     from chexnode.node import Node
     from chexnode.operate import reanalyse as requests
-    from chexnode.vocabulary import filters
 
-    wanted = filters.given(accession, patient, study, since, until)
     with Node.open(settings_of(ctx), "reanalyse") as node:
         found = requests.rollback(node, wanted, is_dry_run=dry_run)
     _print(found, json, "given the results of before")

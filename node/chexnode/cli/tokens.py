@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexnode.cli.options import Json, group, ledger_of, print_json, print_result
+from chexnode.cli.options import Json, group, ledger_of, print_result, print_table
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.scopes import TokenScope
 
@@ -47,10 +47,7 @@ def show_all(ctx: typer.Context, json: Json = False) -> None:
 
     with ledger_of(ctx) as ledger:
         found = ledger.tokens.list()
-    if json:
-        print_json([facts(token) for token in found])
-    else:
-        tables.show(tables.tokens_table(found))
+    print_table(json, [facts(token) for token in found], lambda: tables.tokens_table(found))
 
 
 @tokens_app.command("revoke")

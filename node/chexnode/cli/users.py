@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexnode.cli.options import Json, group, ledger_of, print_json, print_result
+from chexnode.cli.options import Json, group, ledger_of, print_result, print_table
 from chexnode.vocabulary.errors import Usage
 from chexnode.vocabulary.roles import Role
 
@@ -56,10 +56,7 @@ def show_all(ctx: typer.Context, json: Json = False) -> None:
 
     with ledger_of(ctx) as ledger:
         found = ledger.users.list()
-    if json:
-        print_json([facts(user) for user in found])
-    else:
-        tables.show(tables.users_table(found))
+    print_table(json, [facts(user) for user in found], lambda: tables.users_table(found))
 
 
 @users_app.command("remove")

@@ -34,7 +34,7 @@ from chexnode.node import Node
 from chexnode.settings.destination import DestinationSettings
 from chexnode.tls import client_context
 from chexnode.vocabulary.backoff import Backoff
-from chexnode.vocabulary.errors import DestinationDown, Transient, Usage
+from chexnode.vocabulary.errors import DestinationDown, Transient
 from chexnode.vocabulary.records import DeliveryClaim, DeliveryOutcome, Subject
 from chexnode.vocabulary.states import DeliveryState
 
@@ -68,7 +68,6 @@ class Courier:
     def __init__(self, node: Node, backoff: Backoff | None = None) -> None:
         settings = node.settings
         self._node, self._ledger, self._stopping = node, node.ledger, node.stopping
-        self._destinations = {d.name: d for d in settings.destination}
         self._tls = client_context(settings.tls) if any(d.speaks_tls for d in settings.destination) else None
         self._backoff = backoff or Backoff()
 
@@ -79,9 +78,7 @@ class Courier:
         Raises Usage for an unknown name, and Transient when the database is away: claims then run out and are tried
         again.
         """
-        settings = self._destinations.get(name)
-        if settings is None:
-            raise Usage(f"no destination is called {name!r}")
+        settings = self._node.settings.destination_called(name)
         answered = 0
         while (
             not self._stopping.is_set()

@@ -71,13 +71,6 @@ class Instances:
             row = conn.execute(select(instances.c.path).where(version(sop_instance_uid, digest))).one_or_none()
             return None if row is None else (row.path,)
 
-    def path_of(self, sop_instance_uid: str, digest: str) -> str | None:
-        """Where the bytes of a version are, relative to ``data_dir``."""
-        with self._db.read() as conn:
-            found = select(instances.c.path).where(version(sop_instance_uid, digest))
-            path: str | None = conn.execute(found).scalar_one_or_none()
-            return path
-
 
 # Built once: with every arrival's transaction, building them again would be a third of its work.
 _UIDS: BindParameter[Any] = bindparam("uids", expanding=True)

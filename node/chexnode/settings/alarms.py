@@ -62,8 +62,3 @@ class AlarmSettings(Section):
             return False
         start, end = (time.fromisoformat(part) for part in self.quiet.split("-"))
         return start <= at < end if start <= end else at >= start or at < end
-
-    @property
-    def are_wanted(self) -> bool:
-        """Whether anybody is told."""
-        return bool(self.email_to or self.webhook or self.apprise)

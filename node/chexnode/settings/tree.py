@@ -33,6 +33,7 @@ from chexnode.settings.tls import TlsSettings
 from chexnode.settings.web import WebSettings
 from chexnode.settings.webhook import WebhookSettings
 from chexnode.settings.worker import WorkerSettings
+from chexnode.vocabulary.errors import Usage
 
 
 class Settings(BaseSettings):
@@ -93,6 +94,13 @@ class Settings(BaseSettings):
     def models(self) -> tuple[ModelSettings, ...]:
         """All models, that which delivers first."""
         return (self.model, *self.shadow)
+
+    def destination_called(self, name: str, kind: str | None = None) -> DestinationSettings:
+        """The destination of that name, and of that ``kind`` where one is given. Raises Usage if there is none."""
+        for one in self.destination:
+            if one.name == name and kind in (None, one.kind):
+                return one
+        raise Usage(f"no destination {f'of kind {kind} ' if kind else ''}is called {name!r}")
 
     @model_validator(mode="after")
     def _models(self) -> Settings:

@@ -74,26 +74,6 @@ def test_what_lies_in_the_border_is_outside_the_image(geometry: Geometry) -> Non
     np.testing.assert_allclose(forward[~border], 1, rtol=1e-5)
 
 
-@given(geometries, st.data())
-def test_boxes_cover_and_stay_inside(geometry: Geometry, data: st.DataObject) -> None:
-    source = data.draw(boxes(geometry.rows, geometry.columns))
-    model = geometry.forward_box(source)
-    content = geometry.content
-    assert content.x0 <= model.x0 < model.x1 <= content.x1
-    assert content.y0 <= model.y0 < model.y1 <= content.y1
-    back = geometry.inverse_box(model)
-    assert 0 <= back.x0 <= source.x0 < source.x1 <= back.x1 <= geometry.columns
-    assert 0 <= back.y0 <= source.y0 < source.y1 <= back.y1 <= geometry.rows
-
-
-@given(geometries, st.data())
-def test_an_inverse_box_holds_the_inverse_mask_of_the_same_box(geometry: Geometry, data: st.DataObject) -> None:
-    box = data.draw(boxes(geometry.size, geometry.size))
-    mask = geometry.inverse_mask(filled((geometry.size, geometry.size), box))
-    inverse = geometry.inverse_box(box)
-    assert not (mask & ~filled(mask.shape, inverse)).any()
-
-
 def test_heat_comes_back_where_it_was() -> None:
     geometry = Geometry(300, 100, 64)
     y, x = np.mgrid[:300, :100].astype(np.float32)

@@ -368,6 +368,18 @@ def test_every_module_says_what_it_is() -> None:
     assert silent == []
 
 
+def test_a_public_class_name_stands_for_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for module in _modules().values():
+        for statement in module.tree.body:
+            if isinstance(statement, ast.ClassDef) and not statement.name.startswith("_"):
+                homes.setdefault(statement.name, []).append(module.name)
+    assert len(homes) > 400
+    # What dimse calls, and what receive hands to it, are the same things.
+    same = {"chexnode.dimse.services"}
+    assert {name: found for name, found in homes.items() if len(set(found) - same) > 1} == {}
+
+
 @cache
 def _tracked() -> tuple[Path, ...]:
     git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]

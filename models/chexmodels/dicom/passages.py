@@ -44,7 +44,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class HeaderPassages:
     """All elements of a data set before Pixel Data, in the order of their tags."""
 
     passages: list[Passage]
@@ -60,7 +60,7 @@ class Passages:
         self._before: list[Passage] = []
         self._encoding: Encoding | None = None
 
-    def header(self, data: Buffer, at: int, encoding: Encoding) -> Header | None:
+    def header(self, data: Buffer, at: int, encoding: Encoding) -> HeaderPassages | None:
         """The header of the data set that starts at ``at`` and ends where ``data`` does.
 
         None where :func:`chexmodels.dicom.part10.read` has to say what it is: it breaks a rule, or nearly a limit.
@@ -77,7 +77,7 @@ class Passages:
         self._before = found.passages
         return found
 
-    def _found(self, walk: Walk, at: int) -> Header | None:
+    def _found(self, walk: Walk, at: int) -> HeaderPassages | None:
         data, found, highest = walk.data, list[Passage](), 0
         before = iter(self._before)
         expected = next(before, None)
@@ -95,7 +95,7 @@ class Passages:
             if tag in PIXEL_DATA:
                 is_undefined = length == UNDEFINED and walk.encoding.encapsulated is not False
                 is_whole = is_undefined or element.start + length <= walk.size
-                return Header(found, True) if tag == 0x7FE00010 and tag > highest and is_whole else None
+                return HeaderPassages(found, True) if tag == 0x7FE00010 and tag > highest and is_whole else None
             if tag <= highest or tag >> 16 <= 0x0002:
                 return None
             size = left - (walk.elements_left + walk.items_left + walk.fragments_left)
@@ -105,7 +105,7 @@ class Passages:
             while expected is not None and expected.tag <= tag:
                 expected = next(before, None)
             at = end
-        return Header(found, False)
+        return HeaderPassages(found, False)
 
 
 def dataset_apart(passages: Iterable[Passage], encoding: Encoding) -> Dataset:

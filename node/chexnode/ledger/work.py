@@ -24,7 +24,6 @@ class DeadGroup:
     destination: str
     error: str
     count: int
-    first_at: datetime
     last_at: datetime
 
 
@@ -59,8 +58,11 @@ class Work:
         error = WHOLE_ERROR if with_comments else deliveries.c.error
         by = (deliveries.c.destination, func.coalesce(error, ""))
         count = func.count().label("count")
-        first, last = func.min(deliveries.c.finished_at), func.max(deliveries.c.finished_at)
-        query = select(*by, count, first, last).where(deliveries.c.state == DeliveryState.DEAD).group_by(*by)
+        query = (
+            select(*by, count, func.max(deliveries.c.finished_at))
+            .where(deliveries.c.state == DeliveryState.DEAD)
+            .group_by(*by)
+        )
         with self._db.read() as conn:
             return [DeadGroup(*row) for row in conn.execute(query.order_by(by[0], count.desc()).limit(MOST))]
 

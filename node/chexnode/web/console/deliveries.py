@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -44,17 +45,13 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
 
     @routes.get("/live/queue")
     async def live_queue(request: Request, visitor: Visitor = staying) -> Response:
-        def part() -> str:
-            return pages.html(request, visitor, "_queue.html", jobs=ledger.work.queue())
-
-        return stream(request, node, part, lambda: stays(request))
+        part = partial(pages.html, request, visitor, "_queue.html")
+        return stream(node, lambda: part(jobs=ledger.work.queue()), lambda: stays(request))
 
     @routes.get("/live/deliveries")
     async def live_deliveries(request: Request, visitor: Visitor = staying) -> Response:
-        def part() -> str:
-            return pages.html(request, visitor, "_deliveries.html", **of_deliveries(visitor))
-
-        return stream(request, node, part, lambda: stays(request))
+        part = partial(pages.html, request, visitor, "_deliveries.html")
+        return stream(node, lambda: part(**of_deliveries(visitor)), lambda: stays(request))
 
     @routes.post("/deliveries/replay")
     async def replay(request: Request, visitor: Visitor = operating) -> Response:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -66,10 +67,8 @@ def router(node: Node, pages: Pages) -> APIRouter:
 
     @routes.get("/live/images")
     async def live(request: Request, visitor: Visitor = staying) -> Response:
-        def part() -> str:
-            return pages.html(request, visitor, "_images.html", **values(request, visitor))
-
-        return stream(request, node, part, lambda: stays(request))
+        part = partial(pages.html, request, visitor, "_images.html")
+        return stream(node, lambda: part(**values(request, visitor)), lambda: stays(request))
 
     @routes.get("/images.csv")
     def export(request: Request, visitor: Visitor = looking) -> Response:

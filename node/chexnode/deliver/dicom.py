@@ -44,7 +44,7 @@ class DicomDestination:
         return self._settings.name
 
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        """See :class:`~chexnode.deliver.destination.Destination`."""
+        """Send ``items`` in order and yield one answer each; fewer when asked to stop. Raises DestinationDown."""
         contexts = [with_default((item.claim.sop_class_uid, item.claim.transfer_syntax_uid)) for item in items]
         assoc = self._associate({context for offered in contexts for context in offered}) if items else None
         for item, offered in zip(items, contexts, strict=True):

@@ -35,7 +35,10 @@ class FolderDestination:
         return self._name
 
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        """See :class:`~chexnode.deliver.destination.Destination`. A disk that is full or gone is DestinationDown."""
+        """Write ``items`` in order and yield one answer each; fewer when asked to stop.
+
+        Raises DestinationDown where the disk is full or gone.
+        """
         _reach(self._path)
         for item in items:
             if self._stop.is_set():

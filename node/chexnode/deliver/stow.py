@@ -48,7 +48,10 @@ class StowDestination:
         return self._settings.name
 
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        """See :class:`~chexnode.deliver.destination.Destination`. Several instances go in one request."""
+        """Send ``items``, several in one request, and yield one answer each; fewer when asked to stop.
+
+        Raises DestinationDown.
+        """
         group: list[tuple[Outgoing, bytes]] = []
         for item in items:
             content = load(item)

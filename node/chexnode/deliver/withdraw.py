@@ -45,7 +45,7 @@ class WithdrawingDestination:
         return self._inner.name
 
     def send(self, items: Sequence[Outgoing]) -> Iterator[Sent]:
-        """See :class:`~chexnode.deliver.destination.Destination`."""
+        """Carry out the notes among ``items``, send the others, and yield one answer each. Raises DestinationDown."""
         notes = [item for item in items if item.claim.kind is ResultKind.KO]
         for item in notes:
             content = load(item)
@@ -57,11 +57,11 @@ class WithdrawingDestination:
             yield from self._inner.send(results)
 
     def request_commitment(self, request: CommitmentRequest, on_report: Callable[[Dataset], int]) -> None:
-        """See :class:`~chexnode.deliver.destination.Destination`."""
+        """Ask the destination itself for storage commitment. Raises DestinationDown."""
         self._inner.request_commitment(request, on_report)
 
     def close(self) -> None:
-        """See :class:`~chexnode.deliver.destination.Destination`."""
+        """End what the destination itself keeps open."""
         self._inner.close()
 
 

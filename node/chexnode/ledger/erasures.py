@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, or
 
 from chexnode.ledger.database import Database, in_chunks
 from chexnode.ledger.moves import finish_delivered, happened, instance_id, locked, move_each, new_fence, record
-from chexnode.ledger.rows import JOB_OF_VERSION, MAY_BE_THERE, WHOLE_ERROR, add_results
+from chexnode.ledger.rows import JOB_OF_VERSION, MAY_BE_THERE, add_results, columns_for, records
 from chexnode.ledger.schema import commitments, deliveries, events, instances, jobs, results, series, studies
 from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.filters import Filter
@@ -32,6 +32,9 @@ class Withdrawal:
     destination: str
     state: DeliveryState
     error: str | None
+    """In our own words."""
+    comment: str | None
+    """What the destination said to it, which may name the patient."""
 
 
 class Erasures:
@@ -125,8 +128,9 @@ class Erasures:
         """Every note about results of theirs, by destination."""
         with self._db.read() as conn:
             where = (deliveries.c.result_uid.in_(_Rows(conn, whose).results), deliveries.c.kind == ResultKind.KO)
-            query = select(deliveries.c.destination, deliveries.c.state, WHOLE_ERROR).where(*where)
-            return [Withdrawal(*row) for row in conn.execute(query.order_by(deliveries.c.destination))]
+            columns = columns_for(Withdrawal, deliveries)
+            query = select(*columns).where(*where).order_by(deliveries.c.destination)
+            return records(conn, Withdrawal, query)
 
     def files(self, whose: Filter) -> set[str]:
         """Paths, relative to ``data_dir``, of all that is stored of theirs."""

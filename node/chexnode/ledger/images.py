@@ -93,7 +93,7 @@ class ImageView:
         return Place(self.received_at, self.sop_instance_uid, self.digest)
 
     def anonymous(self) -> ImageView:
-        """The same without what names the patient or the request, or may quote it."""
+        """This image without what names the patient or the request, or may quote it."""
         return replace(self, accession_number=None, patient_id=None, patient_name=None, study_date=None, error=None)
 
 

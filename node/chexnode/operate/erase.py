@@ -55,8 +55,6 @@ def erase(node: Node, whose: Filter, wait_seconds: float, by: tuple[str, str]) -
     studies = set(erasures.studies(whose))
     identities = erasures.identities(whose)
     withdrawn, not_withdrawn = _withdraw(node, whose, wait_seconds)
-    for name, why in not_withdrawn.items():
-        log.warning("destination %s may still have results that are erased here: %s", name, why)
     deleted: set[str] = set()
     extent = None
     while extent is None:  # an image of theirs may come at this moment
@@ -145,4 +143,8 @@ def _withdraw(node: Node, whose: Filter, wait_seconds: float) -> tuple[dict[str,
             failed[name] = "it is no longer in the settings"
         elif settings[name].withdraw == "none":
             failed[name] = "its settings say that nothing is withdrawn from it"
-    return dict(Counter(one.destination for one in asked if one.state in _DONE)), failed
+    for name, why in failed.items():
+        log.warning("destination %s may still have results that are erased here: %s", name, why)
+    said = {one.destination: f" ({one.comment})" for one in asked if one.comment and one.state not in _DONE}
+    done = Counter(one.destination for one in asked if one.state in _DONE)
+    return dict(done), {name: why + said.get(name, "") for name, why in failed.items()}

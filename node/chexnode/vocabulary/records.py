@@ -115,7 +115,7 @@ class JobClaim:
 
     id: str
     key: str
-    """See :meth:`JobSpec.key`; result UIDs derive from it."""
+    """Identifies the analysis, by :meth:`JobSpec.key`; result UIDs derive from it."""
     fence: int
     sop_instance_uid: str
     digest: str

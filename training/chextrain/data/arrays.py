@@ -62,7 +62,7 @@ class Arrays:
         return self.where([case.findings.isdisjoint(findings) for case in self.cases])
 
     def only(self, finding: str) -> Arrays:
-        """The same images with the boxes of one finding."""
+        """These images with the boxes of one finding alone."""
         cases = tuple(case.only(finding) for case in self.cases)
         size = self.images.shape[-1]
         soft = None if self.soft is None else _filled(None, len(cases), size, np.uint8, _shares(cases, size))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from pydicom.dataset import Dataset
 
@@ -36,6 +37,8 @@ class Passage:
     """Elements, items and fragments in it, itself included."""
     is_decisive: bool
     """Whether what other elements mean depends on it."""
+    made: bytes | None = None
+    """What the reader has made of it, who keeps it here; None at first."""
 
     @property
     def value(self) -> bytes:
@@ -50,6 +53,9 @@ class HeaderPassages:
     passages: list[Passage]
     has_pixels: bool
     """Whether Pixel Data follows."""
+
+
+_SIZE = attrgetter("size")
 
 
 class Passages:
@@ -72,7 +78,7 @@ class Passages:
             found = self._found(walk, at)
         except (Fault, struct.error):
             return None
-        if found is None or walk.flaws or sum(one.size for one in found.passages) > self._max_elements:
+        if found is None or walk.flaws or sum(map(_SIZE, found.passages)) > self._max_elements:
             return None
         self._before = found.passages
         return found
@@ -82,11 +88,14 @@ class Passages:
         before = iter(self._before)
         expected = next(before, None)
         while at < walk.size:
-            if expected is not None and data[at : at + len(expected.encoded)] == expected.encoded:
-                found.append(expected)
-                at += len(expected.encoded)
-                expected = next(before, None)
-                continue
+            if expected is not None:
+                encoded = expected.encoded
+                end = at + len(encoded)
+                if data[at:end] == encoded:
+                    found.append(expected)
+                    at = end
+                    expected = next(before, None)
+                    continue
             if found:
                 highest = found[-1].tag
             left = walk.elements_left + walk.items_left + walk.fragments_left

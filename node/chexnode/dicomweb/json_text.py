@@ -34,8 +34,8 @@ class ModelTexts:
     def __init__(self, limits: ReadLimits, bulk_uri: BulkUri) -> None:
         self._passages = Passages(limits.max_elements, limits.max_nesting)
         self._bulk_uri = bulk_uri
-        self._texts: dict[Passage, bytes] = {}
         self._decisive: list[bytes] = []
+        """Of the elements that others depend on, in whose light the texts that passages hold were made."""
 
     def written(self, content: Buffer) -> bytes | None:
         """The model of one DICOM file in JSON.
@@ -52,28 +52,28 @@ class ModelTexts:
         header = self._passages.header(content, found[1], encoding)
         if header is None:
             return None
-        decisive = [one for one in header.passages if one.is_decisive]
+        passages = header.passages
+        decisive = [one for one in passages if one.is_decisive]
         same = [one.encoded for one in decisive]
-        known = self._texts if same == self._decisive else {}
-        if new := [one for one in header.passages if one not in known]:
-            known = known | self._converted(new, decisive, encoding)
-        self._texts, self._decisive = {one: known[one] for one in header.passages}, same
-        texts = [text for text in self._texts.values() if text]
+        if same != self._decisive:
+            for one in passages:
+                one.made = None
+            self._decisive = same
+        if new := [one for one in passages if one.made is None]:
+            self._convert(new, decisive, encoding)
+        texts = [one.made for one in passages if one.made]
         if header.has_pixels:
             pixels = pixel_data(self._bulk_uri, is_implicit=encoding.implicit, is_of_bytes=_OF_BYTES in texts)
             texts.append(_text(pixels))
         return b"{" + b",".join(texts) + b"}"
 
-    def _converted(
-        self, new: Sequence[Passage], decisive: Sequence[Passage], encoding: Encoding
-    ) -> dict[Passage, bytes]:
-        """The texts of ``new``, of those that no model has empty."""
-        found: dict[Passage, Json] = {}
+    def _convert(self, new: Sequence[Passage], decisive: Sequence[Passage], encoding: Encoding) -> None:
+        """Make the texts of ``new``, empty where no model has the element."""
         others: list[Passage] = []
         for one in new:
             model = self._plain(one, encoding)
             if model is not None:
-                found[one] = {f"{one.tag:08X}": model}
+                one.made = _text({f"{one.tag:08X}": model})
             else:
                 others.append(one)
         if others:
@@ -81,8 +81,7 @@ class ModelTexts:
             models = model_of(dataset_apart([*among, *others], encoding), self._bulk_uri)
             for one in others:
                 key = f"{one.tag:08X}"
-                found[one] = {key: models[key]} if key in models else {}
-        return {one: _text(model) for one, model in found.items()}
+                one.made = _text({key: models[key]}) if key in models else b""
 
     def _plain(self, one: Passage, encoding: Encoding) -> Json | None:
         """The model of an element that means the same in every data set; None where it is none of these."""

@@ -170,7 +170,7 @@ class Objects:
                     row.size,
                     Subject(row.study_instance_uid, *(fact or "" for fact in row[-3:])),
                 )
-                for row in conn.execute(wanted, named)
+                for row in conn.execute(wanted, named).all()
             ]
 
     def _of(

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from itertools import count
 from pathlib import Path
 
@@ -278,6 +279,10 @@ class Spool:
             self._look_for_any(_refusal(error))
             raise _refused(error) from error
 
+    def open(self, relative: str) -> FileIO:
+        """The file, to be read piece by piece. Raises FileNotFoundError and OSError."""
+        return FileIO(self._name(relative))
+
     def verify(self, relative: str, digest: str) -> bool:
         """Whether a source is there and its data set, without preamble and group 0002, still has ``digest``.
 
@@ -314,10 +319,14 @@ class Spool:
         """Whether the file is there."""
         return self.path(relative).is_file()
 
-    def size(self, relative: str) -> int | None:
-        """Bytes of the file; None where it is not there. Raises :class:`DiskRefused` like :meth:`read`."""
+    def state(self, relative: str) -> tuple[int, int] | None:
+        """Bytes of the file, and when it was written (ns since the epoch); None where it is not there.
+
+        Raises :class:`DiskRefused` like :meth:`read`.
+        """
         try:
-            return os.stat(self._name(relative)).st_size
+            found = os.stat(self._name(relative))
+            return found.st_size, found.st_mtime_ns
         except FileNotFoundError:
             self._look_for_any("the spool is not there")
             return None

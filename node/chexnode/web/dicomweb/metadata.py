@@ -57,7 +57,7 @@ def routes(objects: ObjectStore) -> APIRouter:
         if located.missing:
             content = models.of(located.objects, repeat(""), base)
             return several_models(request, content, kind, 206, NO_STORE)
-        tags = [objects.tag(entry, DICOM_JSON) for entry in located.objects]
+        tags = objects.tags(located, DICOM_JSON)
         tag = f'"{blake2b(repr((kind, base, tags)).encode(), digest_size=16).hexdigest()}"'
         # Weak: compressed or not, it is the same metadata (RFC 9110 section 8.8.1).
         headers = NO_STORE | {"ETag": f"W/{tag}"}

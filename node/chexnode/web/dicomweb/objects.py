@@ -31,6 +31,8 @@ class Located:
     """What was asked for: the objects whose files are there, and how many are not any more."""
 
     objects: Sequence[StoredObject]
+    written: Sequence[int]
+    """When the file of each was, in ns since the epoch."""
     missing: int
 
 
@@ -50,24 +52,25 @@ class ObjectStore:
         present = [entry for recorded in every if (entry := self._present(recorded)) is not None]
         if not present:
             raise Gone
-        return Located(present, len(every) - len(present))
+        return Located([one for one, _ in present], [since for _, since in present], len(every) - len(present))
 
     def instance(self, study: str, series: str, instance: str, *, superseded: bool = False) -> StoredObject:
         """One instance. Raises like :meth:`find`."""
         return self.find(Resource(study, series, instance, superseded)).objects[0]
 
-    def _present(self, entry: StoredObject) -> StoredObject | None:
-        """``entry`` with the size that its file has; None where there is none.
+    def _present(self, entry: StoredObject) -> tuple[StoredObject, int] | None:
+        """``entry`` with the size that its file has, and when that was written; None where there is none.
 
         The ledger's is that of the file that came first. One that came later in its place may tell of another sender.
         """
         if entry.path is None:
             return None
-        size = self._spool.size(entry.path)
-        if size is None:
+        state = self._spool.state(entry.path)
+        if state is None:
             log.error("a file that the ledger names is not there", extra={"path": entry.path})
             return None
-        return entry if size == entry.size else replace(entry, size=size)
+        size, since = state
+        return entry if size == entry.size else replace(entry, size=size), since
 
     def tag(self, entry: StoredObject, content_type: str) -> str:
         """The strong entity tag (RFC 9110 section 8.8.3) of what is made of the file in this form. Raises Gone.
@@ -76,10 +79,17 @@ class ObjectStore:
         and decoded may change with the release.
         """
         assert entry.path is not None
-        try:
-            since = self._spool.path(entry.path).stat().st_mtime_ns
-        except FileNotFoundError:  # retention came between
-            raise Gone from None
+        state = self._spool.state(entry.path)
+        if state is None:  # retention came between
+            raise Gone
+        return self._tag(entry, state[1], content_type)
+
+    def tags(self, located: Located, content_type: str) -> list[str]:
+        """:meth:`tag` of each object as it was found."""
+        found = zip(located.objects, located.written, strict=True)
+        return [self._tag(entry, since, content_type) for entry, since in found]
+
+    def _tag(self, entry: StoredObject, since: int, content_type: str) -> str:
         facts = f"{entry.path} {since} {content_type} {self._version}"
         return f'"{blake2b(facts.encode(), digest_size=16).hexdigest()}"'
 
@@ -87,12 +97,13 @@ class ObjectStore:
         """The bytes of the file from ``start`` to ``end``, piece by piece. Raises Gone before the first."""
         assert entry.path is not None
         try:
-            file = self._spool.path(entry.path).open("rb", buffering=0)
+            file = self._spool.open(entry.path)
         except FileNotFoundError:  # retention came between
             raise Gone from None
         with file:
             access().opened[entry.sop_instance_uid] = entry
-            file.seek(start)
+            if start:
+                file.seek(start)
             left = (entry.size if end is None else end) - start
             while left > 0 and (chunk := file.read(min(_CHUNK, left))):
                 left -= len(chunk)

@@ -203,7 +203,7 @@ def test_a_share_without_an_answer_refuses(spool: Spool) -> None:
         for act in (spool.write_result, Spool(spool.data_dir).write_result):
             with pytest.raises(DiskRefused, match="ENOTCONN"):
                 act(bytes(1_000_000))
-        for look in (spool.read, spool.size):
+        for look in (spool.read, spool.state):
             with pytest.raises(SpoolAway, match="ENOTCONN"):  # not this one file alone
                 look("spool/sources/one.dcm")
     assert files(spool) == []

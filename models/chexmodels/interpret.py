@@ -22,8 +22,8 @@ OUTPUT_INVALID = "model-output-invalid"
 """Note: the network answered with nothing, or with NaN or infinity; the image counts as not evaluated."""
 
 
-OUT_OF_SCOPE = "scope-doubtful"
-"""Note: the image is none of the kind that the model learnt from; the image counts as not evaluated."""
+OUT_OF_DISTRIBUTION = "out-of-distribution"
+"""Note: the image is none of the kind that the model learnt from; it never counts as negative."""
 
 
 MODELS_DISAGREE = "models-disagree"
@@ -40,8 +40,8 @@ def is_out_of_scope(raw: RawItem, card: Manifest) -> bool:
 def interpret(raw: RawItem, card: Manifest, operating_point: str, geometry: Geometry) -> Findings:
     """From what a model, or a stack of them, said of an image to findings; raises KeyError for an unknown point.
 
-    As :func:`_interpret`, and :data:`OUT_OF_SCOPE` among the notes where it :func:`is_out_of_scope`. Of a stack each
-    member is read by its own calibration and operating point, in its own grid: see :func:`_joined`.
+    :data:`OUT_OF_DISTRIBUTION` is among the notes where it :func:`is_out_of_scope`. Of a stack each member is read by
+    its own calibration and operating point, in its own grid, and :func:`_joined` to the others.
     """
     if raw.members is not None:
         parts = {
@@ -55,7 +55,7 @@ def interpret(raw: RawItem, card: Manifest, operating_point: str, geometry: Geom
         }
         return _joined(parts, card)
     found = _interpret(raw, card, operating_point, geometry)
-    return replace(found, notes=(*found.notes, OUT_OF_SCOPE)) if is_out_of_scope(raw, card) else found
+    return replace(found, notes=(*found.notes, OUT_OF_DISTRIBUTION)) if is_out_of_scope(raw, card) else found
 
 
 def _joined(parts: Mapping[Role, Findings], card: Manifest) -> Findings:

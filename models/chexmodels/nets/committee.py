@@ -48,13 +48,15 @@ class Panel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Mean logits ``(B,1,S,S)`` of "abnormal here"."""
         answers = []
-        for member, size, temperature in zip(self.members, self.sizes, self.temperatures, strict=True):
-            logits = cast(Tensor, member(self._seen(image, size)))
+        for index, (member, temperature) in enumerate(zip(self.members, self.temperatures, strict=True)):
+            logits = cast(Tensor, member(self.seen_by(index, image)))
             logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
             answers.append(logits / temperature)
         return torch.stack(answers).mean(dim=0)
 
-    def _seen(self, image: Tensor, size: int) -> Tensor:
+    def seen_by(self, index: int, image: Tensor) -> Tensor:
+        """``image (B,1,S,S)`` as the member of this number sees it, ``(B,1,size,size)``."""
+        size = self.sizes[index]
         if size == max(self.sizes):
             return image
         rows = cast(Tensor, getattr(self, f"rows_{size}")).to(image.dtype)

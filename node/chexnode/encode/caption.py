@@ -52,7 +52,7 @@ NOTED: Mapping[str, str] = {
     Note.CODESTREAM_DIFFERS: "pixels and header differ on sign or depth",
     Note.MODELS_DISAGREE: "a second AI differs on whether anything is abnormal",
     Note.MODEL_OUTPUT_INVALID: "the AI gave no usable answer",
-    "out-of-distribution": "unlike the images that the AI learnt from",
+    Note.OUT_OF_DISTRIBUTION: "unlike the images that the AI learnt from",
 }
 
 

@@ -21,6 +21,11 @@ class GateSettings(Section):
     child_years: int = Field(16, ge=0, le=150, description="Patients known to be younger are noted on the results.")
     out_of_scope: Literal["refuse", "note"] = Field(
         "refuse",
-        description="A page of writing, and what the model says is no chest: refused, or noted and not evaluated.",
+        description="A page of writing, or what looks like no chest: refused, or noted and not evaluated.",
+    )
+    out_of_distribution: Literal["note", "refuse"] = Field(
+        "note",
+        description="What the model itself finds unlike the images that it learnt from: noted and never negative, "
+        "or refused as out-of-scope.",
     )
     lexicon: Path | None = Field(None, description="TOML file of a site's own words for views, parts and the like.")

@@ -26,6 +26,8 @@ class Note(StrEnum):
     """The picture looks upside down or rotated."""
     SCOPE_DOUBTFUL = "scope-doubtful"
     """The picture does not look like a frontal chest radiograph, whichever way it is turned."""
+    OUT_OF_DISTRIBUTION = "out-of-distribution"
+    """The model finds the image unlike those that it learnt from: a finding stands, "no finding" is not said."""
     BURNED_IN = "burned-in-annotation"
     """Burned In Annotation (0028,0301) is YES."""
     LOSSY = "lossy"
@@ -56,5 +58,10 @@ class Note(StrEnum):
 
 NOT_EVALUATED = frozenset({Note.POLARITY_DOUBTFUL, Note.SCOPE_DOUBTFUL})
 """So doubtful that what the model answers is no answer."""
-NEVER_NEGATIVE = NOT_EVALUATED | {Note.ORIENTATION_DOUBTFUL, Note.VIEW_CONTRADICTORY, Note.BODY_PART_CONTRADICTORY}
+NEVER_NEGATIVE = NOT_EVALUATED | {
+    Note.ORIENTATION_DOUBTFUL,
+    Note.OUT_OF_DISTRIBUTION,
+    Note.VIEW_CONTRADICTORY,
+    Note.BODY_PART_CONTRADICTORY,
+}
 """Doubtful: a finding stands, but "no finding" is not said of it."""

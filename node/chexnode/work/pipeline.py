@@ -71,10 +71,10 @@ class Pipeline:
     def interpret(self, prepared: Prepared, raw: RawItem) -> Findings:
         """What the model's answer says of the image; a doubtful one is not evaluated.
 
-        Raises Refused for one that the model did not learn from images like, unless ``[gate] out_of_scope`` notes it.
+        Raises Refused for one unlike those that the model learnt from, where ``[gate] out_of_distribution`` says so.
         """
-        if self.gate.out_of_scope == "refuse" and is_out_of_scope(raw, self.engine.card):
-            raise Refused(Reason.OUT_OF_SCOPE, "the model says that it is no frontal chest radiograph")
+        if self.gate.out_of_distribution == "refuse" and is_out_of_scope(raw, self.engine.card):
+            raise Refused(Reason.OUT_OF_SCOPE, "the model finds it unlike the images that it learnt from")
         found = interpret(raw, self.engine.card, self.settings.operating_point, prepared.geometry)
         return settle(replace(found, notes=tuple(dict.fromkeys((*prepared.notes, *found.notes)))))
 

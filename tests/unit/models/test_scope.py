@@ -12,7 +12,7 @@ import torch
 
 from chexmodels import registry
 from chexmodels.bundle import ScopeLine, find, read_card
-from chexmodels.interpret import OUT_OF_SCOPE, interpret, is_out_of_scope
+from chexmodels.interpret import OUT_OF_DISTRIBUTION, interpret, is_out_of_scope
 from chexmodels.model import RawItem
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.committee import Committee, Panel
@@ -120,9 +120,9 @@ def test_an_image_out_of_scope_is_noted_and_never_a_negative() -> None:
     card = read_card(find("phantom64")).model_copy(update={"scope": ScopeLine(layer="x", threshold=2.0)})
     raw = RawItem(np.full((64, 64), -9, dtype=np.float32), distance=2.5)
     geometry = Geometry(64, 64, 64)
-    assert OUT_OF_SCOPE in interpret(raw, card, "second_reader", geometry).notes
-    assert OUT_OF_SCOPE not in interpret(raw._replace(distance=1.5), card, "second_reader", geometry).notes
-    assert OUT_OF_SCOPE not in interpret(raw._replace(distance=None), card, "second_reader", geometry).notes
+    assert OUT_OF_DISTRIBUTION in interpret(raw, card, "second_reader", geometry).notes
+    assert OUT_OF_DISTRIBUTION not in interpret(raw._replace(distance=1.5), card, "second_reader", geometry).notes
+    assert OUT_OF_DISTRIBUTION not in interpret(raw._replace(distance=None), card, "second_reader", geometry).notes
 
 
 @pytest.mark.parametrize("setting", ["refuse", "note"])
@@ -132,7 +132,7 @@ def test_the_node_refuses_or_notes_what_is_out_of_scope(setting: Literal["refuse
     for name, value in (
         ("engine", SimpleNamespace(card=card)),
         ("settings", ModelSettings()),
-        ("gate", GateSettings(out_of_scope=setting)),
+        ("gate", GateSettings(out_of_distribution=setting)),
     ):
         object.__setattr__(pipeline, name, value)
     prepared = cast(Prepared, SimpleNamespace(geometry=Geometry(64, 64, 64), notes=()))
@@ -145,7 +145,10 @@ def test_the_node_refuses_or_notes_what_is_out_of_scope(setting: Literal["refuse
     else:
         found = pipeline.interpret(prepared, raw)
         assert found.abnormal is None
-        assert found.notes == (Note.SCOPE_DOUBTFUL,)
+        assert found.notes == (Note.OUT_OF_DISTRIBUTION,)
+        abnormal = pipeline.interpret(prepared, raw._replace(heat=np.full((64, 64), 9, dtype=np.float32)))
+        assert abnormal.abnormal is True
+        assert abnormal.regions
 
 
 def test_a_kept_answer_keeps_its_distance() -> None:

@@ -25,10 +25,9 @@ OUT = 0.005
 
 def deepest(network: nn.Module) -> str:
     """Name of the layer whose maps are the coarsest that ``network`` makes; empty for one that has no such layer."""
-    if isinstance(network, Panel):  # features that were learnt from more than chests tell best what is none
-        asked = sorted(range(len(network.members)), key=lambda index: not has_encoder(network.members[index]))
-        inside = deepest(network.members[asked[0]])
-        return f"members.{asked[0]}.{inside}" if inside else ""
+    if isinstance(network, Panel):
+        inside = deepest(network.members[asked_of(network)])
+        return f"members.{asked_of(network)}.{inside}" if inside else ""
     if isinstance(network, Committee):
         inside = deepest(network.members[0])
         return f"members.0.{inside}" if inside else ""
@@ -40,6 +39,21 @@ def deepest(network: nn.Module) -> str:
     if isinstance(network, UNet):
         return f"body.down.{len(network.body.down) - 1}" if isinstance(network.body, ResidualBody) else "body.down_4"
     return ""
+
+
+def ask(network: nn.Module, images: Tensor) -> None:
+    """Run as much of ``network`` on ``images (B,1,S,S)`` as its deepest layer needs: of several members the one."""
+    if isinstance(network, Panel):
+        ask(network.members[index := asked_of(network)], network.seen_by(index, images))
+    elif isinstance(network, Committee):
+        ask(network.members[0], images)
+    else:
+        network(images)
+
+
+def asked_of(panel: Panel) -> int:
+    """Which member tells the scope: features that were learnt from more than chests tell best what is none."""
+    return min(range(len(panel.members)), key=lambda index: not has_encoder(panel.members[index]))
 
 
 def has_encoder(network: nn.Module) -> bool:
@@ -54,7 +68,7 @@ def features(network: nn.Module, layer: str, arrays: Arrays, batch_size: int = 1
     found = []
     try:
         for batch in batches(network, arrays, batch_size):
-            network(batch)
+            ask(network, batch)
             found.append(watched.take().cpu())
     finally:
         watched.close()

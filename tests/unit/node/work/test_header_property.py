@@ -206,7 +206,8 @@ def test_score_and_boxes_stay_for_every_kind_of_header() -> None:
         assert found.score == pytest.approx(plain.score, abs=0.08), change
         box = max(found.regions, key=lambda region: region.area).box
         far = max(abs(a - b) for a, b in zip(_corners(box), _corners(largest), strict=True))
-        assert far <= SHAPE[0] / 16, change
+        # A shutter takes the lower edge of the heart's neighbourhood away, which moves the box that ends there.
+        assert far <= SHAPE[0] / (10 if "shutter" in change else 16), change
 
 
 def _corners(box: Any) -> tuple[int, int, int, int]:

@@ -34,7 +34,7 @@ def test_shipped_bundles_load_and_stay_small(name: str) -> None:
     model = registry.load(folder)
     assert model.card.name == name
     assert {"second_reader", "triage"} <= set(model.card.operating_points)
-    assert (folder / "model.safetensors").stat().st_size < 20e6
+    assert (folder / "model.safetensors").stat().st_size < 30e6
     assert model.card.digest in (folder / "card.md").read_text()
     raw = model(torch.rand(1, 1, model.card.size, model.card.size))
     answer = raw.classes if raw.heat is None else raw.heat

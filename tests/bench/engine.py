@@ -1,8 +1,9 @@
-"""An image through a bundle by PyTorch, PyTorch compiled, ONNX Runtime and OpenVINO, taking turns.
+"""An image through a bundle by PyTorch, PyTorch compiled, ONNX Runtime and OpenVINO, each in processes of its own.
 
-    python tests/bench/engine.py [--bundle chexnomaly] [--batch 1] [--threads 2] [--rounds 15]
+    python tests/bench/engine.py [--bundle chexnomaly] [--batch 1] [--threads 2] [--rounds 9] [--turns 3]
 
-Medians of one batch in milliseconds an image, as ratios to PyTorch's (above 1 is faster), and how far the map is from
+In one process they would wait for each other's threads, which stay awake for a while. The engines take turns; medians
+over all turns in milliseconds an image, as ratios to PyTorch's (above 1 is faster), and how far the map is from
 PyTorch's. The clock is the wall's, so nothing else should run. An engine that is not installed, or that does not take
 the network, is said to be so; OpenVINO is no dependency of the project's (``pip install openvino``).
 """
@@ -10,13 +11,15 @@ the network, is said to be so; OpenVINO is no dependency of the project's (``pip
 from __future__ import annotations
 
 import argparse
-import copy
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from chexmodels.bundle import find
+from chexmodels.bundle import find, read_card
 from chexmodels.registry import Loaded, load
 
 Images = NDArray[np.float32]
@@ -85,25 +88,39 @@ def openvino(graph: Path, threads: int) -> Engine:
     return run
 
 
-def engines(network: nn.Module, images: Images, threads: int) -> Mapping[str, Engine | str]:
-    """Every engine, or why there is none."""
-    graph = exported(network, images)
-    makers: dict[str, Callable[[], Any]] = {
-        "PyTorch": lambda: pytorch(network),
-        "PyTorch, channels last": lambda: pytorch(copy.deepcopy(network).to(memory_format=torch.channels_last)),  # type: ignore[call-overload]
-        "torch.compile": lambda: pytorch(torch.compile(network)),  # type: ignore[arg-type]
-        "ONNX Runtime": lambda: onnx_runtime(graph, threads),
-        "OpenVINO": lambda: openvino(graph, threads),
-    }
-    found: dict[str, Engine | str] = {}
-    for name, make in makers.items():
-        try:
-            engine = make()
-            engine(images)  # compiles
-            found[name] = engine
-        except Exception as error:  # whatever an engine raises, the others are measured
-            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
-    return found
+def made(name: str, network: nn.Module, images: Images, threads: int) -> Engine:
+    """The engine of this name; raises whatever it raises."""
+    if name == "PyTorch":
+        return pytorch(network)
+    if name == "PyTorch, channels last":
+        return pytorch(network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    if name == "torch.compile":
+        return pytorch(torch.compile(network))  # type: ignore[arg-type]
+    return (onnx_runtime if name == "ONNX Runtime" else openvino)(exported(network, images), threads)
+
+
+ENGINES = ("PyTorch", "PyTorch, channels last", "torch.compile", "ONNX Runtime", "OpenVINO")
+
+
+def measured(given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each round of the engine ``given.one``, and the largest difference of a logit; or its error."""
+    torch.set_num_threads(given.threads)
+    model = load(find(given.bundle))
+    assert isinstance(model, Loaded)
+    side = model.card.size
+    images = np.random.default_rng(0).random((given.batch, 1, side, side), dtype=np.float32)
+    expected = pytorch(model.network)(images)
+    try:
+        engine = made(given.one, model.network, images, given.threads)
+        difference = float(np.abs(engine(images) - expected).max())  # and compiles
+    except Exception as error:  # whatever an engine raises, the others are measured
+        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"}
+    seconds = []
+    for _ in range(given.rounds):
+        start = time.perf_counter()
+        engine(images)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds, "difference": difference}
 
 
 def main() -> None:
@@ -112,32 +129,34 @@ def main() -> None:
     parser.add_argument("--bundle", default="chexnomaly")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--one", choices=ENGINES, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    model = load(find(given.bundle))
-    assert isinstance(model, Loaded)
-    side = model.card.size
-    images = np.random.default_rng(0).random((given.batch, 1, side, side), dtype=np.float32)
-    found = engines(model.network, images, given.threads)
-    expected = pytorch(model.network)(images)
-    seconds: dict[str, list[float]] = {name: [] for name, engine in found.items() if not isinstance(engine, str)}
-    for _ in range(given.rounds):
-        for name, times in seconds.items():
-            start = time.perf_counter()
-            found[name](images)  # type: ignore[operator]
-            times.append(time.perf_counter() - start)
-    usual = statistics.median(seconds["PyTorch"])
+    if given.one:
+        print(json.dumps(measured(given)))
+        return
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ENGINES}
+    for _ in range(given.turns):
+        for name, turns in found.items():
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            turns.append(json.loads(done.stdout.splitlines()[-1]))
+    medians = {
+        name: statistics.median(second for turn in turns for second in turn["seconds"])
+        for name, turns in found.items()
+        if not any("error" in turn for turn in turns)
+    }
     table = Table("engine", "ms an image", "faster", "largest difference of a logit")
-    for name, engine in found.items():
-        if isinstance(engine, str):
-            table.add_row(name, "-", "-", engine)
+    for name, turns in found.items():
+        if name not in medians:
+            table.add_row(name, "-", "-", next(turn["error"] for turn in turns if "error" in turn))
             continue
-        median = statistics.median(seconds[name])
-        difference = float(np.abs(engine(images) - expected).max())
-        table.add_row(name, f"{1000 * median / given.batch:.0f}", f"{usual / median:.2f}", f"{difference:.1g}")
+        faster = medians["PyTorch"] / medians[name]
+        difference = max(turn["difference"] for turn in turns)
+        table.add_row(name, f"{1000 * medians[name] / given.batch:.0f}", f"{faster:.2f}", f"{difference:.1g}")
     console = Console()
-    console.print(f"{model.card.title}, {side} px, batches of {given.batch}, {given.threads} threads:")
+    console.print(f"{read_card(find(given.bundle)).title}, batches of {given.batch}, {given.threads} threads:")
     console.print(table)
 
 

@@ -299,12 +299,17 @@ def test_beyond_the_limit_the_oldest_are_dropped_counted_and_told_of(
             assert AuditSpool(tmp_path).losses == (6, 6)
 
 
-def test_a_spool_that_cannot_be_written_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["at once", "after a look"])
+def test_a_spool_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_noticed: bool
+) -> None:
     with Collector("tcp") as log, receiving(audited(tmp_path, log.url)) as (receiver, _, _):
         log.wait_for(START)
         folder = tmp_path / "audit"
         shutil.rmtree(folder)
         folder.write_bytes(b"in the way")
+        if is_noticed:
+            wait_for(lambda: any("cannot be used" in r.message for r in caplog.records), "the spool to be looked at")
         assert store_file(receiver.port, an_image("1.2.3.1")).status == 0
         wait_for(lambda: any("could not be written" in r.message for r in caplog.records), "it to be logged")
 

@@ -86,6 +86,7 @@ class Shipper:
                 if not broken:
                     log.error("the audit spool cannot be used: %s", error.strerror)
                 broken = True
+                self._tick()  # what could not be written meanwhile is said all the same
                 self._stopping.wait(_LOOK_SECONDS)
 
     def _look(self, ours: bool) -> None:

@@ -45,6 +45,7 @@ class Trail:
         self._refusals = Refusals()
         self._lock = threading.Lock()
         self._unwritten = 0
+        self._unwritten_said = 0
         self.shipper: Shipper | None = None
 
     @property
@@ -156,12 +157,16 @@ class Trail:
         with self._lock:
             unwritten, self._unwritten = self._unwritten, 0
         if unwritten and self._spool is not None:
-            log.error("audit messages could not be written", extra={"lost": unwritten})
+            if unwritten != self._unwritten_said:
+                log.error("audit messages could not be written", extra={"lost": unwritten})
             try:
                 lost, reported = self._spool.losses
                 self._spool.note_losses(lost + unwritten, reported)
+                self._unwritten_said = 0
             except OSError:
-                self._unwritten += unwritten
+                self._unwritten_said = unwritten
+                with self._lock:
+                    self._unwritten += unwritten
 
     def loss(self, count: int) -> bytes:
         """The encoded message that tells of ``count`` lost ones."""

@@ -25,7 +25,7 @@ class ModelSettings(Section):
     engine: Literal["pytorch", "onnx"] = Field(
         "pytorch",
         description="What runs the network: pytorch, or onnx (ONNX Runtime, of the extra onnx), "
-        "which on a CPU is about twice as fast and answers the same within rounding.",
+        "which on a CPU is 1.5 to 2 times as fast and answers the same within rounding.",
     )
     operating_point: Literal["second_reader", "triage"] = Field(
         "second_reader", description="Which of the bundle's operating points decides abnormal."

@@ -69,7 +69,7 @@ class Step:
         self.mode, self.device = mode, device
 
     def __call__(self, batch: Batch) -> None:
-        image, target, weight = self.module.augment(tuple(part.to(self.device, non_blocking=True) for part in batch))  # type: ignore[arg-type]
+        image, target, weight, _ = self.module.augment(tuple(part.to(self.device, non_blocking=True) for part in batch))  # type: ignore[arg-type]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mode.bf16):
             logits = self.module.network(image)
         halves: list[Tensor] = [maps[:, :, ::2, ::2] for maps in (logits.float(), target, weight)]

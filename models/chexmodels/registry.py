@@ -206,7 +206,7 @@ def _built(
     except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise BundleError(f"{folder}: the weights do not fit architecture {card.architecture!r}: {error}") from error
     network.requires_grad_(False).eval().to(device)
-    if engine == "pytorch":
+    if engine == "pytorch" or isinstance(network, OnnxNetwork):  # which is a graph already
         return network, None if measure is None else (Watched(network, layer), measure)
     try:
         traced = Traced(network, card.size, layer)

@@ -21,12 +21,12 @@ def texts(ds: Dataset) -> set[str]:
     return found.union(*(texts(item) for item in ds.get("ContentSequence", ())))
 
 
-def answered(folder: Path, pacs: Orthanc, added: tuple[str, ...]) -> tuple[dict[str, Any], list[Dataset]]:
+def answered(folder: Path, pacs: Orthanc, added: tuple[str, ...], title: str) -> tuple[dict[str, Any], list[Dataset]]:
     """Add a model, let the PACS send a phantom; the job, and what the PACS then has of the node's."""
     node = Node(folder, destination=[loopback_destination("pacs", "ORTHANC", pacs.port, heat_map=True)])
     node.tables["model"]["bundle"] = node.json("models", "add", *added)["folder"]
     node.write_settings()
-    assert node.run("models", "check", check=False).stdout
+    assert node.run("models", "check", check=False).stdout.startswith(f"{title}: ")
     known = pacs.http.put("/modalities/chexnode", json={"AET": AE_TITLE, "Host": LOOPBACK, "Port": node.port})
     known.raise_for_status()
     with node.up:
@@ -47,7 +47,7 @@ def test_a_model_made_elsewhere_runs_from_orthanc_to_orthanc(kind: str, tmp_path
         (tmp_path / "theirs").mkdir()
         graph, _ = onnx_graph(tmp_path / "theirs")
         added, title = (str(graph), "--mapping", str(graph.parent / "mapping.toml")), "two 1"
-    job, results = answered(tmp_path / "node", orthanc, added)
+    job, results = answered(tmp_path / "node", orthanc, added, title)
     assert job["state"] == "DONE", job
     assert job["model"] == title
     modalities = {str(ds.Modality) for ds in results}

@@ -67,7 +67,8 @@ class Reason(StrEnum):
     NOISE = "noise-pixels"
     """The pixels are noise, not a radiograph."""
     OUT_OF_SCOPE = "out-of-scope"
-    """A page of writing, not a radiograph; ``[gate] out_of_scope`` may only note it."""
+    """A page of writing, not a radiograph (``[gate] out_of_scope`` may only note it); or unlike what the model learnt
+    from, where ``[gate] out_of_distribution`` refuses that."""
     TOO_SMALL = "too-small"
     """Fewer than 64 rows or columns."""
     SOURCE_MISSING = "source-missing"

@@ -84,6 +84,9 @@ def test_an_onnx_file_answers_as_its_network(graph: tuple[Path, Two], tmp_path: 
     assert raw.classes is not None
     assert torch.allclose(raw.heat, wanted, atol=1e-3)
     assert torch.allclose(torch.sigmoid(raw.classes), what, atol=1e-3)
+    by_onnx = registry.load(tmp_path / "ours", engine="onnx")(images).heat  # it is a graph already
+    assert by_onnx is not None
+    assert torch.equal(by_onnx, raw.heat)
     assert faults(tmp_path / "ours", "second_reader") == []
     assert faults(tmp_path / "ours", "triage") == ["it has no operating point triage, only second_reader"]
 

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Literal, cast
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 
 from chexmodels import registry
 from chexmodels.bundle import ScopeLine, find, read_card
+from chexmodels.dicom.decode import decode
 from chexmodels.interpret import OUT_OF_DISTRIBUTION, interpret, is_out_of_scope
 from chexmodels.model import RawItem
 from chexmodels.nets.chexnomaly import CheXNomaly
@@ -20,7 +22,7 @@ from chexmodels.nets.ddad import DDAD
 from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.scope import Scope, Watched
 from chexmodels.nets.unet import UNet
-from chexmodels.pixels import Geometry
+from chexmodels.pixels import Geometry, Reading
 from chexmodels.trial import pictures
 from chexnode.settings.gate import GateSettings
 from chexnode.settings.model import ModelSettings
@@ -156,3 +158,20 @@ def test_a_kept_answer_keeps_its_distance() -> None:
     kept = unpack(pack(raw))
     assert (kept.score, kept.distance) == (0.5, 1.25)
     assert unpack(pack(raw._replace(distance=None))).distance is None
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["chests", "others"])
+def test_the_shipped_model_tells_chests_from_others(inside: bool, shared: Path) -> None:
+    if inside:
+        files = [path for path in sorted((shared / "data/dicom/chest").glob("*.dcm")) if "fake" not in path.name]
+    else:
+        names = ("dental_pano_cr_modality_lut", "dog_thorax_dx_mono1", "rg2_hip_cr_j2ki", "rg3_leg_cr_j2ki")
+        files = [shared / f"data/dicom/not_chest/{name}.dcm" for name in names]
+        files.append(shared / "data/dicom/chest/siim_cr_fake_monochrome1.dcm")  # its header inverts it
+    model = registry.load(find("chexnomaly"))
+    for file in files:
+        ds = pydicom.dcmread(file)
+        image = Reading(ds, decode(ds)).image().pixels
+        square = Geometry(*image.shape, model.card.size).forward(image)
+        (raw,) = model(torch.from_numpy(square)[None, None]).items()
+        assert is_out_of_scope(raw, model.card) != inside, (file.name, raw.distance)

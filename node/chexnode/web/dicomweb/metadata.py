@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import repeat
 from threading import Lock
+from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -34,8 +35,9 @@ from chexnode.web.dicomweb.stored import Stored
 
 log = logging.getLogger(__name__)
 
-_INSTANCE = b"urn:chexnode:instance"
-"""In place of the address of an instance: it differs with each, and with how a client calls the service."""
+_INSTANCE = f"urn:uuid:{uuid4()}".encode()
+"""In place of the address of an instance: it differs with each, and with how a client calls the service. No sender can
+know it, so that it stands in no value of a data set."""
 _CACHED_BYTES = 64_000_000
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 
-from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexmodels.dicom.greyscale import NO_TRANSFORMATION, Choice, Lut, Window, offered, padding_levels
 from chexmodels.dicom.overlays import overlays
 from chexmodels.dicom.part10 import ReadLimits
@@ -157,14 +157,16 @@ def _read_picture(path: Path, max_pixels: int) -> NDArray[np.integer]:
         try:
             picture: Pillow.Image = Pillow.open(file, formats=("PNG", "JPEG"))
             if picture.width * picture.height > max_pixels:
-                raise DecodeError("decode-limit", f"{picture.height} x {picture.width} pixels")
+                raise DecodeError(DecodeFailure.DECODE_LIMIT, f"{picture.height} x {picture.width} pixels")
             if picture.mode not in ("L", "I;16", "I;16B", "I"):
                 picture = picture.convert("L")
             return np.asarray(picture)
         except DecodeError:
             raise
         except Exception as error:  # Pillow raises SyntaxError, struct.error and others on broken files
-            raise DecodeError("undecodable", f"not a readable PNG or JPEG ({type(error).__name__})") from error
+            raise DecodeError(
+                DecodeFailure.UNDECODABLE, f"not a readable PNG or JPEG ({type(error).__name__})"
+            ) from error
 
 
 def _histogram(

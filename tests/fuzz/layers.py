@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_intact
+from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.part10 import Part10 as Part10File
+from chexmodels.dicom.part10 import ReadLimits, read, read_intact
 from chexmodels.dicom.transfer_syntaxes import DEFLATED
 from chexnode.dimse.commitment import MAX_ELEMENTS
 from chexnode.dimse.contexts import accept

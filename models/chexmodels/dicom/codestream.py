@@ -12,7 +12,7 @@ from struct import unpack_from
 
 from pydicom.uid import RLELossless
 
-from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexmodels.dicom.transfer_syntaxes import JPEG, JPEG_2000, JPEG_LS
 
 #: Start-of-frame markers: FFC0 to FFCF without DHT, JPG and DAC; SOF55 is JPEG-LS's.
@@ -49,20 +49,20 @@ def frame_of(codestream: bytes, transfer_syntax_uid: str) -> Frame | None:
         if transfer_syntax_uid in JPEG_2000:
             return _jpeg_2000(codestream)
     except StructError as error:
-        raise DecodeError("undecodable", "the codestream breaks off in its header") from error
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the codestream breaks off in its header") from error
     if transfer_syntax_uid == RLELossless:
         return None
-    raise DecodeError("undecodable", "no decoder for this transfer syntax")
+    raise DecodeError(DecodeFailure.UNDECODABLE, "no decoder for this transfer syntax")
 
 
 def _jpeg(codestream: bytes, start_of_frame: frozenset[int]) -> Frame:
     if codestream[:2] != b"\xff\xd8":
-        raise DecodeError("undecodable", "the codestream does not start like JPEG")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the codestream does not start like JPEG")
     position = 2
     while True:
         prefix, marker = unpack_from(">BB", codestream, position)
         if prefix != 0xFF or marker == _SOS:
-            raise DecodeError("undecodable", "the JPEG codestream has no frame header")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the JPEG codestream has no frame header")
         if marker == 0xFF:  # fill byte
             position += 1
             continue
@@ -77,13 +77,13 @@ def _jpeg_2000(codestream: bytes) -> Frame:
     start = _contiguous_codestream(codestream)
     soc, siz = unpack_from(">HH", codestream, start)
     if (soc, siz) != (0xFF4F, 0xFF51):
-        raise DecodeError("undecodable", "the codestream does not start like JPEG 2000")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the codestream does not start like JPEG 2000")
     x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0, components = unpack_from(">8IH", codestream, start + 8)
     depth, sub_x, sub_y = unpack_from(">BBB", codestream, start + 42)
     if not (tile_x and tile_y and x1 > x0 >= tile_x0 and y1 > y0 >= tile_y0) or (sub_x, sub_y) != (1, 1):
-        raise DecodeError("undecodable", "the JPEG 2000 image and tile sizes are impossible")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the JPEG 2000 image and tile sizes are impossible")
     if -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y) > _MOST_TILES:
-        raise DecodeError("undecodable", "more JPEG 2000 tiles than the format allows")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "more JPEG 2000 tiles than the format allows")
     return Frame(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, bool(depth & 0x80))
 
 
@@ -97,7 +97,7 @@ def _contiguous_codestream(data: bytes) -> int:
         if kind == b"jp2c":
             return position + (16 if length == 1 else 8)
         if length < 8:
-            raise DecodeError("undecodable", "the JP2 file has no codestream")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the JP2 file has no codestream")
         position += length
 
 
@@ -107,10 +107,10 @@ def check_rle(frame: bytes, bytes_per_pixel: int) -> None:
     Raises :class:`DecodeError` (``undecodable``).
     """
     if len(frame) < 64:
-        raise DecodeError("undecodable", "the RLE header breaks off")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the RLE header breaks off")
     count, *offsets = unpack_from("<16I", frame)
     if count != bytes_per_pixel:
-        raise DecodeError("undecodable", f"{count} RLE segments where {bytes_per_pixel} belong")
+        raise DecodeError(DecodeFailure.UNDECODABLE, f"{count} RLE segments where {bytes_per_pixel} belong")
     used = offsets[:count]
     if used[0] != 64 or sorted(set(used)) != used or used[-1] >= len(frame):
-        raise DecodeError("undecodable", "the RLE segments overlap or lie outside the frame")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the RLE segments overlap or lie outside the frame")

@@ -17,14 +17,12 @@ from pydicom.encaps import generate_fragments
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels.dicom.codestream import Frame, check_rle, frame_of
-from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexmodels.dicom.jpeg import decoder_of
 from chexmodels.dicom.overlays import has_embedded_overlay
 from chexmodels.dicom.part10 import ReadLimits
 from chexmodels.dicom.transfer_syntaxes import ENCAPSULATED_UNCOMPRESSED
 from chexmodels.dicom.values import integer, texts, unsigned
-
-__all__ = ["DecodeError", "decode"]
 
 _MAX_PIXELS = ReadLimits().max_pixels
 _DEEPEST = 16
@@ -42,23 +40,23 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
         unsigned(ds, keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored")
     )
     if not rows or not columns or bits_allocated not in (8, 16, 32) or not 1 <= bits_stored <= bits_allocated:
-        raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the Image Pixel attributes are impossible")
     if unsigned(ds, "SamplesPerPixel") != 1:
-        raise DecodeError("undecodable", "more than one sample per pixel")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "more than one sample per pixel")
     if (integer(ds, "NumberOfFrames") if texts(ds, "NumberOfFrames") else 1) not in (
         0,
         1,
     ):  # 0 is what a sender writes that counts no frames
-        raise DecodeError("decode-limit", "more than one frame")
+        raise DecodeError(DecodeFailure.DECODE_LIMIT, "more than one frame")
     if rows * columns > max_pixels:
-        raise DecodeError("decode-limit", f"{rows} x {columns} pixels; at most {max_pixels} are decoded")
+        raise DecodeError(DecodeFailure.DECODE_LIMIT, f"{rows} x {columns} pixels; at most {max_pixels} are decoded")
     transfer_syntax_uid = UID(str(ds.file_meta.get("TransferSyntaxUID", "")))
     if not transfer_syntax_uid.is_transfer_syntax:
-        raise DecodeError("undecodable", "no decoder for this transfer syntax")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "no decoder for this transfer syntax")
     high_bit = unsigned(ds, "HighBit")
     high_bit = bits_stored - 1 if high_bit is None else high_bit
     if high_bit >= bits_allocated:
-        raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "the Image Pixel attributes are impossible")
     image = _image(ds)
     frame = None
     if transfer_syntax_uid == ENCAPSULATED_UNCOMPRESSED:
@@ -82,11 +80,11 @@ def decode(ds: Dataset, max_pixels: int = _MAX_PIXELS) -> NDArray[np.integer]:
         if is_shifted:
             pixels = _aligned(pixels, high_bit, bits_stored, image.PixelRepresentation == 1)
     except MemoryError as error:
-        raise DecodeError("decode-limit", "out of memory while decoding") from error
+        raise DecodeError(DecodeFailure.DECODE_LIMIT, "out of memory while decoding") from error
     except Exception as error:  # decoders raise anything; their messages may quote the data set
-        raise DecodeError("undecodable", f"the decoder failed ({type(error).__name__})") from error
+        raise DecodeError(DecodeFailure.UNDECODABLE, f"the decoder failed ({type(error).__name__})") from error
     if pixels.shape != (rows, columns) or not np.issubdtype(pixels.dtype, np.integer):
-        raise DecodeError("pixel-size", f"decoded to {pixels.shape} instead of {(rows, columns)}")
+        raise DecodeError(DecodeFailure.PIXEL_SIZE, f"decoded to {pixels.shape} instead of {(rows, columns)}")
     return cast("NDArray[np.integer]", pixels)
 
 
@@ -129,7 +127,7 @@ def _codestream(ds: Dataset) -> bytes:
     try:
         _offsets, *fragments = generate_fragments(ds.PixelData)
     except Exception as error:
-        raise DecodeError("undecodable", "Pixel Data is not a sequence of fragments") from error
+        raise DecodeError(DecodeFailure.UNDECODABLE, "Pixel Data is not a sequence of fragments") from error
     return b"".join(fragments)
 
 
@@ -138,16 +136,19 @@ def _checked_frame(
 ) -> Frame | None:
     """Return what the codestream says of itself, None for RLE. Raises DecodeError where it cannot be of this image."""
     if not codestream:
-        raise DecodeError("undecodable", "Pixel Data has no fragment with content")
+        raise DecodeError(DecodeFailure.UNDECODABLE, "Pixel Data has no fragment with content")
     frame = frame_of(codestream, transfer_syntax_uid)
     if frame is None:
         check_rle(codestream, bits_allocated // 8)
     elif (frame.rows, frame.columns) != (rows, columns):
         raise DecodeError(
-            "pixel-size", f"the codestream is {frame.rows} x {frame.columns}, Rows x Columns {rows} x {columns}"
+            DecodeFailure.PIXEL_SIZE,
+            f"the codestream is {frame.rows} x {frame.columns}, Rows x Columns {rows} x {columns}",
         )
     elif frame.components != 1 or frame.precision > _DEEPEST:
-        raise DecodeError("pixel-size", f"the codestream has {frame.components} components of {frame.precision} bits")
+        raise DecodeError(
+            DecodeFailure.PIXEL_SIZE, f"the codestream has {frame.components} components of {frame.precision} bits"
+        )
     return frame
 
 
@@ -165,4 +166,4 @@ def _check_length(pixel_data: bytes, rows: int, columns: int, bytes_allocated: i
         and excess.strip(excess[:1]) != b""
     )
     if len(pixel_data) < expected or other_image:
-        raise DecodeError("pixel-size", f"Pixel Data has {len(pixel_data)} bytes where {expected} belong")
+        raise DecodeError(DecodeFailure.PIXEL_SIZE, f"Pixel Data has {len(pixel_data)} bytes where {expected} belong")

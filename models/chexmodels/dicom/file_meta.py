@@ -12,7 +12,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 
 from chexmodels.dicom.elements import LONG_VRS, Buffer
-from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 
 PREAMBLE = 128
 LONGEST = 65_536
@@ -36,13 +36,17 @@ def span(head: Buffer | bytearray, *, is_all: bool) -> tuple[int, int] | None:
         is_long = element[4:6] in LONG_VRS
         position += (12 if is_long else 8) + int.from_bytes(element[8:12] if is_long else element[6:8], "little")
         if position > LONGEST:
-            raise DecodeError("malformed", "the file meta information is too long")
+            raise DecodeError(DecodeFailure.MALFORMED, "the file meta information is too long")
     if position == start and len(head) >= start + 12:
-        raise DecodeError("malformed", "not a DICOM file" if not start else "the file names no transfer syntax")
+        raise DecodeError(
+            DecodeFailure.MALFORMED, "not a DICOM file" if not start else "the file names no transfer syntax"
+        )
     if len(head) >= position + 12 or (is_all and len(head) >= position > start):
         return start, position
     if is_all:
-        raise DecodeError("malformed", "the file meta information breaks off" if position else "not a DICOM file")
+        raise DecodeError(
+            DecodeFailure.MALFORMED, "the file meta information breaks off" if position else "not a DICOM file"
+        )
     return None
 
 
@@ -55,9 +59,9 @@ def parse(encoded: bytes) -> FileMetaDataset:
         file_meta = FileMetaDataset(read_dataset(BytesIO(encoded), False, True))
         named = isinstance(file_meta.TransferSyntaxUID, UID) and file_meta.TransferSyntaxUID
     except Exception as error:  # the parser's own exceptions are of any class
-        raise DecodeError("malformed", "the file names no transfer syntax") from error
+        raise DecodeError(DecodeFailure.MALFORMED, "the file names no transfer syntax") from error
     if not named:
-        raise DecodeError("malformed", "the file names no transfer syntax")
+        raise DecodeError(DecodeFailure.MALFORMED, "the file names no transfer syntax")
     return file_meta
 
 

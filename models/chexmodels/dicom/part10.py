@@ -17,10 +17,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from chexmodels.dicom import file_meta as group_2
 from chexmodels.dicom.elements import Broken, Buffer, Element, Scan, dataset_of, fragments, scan
-from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexmodels.dicom.transfer_syntaxes import DEFLATED, JPEG, JPEG_2000, JPEG_LS, Encoding, encoding_of
-
-__all__ = ["DecodeError"]  # of which callers of this module hear
 
 #: Elements longer than this are left out of the header that results are made from: no attribute that a result copies
 #: may be that long (PS3.5 table 6.2-1), private dumps are.
@@ -80,20 +78,20 @@ class Part10:
         Raises :class:`DecodeError` where there is none, or it breaks off.
         """
         if self.pixel_data is None:
-            raise DecodeError("undecodable", "the object has no pixels")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the object has no pixels")
         start, end = self.pixel_data
         if self.scan.pixels is None or not self.scan.pixels.undefined:
             return memoryview(self.encoded)[start:end]
         try:
             spans, end, is_regular = fragments(self.encoded, start)
         except Broken as error:
-            raise DecodeError("undecodable", str(error)) from error
+            raise DecodeError(DecodeFailure.UNDECODABLE, str(error)) from error
         if is_regular:
             return memoryview(self.encoded)[start:end]
         values = [bytes(self.encoded[first:last]) for first, last in spans]
         # Where the delimiter is missing, more may be: a codestream of these says where it ends.
         if self.file_meta.TransferSyntaxUID in _MARKED and not values[-1].rstrip(b"\0").endswith(b"\xff\xd9"):
-            raise DecodeError("undecodable", "the pixel data breaks off")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the pixel data breaks off")
         items = (struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in values)
         return b"".join((*items, struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)))
 
@@ -142,11 +140,11 @@ def inflate(deflated: Buffer, most: int) -> Iterator[bytes]:
                 pending = stream.unconsumed_tail
                 most -= len(piece)
                 if most < 0:
-                    raise DecodeError("decode-limit", "the data set inflates beyond the limit")
+                    raise DecodeError(DecodeFailure.DECODE_LIMIT, "the data set inflates beyond the limit")
                 yield piece
         yield stream.flush()
     except zlib.error as error:
-        raise DecodeError("malformed", "the deflated data set cannot be inflated") from error
+        raise DecodeError(DecodeFailure.MALFORMED, "the deflated data set cannot be inflated") from error
 
 
 def read(content: Buffer, limits: ReadLimits) -> Part10:
@@ -158,13 +156,14 @@ def read(content: Buffer, limits: ReadLimits) -> Part10:
     part10 = _opened(content, limits)
     if part10.scan.broken:
         deep = part10.scan.over_limit or part10.scan.too_deep
-        code, where = ("too-deep", "") if deep else ("malformed", f" (offset {part10.scan.at})")
-        raise DecodeError(code, part10.scan.broken + where)
+        failure = DecodeFailure.TOO_DEEP if deep else DecodeFailure.MALFORMED
+        where = "" if deep else f" (offset {part10.scan.at})"
+        raise DecodeError(failure, part10.scan.broken + where)
     pixels = part10.scan.pixels
     if pixels is not None and pixels.undefined and part10.encoding.encapsulated is False:
-        raise DecodeError("malformed", "encapsulated pixel data in a native transfer syntax")
+        raise DecodeError(DecodeFailure.MALFORMED, "encapsulated pixel data in a native transfer syntax")
     if part10.pixel_data is not None and part10.pixel_data[1] > len(part10.encoded):
-        raise DecodeError("malformed", "the pixel data goes past the end")
+        raise DecodeError(DecodeFailure.MALFORMED, "the pixel data goes past the end")
     return part10
 
 
@@ -181,14 +180,14 @@ def parse_header(encoded: Buffer, file_meta: FileMetaDataset, limits: ReadLimits
     """Read a header that :meth:`Part10.encoded_header` gave elsewhere. Raises :class:`DecodeError`."""
     part10 = Part10(b"", file_meta, encoded, _scan(encoded, file_meta.TransferSyntaxUID, limits))
     if part10.scan.broken:
-        raise DecodeError("malformed", part10.scan.broken)
+        raise DecodeError(DecodeFailure.MALFORMED, part10.scan.broken)
     return part10.header
 
 
 def _opened(content: Buffer, limits: ReadLimits) -> Part10:
     """Walk the data set, inflated if need be, as far as it goes."""
     if len(content) < 132 or bytes(content[128:132]) != b"DICM":
-        raise DecodeError("malformed", "not a DICOM file")
+        raise DecodeError(DecodeFailure.MALFORMED, "not a DICOM file")
     found = group_2.span(content, is_all=True)
     assert found is not None
     encoded_file_meta = bytes(content[found[0] : found[1]])

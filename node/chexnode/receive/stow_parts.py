@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from chexmodels.dicom.codestream import Frame, frame_of
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexnode.dicomweb.json_model import Json
 from chexnode.dicomweb.media_types import (
     BYTES,

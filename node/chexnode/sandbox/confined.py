@@ -21,6 +21,7 @@ from struct import Struct
 from typing import Any
 
 from chexnode.sandbox.confinement import confine
+from chexnode.vocabulary.reasons import Reason
 
 ANSWER = Struct(">IQ")
 """Lengths of the JSON and of the bytes behind it."""
@@ -50,16 +51,16 @@ def serve(argument: str, load: Callable[[dict[str, Any]], Handler]) -> None:
 
 
 def _handled(handle: Handler, request: dict[str, Any]) -> Reply:
-    from chexmodels.dicom.part10 import DecodeError
+    from chexmodels.dicom.errors import DecodeError
 
     try:
         return handle(request)
     except DecodeError as error:
-        return {"refused": error.code, "detail": error.detail}, []
+        return {"refused": Reason(error.failure), "detail": error.detail}, []
     except MemoryError:
-        return {"refused": "decode-limit", "detail": "out of memory", "exhausted": True}, []
+        return {"refused": Reason.DECODE_LIMIT, "detail": "out of memory", "exhausted": True}, []
     except FileNotFoundError:
-        return {"refused": "source-missing", "detail": "the stored file is gone"}, []
+        return {"refused": Reason.SOURCE_MISSING, "detail": "the stored file is gone"}, []
     except OSError as error:
         return {"transient": f"the stored file cannot be read: {error.strerror}"}, []
     except Exception as error:

@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic_core import to_json
 from pydicom import Dataset
 
-from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexmodels.dicom.part10 import read
 from chexmodels.dicom.plain import as_part10
 from chexmodels.finding import Findings
@@ -214,7 +214,7 @@ class _Run:
         """The header, the data set's digest as the receiver would make it, and the gate's verdict."""
         with file.open("rb") as opened:
             if os.fstat(opened.fileno()).st_size == 0:
-                raise DecodeError(Reason.MALFORMED, "the file is empty")
+                raise DecodeError(DecodeFailure.MALFORMED, "the file is empty")
             content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         part10 = read(memoryview(content), self._limits)
         header = part10.header
@@ -267,9 +267,9 @@ def _failed(report: FileReport, error: Exception) -> FileReport:
     if isinstance(error, Refused):
         return replace(report, state=JobState.REFUSED, reason=error.reason, error=error.detail or error.reason.value)
     if isinstance(error, DecodeError):
-        unsound = error.code in (Reason.MALFORMED, Reason.TOO_DEEP)
+        unsound = error.failure in (DecodeFailure.MALFORMED, DecodeFailure.TOO_DEEP)
         state = InstanceState.QUARANTINED if unsound else JobState.REFUSED
-        return replace(report, state=state, reason=error.code, error=error.detail)
+        return replace(report, state=state, reason=Reason(error.failure), error=error.detail)
     if isinstance(error, OSError):
         return replace(report, state=JobState.REFUSED, reason=Reason.SOURCE_MISSING, error=error.strerror)
     if isinstance(error, Transient):

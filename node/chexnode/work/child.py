@@ -16,7 +16,7 @@ from chexnode.sandbox.confined import Handler, Reply, serve
 
 def load(config: dict[str, Any]) -> Handler:
     """Import what decoding needs."""
-    from chexmodels.dicom.errors import DecodeError
+    from chexmodels.dicom.errors import DecodeError, DecodeFailure
     from chexmodels.dicom.part10 import LONGEST_HEADER, ReadLimits, read
     from chexnode.work.prepared import prepare_file
 
@@ -29,7 +29,7 @@ def load(config: dict[str, Any]) -> Handler:
         part10 = read(Path(request["path"]).read_bytes(), limits)
         header = part10.encoded_header()
         if len(header) > LONGEST_HEADER:
-            raise DecodeError("malformed", f"a header of {len(header)} bytes")
+            raise DecodeError(DecodeFailure.MALFORMED, f"a header of {len(header)} bytes")
         prepared = prepare_file(part10, config["size"], config["mode"], limits)
         facts: dict[str, Any] = {
             "rows": prepared.geometry.rows,

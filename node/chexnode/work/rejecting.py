@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import logging
 
+from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.key_objects import KeyObjects, read_key_objects
-from chexmodels.dicom.part10 import DecodeError, read_intact
+from chexmodels.dicom.part10 import read_intact
 from chexnode.ledger.rejections import ReceivedNote
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits

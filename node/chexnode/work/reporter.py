@@ -8,7 +8,8 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
-from chexmodels.dicom.part10 import DecodeError, read_intact
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import read_intact
 from chexnode.encode.not_analysed import Cause, NodeFacts, NotAnalysed, encode_not_analysed
 from chexnode.encode.objects import Encoded, to_bytes
 from chexnode.encode.source import Source, sanitise

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexmodels.pixels import Radiograph, from_picture, to_display, to_image
 from chexmodels.stats import measure
 
@@ -205,11 +205,11 @@ def test_broken_and_oversized_pictures_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     with pytest.raises(DecodeError) as broken:
         from_picture(tmp_path / "a.png")
-    assert broken.value.code == "undecodable"
+    assert broken.value.failure == "undecodable"
     Pillow.new("L", (100, 100)).save(tmp_path / "b.png")
     with pytest.raises(DecodeError) as large:
         from_picture(tmp_path / "b.png", max_pixels=9999)
-    assert large.value.code == "decode-limit"
+    assert large.value.failure == "decode-limit"
 
 
 def test_display_is_reduced_never_enlarged() -> None:

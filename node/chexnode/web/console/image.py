@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from pydicom.dataset import Dataset
 from starlette.concurrency import run_in_threadpool
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexnode.ledger.images import ImageSearch, ImageView
 from chexnode.ledger.objects import StoredObject
 from chexnode.ledger.views import JobDetail

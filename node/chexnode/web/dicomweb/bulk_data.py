@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexnode.dicomweb.json_model import model_of
 from chexnode.dicomweb.media_types import BYTES, MULTIPART
 from chexnode.dicomweb.multipart import Part

@@ -16,7 +16,8 @@ from chexnode.sandbox.confined import Handler, Reply, serve
 
 def load(config: dict[str, Any]) -> Handler:
     """Import what decoding and drawing need."""
-    from chexmodels.dicom.part10 import DecodeError, ReadLimits
+    from chexmodels.dicom.errors import DecodeError, DecodeFailure
+    from chexmodels.dicom.part10 import ReadLimits
     from chexnode.web.dicomweb.render import Rendering, to_picture, to_screen
     from chexnode.web.dicomweb.stored import Stored
 
@@ -37,7 +38,9 @@ def load(config: dict[str, Any]) -> Handler:
             except MemoryError:
                 raise
             except Exception as error:  # tables that contradict each other, of any data set that a stranger sent
-                raise DecodeError("undecodable", f"its tables cannot be applied ({type(error).__name__})") from error
+                raise DecodeError(
+                    DecodeFailure.UNDECODABLE, f"its tables cannot be applied ({type(error).__name__})"
+                ) from error
         try:
             return {}, [to_picture(screens, image.ds, rendering)]
         except ValueError as error:
@@ -45,7 +48,7 @@ def load(config: dict[str, Any]) -> Handler:
         except MemoryError:
             raise
         except Exception as error:  # what a format has no room for: four samples, or a side of 65,536 pixels
-            raise DecodeError("undecodable", f"it cannot be drawn ({type(error).__name__})") from error
+            raise DecodeError(DecodeFailure.UNDECODABLE, f"it cannot be drawn ({type(error).__name__})") from error
 
     return handle
 

@@ -10,7 +10,7 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexnode.web.dicomweb.decoder import Decoder
 from chexnode.web.dicomweb.stored import Stored
 
@@ -28,7 +28,7 @@ def explicit_little(stored: Stored, decoder: Decoder) -> Iterator[bytes]:
         return iter([_encoded(ds)])
     image = stored.image
     if image.all_bytes > _LONGEST:  # PS3.18 section 8.7.8 note 1
-        raise DecodeError("decode-limit", "its pixels are too many for Explicit VR Little Endian")
+        raise DecodeError(DecodeFailure.DECODE_LIMIT, "its pixels are too many for Explicit VR Little Endian")
     pieces = image.all_native() if image.is_native else decoder.frames(stored, [*range(1, image.frames + 1)])
     first = next(pieces)  # what cannot be decoded shows now, while that can still be said
     if not image.is_native:
@@ -51,5 +51,5 @@ def _encoded(ds: Dataset) -> bytes:
         buffer = BytesIO()
         dcmwrite(buffer, ds, implicit_vr=False, little_endian=True, enforce_file_format=True)
     except Exception as error:  # values that the library cannot write again
-        raise DecodeError("undecodable", f"it cannot be encoded again ({type(error).__name__})") from error
+        raise DecodeError(DecodeFailure.UNDECODABLE, f"it cannot be encoded again ({type(error).__name__})") from error
     return buffer.getvalue()

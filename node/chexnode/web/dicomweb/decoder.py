@@ -9,7 +9,7 @@ from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Any, Self
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexnode.sandbox.pool import ChildBug, Pool
 from chexnode.settings.limits import LimitSettings
 from chexnode.vocabulary.errors import Refused, Transient
@@ -55,7 +55,7 @@ class Decoder:
             some = numbers[start : start + at_once]
             _, content = self._ask({"path": os.fspath(stored.path), "numbers": some}, size * len(some))
             if len(content) != size * len(some):
-                raise DecodeError("undecodable", "the decoding child gave no sensible answer")
+                raise DecodeError(DecodeFailure.UNDECODABLE, "the decoding child gave no sensible answer")
             yield from (bytes(content[n * size : (n + 1) * size]) for n in range(len(some)))
 
     def picture(self, stored: Stored, numbers: list[int], rendering: Rendering) -> bytes:
@@ -72,9 +72,9 @@ class Decoder:
         try:
             return self._pool.ask(request, longest)
         except Refused as refusal:
-            raise DecodeError(refusal.reason.value, refusal.detail) from refusal
+            raise DecodeError(DecodeFailure.UNDECODABLE, refusal.detail) from refusal
         except ChildBug as bug:
             log.error("a bug in the decoding child", extra={"error": str(bug)})
-            raise DecodeError("undecodable", "the decoder failed") from bug
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the decoder failed") from bug
         finally:
             self._room.release()

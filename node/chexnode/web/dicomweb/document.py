@@ -7,7 +7,7 @@ from html import escape
 
 from pydicom.dataset import Dataset
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 
 TYPES = ("text/html", "text/plain")
 """What a report is rendered to."""
@@ -26,7 +26,7 @@ def render(ds: Dataset, media_type: str) -> bytes:
         about = [str(ds.get(keyword) or "") for keyword in ("PatientName", "PatientID", "ContentDate")]
         lines = [*_lines(ds, 0)]
     except Exception as error:  # whatever a stranger's content tree makes the library raise
-        raise DecodeError("undecodable", f"its content cannot be read ({type(error).__name__})") from error
+        raise DecodeError(DecodeFailure.UNDECODABLE, f"its content cannot be read ({type(error).__name__})") from error
     if media_type == "text/plain":
         plain = [title, " ".join(one for one in about if one), "", *("  " * depth + text for depth, text in lines)]
         return "\n".join([*plain, ""]).encode("utf-8", "replace")

@@ -13,7 +13,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexnode.dicomweb.json_model import Json, element, model_of, pixel_data, to_json
 from chexnode.dicomweb.json_text import ModelTexts
 from chexnode.dicomweb.media_types import DICOM_JSON

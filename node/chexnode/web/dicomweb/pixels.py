@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from chexmodels.dicom.codestream import frame_of
 from chexmodels.dicom.decode import decode
-from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
 from chexmodels.dicom.jpeg import decoder_of
 from chexmodels.dicom.part10 import Part10
 from chexmodels.dicom.transfer_syntaxes import DECODED, NATIVE
@@ -73,7 +73,7 @@ class Image:
 
     def __init__(self, part10: Part10, max_pixels: int) -> None:
         if part10.pixel_data is None:
-            raise DecodeError("undecodable", "the object has no pixels")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the object has no pixels")
         self.part10 = part10
         self.max_pixels = max_pixels
         self.ds = part10.whole_header()
@@ -86,9 +86,9 @@ class Image:
             self.bits = int(self.ds.BitsAllocated)
             self.frames = int(self.ds.get("NumberOfFrames") or 1)
         except Exception as error:  # conversion of hostile values raises any class
-            raise DecodeError("undecodable", "the Image Pixel attributes are impossible") from error
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the Image Pixel attributes are impossible") from error
         if min(self.rows, self.columns, self.frames) < 1 or self.bits not in (1, 8, 16, 32, 64) or self.samples > 4:
-            raise DecodeError("undecodable", "the Image Pixel attributes are impossible")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "the Image Pixel attributes are impossible")
 
     @property
     def frame_bytes(self) -> int:
@@ -115,7 +115,7 @@ class Image:
         for number in numbers:
             frame = next(islice(frames, number - position - 1, None), None)
             if frame is None:
-                raise DecodeError("undecodable", "the object has fewer frames than it says")
+                raise DecodeError(DecodeFailure.UNDECODABLE, "the object has fewer frames than it says")
             position = number
             yield frame
 
@@ -126,7 +126,7 @@ class Image:
         except DecodeError:
             raise
         except Exception as error:  # the parser's own exceptions are of any class
-            raise DecodeError("undecodable", "Pixel Data is not a sequence of frames") from error
+            raise DecodeError(DecodeFailure.UNDECODABLE, "Pixel Data is not a sequence of frames") from error
 
     def native(self, number: int) -> bytes:
         """A frame of native Pixel Data in little endian, by number from 1. Raises DecodeError."""
@@ -165,7 +165,7 @@ class Image:
 
     def _check_length(self, frames: int) -> None:
         if frames * self.rows * self.columns * self.samples * self.bits > (self._end - self._start) * 8:
-            raise DecodeError("pixel-size", "Pixel Data is shorter than its frames")
+            raise DecodeError(DecodeFailure.PIXEL_SIZE, "Pixel Data is shorter than its frames")
 
     def _little(self, begin: int, end: int) -> bytes:
         """Bytes ``begin`` to ``end`` of native Pixel Data, with their words turned where they are big endian."""
@@ -189,17 +189,19 @@ class Image:
     def values(self, numbers: list[int]) -> Iterator[NDArray[Any]]:
         """Stored values, ``(Rows, Columns)`` or ``(Rows, Columns, 3)`` RGB. Raises DecodeError."""
         if self.rows * self.columns > self.max_pixels:
-            raise DecodeError("decode-limit", f"more than {self.max_pixels} pixels")
+            raise DecodeError(DecodeFailure.DECODE_LIMIT, f"more than {self.max_pixels} pixels")
         if self.samples == 1 and self.frames == 1 and self.bits >= 8:
             yield from (decode(self.part10.dataset(), self.max_pixels) for _ in numbers)
             return
         if not can_decode(self.transfer_syntax):
-            raise DecodeError("undecodable", "no decoder for this transfer syntax")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "no decoder for this transfer syntax")
         if not self.is_native:
             for codestream in self.stored(numbers):
                 frame = frame_of(codestream, UID(self.transfer_syntax))
                 if frame is not None and (frame.rows, frame.columns) != (self.rows, self.columns):
-                    raise DecodeError("pixel-size", "a codestream is not of the size that the data set says")
+                    raise DecodeError(
+                        DecodeFailure.PIXEL_SIZE, "a codestream is not of the size that the data set says"
+                    )
         ds = self.part10.dataset()
         decoder = decoder_of(self.transfer_syntax)
         for number in numbers:
@@ -208,15 +210,15 @@ class Image:
             except MemoryError:
                 raise
             except Exception as error:  # decoders raise anything; their messages may quote the data set
-                raise DecodeError("undecodable", f"the decoder failed ({type(error).__name__})") from error
+                raise DecodeError(DecodeFailure.UNDECODABLE, f"the decoder failed ({type(error).__name__})") from error
 
     def encoded_values(self, numbers: list[int]) -> Iterator[bytes]:
         """Frames decoded by a codec, in little endian and BitsAllocated, colours as RGB. Raises DecodeError."""
         if self.bits < 8:
-            raise DecodeError("undecodable", "single bits in an encapsulated transfer syntax")
+            raise DecodeError(DecodeFailure.UNDECODABLE, "single bits in an encapsulated transfer syntax")
         for values in self.values(numbers):
             kind = "i" if values.dtype.kind == "i" else "u"
             frame = np.ascontiguousarray(values, f"<{kind}{self.bits // 8}").tobytes()
             if len(frame) != self.frame_bytes:
-                raise DecodeError("pixel-size", "a decoded frame is not of the size that the data set says")
+                raise DecodeError(DecodeFailure.PIXEL_SIZE, "a decoded frame is not of the size that the data set says")
             yield frame

@@ -11,7 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexnode.dicomweb.media_types import MediaType
 from chexnode.dicomweb.multipart import Part
 from chexnode.vocabulary.errors import Transient

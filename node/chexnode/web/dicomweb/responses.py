@@ -11,7 +11,7 @@ from itertools import chain
 from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexnode.dicomweb.json_model import Json, to_json
 from chexnode.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, MediaType, parse_accept
 from chexnode.dicomweb.multipart import MultipartBody, Part

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from pydicom.uid import ExplicitVRLittleEndian
 
-from chexmodels.dicom.part10 import DecodeError
+from chexmodels.dicom.errors import DecodeError
 from chexnode.dicomweb.media_types import DICOM, MULTIPART, MediaType
 from chexnode.dicomweb.multipart import Part
 from chexnode.ledger.objects import StoredObject

@@ -13,7 +13,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
-from chexmodels.dicom.part10 import DecodeError, Part10, ReadLimits, read
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
+from chexmodels.dicom.part10 import Part10, ReadLimits, read
 from chexnode.web.dicomweb.pixels import Image
 
 
@@ -49,7 +50,7 @@ def mapped(path: Path) -> mmap.mmap:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not os.fstat(fd).st_size:
-            raise DecodeError("malformed", "an empty file")
+            raise DecodeError(DecodeFailure.MALFORMED, "an empty file")
         return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(fd)

@@ -33,7 +33,8 @@ from pydicom.uid import (
 )
 
 from chexmodels.dicom.decode import decode
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, read, read_intact
+from chexmodels.dicom.errors import DecodeError, DecodeFailure
+from chexmodels.dicom.part10 import ReadLimits, read, read_intact
 from chexmodels.dicom.plain import as_part10
 from chexmodels.pixels import to_image
 from support.radiographs import part10, radiograph
@@ -52,17 +53,17 @@ def through_a_file(ds: Dataset) -> Dataset:
     return read(part10(ds), LIMITS).dataset()
 
 
-def code_of(ds: Dataset, **limits: int) -> str:
+def failure_of(ds: Dataset, **limits: int) -> DecodeFailure:
     with pytest.raises(DecodeError) as caught:
         decode(through_a_file(ds), **limits)
     assert "Müller" not in str(caught.value)
-    return caught.value.code
+    return caught.value.failure
 
 
-def code_of_file(content: bytes, limits: ReadLimits = LIMITS) -> str:
+def failure_of_file(content: bytes, limits: ReadLimits = LIMITS) -> DecodeFailure:
     with pytest.raises(DecodeError) as caught:
         read(content, limits)
-    return caught.value.code
+    return caught.value.failure
 
 
 def jpeg(shape: tuple[int, int] = SHAPE) -> bytes:
@@ -139,7 +140,7 @@ def test_jpeg_baseline_decodes_in_one_or_several_fragments() -> None:
 def test_a_codestream_of_another_size_never_reaches_a_decoder(syntax: UID, frame: bytes) -> None:
     tracemalloc.start()
     try:
-        assert code_of(compressed(syntax, frame)) == "pixel-size"
+        assert failure_of(compressed(syntax, frame)) == "pixel-size"
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
@@ -170,12 +171,12 @@ def test_a_codestream_of_another_size_never_reaches_a_decoder(syntax: UID, frame
     ],
 )
 def test_what_is_no_codestream_is_undecodable(syntax: UID, frame: bytes) -> None:
-    assert code_of(compressed(syntax, frame)) == "undecodable"
+    assert failure_of(compressed(syntax, frame)) == "undecodable"
 
 
 def test_a_truncated_codestream_is_undecodable() -> None:
     frame = encode_array(np.random.default_rng(3).integers(0, 256, SHAPE).astype(np.uint8))
-    assert code_of(compressed(JPEG2000Lossless, frame[:60])) == "undecodable"
+    assert failure_of(compressed(JPEG2000Lossless, frame[:60])) == "undecodable"
 
 
 @pytest.mark.parametrize("unknown", [b"1.2.840.10008.1.2.4.99", b"1.2.826.0.1.3680043.12"])
@@ -183,7 +184,7 @@ def test_an_unknown_transfer_syntax_is_undecodable(unknown: bytes) -> None:
     content = part10(compressed(JPEGBaseline8Bit, jpeg())).replace(JPEGBaseline8Bit.encode(), unknown)
     with pytest.raises(DecodeError) as caught:
         decode(read(content, LIMITS).dataset())
-    assert caught.value.code == "undecodable"
+    assert caught.value.failure == "undecodable"
 
 
 def test_no_fragment_with_content_is_undecodable() -> None:
@@ -192,7 +193,7 @@ def test_no_fragment_with_content_is_undecodable() -> None:
         ds.PixelData = pixel_data
         with pytest.raises(DecodeError) as caught:
             decode(ds)
-        assert caught.value.code == "undecodable"
+        assert caught.value.failure == "undecodable"
 
 
 @pytest.mark.parametrize(
@@ -214,11 +215,11 @@ def test_no_fragment_with_content_is_undecodable() -> None:
     ],
 )
 def test_contradictory_attributes_are_answered_with_a_code(attributes: dict[str, object], code: str) -> None:
-    assert code_of(radiograph("CR", SHAPE, **attributes)) == code
+    assert failure_of(radiograph("CR", SHAPE, **attributes)) == code
 
 
 def test_the_number_of_pixels_is_bounded() -> None:
-    assert code_of(radiograph("CR", SHAPE), max_pixels=96 * 80 - 1) == "decode-limit"
+    assert failure_of(radiograph("CR", SHAPE), max_pixels=96 * 80 - 1) == "decode-limit"
 
 
 @pytest.mark.parametrize("excess", [b"\0" * 78, b"\0" * 4096, b"\xff" * 7680, bytes(range(256)) * 31])
@@ -230,7 +231,7 @@ def test_padding_behind_the_image_is_tolerated(excess: bytes) -> None:
 
 
 def test_pixels_of_more_columns_than_the_header_says_are_refused() -> None:
-    assert code_of(radiograph("CR", SHAPE, Columns=76)) == "pixel-size"
+    assert failure_of(radiograph("CR", SHAPE, Columns=76)) == "pixel-size"
 
 
 def test_encapsulated_uncompressed_pixels_are_read() -> None:
@@ -285,7 +286,7 @@ def test_nothing_is_made_of_what_names_no_codec() -> None:
 def test_a_file_without_preamble_or_transfer_syntax_is_malformed() -> None:
     content = part10(radiograph("CR"))
     for broken in (b"", b"<html>" * 99, content[132:], content[:140], content[:132] + content[400:]):
-        assert code_of_file(broken) == "malformed"
+        assert failure_of_file(broken) == "malformed"
 
 
 def test_every_truncation_is_malformed() -> None:
@@ -298,7 +299,7 @@ def test_every_truncation_is_malformed() -> None:
         try:
             cut = read(content[:end], LIMITS)
         except DecodeError as error:
-            codes.add(error.code)
+            codes.add(error.failure)
         else:
             assert cut.pixel_data is None
             cuts_between_elements += 1
@@ -356,9 +357,9 @@ def test_nesting_is_bounded_for_both_kinds_of_length(undefined: bool) -> None:
         content = part10(ds)
         if allowed:
             assert read(content, replace(LIMITS, max_nesting=depth + 1)).pixel_data is not None
-            assert code_of_file(content, replace(LIMITS, max_nesting=depth)) == "too-deep"
+            assert failure_of_file(content, replace(LIMITS, max_nesting=depth)) == "too-deep"
         else:
-            assert code_of_file(content) == "too-deep"
+            assert failure_of_file(content) == "too-deep"
 
 
 def test_elements_are_bounded_items_included() -> None:
@@ -372,7 +373,7 @@ def test_elements_are_bounded_items_included() -> None:
     elements = sum(1 for _ in ds.iterall())
     assert elements > 50
     assert read(part10(ds), ReadLimits(max_elements=elements)).pixel_data is not None
-    assert code_of_file(part10(ds), ReadLimits(max_elements=elements - 1)) == "too-deep"
+    assert failure_of_file(part10(ds), ReadLimits(max_elements=elements - 1)) == "too-deep"
 
 
 def test_a_deflate_bomb_is_not_inflated() -> None:
@@ -385,11 +386,11 @@ def test_a_deflate_bomb_is_not_inflated() -> None:
     assert len(bomb) < 100_000
     tracemalloc.start()
     try:
-        assert code_of_file(content[:meta_end] + bomb, ReadLimits(inflate_bytes=1_000_000)) == "decode-limit"
+        assert failure_of_file(content[:meta_end] + bomb, ReadLimits(inflate_bytes=1_000_000)) == "decode-limit"
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
-    assert code_of_file(content[:meta_end] + b"\xff" * 50) == "malformed"
+    assert failure_of_file(content[:meta_end] + b"\xff" * 50) == "malformed"
 
 
 def _deflated_part(content: bytes) -> bytes:

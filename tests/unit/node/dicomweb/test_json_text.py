@@ -19,8 +19,9 @@ from pydicom.uid import (
 
 from chexmodels.dicom import passages
 from chexmodels.dicom.elements import Walk
+from chexmodels.dicom.errors import DecodeError
 from chexmodels.dicom.file_meta import prefix
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, read
+from chexmodels.dicom.part10 import ReadLimits, read
 from chexnode.dicomweb.json_model import model_of, pixel_data, to_json
 from chexnode.dicomweb.json_text import ModelTexts
 

@@ -18,7 +18,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from chexmodels.dicom.part10 import DecodeError, ReadLimits, read
+from chexmodels.dicom.errors import DecodeError
+from chexmodels.dicom.part10 import ReadLimits, read
 from chexmodels.pixels import from_picture
 from chexmodels.stats import PixelStats, measure
 from chexnode.settings.gate import GateSettings
@@ -318,7 +319,7 @@ def test_the_collected_files_get_the_verdicts_they_should(shared: Path) -> None:
             file = read(path.read_bytes(), ReadLimits())
             header = file.header
         except DecodeError as error:
-            unreadable[name] = error.code
+            unreadable[name] = error.failure
             continue
         verdict = triage_header(
             header,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chexmodels.dicom.errors import DecodeFailure
 from chexnode import ledger, vocabulary
 from chexnode.ledger.moves import allowed
 from chexnode.vocabulary.notes import Note
@@ -19,6 +20,11 @@ ALL = [*InstanceState, *JobState, *DeliveryState, *StudyState]
 
 def test_every_state_has_its_row() -> None:
     assert list(TRANSITIONS) == ALL
+
+
+@pytest.mark.parametrize("failure", DecodeFailure)
+def test_every_failure_to_decode_is_a_reason(failure: DecodeFailure) -> None:
+    assert Reason(failure).name == failure.name
 
 
 @pytest.mark.parametrize("state", ALL)

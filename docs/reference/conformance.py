@@ -13,7 +13,7 @@ from writing import page, table
 from chexmodels.dicom.jpeg import decoder_of
 from chexmodels.dicom.key_objects import REJECTIONS
 from chexnode.archive.query_retrieve import _FIND, _GET, _MOVE, _RADIOGRAPHS, _TRANSFER_SYNTAXES
-from chexnode.deliver.routing import CONTEXTS
+from chexnode.deliver.routing import context
 from chexnode.deliver.status import MEANINGS
 from chexnode.dimse.messages import Status
 from chexnode.dimse.pdus import (
@@ -40,7 +40,7 @@ from chexnode.settings.node import NodeSettings
 from chexnode.triage.gate import CR_IMAGE, DX_FOR_PRESENTATION, SECONDARY_CAPTURE
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import OUR_NAMES
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import FORMS, GspsForm, ResultKind, ScForm, SegForm, SrForm, Variant
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 _IMPLICIT = "1.2.840.10008.1.2"
@@ -51,16 +51,16 @@ _IDENTITY = frozenset({"StudyInstanceUID", *TYPE_2, *OPTIONAL})
 
 #: Which of the created objects' examples stands for a kind, and where its kind is set.
 _OBJECTS: Mapping[Variant, tuple[str, str]] = {
-    Variant(ResultKind.SEG, "planar"): ("Segmentation", "`results` with `seg`; `seg_profile` chooses the plane groups"),
-    Variant(ResultKind.SC, "rgb"): (
+    Variant(SegForm()): ("Segmentation", "`results` with `seg`; `seg_profile` chooses the plane groups"),
+    Variant(ScForm()): (
         "Secondary Capture",
         "`results` with `sc`; `sc_encoding`; `heat_map` for a second one",
     ),
-    Variant(ResultKind.SR, "comprehensive3d-box-planar"): (
+    Variant(SrForm(seg_profile="planar")): (
         "Structured Report of the findings",
         "`results` with `sr`; `sr_class` chooses Comprehensive 3D SR or Comprehensive SR; `sr_outline`",
     ),
-    Variant(ResultKind.GSPS, "outline"): ("Grayscale Softcopy Presentation State", "`results` with `gsps`"),
+    Variant(GspsForm()): ("Grayscale Softcopy Presentation State", "`results` with `gsps`"),
 }
 
 
@@ -89,7 +89,7 @@ def _overview() -> Iterator[str]:
         "objects of the same study and stores them to its destinations. Receiving and storing are independent of each "
         "other: an acknowledged image is durable, and a destination that is down is tried again."
     )
-    storage = sorted({context[0] for context in CONTEXTS.values()}, key=lambda uid: UID(uid).name)
+    storage = sorted({context(form)[0] for form in FORMS}, key=lambda uid: UID(uid).name)
     rows = [("any storage SOP class", "", "no", "yes"), _service(VERIFICATION, "yes", "yes")]
     rows += [_service(uid, "yes", "yes") for uid in storage]
     rows += [_service(COMMITMENT, "yes", "yes"), _service(_FIND, "yes", "no"), _service(_MOVE, "yes", "no")]
@@ -279,11 +279,11 @@ def _storage_scu(supersessions: Mapping[str, str]) -> Iterator[str]:
                     (
                         f"{UID(sop_class).name} `{sop_class}`",
                         f"{UID(syntax).name} `{syntax}`",
-                        f"`{kind}`" + (f", {form}" if form else ""),
+                        f"`{kind}`",
                         "SCU",
                         "none",
                     )
-                    for (kind, form), (sop_class, syntax) in CONTEXTS.items()
+                    for kind, (sop_class, syntax) in dict.fromkeys((form.kind, context(form)) for form in FORMS)
                 ),
             ],
         )

@@ -30,7 +30,7 @@ from chexnode.encode.provenance import Provenance
 from chexnode.encode.source import Source, sanitise
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import SeriesName, SeriesNames
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import GspsForm, ScForm, SegForm, SrForm, Variant
 
 _LONGEST_VALUE = 80
 _SETTINGS = ("SeriesNumber", "SeriesDescription")
@@ -189,10 +189,10 @@ def _example(number: int, header: Dataset) -> Example:
 
 
 _WANTED = (
-    Variant(ResultKind.SEG, "planar"),
-    Variant(ResultKind.SC, "rgb"),
-    Variant(ResultKind.SR, "comprehensive3d-box-planar"),
-    Variant(ResultKind.GSPS, "outline"),
+    Variant(SegForm()),
+    Variant(ScForm()),
+    Variant(SrForm(seg_profile="planar")),
+    Variant(GspsForm()),
 )
 
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from chexmodels.finding import Box, Findings, Region
 from chexnode.encode.caption import caption
 from chexnode.encode.contours import outline
-from chexnode.encode.gsps import FORM, encode_gsps
+from chexnode.encode.gsps import encode_gsps
 from chexnode.encode.heat import encode_heat
 from chexnode.encode.objects import encode, to_bytes
 from chexnode.encode.picture import DISPLAY_LONGEST, lay_out, render
@@ -38,7 +38,7 @@ from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import sanitise
 from chexnode.encode.sr import encode_sr
 from chexnode.encode.verify import verify
-from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
+from chexnode.vocabulary.variants import GspsForm, ResultKind, SrForm, Variant
 from support.radiographs import PROVENANCE, hot, parsed, picture, radiograph
 
 SHAPE = (2500, 2048)
@@ -65,8 +65,13 @@ def main() -> None:
     fitting = picture((DISPLAY_LONGEST, DISPLAY_LONGEST * SHAPE[1] // SHAPE[0]))
     layout = lay_out(fitting.shape, caption(findings, PROVENANCE, source.described), source.pixel_aspect_ratio)
     report = SrForm("comprehensive3d", "contour", "planar")
-    seg, rgb, jpeg, heat = Variant(SEG, "planar"), Variant(SC, "rgb"), Variant(SC, "jpeg"), Variant(SC, "heat")
-    sr, gsps = Variant(SR, str(report)), Variant(GSPS, FORM)
+    seg, rgb, jpeg, heat = (
+        Variant.parse(SEG, "planar"),
+        Variant.parse(SC, "rgb"),
+        Variant.parse(SC, "jpeg"),
+        Variant.parse(SC, "heat"),
+    )
+    sr, gsps = Variant(report), Variant(GspsForm())
     every = (seg, rgb, jpeg, heat, sr, gsps)
     encoded = {each: encode(source, fitting, findings, PROVENANCE, [each])[0].data for each in every}
     segmentation = encode_seg(source, findings, PROVENANCE, "planar")
@@ -77,7 +82,7 @@ def main() -> None:
     rendered = render(fitting, findings, layout)
 
     def checked(variant: Variant) -> Callable[[], object]:
-        return lambda: verify(encoded[variant], source, findings, PROVENANCE, variant.kind, variant.form)
+        return lambda: verify(encoded[variant], source, findings, PROVENANCE, variant.form)
 
     steps: dict[str, Callable[[], object]] = {
         ALL: lambda: encode(source, fitting, findings, PROVENANCE, [seg, sr, rgb, gsps]),
@@ -97,7 +102,7 @@ def main() -> None:
         "build SC rgb, picture included": lambda: encode_sc(source, fitting, findings, PROVENANCE, "rgb"),
         "  highdicom's constructor, whole picture": lambda: highdicom_sc(rendered),
         "build SC jpeg, picture included": lambda: encode_sc(source, fitting, findings, PROVENANCE, "jpeg"),
-        "build the heat map, picture included": lambda: encode_heat(source, fitting, findings, PROVENANCE, "heat"),
+        "build the heat map, picture included": lambda: encode_heat(source, fitting, findings, PROVENANCE, "rgb"),
         "write SC rgb": lambda: to_bytes(capture),
         "check SC rgb": checked(rgb),
     }

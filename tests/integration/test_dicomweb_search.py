@@ -160,7 +160,7 @@ def test_results_are_found_beside_their_sources(service: Service, ledger: Ledger
     record(ledger, image(1))
     seg = NewResult(
         "2.25.7",
-        Variant(ResultKind.SEG, "planar"),
+        Variant.parse(ResultKind.SEG, "planar"),
         SEG,
         "0" * 64,
         "spool/results/x.dcm",

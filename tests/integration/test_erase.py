@@ -94,7 +94,7 @@ def analyse(node: Node) -> None:
     answer = node.spool.write_result(b"answer", ".npz").path
     row = NewResult(
         RESULT,
-        Variant(ResultKind.SC, "rgb"),
+        Variant.parse(ResultKind.SC, "rgb"),
         ds.SOPClassUID,
         stored.digest,
         stored.path,

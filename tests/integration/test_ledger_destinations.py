@@ -13,10 +13,10 @@ from chexnode.vocabulary.filters import EVERYTHING, Filter
 from chexnode.vocabulary.records import Analysis, DeliveryOutcome
 from chexnode.vocabulary.states import DeliveryState, JobState
 from chexnode.vocabulary.supersession import Supersession
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ScForm, SegForm, Variant
 from support.ledgers import Clock, arrival, claim, complete, record
 
-BOTH = [(ResultKind.SEG, "planar"), (ResultKind.SC, "rgb")]
+BOTH = [Variant(SegForm()), Variant(ScForm())]
 
 
 def analysed(ledger: Ledger, *destinations: str, score: float = 0.9, **facts: str) -> str:
@@ -67,7 +67,7 @@ def test_it_is_given_what_it_wants_of_those_it_wants_it_of(ledger: Ledger, clock
     since = Filter(since=clock.now)
     analysed(ledger, "pacs", calling_ae_title="OTHER")
     fill = ledger.destinations.fill
-    assert fill("jpeg", [(ResultKind.SC, "jpeg")], EVERYTHING) == History(0, 0, 2)
+    assert fill("jpeg", [Variant(ScForm("jpeg"))], EVERYTHING) == History(0, 0, 2)
     assert fill("late", BOTH, since) == History(2, 1, 0)
     assert fill("abnormal", BOTH, EVERYTHING, abnormal_only=True) == History(2, 1, 0)
     assert fill("modality", BOTH, EVERYTHING, peers=["MODALITY"]) == History(2, 1, 0)

@@ -15,7 +15,7 @@ from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, DeliveryOutcome, Digests, JobClaim, NewResult
 from chexnode.vocabulary.states import DeliveryState, JobState
 from chexnode.vocabulary.supersession import Supersession
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import KoForm, ResultKind, Variant
 from support.ledgers import OTHER_SPEC, SPEC, Clock, arrival, claim, complete, record, results_for
 
 CORRECTED = Supersession.CORRECTED
@@ -115,9 +115,7 @@ def test_what_was_under_way_is_withdrawn_after_it_can_have_arrived(ledger: Ledge
     ledger.deliveries.claim("archive", 10)
     [valid] = ledger.sets.valid(new.sop_instance_uid)
     assert {member.destinations for member in valid.members} == {("archive", "pacs")}
-    note = NewResult(
-        "2.25.77", Variant(ResultKind.KO, CORRECTED), "1.2.840.10008.5.1.4.1.1.88.59", "0" * 64, "spool/ko", 1
-    )
+    note = NewResult("2.25.77", Variant(KoForm(CORRECTED)), "1.2.840.10008.5.1.4.1.1.88.59", "0" * 64, "spool/ko", 1)
     ledger.jobs.complete(new, Analysis(0.9, True, 1), [note], [(note.uid, "archive")], {old.id: CORRECTED})
     assert ledger.deliveries.claim("archive", 10) == []
     clock.forward(61)

@@ -27,7 +27,7 @@ from chexnode.vocabulary.backoff import Backoff
 from chexnode.vocabulary.errors import BadEnvironment, Refused, Transient
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Digests, Figures, JobClaim
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import FORMS, ResultKind, Variant
 from chexnode.work import worker
 from chexnode.work.store import store
 from chexnode.work.worker import Worker
@@ -81,7 +81,11 @@ class Pipeline:
 
     def encode(self, prepared: Any, findings: Findings, key: str, *others: Any) -> list[Encoded]:
         self._stage("encode")
-        return [Encoded(Variant(ResultKind.SC, "rgb"), f"2.25.{int(key[:24], 16)}", "1.2.840.10008.5.1.4.1.1.7", b"sc")]
+        return [
+            Encoded(
+                Variant.parse(ResultKind.SC, "rgb"), f"2.25.{int(key[:24], 16)}", "1.2.840.10008.5.1.4.1.1.7", b"sc"
+            )
+        ]
 
 
 class Bench:
@@ -190,7 +194,7 @@ def test_a_disk_that_takes_one_result_and_not_the_next_keeps_neither(tmp_path: P
     with SmallDisk.real(tmp_path / "var", 1) as disk:
         spool = Spool(disk.folder)
         spool.prepare()
-        encoded = [Encoded(Variant(ResultKind.SC, form), f"2.25.{form}", "1.2", bytes(600_000)) for form in ("1", "2")]
+        encoded = [Encoded(Variant(form), f"2.25.{form}", "1.2", bytes(600_000)) for form in FORMS[:2]]
         with pytest.raises(DiskRefused):
             store(spool, encoded)
         assert list(spool.older_than(-1)) == []
@@ -209,7 +213,7 @@ def test_a_disk_that_becomes_read_only_between_two_results_is_no_bug(tmp_path: P
         with pytest.raises(DiskRefused, match="EROFS"):
             store(
                 spool,
-                Failing(Encoded(Variant(ResultKind.SC, form), f"2.25.{form}", "1.2", b"sc") for form in ("1", "2")),
+                Failing(Encoded(Variant(form), f"2.25.{form}", "1.2", b"sc") for form in FORMS[:2]),
             )
 
 

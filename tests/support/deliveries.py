@@ -35,7 +35,8 @@ from chexnode.settings.tree import Settings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import Analysis, Arrival, DeliveryView, JobSpec, NewResult, Verdict
 from chexnode.vocabulary.states import InstanceState
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.supersession import Supersession
+from chexnode.vocabulary.variants import KoForm, ScForm, SegForm, Variant
 from support import servers
 from support.ledgers import CountingBell, make_schema
 
@@ -104,13 +105,12 @@ class Node:
         path = self.file(ds)
         ds.save_as(path, enforce_file_format=True)
         content = path.read_bytes()
-        kinds = {SegmentationStorage: ResultKind.SEG, KeyObjectSelectionDocumentStorage: ResultKind.KO}
-        kind = kinds.get(ds.SOPClassUID, ResultKind.SC)
+        forms = {SegmentationStorage: SegForm(), KeyObjectSelectionDocumentStorage: KoForm(Supersession.REPLACED)}
         digest = hashlib.sha256(content).hexdigest()
         attributes = {"transfer_syntax_uid": str(ds.file_meta.TransferSyntaxUID)}
         return NewResult(
             ds.SOPInstanceUID,
-            Variant(kind, "test"),
+            Variant(forms.get(ds.SOPClassUID, ScForm())),
             ds.SOPClassUID,
             digest,
             _stored(ds),

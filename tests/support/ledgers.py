@@ -26,7 +26,7 @@ from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Analysis, Arrival, JobClaim, JobSpec, NewResult, Receipt, Verdict
 from chexnode.vocabulary.states import InstanceState
 from chexnode.vocabulary.supersession import Supersession
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import GspsForm, ResultKind, ScForm, SegForm, SrForm, Variant
 
 SPEC = JobSpec("model 1", "a" * 64, "b" * 64)
 OTHER_SPEC = JobSpec("model 2", "c" * 64, "b" * 64)
@@ -143,12 +143,15 @@ def claim(ledger: Ledger, owner: str = "worker", spec: JobSpec = SPEC) -> JobCla
     return one
 
 
+_VARIANTS = {variant.kind: variant for variant in map(Variant, (SegForm(), ScForm(), SrForm(), GspsForm()))}
+
+
 def results_for(job: JobClaim, kinds: Sequence[ResultKind] = (ResultKind.SEG, ResultKind.SC)) -> list[NewResult]:
     """Result rows as the worker would commit them."""
     return [
         NewResult(
             uid=f"2.25.{int(job.key[:24], 16)}{index}",
-            variant=Variant(kind, "planar" if kind is ResultKind.SEG else "rgb"),
+            variant=_VARIANTS[kind],
             sop_class_uid="1.2.840.10008.5.1.4.1.1.66.4",
             sha256=hashlib.sha256(f"{job.key}{kind}".encode()).hexdigest(),
             path=f"spool/results/20300102/03/{job.key}-{kind}.dcm",

@@ -22,7 +22,7 @@ from chexnode.encode.provenance import Provenance, tracking_uid
 from chexnode.encode.source import Source
 from chexnode.encode.sr import FAILED, PRESENCE, SUMMARY, measurements, polyline
 from chexnode.encode.verify import InvalidResult
-from chexnode.vocabulary.variants import ResultKind, SrForm
+from chexnode.vocabulary.variants import SegForm, SrForm
 
 
 def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Provenance, variant: SrForm) -> None:
@@ -36,7 +36,7 @@ def check_sr(ds: Dataset, source: Source, findings: Findings, provenance: Proven
     expected = {source.ds.SOPInstanceUID}
     regions = findings.regions if has_finding(findings) else ()
     if regions and variant.seg_profile is not None:
-        expected.add(provenance.uid(ResultKind.SEG, variant.seg_profile))
+        expected.add(provenance.uid(SegForm(variant.seg_profile)))
     if evidence != expected:
         raise InvalidResult("its evidence is not what it was made from")
     outlined = [g for g in report.get_planar_roi_measurement_groups() if g.reference_type == codes.DCM.ImageRegion]

@@ -129,10 +129,10 @@ class Case:
         """Encode what a destination of the case's settings gets, all four kinds."""
         display = np.rint(self.image * 255).astype(np.uint8)
         wanted = (
-            Variant(ResultKind.SEG, self.seg_profile),
-            Variant(ResultKind.SC, self.sc_encoding),
-            Variant(ResultKind.SR, str(SrForm(self.sr_class, self.outline, self.seg_profile))),
-            Variant(ResultKind.GSPS, "outline"),
+            Variant.parse(ResultKind.SEG, self.seg_profile),
+            Variant.parse(ResultKind.SC, self.sc_encoding),
+            Variant(SrForm(self.sr_class, self.outline, self.seg_profile)),
+            Variant.parse(ResultKind.GSPS, "outline"),
         )
         return encode(sanitise(parsed(self.dataset)), display, findings, self.provenance, wanted)
 

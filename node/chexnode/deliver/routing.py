@@ -18,29 +18,30 @@ from pydicom.uid import (
 
 from chexnode.settings.destination import DestinationSettings
 from chexnode.settings.rule import RuleSettings
-from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
+from chexnode.vocabulary.variants import (
+    GspsForm,
+    KoForm,
+    NotAnalysedForm,
+    ResultForm,
+    ScForm,
+    SegForm,
+    SrClass,
+    SrForm,
+    Variant,
+)
 
 Context = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID."""
 
-#: The SOP class and the one transfer syntax that an object is stored in, which is all that is ever proposed for it:
-#: the stored bytes are sent, and any other transfer syntax would be a re-encoding. By kind
-#: and, where that decides, a part of the form.
-CONTEXTS: Mapping[tuple[ResultKind, str], Context] = {
-    (ResultKind.SEG, ""): (SegmentationStorage, ExplicitVRLittleEndian),
-    (ResultKind.SC, "jpeg"): (SecondaryCaptureImageStorage, JPEGBaseline8Bit),
-    (ResultKind.SC, ""): (SecondaryCaptureImageStorage, ExplicitVRLittleEndian),
-    (ResultKind.SR, "comprehensive3d"): (Comprehensive3DSRStorage, ExplicitVRLittleEndian),
-    (ResultKind.SR, "comprehensive"): (ComprehensiveSRStorage, ExplicitVRLittleEndian),
-    (ResultKind.GSPS, ""): (GrayscaleSoftcopyPresentationStateStorage, ExplicitVRLittleEndian),
-    (ResultKind.KO, ""): (KeyObjectSelectionDocumentStorage, ExplicitVRLittleEndian),
+REJECTION_NOTE: Context = (KeyObjectSelectionDocumentStorage, ExplicitVRLittleEndian)
+"""Of the notes by which results are withdrawn."""
+
+_SR_CLASSES: Mapping[SrClass, str] = {
+    "comprehensive3d": Comprehensive3DSRStorage,
+    "comprehensive": ComprehensiveSRStorage,
 }
 
-DEFAULT_VARIANTS: tuple[Variant, ...] = (
-    Variant(ResultKind.SEG, "planar"),
-    Variant(ResultKind.SC, "rgb"),
-    Variant(ResultKind.SR, str(SrForm(seg_profile="planar"))),
-)
+DEFAULT_VARIANTS: tuple[Variant, ...] = (Variant(SegForm()), Variant(ScForm()), Variant(SrForm(seg_profile="planar")))
 """Made where no destination asks for anything: the node keeps them."""
 
 
@@ -82,33 +83,41 @@ def wanted(destination: DestinationSettings) -> tuple[Variant, ...]:
     d = destination
     # A report refers to the Segmentation that goes to the same place, or to none.
     report = SrForm(d.sr_class, d.sr_outline, d.seg_profile if "seg" in d.results else None)
-    forms: list[tuple[ResultKind, str]] = [
-        (
-            ResultKind(kind),
-            {
-                "seg": d.seg_profile,
-                "sc": d.sc_encoding,
-                "sr": str(report),
-                "gsps": "outline",
-            }[kind],
-        )
-        for kind in dict.fromkeys(d.results)
-    ]
+    of_kind: Mapping[str, ResultForm] = {
+        "seg": SegForm(d.seg_profile),
+        "sc": ScForm(d.sc_encoding),
+        "sr": report,
+        "gsps": GspsForm(),
+    }
+    forms = [of_kind[kind] for kind in dict.fromkeys(d.results)]
     if d.heat_map:
-        forms.append((ResultKind.SC, "heat" if d.sc_encoding == "rgb" else "heat-jpeg"))
-    return tuple(Variant(kind, form, d.label) for kind, form in forms)
+        forms.append(ScForm(d.sc_encoding, is_heat_map=True))
+    return tuple(Variant(form, d.label) for form in forms)
 
 
 def contexts(destination: DestinationSettings) -> tuple[Context, ...]:
     """The presentation contexts that are proposed to ``destination`` in the course of time, each once."""
-    chosen = [_context(variant) for variant in wanted(destination)]
+    chosen = [context(variant.form) for variant in wanted(destination)]
     if destination.not_analysed:
-        chosen.append(CONTEXTS[ResultKind.SR, destination.sr_class])
+        chosen.append(context(NotAnalysedForm(destination.sr_class)))
     if destination.withdraw == "iocm" and not destination.is_only_asked:
-        chosen.append(CONTEXTS[ResultKind.KO, ""])
+        chosen.append(REJECTION_NOTE)
     return tuple(dict.fromkeys(chosen))
 
 
-def _context(variant: Variant) -> Context:
-    parts = variant.form.split("-")
-    return next(context for (kind, part), context in CONTEXTS.items() if kind is variant.kind and part in ("", *parts))
+def context(form: ResultForm) -> Context:
+    """The SOP class and the one transfer syntax that an object is stored in, which is all that is proposed for it.
+
+    The stored bytes are sent, and any other transfer syntax would be a re-encoding.
+    """
+    match form:
+        case SegForm():
+            return SegmentationStorage, ExplicitVRLittleEndian
+        case ScForm():
+            return SecondaryCaptureImageStorage, JPEGBaseline8Bit if form.encoding == "jpeg" else ExplicitVRLittleEndian
+        case SrForm() | NotAnalysedForm():
+            return _SR_CLASSES[form.sr_class], ExplicitVRLittleEndian
+        case GspsForm():
+            return GrayscaleSoftcopyPresentationStateStorage, ExplicitVRLittleEndian
+        case KoForm():
+            return REJECTION_NOTE

@@ -37,10 +37,7 @@ from chexnode.encode.provenance import (
 )
 from chexnode.encode.source import Source, acquisition, identify
 from chexnode.vocabulary.notes import Note
-from chexnode.vocabulary.variants import ResultKind
-
-FORM = "outline"
-"""The one variant there is."""
+from chexnode.vocabulary.variants import GspsForm
 
 #: Height of a line of words: as a share of the image's longest side, and of the displayed area's height.
 _LINE = 1 / 40
@@ -97,9 +94,9 @@ def encode_gsps(source: Source, findings: Findings, provenance: Provenance) -> D
     tone = source.greyscale
     ds: Dataset = GrayscaleSoftcopyPresentationState(
         referenced_images=[template],
-        series_instance_uid=provenance.uid(ResultKind.GSPS, FORM, "series"),
+        series_instance_uid=provenance.uid(GspsForm(), "series"),
         series_number=source.numbered(provenance.series.gsps.number),
-        sop_instance_uid=provenance.uid(ResultKind.GSPS, FORM),
+        sop_instance_uid=provenance.uid(GspsForm()),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=long_string(provenance.model_name),

@@ -11,7 +11,6 @@ faint, and only what one in a thousand has is full.
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,7 @@ from chexnode.encode.picture import MARGIN, Layout, fitted, lay_out, write_capti
 from chexnode.encode.provenance import HeatKind, Provenance
 from chexnode.encode.sc import capture
 from chexnode.encode.source import Source
-
-HeatMap = Literal["heat", "heat-jpeg"]
-HEAT_MAPS: tuple[HeatMap, ...] = get_args(HeatMap)
+from chexnode.vocabulary.variants import ScEncoding, ScForm
 
 #: Colour of no heat and of full heat, and the opacity of the latter; between them opacity follows a power of heat.
 _COOL, _HOT = (255, 51, 0), (255, 255, 0)
@@ -54,11 +51,11 @@ def has_heat(findings: Findings) -> bool:
 
 
 def encode_heat(
-    source: Source, display: NDArray[np.uint8], findings: Findings, provenance: Provenance, form: HeatMap
+    source: Source, display: NDArray[np.uint8], findings: Findings, provenance: Provenance, encoding: ScEncoding
 ) -> Dataset:
     """Return the heat map of ``findings`` laid over ``display``, (h, w) uint8, MONOCHROME2 sense.
 
-    ``heat`` is native Explicit VR Little Endian, ``heat-jpeg`` JPEG Baseline. Raises ValueError if there is no map, or
+    ``rgb`` is native Explicit VR Little Endian, ``jpeg`` JPEG Baseline. Raises ValueError if there is no map, or
     it is not of the source's size.
     """
     if findings.heat is None or not has_heat(findings):
@@ -72,7 +69,7 @@ def encode_heat(
         render_heat(display, findings.heat, layout, provenance.heat_kind),
         layout,
         provenance,
-        form=form,
+        form=ScForm(encoding, is_heat_map=True),
         series=provenance.series.heat,
         derivation=f"Radiograph with a heat map made by an algorithm. {_MEANING[provenance.heat_kind]}",
     )

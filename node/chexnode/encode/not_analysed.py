@@ -42,7 +42,7 @@ from chexnode.encode.verify import modules
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.series import OUR_NAMES, SeriesNames
 from chexnode.vocabulary.states import JobState
-from chexnode.vocabulary.variants import ResultKind, SrClass, Variant
+from chexnode.vocabulary.variants import NotAnalysedForm, SrClass, Variant
 
 Cause = Reason | Literal[JobState.FAILED, JobState.CANCELLED]
 
@@ -130,7 +130,7 @@ def encode_not_analysed(
     """
     if not images:
         raise ValueError("there is no report of nothing")
-    variant = Variant(ResultKind.SR, f"not-analysed-{sr_class}", node.label)
+    variant = Variant(NotAnalysedForm(sr_class), node.label)
 
     def uid(part: str) -> str:
         return result_uid(identity, variant, part)

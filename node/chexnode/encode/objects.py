@@ -12,16 +12,16 @@ from pydicom.dataset import Dataset
 
 from chexmodels.finding import Findings
 from chexnode.encode.caption import has_finding
-from chexnode.encode.gsps import FORM, encode_gsps
-from chexnode.encode.heat import HEAT_MAPS, encode_heat, has_heat
+from chexnode.encode.gsps import encode_gsps
+from chexnode.encode.heat import encode_heat, has_heat
 from chexnode.encode.provenance import Provenance
-from chexnode.encode.sc import ENCODINGS, encode_sc
-from chexnode.encode.seg import PROFILES, encode_seg
+from chexnode.encode.sc import encode_sc
+from chexnode.encode.seg import encode_seg
 from chexnode.encode.source import Source
 from chexnode.encode.sr import encode_sr
 from chexnode.encode.verify import InvalidResult, verify
 from chexnode.vocabulary.records import Attributes
-from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
+from chexnode.vocabulary.variants import GspsForm, ResultForm, ScForm, SegForm, SrForm, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +81,18 @@ def encode(
 
     Without a finding there is no Segmentation and no presentation state; the Secondary Capture and the report say so.
     Without heat, or where the image was not evaluated, there is no heat map.
-    Raises ValueError for a form that does not exist, and InvalidResult, which names the object, if one is
+    Raises ValueError for a form that no image has, and InvalidResult, which names the object, if one is
     not as it should be.
     """
     encoded = []
     for variant in dict.fromkeys(wanted):
         marked = replace(provenance, label=variant.label)
-        ds = _build(variant, source, display, findings, marked)
+        ds = _build(variant.form, source, display, findings, marked)
         if ds is None:
             continue
         data = to_bytes(ds)
         try:
-            verify(data, source, findings, marked, variant.kind, variant.form)
+            verify(data, source, findings, marked, variant.form)
         except InvalidResult as error:
             raise InvalidResult(f"{variant.kind.value} {variant}: {error}") from error
         encoded.append(Encoded.of(variant, ds, data))
@@ -100,25 +100,25 @@ def encode(
 
 
 def _build(
-    variant: Variant,
+    form: ResultForm,
     source: Source,
     display: NDArray[np.uint8],
     findings: Findings,
     provenance: Provenance,
 ) -> Dataset | None:
     """Return the object, or None where these findings have none of that kind."""
-    kind, form = variant.kind, variant.form
-    if kind is ResultKind.SEG and form in PROFILES:
-        return encode_seg(source, findings, provenance, form) if has_finding(findings) else None
-    if kind is ResultKind.SC and form in ENCODINGS:
-        return encode_sc(source, display, findings, provenance, form)
-    if kind is ResultKind.SC and form in HEAT_MAPS:
-        return encode_heat(source, display, findings, provenance, form) if has_heat(findings) else None
-    if kind is ResultKind.GSPS and form == FORM:
-        return encode_gsps(source, findings, provenance) if has_finding(findings) and findings.regions else None
-    if kind is ResultKind.SR:
-        return encode_sr(source, findings, provenance, SrForm.parse(form))
-    raise ValueError(f"there is no {kind.value} of form {form!r}")
+    match form:
+        case SegForm():
+            return encode_seg(source, findings, provenance, form.profile) if has_finding(findings) else None
+        case ScForm(is_heat_map=False):
+            return encode_sc(source, display, findings, provenance, form.encoding)
+        case ScForm():
+            return encode_heat(source, display, findings, provenance, form.encoding) if has_heat(findings) else None
+        case GspsForm():
+            return encode_gsps(source, findings, provenance) if has_finding(findings) and findings.regions else None
+        case SrForm():
+            return encode_sr(source, findings, provenance, form)
+    raise ValueError(f"no image has a {form.kind.value} of form {form}")
 
 
 def to_bytes(ds: Dataset) -> bytes:

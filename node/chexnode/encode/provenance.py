@@ -19,7 +19,7 @@ from pydicom.sr.codedict import codes
 from chexmodels.dicom.key_objects import KeyObject
 from chexnode.vocabulary.records import MANUFACTURER as MANUFACTURER
 from chexnode.vocabulary.series import OUR_NAMES, SeriesName, SeriesNames
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import ResultForm, Variant
 
 DISCLAIMER = "Research use only - not for diagnosis"
 
@@ -74,9 +74,9 @@ class Provenance:
     label: str = ""
     """What the destination's results are marked with, such as RESEARCH; part of their UIDs. Empty: nothing."""
 
-    def uid(self, kind: ResultKind, form: str, part: str = "instance") -> str:
-        """Return the UID of the result ``form`` (such as "planar") under this label, or of a ``part`` of it."""
-        return result_uid(self.job_key, Variant(kind, form, self.label), part)
+    def uid(self, form: ResultForm, part: str = "instance") -> str:
+        """Return the UID of the result of ``form`` under this label, or of a ``part`` of it."""
+        return result_uid(self.job_key, Variant(form, self.label), part)
 
     def series_description(self, name: SeriesName, *notes: str) -> str:
         """Return Series Description: the label in front, the series' own, and what must be known of this one.

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import get_args
 
 import numpy as np
 from highdicom.sc import SCImage
@@ -37,9 +36,7 @@ from chexnode.encode.provenance import (
 )
 from chexnode.encode.source import Source, acquisition, attach
 from chexnode.vocabulary.series import SeriesName
-from chexnode.vocabulary.variants import ResultKind, ScEncoding
-
-ENCODINGS: tuple[ScEncoding, ...] = get_args(ScEncoding)
+from chexnode.vocabulary.variants import ScEncoding, ScForm
 
 _JPEG_QUALITY = 92
 
@@ -57,7 +54,7 @@ def encode_sc(
         render(display, findings, layout),
         layout,
         provenance,
-        form=encoding,
+        form=ScForm(encoding),
         series=provenance.series.sc,
         derivation="Radiograph with outlines and labels drawn by an algorithm",
     )
@@ -69,13 +66,13 @@ def capture(
     layout: Layout,
     provenance: Provenance,
     *,
-    form: str,
+    form: ScForm,
     series: SeriesName,
     derivation: str,
 ) -> Dataset:
     """Return ``picture``, (rows, columns, 3) uint8 RGB, as a Secondary Capture derived from the source.
 
-    ``form`` names the variant, and ends in "jpeg" for JPEG Baseline; ``derivation`` says what was done.
+    ``form`` says how it is encoded; ``derivation`` says what was done.
     """
     ds: Dataset = SCImage(
         # highdicom copies its pixels three times; it gets one, and the ten megabytes are put in below.
@@ -85,9 +82,9 @@ def capture(
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         study_instance_uid=source.ds.StudyInstanceUID,
-        series_instance_uid=provenance.uid(ResultKind.SC, form, "series"),
+        series_instance_uid=provenance.uid(form, "series"),
         series_number=source.numbered(series.number),
-        sop_instance_uid=provenance.uid(ResultKind.SC, form),
+        sop_instance_uid=provenance.uid(form),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=long_string(provenance.model_name),
@@ -107,7 +104,7 @@ def capture(
     attach(ds, source)
     stamp(ds, provenance)
     ds.Rows, ds.Columns = picture.shape[:2]
-    if form.endswith("jpeg"):
+    if form.encoding == "jpeg":
         _compress(ds, picture)
     else:
         ds.PixelData = picture.tobytes() + b"\0" * (picture.size % 2)

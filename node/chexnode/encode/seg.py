@@ -40,7 +40,7 @@ from chexnode.encode.provenance import (
     tracking_uid,
 )
 from chexnode.encode.source import Source, attach
-from chexnode.vocabulary.variants import ResultKind, SegProfile
+from chexnode.vocabulary.variants import SegForm, SegProfile
 
 PROFILES: tuple[SegProfile, ...] = get_args(SegProfile)
 
@@ -63,7 +63,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
     if profile == "none":
         for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "PixelSpacing"):
             template.pop(keyword, None)
-    uid = provenance.uid(ResultKind.SEG, profile)
+    uid = provenance.uid(SegForm(profile))
     ds: Dataset = Segmentation(
         source_images=[template],
         pixel_array=mask[np.newaxis].astype(np.uint8),
@@ -82,7 +82,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
                 display_color=CIELabColor.from_rgb(*COLOUR),
             )
         ],
-        series_instance_uid=provenance.uid(ResultKind.SEG, profile, "series"),
+        series_instance_uid=provenance.uid(SegForm(profile), "series"),
         series_number=source.numbered(provenance.series.seg.number),
         sop_instance_uid=uid,
         instance_number=1,
@@ -102,7 +102,7 @@ def encode_seg(source: Source, findings: Findings, provenance: Provenance, profi
     )
     ds.ContentCreatorName = f"{MANUFACTURER}^"
     ds.PixelData = _pack(mask)
-    _number_dimension(ds, provenance.uid(ResultKind.SEG, profile, "dimensions"))
+    _number_dimension(ds, provenance.uid(SegForm(profile), "dimensions"))
     shared, frame = ds.SharedFunctionalGroupsSequence[0], ds.PerFrameFunctionalGroupsSequence[0]
     # Weasis looks for the segment in the frame only; highdicom shares it as there is but one.
     frame.SegmentIdentificationSequence = shared.SegmentIdentificationSequence

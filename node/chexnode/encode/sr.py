@@ -66,7 +66,7 @@ from chexnode.encode.provenance import (
 from chexnode.encode.report import Device, Group, Naming, Reference, report
 from chexnode.encode.seg import segment_tracking_uid
 from chexnode.encode.source import Source
-from chexnode.vocabulary.variants import ResultKind, SrForm, SrOutline
+from chexnode.vocabulary.variants import SegForm, SrForm, SrOutline
 
 LATERALITY = {"left": codes.cid244.Left, "right": codes.cid244.Right}
 #: Score of the image as a whole and what decides on it, both in per cent of the same scale; DCM has no such concepts.
@@ -115,8 +115,8 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
         if form.seg_profile is not None:
             segmentation = Reference(
                 SegmentationStorage,
-                provenance.uid(ResultKind.SEG, form.seg_profile),
-                provenance.uid(ResultKind.SEG, form.seg_profile, "series"),
+                provenance.uid(SegForm(form.seg_profile)),
+                provenance.uid(SegForm(form.seg_profile), "series"),
             )
             evidence.append(segmentation)
             groups.extend(
@@ -131,8 +131,8 @@ def encode_sr(source: Source, findings: Findings, provenance: Provenance, form: 
     ds = report(
         source,
         Naming(
-            provenance.uid(ResultKind.SR, str(form)),
-            provenance.uid(ResultKind.SR, str(form), "series"),
+            provenance.uid(form),
+            provenance.uid(form, "series"),
             source.numbered(provenance.series.sr.number),
             provenance.series_description(provenance.series.sr, source.mark),
         ),

@@ -23,7 +23,7 @@ from chexmodels.finding import Findings
 from chexnode.encode.attributes import OPTIONAL, TYPE_2
 from chexnode.encode.provenance import MANUFACTURER, Provenance
 from chexnode.encode.source import Source
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultForm, ResultKind
 
 #: Hold what Annex A's macro tables and no module table requires of them: any of their groups may be absent here.
 _GROUPS = frozenset({"SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"})
@@ -35,9 +35,7 @@ class InvalidResult(Exception):
     """An encoded object does not read back as what it was made from. A bug: it is not sent."""
 
 
-def verify(
-    data: bytes, source: Source, findings: Findings, provenance: Provenance, kind: ResultKind, form: str
-) -> None:
+def verify(data: bytes, source: Source, findings: Findings, provenance: Provenance, form: ResultForm) -> None:
     """Read the result ``data``, a DICOM file, and compare it with what it was made from.
 
     Raises InvalidResult, with the reason, if the file does not parse, if it lacks an attribute that PS3.3 requires, if
@@ -47,16 +45,16 @@ def verify(
     try:
         ds = dcmread(BytesIO(data))
         _verify_identity(ds, source)
-        if not ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == provenance.uid(kind, form):
+        if not ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID == provenance.uid(form):
             raise InvalidResult("it is another instance")
         ours = [item for item in ds.ContributingEquipmentSequence if item.Manufacturer == MANUFACTURER]
         if not any(provenance.model_digest in item.get("ContributionDescription", "") for item in ours):
             raise InvalidResult("it does not name the model's digest")
         if source.ds.SOPInstanceUID not in _referenced(ds):
             raise InvalidResult("it does not refer to the source image")
-        if kind is ResultKind.SEG:
+        if form.kind is ResultKind.SEG:
             _verify_mask(ds, source, findings)
-        if kind in (ResultKind.SEG, ResultKind.SC) and not ds.PixelData:
+        if form.kind in (ResultKind.SEG, ResultKind.SC) and not ds.PixelData:
             raise InvalidResult("it has no pixels")
     except InvalidResult:
         raise

@@ -19,7 +19,7 @@ from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.filters import Filter
 from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.states import DeliveryState, JobState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Destinations:
     def fill(
         self,
         name: str,
-        variants: Sequence[tuple[ResultKind, str]],
+        variants: Sequence[Variant],
         wanted: Filter,
         *,
         peers: Sequence[str] = (),
@@ -102,6 +102,7 @@ class Destinations:
         )
         with self._db.read() as conn:
             rows = conn.execute(base).all()
+        chosen = {(variant.kind, str(variant)) for variant in variants}
         verdicts: dict[str, bool] = {}
         forms: dict[str, set[tuple[ResultKind, str]]] = {}
         due: list[tuple[str, str]] = []
@@ -111,11 +112,11 @@ class Destinations:
             if not verdicts[job]:
                 continue
             forms.setdefault(job, set()).add((kind, variant))
-            if is_missing and (kind, variant) in variants:
+            if is_missing and (kind, variant) in chosen:
                 due.append((job, uid))
         sent = [pair for some in in_chunks(due) for pair in self._add(name, some)]
         # Of every image there is a report and a picture; the other kinds are only made of a finding.
-        of_all = {one for one in variants if one[0] in (ResultKind.SR, ResultKind.SC)}
+        of_all = {one for one in chosen if one[0] in (ResultKind.SR, ResultKind.SC)}
         lacking = sum(1 for made in forms.values() if not of_all <= made)
         return History(len(sent), len({job for job, _ in sent}), lacking)
 

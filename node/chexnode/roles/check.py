@@ -21,7 +21,6 @@ from chexnode.settings.tree import Settings
 from chexnode.spool import identity
 from chexnode.vocabulary.errors import BadEnvironment, NodeError
 from chexnode.vocabulary.reports import Check
-from chexnode.vocabulary.variants import ResultKind
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +227,7 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
     from chexnode.archive.query_retrieve import asking
     from chexnode.deliver import folder, stow
     from chexnode.deliver.dicom import probe
-    from chexnode.deliver.routing import CONTEXTS, contexts
+    from chexnode.deliver.routing import REJECTION_NOTE, contexts
     from chexnode.dicomweb.client import probe_search
     from chexnode.tls import client_context
 
@@ -245,7 +244,7 @@ def destination(settings: Settings, one: DestinationSettings) -> str:
     proposed = asking(one) if one.is_only_asked else contexts(one)
     found = probe(one, settings.node.ae_title, proposed, client_context(settings.tls) if one.tls else None)
     where = f"{one.ae_title} at {one.host}:{one.port}"
-    if set(found.refused) - {CONTEXTS[ResultKind.KO, ""]}:
+    if set(found.refused) - {REJECTION_NOTE}:
         raise BadEnvironment(f"{where} does not accept {_named(found.refused)}")
     if not found.echo:
         raise BadEnvironment(f"{where} accepts our objects but does not answer C-ECHO")

@@ -39,7 +39,7 @@ from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import JobSpec, Verdict
 from chexnode.vocabulary.reports import FileReport, RegionReport
 from chexnode.vocabulary.states import InstanceState, JobState
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import GspsForm, ScForm, Variant
 from chexnode.work.pipeline import Pipeline, open_pipeline
 from chexnode.work.prepared import Prepared, prepare_image
 
@@ -51,9 +51,9 @@ _JSON, _HEAT, _OVERLAY = ".json", ".npz", ".overlay.png"
 #: The objects of one image, and the ends of their files' names.
 _OBJECTS: Mapping[Variant, str] = {
     **{variant: f".{variant.kind}.dcm" for variant in DEFAULT_VARIANTS},
-    Variant(ResultKind.GSPS, "outline"): ".pr.dcm",
+    Variant(GspsForm()): ".pr.dcm",
 }
-_HEAT_MAP = Variant(ResultKind.SC, "heat")
+_HEAT_MAP = Variant(ScForm(is_heat_map=True))
 _HEAT_OBJECT = ".heat.dcm"
 _LONGEST_PLAIN = 500_000_000
 """Bytes of a file that is looked at for a data set without file meta information."""

@@ -33,7 +33,7 @@ def give_history(ledger: Ledger, spool: Spool, settings: Settings, to: Destinati
 
     return ledger.destinations.fill(
         to.name,
-        [(variant.kind, str(variant)) for variant in wanted(to)],
+        wanted(to),
         of,
         peers=to.peers,
         abnormal_only=to.send == "abnormal",

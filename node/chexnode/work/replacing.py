@@ -20,7 +20,7 @@ from chexnode.settings.destination import DestinationSettings
 from chexnode.spool.spool import Spool
 from chexnode.vocabulary.records import ResultSet, SetMember
 from chexnode.vocabulary.supersession import Supersession
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import KoForm, ResultKind, Variant
 
 _OF_PATIENT_AND_STUDY = tuple(k for k in IDENTITY if k not in ("SeriesInstanceUID", "SOPInstanceUID"))
 
@@ -79,7 +79,7 @@ def withdrawals(
             verify_rejection(data)
             # Without a series DICOMweb does not serve it; its study is that of what it withdraws.
             note = replace(
-                Encoded.of(Variant(ResultKind.KO, why), ds, data),
+                Encoded.of(Variant(KoForm(why)), ds, data),
                 series_instance_uid="",
                 study_instance_uid=str(ds.StudyInstanceUID),
             )

@@ -23,7 +23,7 @@ from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import ClosedStudy, Unanalysed
 from chexnode.vocabulary.states import JobState
 from chexnode.vocabulary.tracebacks import traceback_of
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import NotAnalysedForm, Variant
 from chexnode.work.store import discard, store
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Reporter:
         ds = encode_not_analysed(source, images, study.digest, facts, destination.sr_class)
         data = to_bytes(ds)
         verify_report(data, source)
-        variant = Variant(ResultKind.SR, f"not-analysed-{destination.sr_class}", destination.label)
+        variant = Variant(NotAnalysedForm(destination.sr_class), destination.label)
         return Encoded.of(variant, ds, data)
 
     def _source(self, study: ClosedStudy) -> Source:

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from chexmodels.dicom.errors import DecodeError
 from chexnode.ledger.images import ImageSearch, ImageView
 from chexnode.ledger.objects import StoredObject
-from chexnode.ledger.views import JobDetail
+from chexnode.ledger.views import JobDetail, ResultView
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
 from chexnode.vocabulary.errors import Usage
@@ -26,7 +26,7 @@ from chexnode.vocabulary.purposes import Purpose
 from chexnode.vocabulary.records import Subject
 from chexnode.vocabulary.roles import Role
 from chexnode.vocabulary.states import JobState
-from chexnode.vocabulary.variants import ResultKind
+from chexnode.vocabulary.variants import ResultKind, SrForm, Variant
 from chexnode.web.access import access
 from chexnode.web.actions import REPLAYABLE, Acts, Unknown, Who
 from chexnode.web.console.pages import HEADERS, ROOT, Pages
@@ -121,7 +121,7 @@ def router(node: Node, pages: Pages, snapshots: Snapshots, acts: Acts) -> APIRou
 
     def regions(job: JobDetail) -> list[Outline]:
         reports = [result for result in job.results if result.kind == ResultKind.SR]
-        reports.sort(key=lambda result: "contour" not in result.variant)
+        reports.sort(key=lambda result: not _draws_contours(result))
         for result in reports:
             found = stored(result.path, job.study_instance_uid, result.uid, "")
             try:
@@ -291,6 +291,11 @@ def _whose(job: JobDetail, row: ImageView | None, whose: str) -> Filter:
     if whose == "patient" and row is not None and row.patient_id:
         return Filter(patient=row.patient_id)
     raise Turned(404, "turned.no_image")
+
+
+def _draws_contours(result: ResultView) -> bool:
+    form = Variant.parse(ResultKind(result.kind), result.variant).form
+    return isinstance(form, SrForm) and form.outline == "contour"
 
 
 def is_burned_in(header: Dataset) -> bool:

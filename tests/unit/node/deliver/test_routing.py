@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chexnode.deliver.routing import CONTEXTS, DEFAULT_VARIANTS, Route, contexts, routes, variants
+from chexnode.deliver.routing import DEFAULT_VARIANTS, REJECTION_NOTE, Route, contexts, routes, variants
 from chexnode.settings.destination import DestinationSettings
 from chexnode.vocabulary.variants import ResultKind, Variant
 
@@ -20,32 +20,32 @@ def destination(name: str = "pacs", **more: object) -> DestinationSettings:
 def test_each_destination_gets_its_own_variants() -> None:
     chosen = routes([destination(), destination("b", seg_profile="full", sc_encoding="jpeg")], "ORTHANC", True)
     assert chosen == (
-        Route("pacs", Variant(SEG, "planar")),
-        Route("pacs", Variant(SC, "rgb")),
-        Route("pacs", Variant(SR, "comprehensive3d-box-planar")),
-        Route("b", Variant(SEG, "full")),
-        Route("b", Variant(SC, "jpeg")),
-        Route("b", Variant(SR, "comprehensive3d-box-full")),
+        Route("pacs", Variant.parse(SEG, "planar")),
+        Route("pacs", Variant.parse(SC, "rgb")),
+        Route("pacs", Variant.parse(SR, "comprehensive3d-box-planar")),
+        Route("b", Variant.parse(SEG, "full")),
+        Route("b", Variant.parse(SC, "jpeg")),
+        Route("b", Variant.parse(SR, "comprehensive3d-box-full")),
     )
 
 
 @pytest.mark.parametrize(
     ("settings", "forms"),
     [
-        ({"results": ["sr"]}, [Variant(SR, "comprehensive3d-box-noseg")]),
+        ({"results": ["sr"]}, [Variant.parse(SR, "comprehensive3d-box-noseg")]),
         (
             {"results": ["sr", "seg"], "seg_profile": "none", "sr_class": "comprehensive", "sr_outline": "contour"},
-            [Variant(SR, "comprehensive-contour-none"), Variant(SEG, "none")],
+            [Variant.parse(SR, "comprehensive-contour-none"), Variant.parse(SEG, "none")],
         ),
-        ({"results": ["gsps", "gsps"]}, [Variant(GSPS, "outline")]),
-        ({"results": ["sc"], "heat_map": True}, [Variant(SC, "rgb"), Variant(SC, "heat")]),
+        ({"results": ["gsps", "gsps"]}, [Variant.parse(GSPS, "outline")]),
+        ({"results": ["sc"], "heat_map": True}, [Variant.parse(SC, "rgb"), Variant.parse(SC, "heat")]),
         (
             {"results": ["gsps"], "heat_map": True, "sc_encoding": "jpeg"},
-            [Variant(GSPS, "outline"), Variant(SC, "heat-jpeg")],
+            [Variant.parse(GSPS, "outline"), Variant.parse(SC, "heat-jpeg")],
         ),
         (
             {"results": ["seg", "sc"], "label": "RESEARCH"},
-            [Variant(SEG, "planar", "RESEARCH"), Variant(SC, "rgb", "RESEARCH")],
+            [Variant.parse(SEG, "planar@RESEARCH"), Variant.parse(SC, "rgb@RESEARCH")],
         ),
     ],
 )
@@ -55,13 +55,17 @@ def test_the_form_of_each_object_follows_the_settings(settings: dict[str, object
 
 def test_two_labels_make_two_objects() -> None:
     chosen = routes([destination(results=["sc"]), destination("b", results=["sc"], label="RESEARCH")], "ORTHANC", True)
-    assert variants(chosen) == (Variant(SC, "rgb"), Variant(SC, "rgb", "RESEARCH"))
+    assert variants(chosen) == (Variant.parse(SC, "rgb"), Variant.parse(SC, "rgb@RESEARCH"))
     assert [str(variant) for variant in variants(chosen)] == ["rgb", "rgb@RESEARCH"]
 
 
 def test_a_variant_that_two_want_is_encoded_once() -> None:
     chosen = routes([destination(), destination("b", results=["sc"])], "ORTHANC", True)
-    assert variants(chosen) == (Variant(SEG, "planar"), Variant(SC, "rgb"), Variant(SR, "comprehensive3d-box-planar"))
+    assert variants(chosen) == (
+        Variant.parse(SEG, "planar"),
+        Variant.parse(SC, "rgb"),
+        Variant.parse(SR, "comprehensive3d-box-planar"),
+    )
 
 
 @pytest.mark.parametrize(("abnormal", "sent"), [(True, True), (False, False), (None, True)])
@@ -79,9 +83,9 @@ def test_without_a_destination_results_are_made_and_kept() -> None:
 
 
 def test_a_destination_that_is_told_by_notes_is_offered_them() -> None:
-    assert CONTEXTS[ResultKind.KO, ""] in contexts(destination())
-    assert CONTEXTS[ResultKind.KO, ""] not in contexts(destination(withdraw="delete"))
-    assert CONTEXTS[ResultKind.KO, ""] not in contexts(destination(withdraw="none"))
+    assert REJECTION_NOTE in contexts(destination())
+    assert REJECTION_NOTE not in contexts(destination(withdraw="delete"))
+    assert REJECTION_NOTE not in contexts(destination(withdraw="none"))
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,13 @@ SHAPE = (96, 80)
 SCORES = {"Pleural Thickening": 0.3, "Pneumonia": 0.7, "Mass": 0.05, "Nodule": 0.6}
 LINES = {"Pleural Thickening": 0.4, "Pneumonia": 0.5, "Mass": 0.2}
 NAMING = replace(PROVENANCE, class_thresholds=LINES)
-REPORT = Variant(ResultKind.SR, str(SrForm(seg_profile="planar")))
-EVERY = (Variant(ResultKind.SEG, "planar"), Variant(ResultKind.SC, "rgb"), Variant(ResultKind.GSPS, "outline"), REPORT)
+REPORT = Variant(SrForm(seg_profile="planar"))
+EVERY = (
+    Variant.parse(ResultKind.SEG, "planar"),
+    Variant.parse(ResultKind.SC, "rgb"),
+    Variant.parse(ResultKind.GSPS, "outline"),
+    REPORT,
+)
 ALONE = Findings(None, None, (), 0.8, True, "cml 0.1", classes=SCORES)
 
 

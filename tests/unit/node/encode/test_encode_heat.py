@@ -13,24 +13,30 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from chexmodels.finding import Findings
-from chexnode.encode.heat import HEAT_MAPS, coloured, encode_heat, has_heat, heat_caption, render_heat, shown
+from chexnode.encode.heat import coloured, encode_heat, has_heat, heat_caption, render_heat, shown
 from chexnode.encode.objects import encode
 from chexnode.encode.picture import LONGEST, Layout, lay_out
 from chexnode.encode.provenance import HeatKind
 from chexnode.encode.source import sanitise
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import FORMS, ResultKind, ScForm, Variant
 from support.radiographs import PROVENANCE, hot, lesion, parsed, picture, radiograph
 
 SC = ResultKind.SC
 SHAPE = (601, 503)
+HEAT_MAPS = [form for form in FORMS if isinstance(form, ScForm) and form.is_heat_map]
 
 
-def heat_map(header: Dataset, form: str, findings: Findings | None = None, kind: HeatKind = "anomaly") -> Dataset:
+def heat_map(
+    header: Dataset,
+    form: ScForm = HEAT_MAPS[0],
+    findings: Findings | None = None,
+    kind: HeatKind = "anomaly",
+) -> Dataset:
     """Encode a heat map through the worker's one call and read it back."""
     source = sanitise(parsed(header))
     shape = (source.rows, source.columns)
     provenance = dataclasses.replace(PROVENANCE, heat_kind=kind)
-    (result,) = encode(source, picture(shape), findings or hot(shape), provenance, [Variant(SC, form)])
+    (result,) = encode(source, picture(shape), findings or hot(shape), provenance, [Variant(form)])
     return dcmread(BytesIO(result.data))
 
 
@@ -51,10 +57,10 @@ def colour(rgb: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(np.ptp(rgb, axis=-1))
 
 
-@pytest.mark.parametrize("form", HEAT_MAPS)
+@pytest.mark.parametrize("form", HEAT_MAPS, ids=str)
 @pytest.mark.parametrize("photometric_interpretation", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("shape", [(601, 503), (480, 1001), (3000, 2500), (333, 2500)])
-def test_the_colour_is_where_the_heat_is(form: str, photometric_interpretation: str, shape: tuple[int, int]) -> None:
+def test_the_colour_is_where_the_heat_is(form: ScForm, photometric_interpretation: str, shape: tuple[int, int]) -> None:
     """The heat's centre is in the upper right; the picture below it stays the radiograph."""
     ds = heat_map(radiograph("CR", shape, photometric_interpretation), form)
     assert max(ds.Rows, ds.Columns) <= LONGEST
@@ -63,28 +69,28 @@ def test_the_colour_is_where_the_heat_is(form: str, photometric_interpretation: 
     assert np.abs(hottest - (0.1875, 0.75)).max() < 0.02
     assert found.max() > 100
     below = found[found.shape[0] // 2 :]
-    assert below.max() <= (12 if form == "heat-jpeg" else 3)
+    assert below.max() <= (12 if form.encoding == "jpeg" else 3)
 
 
 def test_without_heat_the_radiograph_is_as_it_was() -> None:
     cold = dataclasses.replace(hot(SHAPE), heat=np.zeros(SHAPE, np.float32))
-    ds = heat_map(radiograph("CR", SHAPE, ImagerPixelSpacing=[0.1, 0.1]), "heat", cold)
+    ds = heat_map(radiograph("CR", SHAPE, ImagerPixelSpacing=[0.1, 0.1]), findings=cold)
     part = radiograph_part(ds, place(SHAPE, ratio=(1, 1)))
     assert np.array_equal(part, np.repeat(picture(SHAPE)[..., np.newaxis], 3, axis=2))
 
 
-@pytest.mark.parametrize("form", HEAT_MAPS)
-def test_it_is_a_second_secondary_capture(form: str) -> None:
+@pytest.mark.parametrize("form", HEAT_MAPS, ids=str)
+def test_it_is_a_second_secondary_capture(form: ScForm) -> None:
     header = radiograph("DX", SHAPE)
     ds = heat_map(header, form)
     assert (ds.SeriesNumber, ds.Modality) == (9202, "DX")
     assert ds.SeriesDescription == "AI Heat Map - NOT FOR DIAGNOSTIC USE"
-    assert ds.file_meta.TransferSyntaxUID == (JPEGBaseline8Bit if form == "heat-jpeg" else ExplicitVRLittleEndian)
+    assert ds.file_meta.TransferSyntaxUID == (JPEGBaseline8Bit if form.encoding == "jpeg" else ExplicitVRLittleEndian)
     assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
     assert ds.SourceImageSequence[0].SpatialLocationsPreserved == "NO"
     assert "PixelSpacing" not in ds
     source, findings = sanitise(parsed(header)), hot(SHAPE)
-    everything = [Variant(SC, "rgb"), Variant(SC, "jpeg"), Variant(SC, "heat"), Variant(SC, "heat-jpeg")]
+    everything = [Variant(form) for form in FORMS if form.kind is SC]
     results = encode(source, picture(SHAPE), findings, PROVENANCE, everything)
     assert (
         len({each.uid for each in results}) == len({dcmread(BytesIO(r.data)).SeriesInstanceUID for r in results}) == 4
@@ -101,7 +107,7 @@ def test_it_is_a_second_secondary_capture(form: str) -> None:
 def test_it_is_called_what_the_card_calls_it(kind: HeatKind, says: str, never: str) -> None:
     caption = heat_caption(hot(SHAPE), dataclasses.replace(PROVENANCE, heat_kind=kind))
     words = " | ".join(line.text for line in (*caption.above, *caption.below))
-    ds = heat_map(radiograph("CR", SHAPE), "heat", kind=kind)
+    ds = heat_map(radiograph("CR", SHAPE), kind=kind)
     for text in (words, ds.DerivationDescription):
         assert says in text
         assert never not in text
@@ -172,15 +178,15 @@ def test_more_heat_is_further_from_grey_in_even_steps(grey: int) -> None:
 def test_there_is_none_without_heat_and_of_nothing_evaluated(findings: Findings) -> None:
     assert not has_heat(findings)
     source = sanitise(parsed(radiograph("CR", SHAPE)))
-    assert encode(source, picture(SHAPE), findings, PROVENANCE, [Variant(SC, form) for form in HEAT_MAPS]) == []
+    assert encode(source, picture(SHAPE), findings, PROVENANCE, [Variant(form) for form in HEAT_MAPS]) == []
     with pytest.raises(ValueError, match="no heat map"):
-        encode_heat(source, picture(SHAPE), findings, PROVENANCE, "heat")
+        encode_heat(source, picture(SHAPE), findings, PROVENANCE, "rgb")
 
 
 def test_a_negative_image_has_its_heat_shown() -> None:
-    assert heat_map(radiograph("CR", SHAPE), "heat", dataclasses.replace(hot(SHAPE), abnormal=False, regions=()))
+    assert heat_map(radiograph("CR", SHAPE), findings=dataclasses.replace(hot(SHAPE), abnormal=False, regions=()))
 
 
 def test_heat_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="source image"):
-        encode_heat(sanitise(radiograph("CR", SHAPE)), picture(SHAPE), hot((503, 601)), PROVENANCE, "heat")
+        encode_heat(sanitise(radiograph("CR", SHAPE)), picture(SHAPE), hot((503, 601)), PROVENANCE, "rgb")

@@ -30,12 +30,11 @@ from chexmodels.finding import Findings
 from chexmodels.interpret import interpret
 from chexmodels.model import RawItem
 from chexnode.encode.caption import COLOUR, caption
-from chexnode.encode.gsps import FORM
 from chexnode.encode.heat import heat_caption
 from chexnode.encode.objects import encode
 from chexnode.encode.picture import Layout, lay_out
 from chexnode.encode.source import Source, sanitise
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import GspsForm, ResultKind, Variant
 from chexnode.work.prepared import Prepared, prepare_file
 from support.radiographs import GEOMETRY, PROVENANCE, part10, radiograph
 
@@ -78,7 +77,7 @@ class Case:
     results: dict[Variant, bytes]
 
     def dataset(self, kind: ResultKind, form: str) -> Dataset:
-        return dcmread(BytesIO(self.results[Variant(kind, form)]))
+        return dcmread(BytesIO(self.results[Variant.parse(kind, form)]))
 
 
 @cache
@@ -95,10 +94,10 @@ def case(name: str) -> Case:
     findings = interpret(RawItem((prepared.image - 0.65) * 40), card(), "only", prepared.geometry)
     source = sanitise(prepared.header)
     wanted = [
-        *(Variant(SEG, profile) for profile in ("planar", "full", "none")),
-        *(Variant(SC, form) for form in ("rgb", "jpeg", "heat")),
-        *(Variant(SR, form) for form in ("comprehensive3d-box-planar", "comprehensive-contour-noseg")),
-        Variant(GSPS, FORM),
+        *(Variant.parse(SEG, profile) for profile in ("planar", "full", "none")),
+        *(Variant.parse(SC, form) for form in ("rgb", "jpeg", "heat")),
+        *(Variant.parse(SR, form) for form in ("comprehensive3d-box-planar", "comprehensive-contour-noseg")),
+        Variant(GspsForm()),
     ]
     provenance = replace(PROVENANCE, heat_kind="probability")
     results = encode(source, prepared.display, findings, provenance, wanted)
@@ -149,7 +148,9 @@ def test_the_segmentation_is_the_mask(name: str, profile: str) -> None:
 @every_case
 def test_the_presentation_states_outline_is_around_the_lesion(name: str) -> None:
     found = case(name)
-    annotation = next(a for a in found.dataset(GSPS, FORM).GraphicAnnotationSequence if "GraphicObjectSequence" in a)
+    annotation = next(
+        a for a in found.dataset(GSPS, "outline").GraphicAnnotationSequence if "GraphicObjectSequence" in a
+    )
     (graphic,) = annotation.GraphicObjectSequence
     points = np.array(graphic.GraphicData).reshape(-1, 2)
     assert overlap(filled(points, found.truth.shape), found.truth) > 0.93
@@ -162,7 +163,7 @@ def test_the_reports_outlines_are_around_the_lesion(name: str) -> None:
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     cell = max(found.truth.shape) / GRID  # what the model's grid can tell
     for form, is_box in (("comprehensive3d-box-planar", True), ("comprehensive-contour-noseg", False)):
-        report = srread(BytesIO(found.results[Variant(SR, form)]))
+        report = srread(BytesIO(found.results[Variant.parse(SR, form)]))
         regions = report.content.get_planar_roi_measurement_groups(graphic_type=GraphicTypeValues.POLYLINE)
         (points,) = [group.roi.value for group in regions]
         around = (*points.min(axis=0), *points.max(axis=0))
@@ -261,7 +262,7 @@ def nrrd(path: Path) -> tuple[dict[str, str], NDArray[np.int16]]:
 def test_dcmqi_reads_the_full_profile_into_the_right_pixels(name: str, tmp_path: Path) -> None:
     """The engine of 3D Slicer's QuantitativeReporting: first element fastest along the row, first row first."""
     found = case(name)
-    (tmp_path / "seg.dcm").write_bytes(found.results[Variant(SEG, "full")])
+    (tmp_path / "seg.dcm").write_bytes(found.results[Variant.parse(SEG, "full")])
     tool = Path(sys.executable).with_name("segimage2itkimage")  # of dcmqi, installed beside us
     arguments = ["--inputDICOM", "seg.dcm", "--outputDirectory", ".", "-t", "nrrd", "-p", "out"]
     subprocess.run([tool, *arguments], cwd=tmp_path, check=True, capture_output=True, timeout=60)

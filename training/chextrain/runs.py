@@ -24,6 +24,36 @@ Parameters = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """A ``chextrain train`` without the folders, which are another's: how a card says what a run was told."""
+
+    recipe: str
+    format: str
+    stages: tuple[str, ...] = ()
+    """Options that name a run which it began with."""
+    changed: tuple[str, ...] = ()
+    """``section.key=value`` of what differs from the defaults."""
+
+    START = "chextrain train "
+
+    def __str__(self) -> str:
+        """The command line."""
+        stages = [f"--{stage} RUN" for stage in self.stages]
+        changed = [f"--set {shlex.quote(each)}" for each in self.changed]
+        return self.START + " ".join([self.recipe, "--format", self.format, *stages, *changed])
+
+    @classmethod
+    def parse(cls, line: str) -> Command:
+        """Read what :meth:`__str__` wrote; raises ValueError for another line."""
+        recipe, *words = shlex.split(line.removeprefix(cls.START))
+        options = list(zip(words[::2], words[1::2], strict=True))
+        named = [(option.removeprefix("--"), value) for option, value in options]
+        (format_,) = (value for option, value in named if option == "format")
+        changed = tuple(value for option, value in named if option == "set")
+        return cls(recipe, format_, tuple(option for option, value in named if value == "RUN"), changed)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """How a network was made; with its weights, all that an export or a later stage needs."""
 
@@ -49,13 +79,12 @@ class Run:
         """The command lines that repeat the run and those it started from, given ``--data`` and ``--out``."""
         usual = Config().model_dump(mode="json")
         changed = [
-            "--set " + shlex.quote(f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}")
+            f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}"
             for section, pairs in self.values.items()
             for key, value in pairs.items()
             if value != usual[section][key]
         ]
-        stages = [f"--{stage} RUN" for stage in self.stages]
-        own = " ".join(["chextrain train", self.recipe, "--format", self.format, *stages, *changed])
+        own = str(Command(self.recipe, self.format, tuple(self.stages), tuple(changed)))
         lines = [*(line for lines in self.stages.values() for line in lines), own, *self.others]
         if self.architecture == PANEL:
             lines = self.others

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from chexmodels.nets.encoder_unet import EncoderUNet, build_unet
 from chexmodels.nets.siamese import Siamese, siamese
 from chexmodels.nets.unet import Inject, UNet
 
@@ -18,8 +19,10 @@ class CheXNomaly(nn.Module):
     this module's, so a bundle holds them. The ``cnn`` variant's ``(B,8,4,4)`` pass a learnt 1 x 1 convolution, which
     commutes with the bilinear enlargement that follows.
 
-    ``inject`` says where the maps enter. ``features_only`` gives the U-Net the maps in place of the image: the literal
-    reading of "integrated as inputs to the supermodel". ``frozen=False`` is an ablation: the extractor learns too.
+    ``preset`` and ``extractor_preset`` name U-Nets, or encoders that have learnt from ImageNet, whose U-Nets they then
+    are. ``inject`` says where the maps enter. ``features_only`` gives the U-Net the maps in place of the image: the
+    literal reading of "integrated as inputs to the supermodel". ``frozen=False`` is an ablation: the extractor learns
+    too.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class CheXNomaly(nn.Module):
         self.extractor = siamese(variant, preset=extractor_preset, map_channels=map_channels, embedding=embedding)
         width = self.extractor.map_channels
         self.adapt = nn.Conv2d(width, width, kernel_size=1) if variant == "cnn" else nn.Identity()
-        self.unet = UNet(
+        self.unet = build_unet(
             preset, extra_channels=width, dropout=dropout, inject=inject, channels=0 if features_only else 1
         )
         if frozen:
@@ -56,7 +59,7 @@ class CheXNomaly(nn.Module):
             self.extractor.eval()
         return self
 
-    def start_from(self, supermodel: UNet | None, extractor: Siamese | None) -> None:
+    def start_from(self, supermodel: UNet | EncoderUNet | None, extractor: Siamese | None) -> None:
         """Begin as ``supermodel`` exactly, the weights that read the extractor's maps being zero at first; and take
         over ``extractor``. None leaves random weights: without warm start, and the control of a random extractor.
 
@@ -64,7 +67,7 @@ class CheXNomaly(nn.Module):
         the first convolution.
         """
         if supermodel is not None:
-            self.unet.start_from(supermodel)
+            self.unet.start_from(supermodel)  # type: ignore[arg-type]
         if extractor is not None:
             self.extractor.load_state_dict(extractor.state_dict())
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chexmodels.nets.unet import resized
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderStage:
@@ -107,16 +109,17 @@ class Encoder(nn.Module):
     """``(B,1,S,S)`` float in [0,1] -> five maps of stride 2, 4, 8, 16 and 32 with ``widths`` channels.
 
     ``name`` is one of :data:`ENCODERS`. The networks of ImageNet read red, green and blue in [-1,1]; on a grey image
-    that is one channel with the sum of the three filters, see :func:`grey_weights`.
+    that is one channel with the sum of the three filters, see :func:`grey_weights`. The first convolution also reads
+    ``extra_channels`` further maps ``(B,extra_channels,h,w)``, enlarged to the image.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, extra_channels: int = 0) -> None:
         super().__init__()
         if name not in ENCODERS:
             raise ValueError(f"encoder is one of {', '.join(ENCODERS)}, not {name!r}")
         stages = ENCODERS[name]
         self.widths = tuple(stages[level].channels for level in LEVELS)
-        self.stem = SameConv2d(1, STEM, 3, stride=2)
+        self.stem = SameConv2d(1 + extra_channels, STEM, 3, stride=2)
         self.stem_norm = _normalisation(STEM)
         before = STEM
         self.blocks = nn.ModuleList()
@@ -150,9 +153,12 @@ class Encoder(nn.Module):
             return []
         return [self.stem, self.stem_norm, *self.blocks[: self.ends[self.frozen - 1] + 1]]
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, extra: Tensor | None = None) -> list[Tensor]:
         """The five levels, the finest first."""
-        maps = F.relu6(self.stem_norm(self.stem(2 * image - 1)))
+        read = 2 * image - 1
+        if extra is not None:
+            read = torch.cat([read, resized(extra, *image.shape[-2:])], dim=1)
+        maps = F.relu6(self.stem_norm(self.stem(read)))
         levels = []
         for index, block in enumerate(self.blocks):
             maps = block(maps)

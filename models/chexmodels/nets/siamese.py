@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chexmodels.nets.unet import UNet
+from chexmodels.nets.encoder_unet import build_unet
 
 
 class Siamese(nn.Module, ABC):
@@ -71,7 +71,7 @@ class PooledSiamese(Siamese):
     def __init__(self, preset: str, map_channels: int = 16, embedding: int = 32) -> None:
         super().__init__()
         self.map_channels = map_channels
-        self.unet = UNet(preset)
+        self.unet = build_unet(preset)
         self.unet.head = nn.Conv2d(self.unet.width, map_channels, kernel_size=1)
         self.projection = nn.Linear(map_channels, embedding)
         self.similarity = nn.Linear(embedding, 1)
@@ -102,7 +102,7 @@ class MapSiamese(Siamese):
 
     def __init__(self, preset: str) -> None:
         super().__init__()
-        self.unet = UNet(preset)
+        self.unet = build_unet(preset)
         self.similarity = nn.Linear(1, 1)
 
     def maps(self, image: Tensor) -> Tensor:
@@ -154,7 +154,9 @@ VARIANTS = ("pooled", "map", "cnn")
 
 
 def siamese(variant: str = "pooled", *, preset: str = "half", map_channels: int = 16, embedding: int = 32) -> Siamese:
-    """Build a variant; ``preset`` is the U-Net of ``map`` and ``pooled``, the other numbers are ``pooled``'s."""
+    """Build a variant; ``preset`` is the U-Net of ``map`` and ``pooled``, or the encoder of one; the other numbers are
+    those of ``pooled``.
+    """
     builders: dict[str, Callable[[], Siamese]] = {
         "pooled": lambda: PooledSiamese(preset, map_channels, embedding),
         "map": lambda: MapSiamese(preset),

@@ -110,12 +110,12 @@ class UNet(nn.Module):
         height, width = (side // self.patch for side in image.shape[-2:])
         grid = [self._on_grid(image - self.centre)] if self.channels else []
         if extra is not None and self.inject == "input":
-            grid.append(_resized(extra, height, width))
+            grid.append(resized(extra, height, width))
         joined = torch.cat(grid, dim=1)  # (B, channels * patch * patch + extra_channels, S/patch, S/patch)
         if extra is None or self.inject == "input":
             return cast(Tensor, self.body(joined))
         levels = self.body.encode(joined)
-        levels[-1] = levels[-1] + self.injection(_resized(extra, *levels[-1].shape[-2:]))
+        levels[-1] = levels[-1] + self.injection(resized(extra, *levels[-1].shape[-2:]))
         return self.body.decode(levels)
 
     def _on_grid(self, image: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class UNet(nn.Module):
 
     def logits(self, features: Tensor, image: Tensor) -> Tensor:
         """Logits ``(B,1,S,S)`` of the last decoder level, as large as ``image``."""
-        return _resized(self.head(features), *image.shape[-2:])
+        return resized(self.head(features), *image.shape[-2:])
 
     def first_convolution(self) -> nn.Conv2d:
         """The convolution that reads the folded image and the joined maps, in this order, after any coordinates."""
@@ -167,7 +167,8 @@ def start_at(head: nn.Conv2d, fraction: float) -> None:
     nn.init.constant_(cast(Tensor, head.bias), float(torch.logit(torch.tensor(fraction))))
 
 
-def _resized(maps: Tensor, height: int, width: int) -> Tensor:
+def resized(maps: Tensor, height: int, width: int) -> Tensor:
+    """``(B,C,h,w)`` -> ``(B,C,height,width)``, bilinear."""
     if maps.shape[-2:] == (height, width):
         return maps
     return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)

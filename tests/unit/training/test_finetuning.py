@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.encoder_unet import EncoderUNet
+from chexmodels.nets.siamese import siamese
 from chextrain.config import Config, ConfigError, load_config
 from chextrain.data import phantom
 from chextrain.data.arrays import Arrays, load
 from chextrain.fit.finetuning import FineTuning
-from chextrain.recipes import encoder
+from chextrain.recipes import encoder, training
 from chextrain.recipes.registry import RECIPES
 from chextrain.runs import Run, committee, load_network
 
@@ -100,3 +102,44 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_the_recipe_is_known() -> None:
     assert RECIPES["encoder"].architecture == "encoder"
+
+
+def test_chexnomaly_on_an_encoder_in_one_command(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    collection = phantom.collection(train=16, val=8, test=1)
+    values = config(
+        "chexnomaly.supermodel=encoder",
+        "chexnomaly.supermodel_epochs=1",
+        "chexnomaly.siamese_epochs=1",
+        "siamese.preset=efficientnet-lite0",
+        "siamese.pairs=8",
+        "training.epochs=1",
+    )
+    trained = training.train("chexnomaly", collection, "phantom", values, tmp_path, {})
+    assert isinstance(trained, CheXNomaly)
+    assert isinstance(trained.unet, EncoderUNet)
+    assert Run.read(tmp_path / "supermodel").recipe == "encoder"
+    twins = load_network(tmp_path / "siamese").state_dict()
+    assert all(torch.equal(value, twins[name]) for name, value in trained.extractor.state_dict().items())
+    loaded = load_network(tmp_path).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in trained.state_dict().items())
+    given = {"supermodel": tmp_path / "supermodel", "siamese": tmp_path / "siamese"}
+    plain = values.but("chexnomaly", supermodel="supermodel")
+    with pytest.raises(ConfigError, match="a run of encoder is none"):
+        training.train("chexnomaly", collection, "phantom", plain, tmp_path / "plain", given)
+
+
+def test_a_random_extractor_is_shown_the_images_before_its_maps_are_used(data: dict[str, Arrays]) -> None:
+    torch.manual_seed(0)
+    network = siamese("pooled", preset="efficientnet-lite0").eval()
+    weights = {name: value.clone() for name, value in network.named_parameters()}
+    images = torch.from_numpy(data["train"].images[:8])[:, None].float() / 255
+    with torch.no_grad():
+        spread = network.unet.features(images).std()  # type: ignore[operator,union-attr]
+        encoder.settle(network, network.maps, data["train"])
+        settled = network.unet.features(images).std()  # type: ignore[operator,union-attr]
+    assert not network.training
+    assert settled > 0.3 > spread
+    assert all(torch.equal(value, weights[name]) for name, value in network.named_parameters())
+    momenta = {module.momentum for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert momenta == {0.01, 0.1}

@@ -30,8 +30,14 @@ class Stage:
     recipe: str
     """The recipe that makes such runs; others of its architecture serve as well."""
     help: str
+    instead: Callable[[Config], str | None] = lambda config: None
+    """The recipe that makes them in its place, where the configuration asks for one."""
     epochs: Callable[[Config], int] = lambda config: 0
     """``training.epochs`` with which it is trained where no run of it is given; 0: it is not trained."""
+
+    def made_by(self, config: Config) -> str:
+        """The recipe that makes such runs with this configuration."""
+        return self.instead(config) or self.recipe
 
 
 STAGES: Mapping[str, Mapping[str, Stage]] = {
@@ -39,19 +45,22 @@ STAGES: Mapping[str, Mapping[str, Stage]] = {
         "masked": Stage(
             "masked",
             "Run that a supermodel starts from; else trained if masked.epochs.",
-            lambda config: config.masked.epochs,
+            epochs=lambda config: config.masked.epochs,
         )
     },
     "chexnomaly": {
         "supermodel": Stage(
             "supermodel",
             "Run that chexnomaly starts from; else trained.",
+            lambda config: config.chexnomaly.supermodel,
             lambda config: config.chexnomaly.supermodel_epochs if config.chexnomaly.warm_start else 0,
         ),
         "siamese": Stage(
             "siamese",
             "Run whose maps chexnomaly sees; else trained.",
-            lambda config: config.chexnomaly.siamese_epochs if config.chexnomaly.extractor == "contrastive" else 0,
+            epochs=lambda config: (
+                config.chexnomaly.siamese_epochs if config.chexnomaly.extractor == "contrastive" else 0
+            ),
         ),
     },
     "model_ensemble": {

@@ -55,7 +55,7 @@ def train(
                 begun[stage] = networks[stage]
             elif epochs := what.epochs(config):
                 report(f"{stage}, as none is given: {folder / stage}")
-                begun[stage] = run(what.recipe, config.but("training", epochs=epochs), folder / stage, {})
+                begun[stage] = run(what.made_by(config), config.but("training", epochs=epochs), folder / stage, {})
         commands = {stage: made.commands for stage, made in runs.items() if stage in stages(name)}
         parameters = recipe.parameters(config, **known)
         Run(name, format_, recipe.architecture, parameters, config.model_dump(mode="json"), commands).write(folder)
@@ -90,9 +90,9 @@ def _check(
     if strange := given.keys() - possible.keys():
         raise ConfigError(f"{name} begins with no {' or '.join(sorted(strange))}")
     for stage, made in runs.items():
-        if within := given.keys() & stages(possible[stage].recipe).keys():
+        if within := given.keys() & stages(possible[stage].made_by(config)).keys():
             raise ConfigError(f"--{min(within)} is what a {stage} begins with, and --{stage} is trained already")
-        if made.architecture != RECIPES[possible[stage].recipe].architecture:
+        if made.architecture != RECIPES[possible[stage].made_by(config)].architecture:
             raise ConfigError(f"--{stage} {given[stage]}: a run of {made.recipe} is none")
         if seen := held_out - collection.named(made.values["data"]["hold_out"]):
             raise ConfigError(f"--{stage} {given[stage]}: learnt from {', '.join(sorted(seen))}, held out here")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from chexmodels.nets.chexnomaly import CheXNomaly
+from chexmodels.nets.encoder_unet import EncoderUNet, build_unet
 from chexmodels.nets.siamese import VARIANTS, siamese
 from chexmodels.nets.unet import PRESETS, UNet
 
@@ -37,6 +38,7 @@ def test_step_0_is_the_supermodel_exactly_and_step_1_is_not(variant: str, inject
     assert torch.equal(network(image), supermodel(image))
     before = extractor_of(network)
     learn(network)
+    assert isinstance(network.unet, UNet)
     reads = network.unet.injection if inject == "bottleneck" else network.unet.first_convolution()
     first = 0 if inject == "bottleneck" else PRESETS["nano"].patch ** 2
     assert reads.weight[:, first:].abs().max() > 0  # the maps are used once learning has begun
@@ -46,16 +48,45 @@ def test_step_0_is_the_supermodel_exactly_and_step_1_is_not(variant: str, inject
 @pytest.mark.parametrize("inject", ["input", "bottleneck"])
 @pytest.mark.parametrize(
     ("preset", "half"),
-    [("paper-half", "half"), ("fast", "half"), ("residual", "residual-half"), ("early", "residual-half")],
+    [
+        ("paper-half", "half"),
+        ("fast", "half"),
+        ("residual", "residual-half"),
+        ("early", "residual-half"),
+        ("efficientnet-lite0", "efficientnet-lite0"),
+    ],
 )
 def test_the_warm_start_is_exact_whatever_the_body(preset: str, half: str, inject: str) -> None:
-    supermodel = UNet(preset).eval()
+    supermodel = build_unet(preset).eval()
     network = CheXNomaly(preset, half, inject=inject).eval()  # type: ignore[arg-type]
     network.start_from(supermodel, siamese(preset=half))
     network.double(), supermodel.double()  # a sum with zeros more may be taken in another order: not in float32
     image = torch.rand(1, 1, 128, 128, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(network(image), supermodel(image), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("inject", ["input", "bottleneck"])
+def test_a_network_on_an_encoder_learns_to_read_the_maps(inject: str) -> None:
+    network = CheXNomaly("efficientnet-lite0", "efficientnet-lite0", inject=inject)  # type: ignore[arg-type]
+    supermodel = build_unet("efficientnet-lite0")
+    network.start_from(supermodel, None)
+    assert isinstance(network.unet, EncoderUNet)
+    reads = network.unet.injection if inject == "bottleneck" else network.unet.encoder.stem
+    first = 0 if inject == "bottleneck" else 1
+    assert not reads.weight[:, first:].any()
+    before = extractor_of(network)
+    network.train()
+    learn(network)
+    assert reads.weight[:, first:].any()
+    assert all(torch.equal(value, before[name]) for name, value in network.extractor.state_dict().items())
+
+
+def test_an_encoder_reads_an_image_and_maps_enter_by_one_of_two_ways() -> None:
+    with pytest.raises(ValueError, match="reads an image"):
+        CheXNomaly("efficientnet-lite0", "nano", features_only=True)
+    with pytest.raises(ValueError, match="input or bottleneck"):
+        EncoderUNet("efficientnet-lite0", extra_channels=1, inject="stem")  # type: ignore[arg-type]
 
 
 def test_the_extractor_stays_frozen_through_training() -> None:
@@ -101,6 +132,7 @@ def test_without_warm_start_the_output_begins_at_the_prior() -> None:
 def test_features_only_sees_the_image_through_the_extractor_alone(preset: str) -> None:
     network = CheXNomaly(preset, "nano", features_only=True).eval()
     supermodel = UNet(preset)
+    assert isinstance(network.unet, UNet)
     before = network.unet.first_convolution().weight.clone()
     network.start_from(supermodel, None)
     assert torch.equal(network.unet.first_convolution().weight, before)

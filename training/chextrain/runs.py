@@ -24,7 +24,7 @@ Parameters = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class TrainCommand:
     """A ``chextrain train`` without the folders, which are another's: how a card says what a run was told."""
 
     recipe: str
@@ -43,7 +43,7 @@ class Command:
         return self.START + " ".join([self.recipe, "--format", self.format, *stages, *changed])
 
     @classmethod
-    def parse(cls, line: str) -> Command:
+    def parse(cls, line: str) -> TrainCommand:
         """Read what :meth:`__str__` wrote; raises ValueError for another line."""
         recipe, *words = shlex.split(line.removeprefix(cls.START))
         options = list(zip(words[::2], words[1::2], strict=True))
@@ -84,7 +84,7 @@ class Run:
             for key, value in pairs.items()
             if value != usual[section][key]
         ]
-        own = str(Command(self.recipe, self.format, tuple(self.stages), tuple(changed)))
+        own = str(TrainCommand(self.recipe, self.format, tuple(self.stages), tuple(changed)))
         lines = [*(line for lines in self.stages.values() for line in lines), own, *self.others]
         if self.architecture == PANEL:
             lines = self.others

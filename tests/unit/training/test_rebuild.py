@@ -18,7 +18,7 @@ from chextrain.evaluate.export import export
 from chextrain.recipes import training
 from chextrain.recipes.panel import averaged, trained_with
 from chextrain.recipes.rebuild import planned
-from chextrain.runs import BEST_JSON, Command, Run
+from chextrain.runs import BEST_JSON, TrainCommand, Run
 
 SMALL = (
     "data.size=64",
@@ -110,7 +110,7 @@ def test_a_card_of_which_nothing_can_be_made_is_refused(
     copy.mkdir()
     for path in bundle.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    (copy / "card.md").write_text("# copy\n\n" + "".join(f"    {Command.START}{line}\n" for line in lines))
+    (copy / "card.md").write_text("# copy\n\n" + "".join(f"    {TrainCommand.START}{line}\n" for line in lines))
     with pytest.raises(BundleError, match=fault):
         planned(str(copy), tmp_path)
 
@@ -119,7 +119,7 @@ def test_a_card_of_which_nothing_can_be_made_is_refused(
 def test_a_command_is_read_as_it_was_written(values: dict[str, Any]) -> None:
     changed = load_config(None, [f"{key}={value}" for key, value in values.items()])
     run = Run("chexnomaly", "nih", "chexnomaly", {}, changed.model_dump(mode="json"), stages={"siamese": []})
-    command = Command.parse(run.commands[-1])
+    command = TrainCommand.parse(run.commands[-1])
     assert (command.recipe, command.format, command.stages) == ("chexnomaly", "nih", ("siamese",))
     assert load_config(None, list(command.changed)) == changed
     assert str(command) == run.commands[-1]

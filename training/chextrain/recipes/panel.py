@@ -10,7 +10,7 @@ from torch import nn
 from chexmodels.bundle import CARD, BundleError, Calibration, PanelMember, find
 from chexmodels.registry import PANEL, Loaded, load, panel
 from chextrain.config import Config, ConfigError
-from chextrain.runs import RUN_JSON, Command, Run, committee
+from chextrain.runs import RUN_JSON, TrainCommand, Run, committee
 
 
 def averaged(sources: Sequence[str], mirror: bool, format_: str) -> tuple[Run, nn.Module]:
@@ -64,4 +64,4 @@ def trained_with(folder: Path) -> list[str]:
     """The command lines that the card of the bundle in ``folder`` says it was trained with; none where it is silent."""
     card = folder / CARD
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
-    return [line.strip() for line in lines if line.startswith(f"    {Command.START}")]
+    return [line.strip() for line in lines if line.startswith(f"    {TrainCommand.START}")]

@@ -16,7 +16,7 @@ from chextrain.recipes import training
 from chextrain.recipes.panel import trained_with
 from chextrain.recipes.registry import RECIPES
 from chextrain.recipes.stages import stages
-from chextrain.runs import Command
+from chextrain.runs import TrainCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def planned(source: str, out: Path) -> Rebuild:
     """
     folder = find(source)
     card = read_card(folder)
-    commands = [Command.parse(line) for line in trained_with(folder)]
+    commands = [TrainCommand.parse(line) for line in trained_with(folder)]
     if not isinstance(card, ModelCard) or not commands:
         raise BundleError(f"{folder}: its card names no trainings of ours")
     trainings: list[Training] = []

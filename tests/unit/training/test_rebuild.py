@@ -18,7 +18,7 @@ from chextrain.evaluate.export import export
 from chextrain.recipes import training
 from chextrain.recipes.panel import averaged, trained_with
 from chextrain.recipes.rebuild import planned
-from chextrain.runs import BEST_JSON, TrainCommand, Run
+from chextrain.runs import BEST_JSON, Run, TrainCommand
 
 SMALL = (
     "data.size=64",

@@ -10,7 +10,7 @@ from torch import nn
 from chexmodels.bundle import CARD, BundleError, Calibration, PanelMember, find
 from chexmodels.registry import PANEL, Loaded, load, panel
 from chextrain.config import Config, ConfigError
-from chextrain.runs import RUN_JSON, TrainCommand, Run, committee
+from chextrain.runs import RUN_JSON, Run, TrainCommand, committee
 
 
 def averaged(sources: Sequence[str], mirror: bool, format_: str) -> tuple[Run, nn.Module]:

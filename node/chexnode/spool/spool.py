@@ -30,6 +30,7 @@ from itertools import count
 from pathlib import Path
 
 from chexnode.settings.disk import DiskSettings
+from chexnode.spool.writeback import begin_writeback
 from chexnode.vocabulary.errors import BadEnvironment, Transient
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ _DISK_ERRORS = frozenset(
 _BUFFER = 512 << 10
 _DIRECT = 64 << 10
 """Bytes that are not copied there first, once a file is large."""
+_AHEAD = 1 << 20
+"""Bytes that go to the disk while more comes, so that fsync finds little left to do."""
 
 
 class DiskRefused(Transient):
@@ -80,7 +83,7 @@ class Incoming:
         self._hash = hashlib.sha256()
         self._pending = bytearray(prefix)
         self._prefix = len(prefix)
-        self._flushed = 0
+        self._flushed = self._begun = 0
 
     @property
     def size(self) -> int:
@@ -156,6 +159,9 @@ class Incoming:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
             self._flushed += len(view)
+        if self._flushed - self._begun >= _AHEAD:
+            begin_writeback(self._fd, self._begun, self._flushed - self._begun)
+            self._begun = self._flushed
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ import pytest
 
 from chexnode.settings.disk import DiskSettings
 from chexnode.spool.spool import DiskRefused, Spool, SpoolAway
+from chexnode.spool.writeback import begin_writeback
 from chexnode.vocabulary.errors import BadEnvironment
 from support.disks import SmallDisk, dead_share
 
@@ -138,6 +139,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from chexnode.spool.spool import DiskRefused, Spool, SpoolAway
+from chexnode.spool.writeback import begin_writeback
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 spool = Spool(Path(sys.argv[1]))
@@ -304,3 +306,36 @@ def test_a_folder_that_another_process_made_is_durable_too(tmp_path: Path, monke
     assert spool.hour_folder("sources") == folder
     day = (tmp_path / folder).parent
     assert {str(day), str(day.parent)} <= set(synced)
+
+
+def test_a_large_file_goes_to_the_disk_while_it_is_written(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr("chexnode.spool.spool.begin_writeback", lambda _, start, count: begun.append((start, count)))
+    incoming = spool.incoming()
+    for _ in range(30):
+        incoming.write(bytes(100_000))
+    assert len(begun) == 2
+    (first, size), (second, _) = begun
+    assert (first, second) == (0, size)  # each byte once, none left out between
+    incoming.discard()
+
+
+def test_a_small_file_waits_for_its_fsync_alone(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr("chexnode.spool.spool.begin_writeback", lambda _, start, count: begun.append(count))
+    incoming = spool.incoming()
+    incoming.write(bytes(200_000))
+    incoming.complete()
+    incoming.keep()
+    assert begun == []
+
+
+def test_writeback_is_begun_and_touches_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(3_000_000))
+    fd = os.open(file, os.O_RDWR)
+    try:
+        begin_writeback(fd, 0, 2_000_000)
+    finally:
+        os.close(fd)
+    assert file.read_bytes() == bytes(3_000_000)

@@ -118,7 +118,9 @@ def main() -> None:
     for name, taken in times.items():
         table.add_row(name, f"{statistics.median(taken):.1f}", f"{statistics.median(taken) / whole:.2f}")
     Console().print(table)
-    Console().print({f"{kind} {variant}": f"{len(data) / 1e6:.2f} MB" for (kind, variant), data in encoded.items()})
+    Console().print(
+        {f"{variant.kind.value} {variant}": f"{len(data) / 1e6:.2f} MB" for variant, data in encoded.items()}
+    )
 
 
 def highdicom_seg(template: object, mask: np.ndarray) -> Segmentation:

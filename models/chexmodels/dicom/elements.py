@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from chexmodels.dicom.transfer_syntaxes import Encoding
-from chexmodels.dicom.values import codecs
+from chexmodels.dicom.values import base_tag, codecs
 
 Buffer = bytes | memoryview | mmap.mmap
 
@@ -145,7 +145,7 @@ def dataset_of(data: Buffer, elements: Iterable[Element], encoding: Encoding) ->
     """
     raw: dict[BaseTag, DataElement | RawDataElement] = {}
     for element in elements:
-        tag = BaseTag(element.tag)
+        tag = base_tag(element.tag)
         value = bytes(data[element.start : element.start + element.length])
         # A UN of undefined length is a sequence in Implicit VR (PS3.5 6.2.2).
         unknown = element.undefined and element.vr == "UN"

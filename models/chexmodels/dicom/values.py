@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date as Date
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from pydicom import config
@@ -24,6 +24,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DataElementSequence
+from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName, format_number_as_ds
 
 from chexmodels.dicom import charset
@@ -66,6 +67,20 @@ _MOST_ITEMS = 16
 _SEVERAL_NAMES = frozenset({0x00101001, 0x0008009C, 0x00081048, 0x00081060})
 
 
+@lru_cache(maxsize=4096)
+def base_tag(tag: int) -> BaseTag:
+    """Return ``tag`` as pydicom's data sets have it, mostly the same object each time.
+
+    Two objects would be compared by a function in Python at every look into a data set, and the gate looks fifty times.
+    """
+    return BaseTag(tag)
+
+
+@lru_cache(maxsize=4096)
+def _base_tag(key: Key) -> BaseTag:
+    return base_tag(_tag(key))
+
+
 @cache
 def _tag(key: Key) -> int:
     tag = tag_for_keyword(key) if isinstance(key, str) else key
@@ -77,7 +92,7 @@ def element(ds: Dataset, key: Key) -> DataElement | RawDataElement | None:
     """Return an element as it is held, raw or converted; None where it is absent or damaged."""
     try:
         # The table itself: a lookup by pydicom's tag class costs five times as much, and the gate makes forty.
-        return ds._dict.get(_tag(key))  # type: ignore[call-overload, no-any-return]
+        return ds._dict.get(_base_tag(key))
     except Exception:  # no data set
         return None
 
@@ -100,13 +115,12 @@ def strings(ds: Dataset, key: Key, declared: Sequence[str] = ()) -> list[str]:
 
     ``declared``: what :func:`codecs` says of the data set; only needed of VRs that it applies to.
     """
-    tag = _tag(key)
-    item = element(ds, tag)
+    item = element(ds, key)
     if item is None or item.VR in _BINARY:
         return []
     found: Any = item.value
     if isinstance(found, bytes):
-        vr = _vr(tag)
+        vr = _vr(_tag(key))
         text = charset.decode(found, declared if vr in _ONE_LINE or vr in _TEXT or vr == "UN" else ())
         return [text] if vr in _TEXT or vr == "UR" else text.split("\\")
     if isinstance(found, str | PersonName | int | float):
@@ -215,11 +229,13 @@ def text(ds: Dataset, key: Key, declared: Sequence[str], longest: int) -> str | 
 
     Code strings that are not legal are shown as they are. At most ``longest`` characters; None where there are none.
     """
-    found = clean(ds, key, declared)
+    tag = _tag(key)
+    vr = _vr(tag)
+    found = _legal_value(ds, tag, declared)
     if found is not None:
-        values = [found.value] if isinstance(found.value, str | PersonName) else found.value
-    elif _vr(_tag(key)) in ("CS", "LO", "SH", "PN") and _tag(key) not in _ALLOWED:
-        values = [each.upper() if _vr(_tag(key)) == "CS" else each for each in strings(ds, key, declared)]
+        values = [found] if isinstance(found, str) else found
+    elif vr in ("CS", "LO", "SH", "PN") and tag not in _ALLOWED:
+        values = [each.upper() if vr == "CS" else each for each in strings(ds, tag, declared)]
     else:
         return None
     return _CONTROL.sub(" ", _SURROGATE.sub("\ufffd", "\\".join(map(str, values)))).strip()[:longest].strip() or None
@@ -245,6 +261,12 @@ def mended(ds: Dataset, key: Key, declared: Sequence[str]) -> tuple[str, list[st
 def clean(ds: Dataset, key: Key, declared: Sequence[str], depth: int = 0) -> DataElement | None:
     """Return a legal copy of one element, or None where it is absent, empty or beyond repair."""
     tag = _tag(key)
+    found = _legal_value(ds, tag, declared, depth)
+    return None if found is None else DataElement(tag, _vr(tag), found, validation_mode=config.IGNORE)
+
+
+def _legal_value(ds: Dataset, tag: int, declared: Sequence[str], depth: int = 0) -> Any:
+    """One legal value, or a list of several; None where :func:`clean` returns none."""
     vr = _vr(tag)
     found: Any = None
     if vr == "SQ":
@@ -260,7 +282,7 @@ def clean(ds: Dataset, key: Key, declared: Sequence[str], depth: int = 0) -> Dat
     allowed = _ALLOWED.get(tag)
     if found is None or found == "" or found == [] or (allowed and not allowed.fullmatch(str(found))):
         return None
-    return DataElement(tag, vr, found, validation_mode=config.IGNORE)
+    return found
 
 
 def _clean_items(ds: Dataset, tag: int, declared: Sequence[str], depth: int) -> DataElementSequence | None:
@@ -275,7 +297,7 @@ def _clean_items(ds: Dataset, tag: int, declared: Sequence[str], depth: int) -> 
         for inner in list(item.keys()):
             if inner.is_private or inner.element == 0 or inner == 0x00080005:
                 continue
-            legal = clean(item, inner, own, depth + 1)
+            legal = clean(item, int(inner), own, depth + 1)
             if legal is not None:
                 copy.add(legal)
         if len(copy):
@@ -323,9 +345,11 @@ def _legal(text: str, vr: str) -> str | None:
 def _date(text: str) -> str | None:
     found = _DATE.fullmatch(text)
     try:
-        return f"{Date(int(found[1]), int(found[3]), int(found[4])):%Y%m%d}" if found and found[1] >= "1000" else None
+        if found is None or found[1] < "1000" or not Date(int(found[1]), int(found[3]), int(found[4])):
+            return None
     except ValueError:
         return None
+    return found[1] + found[3] + found[4]
 
 
 def _decimal(text: str) -> str | None:

@@ -30,6 +30,7 @@ from chexnode.receive.header import NotUnderstood, ReceivedHeader, is_safe_uid, 
 from chexnode.receive.outcome import Answer, Failure, NotStored
 from chexnode.spool.spool import DiskRefused, Incoming, Spool, StoredFile
 from chexnode.triage.gate import triage_header
+from chexnode.triage.lexicon import lexicon
 from chexnode.vocabulary.reasons import Reason
 from chexnode.vocabulary.records import Arrival, Caller, Outcome, Receipt, Subject, Verdict
 from chexnode.vocabulary.states import InstanceState
@@ -75,6 +76,7 @@ class StorageService:
         """Begin to commit."""
         # pydicom's warnings about values quote them, and a log may hold no patient data.
         pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        lexicon(self.settings.gate.lexicon)  # a third of a second, which would be that of the first images
         self.committer.start()
 
     def stop(self) -> None:

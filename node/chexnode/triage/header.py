@@ -20,6 +20,7 @@ class Header:
 
     def __init__(self, ds: Dataset) -> None:
         self._ds = ds
+        self._values: dict[int, list[str]] = {}
 
     @cached_property
     def _codecs(self) -> list[str]:
@@ -34,8 +35,11 @@ class Header:
 
     def values(self, tag: int) -> list[str]:
         """The values of a multi-valued text element, each stripped."""
-        texts = values.strings(self._ds, tag, self._codecs) or [""]
-        return [text.strip(" \0\t\r\n").upper() for text in texts]
+        found = self._values.get(tag)
+        if found is None:  # the rules ask for the same ones again and again
+            texts = values.strings(self._ds, tag, self._codecs) or [""]
+            found = self._values[tag] = [text.strip(" \0\t\r\n").upper() for text in texts]
+        return found
 
     def unsigned(self, tag: int) -> int | None:
         """Value of an US element; None where it is absent or not one 16-bit number."""

@@ -147,6 +147,8 @@ def _fits(word: str, pattern: str) -> bool:
 
 def _plain(text: str) -> str:
     """Return ``text`` in upper case, without diacritics, full-width forms and letters that only look different."""
+    if text.isascii():
+        return text.upper()
     decomposed = unicodedata.normalize("NFKD", text.translate(_PLAIN).upper().translate(_PLAIN))
     return unicodedata.normalize("NFC", "".join(c for c in decomposed if unicodedata.category(c) != "Mn"))
 

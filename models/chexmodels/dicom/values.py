@@ -229,6 +229,8 @@ def text(ds: Dataset, key: Key, declared: Sequence[str], longest: int) -> str | 
 
     Code strings that are not legal are shown as they are. At most ``longest`` characters; None where there are none.
     """
+    if element(ds, key) is None:
+        return None
     tag = _tag(key)
     vr = _vr(tag)
     found = _legal_value(ds, tag, declared)

@@ -20,7 +20,7 @@ class Header:
 
     def __init__(self, ds: Dataset) -> None:
         self._ds = ds
-        self._values: dict[int, list[str]] = {}
+        self._texts: dict[int, str] = {}
 
     @cached_property
     def _codecs(self) -> list[str]:
@@ -31,15 +31,15 @@ class Header:
 
     def text(self, tag: int) -> str:
         """Value of a text element; several values stay joined by backslashes."""
-        return "\\".join(self.values(tag))[:_LONGEST_TEXT]
+        found = self._texts.get(tag)
+        if found is None:  # the rules ask for the same ones again and again
+            found = self._texts[tag] = "\\".join(self.values(tag))[:_LONGEST_TEXT]
+        return found
 
     def values(self, tag: int) -> list[str]:
         """The values of a multi-valued text element, each stripped."""
-        found = self._values.get(tag)
-        if found is None:  # the rules ask for the same ones again and again
-            texts = values.strings(self._ds, tag, self._codecs) or [""]
-            found = self._values[tag] = [text.strip(" \0\t\r\n").upper() for text in texts]
-        return found
+        texts = values.strings(self._ds, tag, self._codecs) or [""]
+        return [text.strip(" \0\t\r\n").upper() for text in texts]
 
     def unsigned(self, tag: int) -> int | None:
         """Value of an US element; None where it is absent or not one 16-bit number."""

@@ -190,50 +190,59 @@ class MultipartBody:
     """A body of ``parts`` of one ``media_type`` to be written; iterate it once, and get pieces of :data:`PIECE`."""
 
     def __init__(self, media_type: str, parts: Iterable[Part]) -> None:
-        self._boundary, self._parts = secrets.token_hex(16), parts
+        self._boundary = secrets.token_hex(16)
+        self._parts = (
+            [(self._head(part, number), part) for number, part in enumerate(parts)]
+            if isinstance(parts, Sequence)
+            else ((self._head(part, number), part) for number, part in enumerate(parts))
+        )
         self.content_type = f'{MULTIPART}; type="{media_type}"; boundary={self._boundary}'
 
     @property
     def length(self) -> int | None:
         """Content-Length; None where the parts are made one by one, or the length of one is not known."""
-        if not isinstance(self._parts, Sequence):
+        if not isinstance(self._parts, list):
             return None
         total = len(self._closing(bool(self._parts)))
-        for number, part in enumerate(self._parts):
+        for head, part in self._parts:
             if part.length is None:
                 return None
-            total += len(self._head(part, number)) + part.length
+            total += len(head) + part.length
         return total
 
     def __iter__(self) -> Iterator[bytes]:
         return gathered(self._pieces())
 
     def _pieces(self) -> Iterator[bytes]:
-        number = 0
-        for part in self._parts:
-            yield self._head(part, number)
+        is_any = False
+        for head, part in self._parts:
+            yield head
             yield from part.content
-            number += 1
-        yield self._closing(number > 0)
+            is_any = True
+        yield self._closing(is_any)
 
     def _head(self, part: Part, number: int) -> bytes:
-        lines = [f"--{self._boundary}", f"Content-Type: {part.content_type}"]
-        lines += [f"Content-Location: {part.location}"] if part.location else []
-        return (b"\r\n" if number else b"") + "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+        before = "\r\n" if number else ""
+        location = f"\r\nContent-Location: {part.location}" if part.location else ""
+        head = f"{before}--{self._boundary}\r\nContent-Type: {part.content_type}{location}\r\n\r\n"
+        return head.encode("latin-1", "replace")
 
     def _closing(self, is_any: bool) -> bytes:
         return (b"\r\n" if is_any else b"") + f"--{self._boundary}--\r\n".encode("ascii")
 
 
 def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """``pieces`` put together until they have :data:`PIECE` bytes: each one that goes out costs a turn of its own."""
+    """``pieces`` put together until they have :data:`PIECE` bytes: each one that goes out costs a turn of its own.
+
+    The first have fewer, so that whoever reads them has something to do while the next are made.
+    """
     waiting: list[bytes] = []
-    size = 0
+    size, enough = 0, PIECE // 4
     for piece in pieces:
         waiting.append(piece)
         size += len(piece)
-        if size >= PIECE:
+        if size >= enough:
             yield b"".join(waiting)
-            waiting, size = [], 0
+            waiting, size, enough = [], 0, min(2 * enough, PIECE)
     if size:
         yield b"".join(waiting)

@@ -90,11 +90,14 @@ class Objects:
         keys = keys.order_by(*order)
         with self._db.read() as conn:
             keys = keys.where(*self._modalities(conn, query)(studies.c.study_instance_uid))
-            page = _paged(keys, query).subquery()
-            wanted = select(studies).join(page, page.c.study_instance_uid == studies.c.study_instance_uid)
-            rows = _rows(conn, wanted.order_by(*order))
-            found = _contents(conn, [row["study_instance_uid"] for row in rows], query.superseded)
-        return [{**row, **found[row["study_instance_uid"]]} for row in rows if row["study_instance_uid"] in found]
+            uids = list(conn.execute(_paged(keys, query)).scalars())
+            rows = {
+                row["study_instance_uid"]: row
+                for some in in_chunks(uids)
+                for row in conn.execute(_STUDIES, {"some": some}).mappings()
+            }
+            found = _contents(conn, uids, query.superseded)
+        return [{**rows[uid], **found[uid]} for uid in uids if uid in found]
 
     def series(self, query: Query) -> list[Row]:
         """Series with the columns of their studies, ``instances`` (their number) and ``held``."""
@@ -159,19 +162,14 @@ class Objects:
         wanted = _objects_of(series_instance_uid is not None, sop_instance_uid is not None, superseded)
         named = {"study": study_instance_uid, "series": series_instance_uid, "instance": sop_instance_uid}
         with self._db.read() as conn:
-            return [
-                StoredObject(
-                    row.study_instance_uid,
-                    row.series_instance_uid,
-                    row.sop_instance_uid,
-                    row.sop_class_uid,
-                    row.transfer_syntax_uid or "",
-                    row.path,
-                    row.size,
-                    Subject(row.study_instance_uid, *(fact or "" for fact in row[-3:])),
-                )
-                for row in conn.execute(wanted, named).all()
-            ]
+            rows = conn.execute(wanted, named).all()
+        if not rows:
+            return []
+        subject = Subject(study_instance_uid, *(fact or "" for fact in rows[0][-3:]))  # one study has one patient
+        return [
+            StoredObject(study, in_series, uid, sop_class, syntax or "", path, size, subject)
+            for study, in_series, uid, sop_class, syntax, path, size, *_ in rows
+        ]
 
     def _of(
         self, columns: Table | Mapping[str, ColumnElement[Any]], conditions: Conditions
@@ -282,9 +280,11 @@ def _objects_of(in_series: bool, single: bool, superseded: bool) -> Select[Any]:
 
     found = _members(named, superseded=superseded).subquery()
     order = (found.c.series_instance_uid, found.c.instance_number, found.c.sop_instance_uid)
+    columns = ("study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid")
+    wanted = [found.c[name] for name in (*columns, "path", "size")]
     patient = (studies.c.patient_id, studies.c.patient_name, studies.c.accession_number)
     same = studies.c.study_instance_uid == found.c.study_instance_uid
-    return select(found, *patient).join_from(found, studies, same).order_by(*order)
+    return select(*wanted, *patient).join_from(found, studies, same).order_by(*order)
 
 
 def _is_served(table: Table, superseded: bool) -> ColumnElement[bool]:
@@ -314,6 +314,7 @@ def _is_in_series(table: Any) -> ColumnElement[bool]:
     return and_(table.c.series_instance_uid.is_not(None), table.c.study_instance_uid.is_not(None))
 
 
+@cache
 def _has_members(above: Table, superseded: bool) -> ColumnElement[bool]:
     """Whether anything that is served is in a study or series: a page is not cut by rows that are then left out."""
     keys = [key for key in _SERIES_KEY if above is series or key == "study_instance_uid"]
@@ -346,6 +347,7 @@ def _counted(superseded: bool) -> Select[Any]:
 
 
 #: Put together once: that takes SQLAlchemy as long as a small search takes a database.
+_STUDIES = select(studies).where(studies.c.study_instance_uid.in_(_SOME))
 _COUNTED = {superseded: _counted(superseded) for superseded in (False, True)}
 _NAMED = {
     superseded: _joined(

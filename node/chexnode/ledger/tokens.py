@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from chexnode.ledger.database import Database, add_missing, add_rows
@@ -25,6 +25,10 @@ from chexnode.vocabulary.events import Event
 from chexnode.vocabulary.scopes import TokenScope
 
 _CLOSED = "callers must say who they are"
+
+_ANYBODY = or_(*(select(one.c.name).exists() for one in (tokens, users)))
+_IS_ANYBODY = select(_ANYBODY)
+_ARE_NEEDED = select(or_(select(markers.c.name).where(markers.c.name == _CLOSED).exists(), _ANYBODY))
 
 PREFIX = "chexnode_"
 """Begins every token, so that a search for leaked secrets can find them."""
@@ -129,14 +133,13 @@ class Tokens:
 
     def are_needed(self) -> bool:
         """Whether callers must say who they are: a token or a user was once made, and :meth:`open_door` not called."""
-        closed = select(markers.c.name).where(markers.c.name == _CLOSED)
         with self._db.read() as conn:
-            return conn.execute(closed).first() is not None or _anybody(conn)
+            return bool(conn.execute(_ARE_NEEDED).scalar_one())
 
     def open_door(self) -> None:
         """Let whoever is on this machine do everything again. Raises Usage while there is a token or a user."""
         with self._db.write() as conn:
-            if _anybody(conn):
+            if conn.execute(_IS_ANYBODY).scalar_one():
                 raise Usage("there are tokens or users: revoke and remove them first")
             conn.execute(delete(markers).where(markers.c.name == _CLOSED))
             record(conn, [happened("token", "*", Event.REVOKED, self._db.clock(), detail="none is needed any more")])
@@ -150,10 +153,6 @@ class Tokens:
                 "`chexnode tokens add NAME --scope read` or `chexnode users add NAME --role admin`"
             )
         return needed
-
-
-def _anybody(conn: Connection) -> bool:
-    return any(conn.execute(select(column).limit(1)).first() for column in (tokens.c.name, users.c.name))
 
 
 def close_door(conn: Connection) -> None:

@@ -40,6 +40,12 @@ def access() -> Access:
     return _current.get() or Access("")
 
 
+def note_opened(entry: StoredObject) -> None:
+    """``entry`` is read for the answer."""
+    if (seen := _current.get()) is not None:
+        seen.opened[entry.sop_instance_uid] = entry
+
+
 class Audited:
     """ASGI middleware: has ``trail`` record every access when it is over."""
 

@@ -25,8 +25,11 @@ _BURST_SECONDS = 4.0
 
 _MOST_ADDRESSES = 10_000
 
-_PIECE = 1 << 18
-"""Bytes of an answer that are timed together: a caller who reads slowly is not one who does not read."""
+_PIECE, _MOST_PIECE = 1 << 18, 1 << 20
+"""Bytes of an answer that are timed together: a caller who reads slowly is not one who does not read. Who takes one at
+once is given more with the next, for each costs a turn."""
+_AT_ONCE = 0.1
+"""Seconds."""
 
 
 T = TypeVar("T")
@@ -113,6 +116,8 @@ class _Exchange:
         self._app, self._most_bytes = app, settings.max_request_mb * 1_000_000
         self._scope, self._receive, self._send = scope, receive, send
         self._body_is_over, self._answered = False, False
+        self._size = _PIECE
+        """Bytes of the next piece."""
         self._fault: _BodyFault | None = None
         rate = settings.min_kb_per_second * 1000
         self._in, self._out = _Pace(settings.idle_seconds, rate), _Pace(settings.idle_seconds, rate)
@@ -146,14 +151,19 @@ class _Exchange:
 
     async def _sending(self, message: Message) -> None:
         self._answered = True
-        body = memoryview(message.get("body", b""))
-        while len(body) > _PIECE:
-            await self._piece({"type": message["type"], "body": body[:_PIECE], "more_body": True})
-            body = body[_PIECE:]
-        await self._piece({**message, "body": body} if message["type"] == "http.response.body" else message)
+        if len(body := message.get("body", b"")) > 2 * self._size:  # what is not much more goes out without a copy
+            left = memoryview(body)
+            while len(left) > self._size:
+                piece, left = left[: self._size], left[self._size :]
+                await self._piece({"type": message["type"], "body": piece, "more_body": True})
+            message = {**message, "body": left}
+        await self._piece(message)
 
     async def _piece(self, message: Message) -> None:
+        started = time.monotonic()
         await self._out.wait(self._send(message))
+        is_quick = time.monotonic() - started < _AT_ONCE
+        self._size = min(2 * self._size, _MOST_PIECE) if is_quick else _PIECE
         self._out.count += len(message.get("body", b""))
 
 

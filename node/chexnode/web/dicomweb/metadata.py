@@ -19,7 +19,7 @@ from chexnode.dicomweb.json_text import ModelTexts
 from chexnode.dicomweb.media_types import DICOM_JSON
 from chexnode.ledger.objects import StoredObject
 from chexnode.web import conditions
-from chexnode.web.access import access
+from chexnode.web.access import note_opened
 from chexnode.web.dicomweb.objects import ObjectStore
 from chexnode.web.dicomweb.responses import (
     MODELS,
@@ -95,7 +95,7 @@ class _Models:
                 if tag:
                     self._keep(tag, model)
             else:
-                access().opened[entry.sop_instance_uid] = entry
+                note_opened(entry)
             yield model.replace(_INSTANCE, url_of(base, entry).encode())
 
     def _keep(self, tag: str, model: bytes) -> None:

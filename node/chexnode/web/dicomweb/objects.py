@@ -14,7 +14,7 @@ from typing import TypeVar
 from chexnode.ledger.objects import StoredObject
 from chexnode.node import Node
 from chexnode.sandbox.limits import read_limits
-from chexnode.web.access import access
+from chexnode.web.access import note_opened
 from chexnode.web.dicomweb.responses import Gone, NotFound
 from chexnode.web.dicomweb.routes import Resource
 from chexnode.web.dicomweb.stored import Stored, mapped
@@ -101,7 +101,7 @@ class ObjectStore:
         except FileNotFoundError:  # retention came between
             raise Gone from None
         with file:
-            access().opened[entry.sop_instance_uid] = entry
+            note_opened(entry)
             if start:
                 file.seek(start)
             left = (entry.size if end is None else end) - start
@@ -123,5 +123,5 @@ class ObjectStore:
             opened = how(self._spool.path(entry.path).absolute())
         except FileNotFoundError:  # retention came between
             raise Gone from None
-        access().opened[entry.sop_instance_uid] = entry
+        note_opened(entry)
         return opened

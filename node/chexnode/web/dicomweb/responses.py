@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from anyio import to_thread
 from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
@@ -82,7 +84,19 @@ def multipart(media_type: str, parts: Iterable[Part], status: int = 200) -> Stre
     """``parts`` of ``media_type``, with their length where it is known."""
     body = MultipartBody(media_type, parts)
     length = {} if body.length is None else {"Content-Length": str(body.length)}
-    return StreamingResponse(iter(body), status, NO_STORE | length, body.content_type)
+    return StreamingResponse(ahead(iter(body)), status, NO_STORE | length, body.content_type)
+
+
+async def ahead(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """``pieces`` for an answer, each made in a thread while the one before it goes out."""
+
+    def begin() -> asyncio.Task[bytes | None]:
+        return asyncio.create_task(to_thread.run_sync(next, pieces, None))
+
+    making = begin()
+    while (piece := await making) is not None:
+        making = begin()
+        yield piece
 
 
 def several_models_as(accepted: Sequence[MediaType]) -> str:

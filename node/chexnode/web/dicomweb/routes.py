@@ -37,19 +37,22 @@ class Resource:
 Superseded = Annotated[bool, Query(description="Also results that newer ones of the same image have superseded.")]
 
 
-def _study(study: Study, includesuperseded: Superseded = False) -> Resource:
+# Coroutines, because a function would be run in a thread of its own.
+async def _study(study: Study, includesuperseded: Superseded = False) -> Resource:
     return Resource(study, superseded=includesuperseded)
 
 
-def _series(study: Study, series: Series, includesuperseded: Superseded = False) -> Resource:
+async def _series(study: Study, series: Series, includesuperseded: Superseded = False) -> Resource:
     return Resource(study, series, superseded=includesuperseded)
 
 
-def _instance(study: Study, series: Series, instance: Instance, includesuperseded: Superseded = False) -> Resource:
+async def _instance(
+    study: Study, series: Series, instance: Instance, includesuperseded: Superseded = False
+) -> Resource:
     return Resource(study, series, instance, includesuperseded)
 
 
-_LEVELS: Mapping[str, tuple[str, Callable[..., Resource]]] = {
+_LEVELS: Mapping[str, tuple[str, Callable[..., Awaitable[Resource]]]] = {
     "study": ("/studies/{study}", _study),
     "series": ("/studies/{study}/series/{series}", _series),
     "instance": (INSTANCE, _instance),
@@ -73,7 +76,7 @@ def at_each_level(router: APIRouter, suffix: str, name: str, about: str, answer:
         )
 
 
-def _endpoint(answer: Any, resource: Callable[..., Resource]) -> Callable[..., Any]:
+def _endpoint(answer: Any, resource: Callable[..., Awaitable[Resource]]) -> Callable[..., Any]:
     named = Depends(resource)
     if iscoroutinefunction(answer):
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -88,15 +88,25 @@ def multipart(media_type: str, parts: Iterable[Part], status: int = 200) -> Stre
 
 
 async def ahead(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """``pieces`` for an answer, each made in a thread while the one before it goes out."""
+    """``pieces`` for an answer, each made in a thread while the one before it goes out.
+
+    Where the caller is gone, the piece that is being made is waited for and ``pieces`` closed, and its files with it.
+    """
 
     def begin() -> asyncio.Task[bytes | None]:
         return asyncio.create_task(to_thread.run_sync(next, pieces, None))
 
     making = begin()
-    while (piece := await making) is not None:
-        making = begin()
-        yield piece
+    try:
+        while (piece := await making) is not None:
+            making = begin()
+            yield piece
+    finally:
+        await asyncio.wait([making])
+        if not making.cancelled():
+            making.exception()  # was raised above, or nobody is left to be told
+        if isinstance(pieces, Generator):
+            pieces.close()
 
 
 def several_models_as(accepted: Sequence[MediaType]) -> str:

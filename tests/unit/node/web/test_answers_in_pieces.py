@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 
+import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from chexnode.dicomweb.multipart import PIECE, gathered
@@ -35,6 +37,40 @@ def test_each_piece_is_made_while_the_one_before_goes_out() -> None:
         return taken
 
     assert asyncio.run(run()) == [b"\0", b"\1", b"\2"]
+
+
+def test_what_is_made_ahead_is_closed_where_nobody_takes_it(caplog: pytest.LogCaptureFixture) -> None:
+    made: list[object] = []
+
+    def pieces(fails: bool) -> Iterator[bytes]:
+        try:
+            yield b"first"
+            made.append("second")
+            if fails:
+                raise OSError("the disk is gone")
+            yield b"second"
+            yield b"third"
+        finally:
+            made.append("closed")
+
+    async def leave(fails: bool) -> None:
+        answer = ahead(pieces(fails))
+        assert await anext(answer) == b"first"
+        await answer.aclose()  # type: ignore[attr-defined]
+        gc.collect()
+
+    asyncio.run(leave(False))
+    assert made == ["second", "closed"]
+    asyncio.run(leave(True))
+    assert made == ["second", "closed"] * 2
+    assert not caplog.records
+
+    async def read() -> None:
+        async for _ in ahead(pieces(True)):
+            pass
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        asyncio.run(read())
 
 
 def test_pieces_grow_and_nothing_is_lost() -> None:

@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 # The index that PyTorch comes from, where it is another than pip's own: PyTorch's documentation names the one that has
 # wheels without CUDA, a tenth of the size.
 TORCH_INDEX ?=
-# How many tests run at once.
-JOBS ?= logical
+# How many tests run at once: one more than there are cores, for they wait for servers.
+JOBS ?= $(shell expr $$(nproc) + 1)
 FILES ?=
 
 IMAGES ?= 500

@@ -134,7 +134,8 @@ def is_for_subcommand(ctx: typer.Context) -> bool:
     """Whether a subcommand follows; options before it would have no effect and so are refused."""
     if ctx.invoked_subcommand is None:
         return False
-    given = [name for name in ctx.params if "COMMANDLINE" in str(ctx.get_parameter_source(name))]
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if given:
         raise Usage(f"give --{given[0].replace('_', '-')} after {ctx.invoked_subcommand}")
     return True

@@ -11,6 +11,7 @@ from itertools import islice
 from chexnode.keep.backup import HOLD
 from chexnode.keep.recovery import Fate, Recovery
 from chexnode.node import Node
+from chexnode.spool.spool import is_source
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Housekeeper:
         for paths in _chunks(self._spool.older_than(ORPHAN_SECONDS)):
             known = self._ledger.files.known(paths)
             for path in (path for path in paths if path not in known):
-                fate = self._recovery.recover(path) if path.startswith("spool/sources/") else Fate.NO_OBJECT
+                fate = self._recovery.recover(path) if is_source(path) else Fate.NO_OBJECT
                 recorded += fate is Fate.RECORDED
                 deleted += fate is Fate.NO_OBJECT and self._spool.unlink(path)
         self._spool.prune()

@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 from chexnode.node import Node
 from chexnode.receive.storage import StorageService
-from chexnode.spool.spool import DiskRefused
+from chexnode.spool.spool import DiskRefused, is_source
 
 log = logging.getLogger(__name__)
 
@@ -83,5 +83,5 @@ class Recovery:
         Of an image and its correction the one that is recorded last counts.
         """
         files, spool = self._node.ledger.files, self._node.spool
-        sources = (path for path in spool.older_than(seconds) if path.startswith("spool/sources/"))
+        sources = (path for path in spool.older_than(seconds) if is_source(path))
         return sorted((path for path in sources if not files.known([path])), key=spool.written_at)

@@ -118,8 +118,8 @@ def _sentences(error: ValidationError, path: Path | None) -> Iterator[str]:
         if fault["type"] == "extra_forbidden":
             yield f"{source}unknown key {where}{_nearest(where, known)}"
         else:
-            message = fault["msg"].removeprefix("Value error, ")
-            yield f"{source}{where}: {message}"
+            own = fault.get("ctx", {}).get("error")  # what our own check raised, without pydantic's words before it
+            yield f"{source}{where}: {own or fault['msg']}"
 
 
 def _source(key: str, content: Mapping[str, Any], path: Path | None) -> str:

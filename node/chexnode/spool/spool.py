@@ -374,6 +374,11 @@ class Spool:
                         _remove_empty(day)
 
 
+def is_source(relative: str) -> bool:
+    """Whether a file of the spool is a received object."""
+    return relative.startswith("spool/sources/")
+
+
 class _disk_errors:  # noqa: N801  (used as a statement)
     """Turn what a disk answers when it is full or failing into :class:`DiskRefused`."""
 

@@ -38,13 +38,20 @@ class LexiconError(Usage, ValueError):
 class Match:
     """A term that was found in a text."""
 
-    meaning: str
-    """Such as ``view.lateral``."""
+    group: str
+    """Of the meaning, such as ``view``."""
+    name: str
+    """Of the meaning in its group, such as ``lateral``."""
     term: str
     """The term as the lexicon's file writes it; never the header's text, which may hold anything."""
     language: str
     start: int
     end: int
+
+    @property
+    def meaning(self) -> str:
+        """Such as ``view.lateral``."""
+        return f"{self.group}.{self.name}"
 
     def overlaps(self, other: Match) -> bool:
         """Whether both cover a character of the text."""
@@ -53,7 +60,8 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class _Term:
-    meaning: str
+    group: str
+    name: str
     language: str
     text: str
     words: tuple[str, ...]
@@ -73,10 +81,11 @@ class Lexicon:
                 if not isinstance(meanings, Mapping):
                     raise LexiconError(f"{group} is no table of meanings")
                 for name, languages in meanings.items():
-                    self._add(f"{group}.{name}", languages)
+                    self._add(group, name, languages)
         self.find = lru_cache(maxsize=4096)(self._find)
 
-    def _add(self, meaning: str, languages: object) -> None:
+    def _add(self, group: str, name: str, languages: object) -> None:
+        meaning = f"{group}.{name}"
         if not isinstance(languages, Mapping):
             raise LexiconError(f"[{meaning}] is no table of languages")
         for language, terms in languages.items():
@@ -87,7 +96,7 @@ class Lexicon:
                     self._codes.setdefault(code.upper(), set()).add(meaning)
                 continue
             for text in terms:
-                self._index(_Term(meaning, language, text, tuple(_plain(text.removeprefix("!")).split())))
+                self._index(_Term(group, name, language, text, tuple(_plain(text.removeprefix("!")).split())))
 
     def _index(self, term: _Term) -> None:
         first = term.words[0]
@@ -102,7 +111,7 @@ class Lexicon:
     def meanings(self) -> frozenset[str]:
         """All meanings that there are terms or codes for."""
         terms = (*self._spaceless, *(t for table in (self._exact, self._wild) for ts in table.values() for t in ts))
-        return frozenset(term.meaning for term in terms).union(*self._codes.values())
+        return frozenset(f"{term.group}.{term.name}" for term in terms).union(*self._codes.values())
 
     def of_code(self, code: str) -> frozenset[str]:
         """Return what a Code Value, in upper case, means."""
@@ -116,7 +125,7 @@ class Lexicon:
         refused: list[Match] = []
 
         def note(term: _Term, start: int, end: int) -> None:
-            match = Match(term.meaning, term.text, term.language, start, end)
+            match = Match(term.group, term.name, term.text, term.language, start, end)
             (refused if term.text.startswith("!") else found).append(match)
 
         for at, (word, start, _end) in enumerate(words):

@@ -76,8 +76,8 @@ def view_of(text: str, words: Lexicon, *, code: str = "", position: bool = False
             return view, None
     found: dict[str, Match] = {}
     for match in words.find(text):
-        if match.meaning.startswith("view.") and (position or match.language != "position"):
-            found.setdefault(match.meaning[5:], match)
+        if match.group == "view" and (position or match.language != "position"):
+            found.setdefault(match.name, match)
     for view in (View.DECUBITUS, View.OBLIQUE):
         if view.value in found and not (view is View.OBLIQUE and len(found) > 1 and not position):
             return view, found[view.value]
@@ -92,8 +92,8 @@ def part_of(text: str, words: Lexicon) -> tuple[BodyPart, Match | None]:
 
     In "thoracic spine" the adjective names no chest.
     """
-    found = [match for match in words.find(text) if match.meaning.startswith("part.")]
-    by = {name: [m for m in found if m.meaning == f"part.{name}"] for name in ("chest", "adjective", "spine", "other")}
+    found = [match for match in words.find(text) if match.group == "part"]
+    by = {name: [m for m in found if m.name == name] for name in ("chest", "adjective", "spine", "other")}
     other = next(iter((*by["spine"], *by["other"])), None)
     chest = [m for m in by["chest"] if not (by["spine"] and any(m.overlaps(a) for a in by["adjective"]))]
     if chest and other is None:

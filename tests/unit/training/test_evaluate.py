@@ -30,6 +30,7 @@ from chextrain.evaluate.baselines import (
 )
 from chextrain.evaluate.chexnomaly_stages import score_specialists
 from chextrain.evaluate.evaluation import MEAN_MASK, evaluate
+from chextrain.evaluate.froc import FrocPoint
 from chextrain.evaluate.models import ScoredModel, read_model
 from chextrain.evaluate.report import assemble, write
 from chextrain.evaluate.scored_split import NothingToScore, ScoredSplit, is_scored
@@ -125,9 +126,10 @@ def test_findings_are_hit_by_size_kind_and_agreement() -> None:
     prob = np.zeros((3, SIZE, SIZE), dtype=np.float32)
     prob[0, 20:44, 20:44] = 0.8
     numbers = split.froc_numbers(split.map_statistics(prob)[1])
-    assert numbers["at 1, 3 of 3 readers"].value == numbers["at 1, large boxes"].value == 1
-    assert numbers["at 1, 1 of 3 readers"].value == numbers["at 1, small boxes"].value == 0
-    assert numbers["at 1, mass"].value == numbers["at 0.125"].value == 0.5
+    assert numbers[FrocPoint(1, "3 of 3 readers")].value == numbers[FrocPoint(1, "large boxes")].value == 1
+    assert numbers[FrocPoint(1, "1 of 3 readers")].value == numbers[FrocPoint(1, "small boxes")].value == 0
+    assert numbers[FrocPoint(1, "mass")].value == numbers[FrocPoint(0.125)].value == 0.5
+    assert [str(at) for at in (FrocPoint(0.125), FrocPoint(1, "mass"))] == ["at 0.125", "at 1, mass"]
 
 
 def test_the_mean_mask_is_cut_where_it_fits_the_training_boxes() -> None:

@@ -50,13 +50,13 @@ def score_ddad(model: ScoredModel, split: ScoredSplit, matched: Sequence[tuple[s
         for batch in batches(network, split.arrays, 16):
             image = 2 * batch - 1
             a, b = network.reconstructions(image)
-            maps = {**discrepancies(a, b, image)._asdict()}
-            maps |= {f"single {k}": reconstruction_error(answer, image) for k, answer in enumerate(b)}
-            for name, heat in maps.items():
+            maps = discrepancies(a, b, image)._asdict()
+            singles = {f"single {k}": reconstruction_error(answer, image) for k, answer in enumerate(b)}
+            for name, heat in (maps | singles).items():
                 found.setdefault(name, []).append(heat[:, 0].float().cpu().numpy())
     scores = {name: content_means(np.concatenate(parts), split.arrays) for name, parts in found.items()}
     numbers = shortcut_numbers(split, scores, matched)
-    single = [numbers[name] for name in numbers if name.startswith("single")]
+    single = [numbers[name] for name in numbers if name not in Maps._fields]
     joined = {"single": {key: spread([one[key] for one in single]) for key in single[0]}}
     return DdadNumbers(model.title, str(model.backbone), {**joined, **{name: numbers[name] for name in Maps._fields}})
 

@@ -14,6 +14,7 @@ from chextrain.data.cases import Collection
 from chextrain.evaluate.baselines import best_cut, lung_fields, mean_mask
 from chextrain.evaluate.bootstrap import Estimate, auroc_of, mean_of, pixel_ap_of
 from chextrain.evaluate.chexnomaly_metrics import PaperNumbers, paper_numbers
+from chextrain.evaluate.froc import FrocPoint
 from chextrain.evaluate.scored_split import Numbers, ScoredSplit, is_boxed
 from chextrain.metrics import Masks, any_pixel, box_iou, pointing
 
@@ -64,7 +65,7 @@ class Evaluation:
     """By operating point, then the baselines."""
     gain: Numbers
     """How much higher the first operating point is than the mean training mask, on the same draws of patients."""
-    froc: Mapping[str, Estimate]
+    froc: Mapping[FrocPoint, Estimate]
     """Sensitivity by false regions an image, and at 1 by size, finding and readers who agree."""
     breakdowns: tuple[Breakdown, ...]
     """Of the first operating point."""

@@ -32,6 +32,19 @@ Boxes = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class FrocPoint:
+    """Where sensitivity is read: at how many false regions an image, and of which findings."""
+
+    rate: float
+    findings: str = ""
+    """Such as "mass", "small boxes" or "2 of 3 readers". Empty: all."""
+
+    def __str__(self) -> str:
+        """The key in a report's JSON: ``at 0.5``, ``at 1, mass``."""
+        return f"at {self.rate:g}" + (f", {self.findings}" if self.findings else "")
+
+
+@dataclass(frozen=True)
 class Froc:
     """What the regions at every cut hit, for ``T`` cuts, ``N`` images and ``L`` findings."""
 

@@ -53,11 +53,10 @@ def rows(evaluation: Evaluation) -> str:
 
 def froc(evaluation: Evaluation) -> str:
     """Sensitivity by false regions an image, and at one by kind of finding."""
-    curve = {key: value for key, value in evaluation.froc.items() if "," not in key}
-    rest = {key.removeprefix("at 1, "): value for key, value in evaluation.froc.items() if "," in key}
-    head = ["false regions an image", *(key.removeprefix("at ") for key in curve)]
-    first = grid(head, [["findings hit", *map(str, curve.values())]])
-    return f"{first}\n\n" + grid(["findings hit at 1", ""], [[key, str(value)] for key, value in rest.items()])
+    curve = {f"{at.rate:g}": str(value) for at, value in evaluation.froc.items() if not at.findings}
+    some = [[at.findings, str(value)] for at, value in evaluation.froc.items() if at.findings]
+    first = grid(["false regions an image", *curve], [["findings hit", *curve.values()]])
+    return f"{first}\n\n" + grid(["findings hit at 1", ""], some)
 
 
 def breakdowns(evaluation: Evaluation) -> str:

@@ -22,7 +22,7 @@ from chextrain.evaluate.bootstrap import (
     mean_of,
     pixel_ap_of,
 )
-from chextrain.evaluate.froc import RATES, Boxes, Froc, froc
+from chextrain.evaluate.froc import RATES, Boxes, Froc, FrocPoint, froc
 from chextrain.metrics import Maps, Masks, any_pixel, box_iou, dice, pointing
 
 GRID = 128
@@ -117,10 +117,10 @@ class ScoredSplit:
         pairs = {key: (_difference(statistics[key][0], other[key][0]), statistics[key][1]) for key in statistics}
         return self.numbers(pairs)
 
-    def froc_numbers(self, curve: Froc) -> dict[str, Estimate]:
+    def froc_numbers(self, curve: Froc) -> dict[FrocPoint, Estimate]:
         """Sensitivity at each of the rates; and at one false region, of findings by size, kind and agreement."""
         estimate = self.resampling.estimate
-        numbers = {f"at {rate:g}": estimate(curve.sensitivity_at(rate)) for rate in RATES}
+        numbers = {FrocPoint(rate): estimate(curve.sensitivity_at(rate)) for rate in RATES}
         third = np.searchsorted(_thirds(curve.area), curve.area)
         groups = {f"{name} boxes": third == i for i, name in enumerate(SIZES)}
         boxed = [case for case, boxed in zip(self.arrays.cases, self.boxed, strict=True) if boxed]
@@ -130,9 +130,8 @@ class ScoredSplit:
         votes = [f"{v} of {len(c.panel)} readers" for c in boxed if len(c.panel) > 1 for v in c.votes]
         if len(votes) == len(shown):
             groups |= {name: np.array([vote == name for vote in votes]) for name in sorted(set(votes))}
-        return numbers | {
-            f"at 1, {name}": estimate(curve.sensitivity_at(1, group)) for name, group in groups.items() if group.any()
-        }
+        some = {name: group for name, group in groups.items() if group.any()}
+        return numbers | {FrocPoint(1, name): estimate(curve.sensitivity_at(1, group)) for name, group in some.items()}
 
     def thin(self, maps: Maps) -> Maps:
         """``(N,S,S)`` on the grid of pixel AP and FROC."""

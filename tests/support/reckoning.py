@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+import httpx
 import pydicom
 from sqlalchemy import func, select
 
@@ -19,7 +20,7 @@ from chexnode.vocabulary.records import Outcome
 from support.corrections import Plan, Record, assert_gone, assert_one_valid_set, valid_results
 from support.nodes import Node
 from support.senders import take_apart
-from support.servers import Orthanc
+from support.servers import Orthanc, wait_for
 
 
 def assert_nothing_lost(node: Node, pacs: Orthanc, expected: Mapping[str, str], after: Plan, record: Record) -> None:
@@ -76,7 +77,7 @@ def assert_delivered(node: Node, pacs: Orthanc, found: Sequence[JobDetail], left
     the two say the same, but for when they were made.
     """
     results = valid_results(found)
-    stored = {identifier: pacs.tags(identifier)["SOPInstanceUID"] for identifier in pacs.instances()}
+    stored = wait_for(lambda: stored_by(pacs), "a PACS that can read all it has")
     stored = {identifier: uid for identifier, uid in stored.items() if uid in results or uid not in left}
     assert sorted(stored.values()) == sorted(results)
     for identifier, uid in stored.items():
@@ -89,6 +90,14 @@ def assert_delivered(node: Node, pacs: Orthanc, found: Sequence[JobDetail], left
         if hashlib.sha256(head + theirs).hexdigest() != result.sha256:
             earlier, later = timeless(pacs.file(identifier)), timeless(ours)
             assert earlier == later, f"{result.kind} of {result.uid} differs"
+
+
+def stored_by(pacs: Orthanc) -> dict[str, str]:
+    """Orthanc identifier -> SOP Instance UID; empty while one cannot be read, as when it is just sent once more."""
+    try:
+        return {identifier: pacs.tags(identifier)["SOPInstanceUID"] for identifier in pacs.instances()}
+    except httpx.HTTPStatusError:
+        return {}
 
 
 MADE_AT = (

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date as Date
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from pydicom import config
@@ -81,7 +81,7 @@ def _base_tag(key: Key) -> BaseTag:
     return base_tag(_tag(key))
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _tag(key: Key) -> int:
     tag = tag_for_keyword(key) if isinstance(key, str) else key
     assert tag is not None, key
@@ -130,7 +130,7 @@ def strings(ds: Dataset, key: Key, declared: Sequence[str] = ()) -> list[str]:
     return []
 
 
-@cache
+@lru_cache(maxsize=4096)  # a stranger's header may name any tag
 def _vr(tag: int) -> str:
     try:
         return dictionary_VR(tag)

@@ -98,12 +98,15 @@ class _Pace:
         self._idle, self._rate = idle, rate
         self._waited, self.count = 0.0, 0
 
-    async def wait(self, action: Awaitable[T]) -> T:
-        """What ``action`` gives; only such waiting counts, not what the node itself needs. Raises TimeoutError."""
+    async def wait(self, action: Awaitable[T], turns: float = 1) -> T:
+        """What ``action`` gives; only such waiting counts, not what the node itself needs. Raises TimeoutError.
+
+        ``turns``: of how many pieces of the usual size it is, each of which may take its time.
+        """
         left = self._idle + self.count / self._rate - self._waited
         started = time.monotonic()
         try:
-            async with asyncio.timeout(max(0.001, min(self._idle, left))):
+            async with asyncio.timeout(max(0.001, min(self._idle * turns, left))):
                 return await action
         finally:
             self._waited += time.monotonic() - started
@@ -161,10 +164,11 @@ class _Exchange:
 
     async def _piece(self, message: Message) -> None:
         started = time.monotonic()
-        await self._out.wait(self._send(message))
+        size = len(message.get("body", b""))
+        await self._out.wait(self._send(message), max(1, size / _PIECE))
         is_quick = time.monotonic() - started < _AT_ONCE
         self._size = min(2 * self._size, _MOST_PIECE) if is_quick else _PIECE
-        self._out.count += len(message.get("body", b""))
+        self._out.count += size
 
 
 def _length(scope: Scope) -> int:

@@ -86,7 +86,7 @@ def test_every_shipped_bundle_that_names_its_trainings_can_be_planned(tmp_path: 
     assert plan.is_panel
     assert [len(each.runs) for each in plan.averages] == [3, 2]
     last = plan.trainings[4]
-    assert (last.recipe, set(last.stages)) == ("chexnomaly", {"supermodel", "siamese"})
+    assert (last.command.recipe, set(last.stages)) == ("chexnomaly", {"supermodel", "siamese"})
     assert last.stages["supermodel"] == plan.trainings[3].folder, "the latest before it"
     assert last.values.training.seed == 1
     for name in ("efficientnet-unet", "ddad", "cml"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from chexmodels.nets.chexnomaly import CheXNomaly
 from chexmodels.nets.encoder_unet import EncoderUNet
@@ -18,7 +17,7 @@ from chexmodels.nets.unet import UNet
 from chextrain.config import Config, ConfigError
 from chextrain.data.arrays import Arrays, Samples
 from chextrain.fit.trainer import Localisation, fit, loader
-from chextrain.recipes.encoder import check_size, settle
+from chextrain.recipes.encoder import laid_out, settle
 from chextrain.recipes.recipe import Recipe
 from chextrain.recipes.supermodel import single_findings
 from chextrain.runs import Parameters
@@ -67,8 +66,7 @@ def train(
     boxed = val_set.where([bool(case.boxes) and case.localised for case in val_set.cases])
     network = CheXNomaly(**parameters(config))
     if isinstance(network.unet, EncoderUNet):
-        check_size(config)
-        network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        network = laid_out(network, config)
     if not config.chexnomaly.warm_start:
         network.set_prior(learnt.fraction)
     try:

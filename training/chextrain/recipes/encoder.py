@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -27,6 +28,7 @@ from chextrain.runs import Parameters
 
 SETTLING = 256  # images that random weights are shown, in batches of
 BATCH = 16
+Network = TypeVar("Network", bound=nn.Module)
 IMAGENET, RANDOM = "imagenet", "random"
 
 
@@ -46,10 +48,14 @@ def published(name: str) -> Path:
     return files[0]
 
 
-def check_size(config: Config) -> None:
-    """Raise ``ConfigError`` for images of which an encoder's five levels are not whole."""
+def laid_out(network: Network, config: Config) -> Network:
+    """``network``, which has an encoder, with channels last: twice as fast on a CPU.
+
+    Raises ``ConfigError`` for images of which an encoder's five levels are not whole.
+    """
     if config.data.size % 32:
         raise ConfigError("data.size: an encoder needs a multiple of 32 pixels")
+    return network.to(memory_format=torch.channels_last)
 
 
 def lend_weights(encoder: Encoder, name: str, config: Config) -> None:
@@ -79,6 +85,8 @@ def settle(network: nn.Module, forward: Callable[[Tensor], Tensor], arrays: Arra
     ``forward`` takes ``(B,1,S,S)`` in [0,1] through ``network``; 256 images, evenly spread, are enough.
     """
     layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not layers:
+        return
     before = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -96,9 +104,8 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
 
     Raises ``ConfigError`` where the weights are not there or are those of another encoder.
     """
-    check_size(config)
     pl.seed_everything(config.training.seed, verbose=False)
-    network = EncoderUNet(**parameters(config)).to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    network = laid_out(EncoderUNet(**parameters(config)), config)
     lend_weights(network.encoder, config.encoder.name, config)
     learnt = train_set.where([case.localised for case in train_set.cases])
     boxed = val_set.where([bool(case.boxes) and case.localised for case in val_set.cases])

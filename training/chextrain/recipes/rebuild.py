@@ -23,8 +23,7 @@ from chextrain.runs import TrainCommand
 class Training:
     """One of the trainings, in a folder of its own."""
 
-    recipe: str
-    format: str
+    command: TrainCommand
     values: Config
     stages: Mapping[str, Path]
     """The runs that it begins with, by the name of the stage."""
@@ -52,7 +51,7 @@ class Rebuild:
     @property
     def format(self) -> Format:
         """Layout of the data set."""
-        return Format(self.trainings[0].format)
+        return Format(self.trainings[0].command.format)
 
     @property
     def is_panel(self) -> bool:
@@ -73,11 +72,10 @@ def planned(source: str, out: Path) -> Rebuild:
         raise BundleError(f"{folder}: its card names no trainings of ours")
     trainings: list[Training] = []
     for number, command in enumerate(commands, start=1):
-        recipe = RECIPES[command.recipe]
-        values = load_config(None, list(command.changed), recipe.defaults)
+        values = load_config(None, list(command.changed))  # all that differs, from a recipe's own defaults too
         begun = {stage: _latest(command.recipe, stage, values, trainings) for stage in command.stages}
         place = out / f"{number}-{command.recipe}"
-        trainings.append(Training(command.recipe, command.format, values, begun, place))
+        trainings.append(Training(command, values, begun, place))
     used = {path for each in trainings for path in each.stages.values()}
     runs = [each.folder for each in trainings if each.folder not in used]
     averages, fits = [], True
@@ -106,9 +104,9 @@ def train(
         report(f"{number} of {len(trainings)}: {each.folder}")
         collection = read(each.values)
         training.train(
-            each.recipe,
+            each.command.recipe,
             collection,
-            each.format,
+            each.command.format,
             each.values,
             each.folder,
             each.stages,
@@ -121,7 +119,7 @@ def train(
 def _latest(recipe: str, stage: str, values: Config, trainings: Sequence[Training]) -> Path:
     known = stages(recipe)
     wanted = RECIPES[known[stage].made_by(values)].architecture if stage in known else None
-    made = [each.folder for each in trainings if RECIPES[each.recipe].architecture == wanted]
+    made = [each.folder for each in trainings if RECIPES[each.command.recipe].architecture == wanted]
     if not made:
         raise BundleError(f"the card names no run of {stage} before the {recipe} that begins with one")
     return made[-1]

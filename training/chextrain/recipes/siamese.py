@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from chexmodels.nets.encoder_unet import EncoderUNet
 from chexmodels.nets.siamese import Siamese
@@ -18,7 +17,7 @@ from chextrain.data.arrays import Arrays, Samples
 from chextrain.data.pairs import VALIDATION_PAIRS, Pairs, draw
 from chextrain.fit.pretraining import Contrast
 from chextrain.fit.trainer import fit, loader
-from chextrain.recipes.encoder import check_size, lend_weights
+from chextrain.recipes.encoder import laid_out, lend_weights
 from chextrain.recipes.recipe import Recipe
 from chextrain.runs import Parameters
 
@@ -40,9 +39,8 @@ def train(train_set: Arrays, val_set: Arrays, config: Config, folder: Path, *, r
     network = build(**parameters(config))
     body = getattr(network, "unet", None)
     if isinstance(body, EncoderUNet):
-        check_size(config)
+        network = laid_out(network, config)
         lend_weights(body.encoder, config.siamese.preset, config)
-        network = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     module = Contrast(network, config, draw(val_set, VALIDATION_PAIRS, seed=0))
     pairs = Pairs(train_set, config.siamese.pairs, config.training.seed)
     fit(module, loader(pairs, config, train=True), loader(Samples(val_set), config, train=False), folder, resume=resume)

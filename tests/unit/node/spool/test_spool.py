@@ -139,7 +139,6 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from chexnode.spool.spool import DiskRefused, Spool, SpoolAway
-from chexnode.spool.writeback import begin_writeback
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 spool = Spool(Path(sys.argv[1]))

@@ -108,3 +108,31 @@ def test_who_reads_at_once_gets_more_with_the_next_piece() -> None:
 
 def test_who_reads_slowly_gets_small_pieces() -> None:
     assert max(_sent(bytes(2_000_000), 0.15)) <= 1 << 19
+
+
+@pytest.mark.parametrize(("stalls", "gets_all"), [(False, True), (True, False)])
+def test_a_large_piece_has_the_time_of_the_small_ones_it_stands_for(stalls: bool, gets_all: bool) -> None:
+    """Who was quick at first and slow later is not hung up for having been given more; who stops reading is."""
+    taken = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(8_000_000)})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        nonlocal taken
+        size = len(message.get("body", b""))
+        if taken > 4_000_000:
+            await asyncio.sleep(60 if stalls else 0.15 * size / (1 << 18))  # a large piece: longer than a pause may be
+        taken += size
+
+    answer = Limits(app, WebSettings(idle_seconds=0.3))(_SCOPE, receive, send)
+    if gets_all:
+        asyncio.run(answer)
+        assert taken == 8_000_000
+    else:
+        with pytest.raises(TimeoutError):
+            asyncio.run(answer)
